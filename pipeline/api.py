@@ -1,0 +1,296 @@
+"""What users write: a `Pipeline`, its transforms and its aggregates. Everything is checked when it is declared."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+
+from pipeline import keys
+from pipeline.errors import SettingsError
+from pipeline.settings import DAY_S, AggregateSettings, PipelineSettings, TransformSettings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+F = TypeVar("F", bound=Callable[..., object])
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
+STATE_TABLES = ("sources", "outputs", "commits", "quarantine")
+REJECTED_SUFFIX = "__rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """A declared function or class, not called yet."""
+
+    settings: TransformSettings
+    target: Callable[..., object]
+
+    def load(self) -> Callable[..., object]:
+        """The callable for this process: for a class, an instance whose `load` has run once."""
+        if not inspect.isclass(self.target):
+            return self.target
+        instance: Any = self.target()
+        if hasattr(instance, "load"):
+            instance.load()
+        return cast("Callable[..., object]", instance)
+
+
+class Pipeline:
+    """Objects below `source` become rows of the table `name`, by the transforms declared on it.
+
+    source: a key prefix that ends with `/` (or "" for the whole bucket, if `output` allows it). include, exclude: globs over
+    the rest of the key (`*` stays within one path part, `**/` spans any number). output: where Parquet goes, by default
+    `tables/<name>/`. partition_by: columns for hive partitions. schema: column types; without it they are learned from the
+    first rows. widen: what happens when a later file brings another type: "none" quarantines that file, "float" lets integers
+    become floats, "string" lets anything become text. retention_days: how long superseded rows stay on disk for readers.
+
+    Raises SettingsError, with one line, for anything that cannot work.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        source: str,
+        include: Sequence[str] = ("**",),
+        exclude: Sequence[str] = (),
+        output: str | None = None,
+        partition_by: Sequence[str] = (),
+        schema: pa.Schema | None = None,
+        widen: Literal["none", "float", "string"] = "none",
+        retention_days: float = 7.0,
+    ) -> None:
+        self.name = _checked_name("pipeline", name)
+        self.source = _checked_prefix(name, "source", source)
+        self.output = _checked_prefix(name, "output", f"tables/{name}/" if output is None else output)
+        refuse_overlap(name, self.source, self.output)
+        self.include = _globs(name, "include", include)
+        self.exclude = _globs(name, "exclude", exclude)
+        self.partition_by = tuple(_list(name, "partition_by", partition_by))
+        self.schema = _checked_schema(name, schema)
+        if widen not in ("none", "float", "string"):
+            raise SettingsError(f'pipeline {name}: widen={widen!r} is not one of "none", "float", "string"')
+        self.widen: Literal["none", "float", "string"] = widen
+        if not 0 <= retention_days <= 3650:
+            raise SettingsError(f"pipeline {name}: retention_days={retention_days} is not between 0 and 3650")
+        self.retention_s = retention_days * DAY_S
+        self.transforms: list[Transform] = []
+        self.aggregates: list[AggregateSettings] = []
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self.name!r}, source={self.source!r})"
+
+    @overload
+    def transform(self, target: F, /) -> F: ...
+
+    @overload
+    def transform(
+        self,
+        /,
+        *,
+        match: str | Sequence[str] = "**",
+        version: str | None = None,
+        timeout_s: float = 600.0,
+        max_attempts: int = 3,
+        memory_mb: int | None = None,
+        batch_size: int | None = None,
+    ) -> Callable[[F], F]: ...
+
+    def transform(
+        self,
+        target: Callable[..., object] | None = None,
+        /,
+        *,
+        match: str | Sequence[str] = "**",
+        version: str | None = None,
+        timeout_s: float = 600.0,
+        max_attempts: int = 3,
+        memory_mb: int | None = None,
+        batch_size: int | None = None,
+    ) -> Any:
+        """Declare the code for the objects that match. The first transform whose `match` fits takes an object.
+
+        The target is a function of one `Object`, or a class with `__call__(self, obj)` and optionally `load(self)`, which runs
+        once in each worker. With `batch_size` it takes a list of objects and returns a list of results of the same length.
+        A result is an Arrow table or record batches, an iterable of dicts or dataclasses, a pandas DataFrame, or None.
+
+        version: names the code for lineage; by default a fingerprint of its source. timeout_s: bound on one call.
+        max_attempts: runs before a file whose worker keeps dying is set aside. memory_mb: bound on the worker's memory.
+        """
+
+        def declare(target: F) -> F:
+            label = f"pipeline {self.name}, transform {getattr(target, '__name__', target)!s}"
+            _check_target(label, target, batch_size)
+            settings = TransformSettings(
+                name=_checked_name("transform", target.__name__.lower()),
+                version=version if version is not None else fingerprint(target, batch_size),
+                match=_globs(self.name, "match", [match] if isinstance(match, str) else match),
+                timeout_s=_between(label, "timeout_s", timeout_s, 0.1, 86_400),
+                max_attempts=int(_between(label, "max_attempts", max_attempts, 1, 100)),
+                memory_mb=None if memory_mb is None else int(_between(label, "memory_mb", memory_mb, 64, 2**22)),
+                batch_size=None if batch_size is None else int(_between(label, "batch_size", batch_size, 1, 100_000)),
+            )
+            if any(t.settings.name == settings.name for t in self.transforms):
+                raise SettingsError(f"pipeline {self.name} has two transforms named {settings.name}: rename one")
+            self.transforms.append(Transform(settings, target))
+            return target
+
+        return declare if target is None else declare(target)
+
+    def aggregate(self, name: str, *, by: str | Sequence[str] | Mapping[str, str], sql: str) -> None:
+        """Declare a table that is kept up to date with the pipeline's rows.
+
+        sql: one SELECT over the table named like the pipeline. by: the columns of its result that tell its groups apart, each
+        also a column of the pipeline's rows, or a mapping from the result's column to an SQL expression over the rows.
+        Only the groups that new, changed or deleted files touch are computed again.
+        """
+        label = f"pipeline {self.name}, aggregate {name}"
+        _checked_name("aggregate", name)
+        if name == self.name or any(a.name == name for a in self.aggregates):
+            raise SettingsError(f"{label}: the name is taken")
+        groups = dict(by) if isinstance(by, Mapping) else {c: _quoted(c) for c in ([by] if isinstance(by, str) else by)}
+        if not groups or not all(isinstance(k, str) and isinstance(v, str) for k, v in groups.items()):
+            raise SettingsError(f'{label}: by= needs at least one column, for example by=["month"]')
+        if not isinstance(sql, str) or not sql.strip():
+            raise SettingsError(f"{label}: sql= is empty")
+        self.aggregates.append(AggregateSettings(name=name, by=groups, sql=sql))
+
+    def settings(self) -> PipelineSettings:
+        """The parsed declaration. Raises SettingsError if no transform is declared."""
+        if not self.transforms:
+            raise SettingsError(f"pipeline {self.name} has no transform: decorate a function with @{self.name}.transform")
+        return PipelineSettings(
+            name=self.name,
+            source=self.source,
+            include=self.include,
+            exclude=self.exclude,
+            output=self.output,
+            partition_by=self.partition_by,
+            widen=self.widen,
+            transforms=tuple(t.settings for t in self.transforms),
+            aggregates=tuple(self.aggregates),
+            retention_s=self.retention_s,
+        )
+
+
+def refuse_overlap(name: str, source: str, output: str) -> None:
+    """The loop guard: what a pipeline writes must never be what it, or another one, reads."""
+    for prefix, what in ((output, f"the output prefix {output!r}"), (keys.HOMES, f"Tidemill's own prefix {keys.HOMES!r}")):
+        if source.startswith(prefix) or prefix.startswith(source):
+            raise SettingsError(
+                f"pipeline {name}: the source prefix {source!r} overlaps {what}: outputs would be processed as new uploads;"
+                " choose prefixes where neither begins with the other"
+            )
+
+
+def check_together(pipelines: Sequence[Pipeline]) -> None:
+    """Pipelines of one bucket: distinct names and tables, and no loops between them. Raises SettingsError."""
+    taken: dict[str, str] = {}
+    for p in pipelines:
+        for table in (p.name, *(a.name for a in p.aggregates)):
+            if table in taken:
+                raise SettingsError(f"the table name {table!r} is used by pipelines {taken[table]} and {p.name}: rename one")
+            taken[table] = p.name
+        for other in pipelines:
+            if other is p:
+                continue
+            if p.output.startswith(other.output):
+                raise SettingsError(f"pipelines {other.name} and {p.name} write below the same prefix {p.output!r}")
+            refuse_overlap(p.name, p.source, other.output)
+
+
+def fingerprint(target: Callable[..., object], batch_size: int | None) -> str:
+    """A short name for the code of a transform: another source text or calling convention gives another name."""
+    try:
+        text = inspect.getsource(target)
+    except (OSError, TypeError):
+        code = getattr(target, "__code__", None)
+        text = code.co_code.hex() if code is not None else repr(target)
+    return hashlib.sha256(f"{text}\n{batch_size}".encode()).hexdigest()[:12]
+
+
+def _check_target(label: str, target: object, batch_size: int | None) -> None:
+    function = target
+    if inspect.isclass(target):
+        function = getattr(target, "__call__", None) if "__call__" in dir(target) else None  # noqa: B004
+        if "__call__" not in vars(target) and not any("__call__" in vars(c) for c in target.__mro__[:-1]):
+            raise SettingsError(f"{label}: the class needs a method __call__(self, obj)")
+        _no_arguments(label, target)
+    if not callable(function):
+        raise SettingsError(f"{label}: decorate a function or a class, not {type(target).__name__}")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise SettingsError(f"{label}: it is declared async; transforms are plain functions, which run side by side in processes")
+    parameters = list(inspect.signature(function).parameters.values())
+    parameters = parameters[1:] if inspect.isclass(target) else parameters
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+    required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if not positional or len(required) > 1 or any(p.kind is p.KEYWORD_ONLY for p in required):
+        what = "a list of objects" if batch_size else "one object"
+        raise SettingsError(
+            f"{label}: it is called with {what} and nothing else, but its signature is {inspect.signature(function)}"
+        )
+
+
+def _no_arguments(label: str, target: type) -> None:
+    init = inspect.signature(target.__init__) if "__init__" in vars(target) else None  # type: ignore[misc]
+    if init is None:
+        return
+    needed = [
+        p for p in list(init.parameters.values())[1:] if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if needed:
+        raise SettingsError(f"{label}: the class is made without arguments, but __init__ needs {needed[0].name}")
+
+
+def _checked_name(what: str, name: object) -> str:
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise SettingsError(f"{what} name {name!r}: use a lower-case letter, then letters, digits and _ (at most 63)")
+    if what != "transform" and (name in STATE_TABLES or name.endswith(REJECTED_SUFFIX)):
+        raise SettingsError(f"{what} name {name!r} is taken by a table of Tidemill's own: choose another")
+    return name
+
+
+def _checked_prefix(name: str, what: str, prefix: object) -> str:
+    if not isinstance(prefix, str) or (prefix and not prefix.endswith("/")):
+        raise SettingsError(f"pipeline {name}: {what}={prefix!r} must be a key prefix that ends with '/'")
+    if prefix.startswith("/") or any(part in ("", ".", "..") for part in prefix.split("/")[:-1]):
+        raise SettingsError(f"pipeline {name}: {what}={prefix!r} has an empty, '.' or '..' part; write it like 'uploads/flights/'")
+    return prefix
+
+
+def _checked_schema(name: str, schema: Any) -> Any:
+    if schema is None:
+        return None
+    import pyarrow as pa
+
+    if not isinstance(schema, pa.Schema):
+        raise SettingsError(f"pipeline {name}: schema= takes a pyarrow.Schema, not {type(schema).__name__}")
+    return schema
+
+
+def _list(name: str, what: str, values: object) -> list[str]:
+    if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str) and v for v in values):
+        raise SettingsError(f"pipeline {name}: {what}={values!r} must be a list of strings")
+    return list(values)
+
+
+def _globs(name: str, what: str, values: object) -> tuple[str, ...]:
+    globs = _list(name, what, values)
+    if what != "exclude" and not globs:
+        raise SettingsError(f'pipeline {name}: {what}= is empty; use ["**"] for everything')
+    return tuple(globs)
+
+
+def _between(label: str, what: str, value: object, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise SettingsError(f"{label}: {what}={value!r} is not a number between {low:g} and {high:g}")
+    return value
+
+
+def _quoted(column: object) -> str:
+    return '"' + str(column).replace('"', '""') + '"'

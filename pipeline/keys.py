@@ -1,0 +1,130 @@
+"""The key layout: where each kind of object lives, and how names are read back. Pure.
+
+    _tidemill/<pipeline>/format.json  log/ checkpoint/ ledger/ receipts/ hint gc/floor       the home prefix
+    <output>rows/<hive partitions>/<task>.<nonce>.<n>.parquet                                rows
+    <output>rejected/<task>.<nonce>.<n>.parquet                                              rejected rows
+    <output>aggregates/<name>/<sequence>.<nonce>.parquet                                     aggregates
+
+Sequence numbers have 20 digits, so that byte order is numeric order.
+"""
+
+from __future__ import annotations
+
+import re
+
+HOMES = "_tidemill/"
+"""Every pipeline's home prefix begins so; no source may lie below it."""
+
+_TASK = re.compile(r"(\d{20})-\d{6}\Z")
+_LOG = re.compile(r"log/(\d{20})\.json\Z")
+_CHECKPOINT = re.compile(r"checkpoint/(\d{20})-\w+\.json\Z")
+
+
+def home(pipeline: str) -> str:
+    """The pipeline's home prefix."""
+    return f"{HOMES}{pipeline}/"
+
+
+def format_marker(home: str) -> str:
+    return f"{home}format.json"
+
+
+def log_prefix(home: str) -> str:
+    return f"{home}log/"
+
+
+def log_entry(home: str, sequence: int) -> str:
+    return f"{home}log/{sequence:020d}.json"
+
+
+def log_sequence(key: str) -> int | None:
+    """The sequence number in a log entry's key, None for any other key."""
+    found = _LOG.search(key)
+    return int(found[1]) if found else None
+
+
+def checkpoint_prefix(home: str) -> str:
+    return f"{home}checkpoint/"
+
+
+def checkpoint(home: str, sequence: int, nonce: str) -> str:
+    return f"{home}checkpoint/{sequence:020d}-{nonce}.json"
+
+
+def checkpoint_sequence(key: str) -> int | None:
+    """The sequence number in a checkpoint's key, None for any other key."""
+    found = _CHECKPOINT.search(key)
+    return int(found[1]) if found else None
+
+
+def ledger_prefix(home: str) -> str:
+    return f"{home}ledger/"
+
+
+def ledger_run(home: str, sequence: int, nonce: str) -> str:
+    return f"{home}ledger/{sequence:020d}-{nonce}.parquet"
+
+
+def hint(home: str) -> str:
+    return f"{home}hint"
+
+
+def floor(home: str) -> str:
+    return f"{home}gc/floor"
+
+
+def receipt_prefix(home: str) -> str:
+    return f"{home}receipts/"
+
+
+def receipt(home: str, task: str, nonce: str) -> str:
+    return f"{home}receipts/{task}.{nonce}.json"
+
+
+def task_id(sequence: int, index: int) -> str:
+    """Unique for ever: a sequence number is committed once."""
+    return f"{sequence:020d}-{index:06d}"
+
+
+def task_sequence(task: str) -> int | None:
+    """The commit that planned a task, read from its id; None if it is no task id."""
+    found = _TASK.match(task)
+    return int(found[1]) if found else None
+
+
+def task_of(key: str) -> str | None:
+    """The task named by the last part of a receipt's or output file's key, None if there is none."""
+    name = key.rsplit("/", 1)[-1].split(".", 1)[0]
+    return name if _TASK.match(name) else None
+
+
+def output_id(task: str, nonce: str) -> str:
+    return f"{task}.{nonce}"
+
+
+def output_of(key: str) -> str | None:
+    """The output id in an output file's key (`<task>.<nonce>.<n>.parquet`)."""
+    parts = key.rsplit("/", 1)[-1].split(".")
+    return f"{parts[0]}.{parts[1]}" if len(parts) == 4 and _TASK.match(parts[0]) else None
+
+
+def rows_prefix(output: str) -> str:
+    return f"{output}rows/"
+
+
+def rejected_prefix(output: str) -> str:
+    return f"{output}rejected/"
+
+
+def aggregate_prefix(output: str) -> str:
+    return f"{output}aggregates/"
+
+
+def aggregate_file(output: str, name: str, sequence: int, nonce: str) -> str:
+    return f"{output}aggregates/{name}/{sequence:020d}.{nonce}.parquet"
+
+
+def aggregate_sequence(key: str) -> int | None:
+    """The snapshot an aggregate file was computed over, from its key."""
+    head = key.rsplit("/", 1)[-1].split(".", 1)[0]
+    return int(head) if len(head) == 20 and head.isdigit() else None

@@ -1,0 +1,98 @@
+"""From `FILE` on the command line to declared pipelines: `path/to/file.py`, `module`, either with `:name` for one pipeline."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from pipeline.api import Pipeline, check_together
+from pipeline.errors import SettingsError
+
+
+def load_pipelines(file: str) -> list[Pipeline]:
+    """The pipelines that FILE declares, in order. Raises SettingsError, with one line, where there are none."""
+    target, _, name = file.partition(":") if file[1:3] != ":\\" else (file, "", "")
+    module = _import(target)
+    found: list[Pipeline] = []
+    for value in vars(module).values():
+        if isinstance(value, Pipeline) and value not in found:
+            found.append(value)
+    if not found:
+        raise SettingsError(f'{target} declares no Pipeline: write one at its top level, like flights = Pipeline("flights", ...)')
+    check_together(found)
+    for p in found:
+        p.settings()
+    if not name:
+        return found
+    chosen = [p for p in found if p.name == name or vars(module).get(name) is p]
+    if not chosen:
+        raise SettingsError(f"{target} declares no pipeline {name!r}{nearest(name, [p.name for p in found])}")
+    return chosen
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A suffix for a message about an unknown name: the nearest right one, or all of them."""
+    close = difflib.get_close_matches(name, known, 1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there is {', '.join(map(repr, sorted(known)[:10]))}" if known else ""
+
+
+def _import(target: str) -> ModuleType:
+    if target.endswith(".py") or "/" in target:
+        return _import_path(Path(target))
+    try:
+        return importlib.import_module(target)
+    except ModuleNotFoundError as error:
+        if error.name is not None and target.startswith(error.name):
+            raise SettingsError(f"{target!r} is neither a file (write {target}.py) nor a module that can be imported") from None
+        raise SettingsError(_where(error, target)) from error
+    except SettingsError:
+        raise
+    except Exception as error:
+        raise SettingsError(_where(error, target)) from error
+
+
+def _import_path(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise SettingsError(f"there is no file {path}")
+    name = path.stem
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) and Path(str(known.__file__)).resolve() == path.resolve():
+        return known
+    if known is not None or name in sys.stdlib_module_names or name in ("pipeline", "sinks", "infra"):
+        name = f"tidemill_user_{name}"  # the file's name belongs to another module: keep both
+        if name in sys.modules:
+            return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise SettingsError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        spec.loader.exec_module(module)
+    except SettingsError:
+        del sys.modules[name]
+        raise
+    except Exception as error:
+        del sys.modules[name]
+        raise SettingsError(_where(error, str(path))) from error
+    return module
+
+
+def _where(error: Exception, target: str) -> str:
+    """One line: what went wrong in the user's file, and where."""
+    text = " ".join(str(error).split())
+    if isinstance(error, SyntaxError):
+        return f"{error.filename or target}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    at = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else target
+    return f"{target} cannot be imported: {at}: {type(error).__name__}: {text}"

@@ -1,0 +1,169 @@
+"""The commit log: load the state, catch up with other writers, append one entry exactly once.
+
+The only place that decides whether a commit happened. The rules (numbered create-only entries, the chain of ids, the
+floor, reading back after any doubt) are explained in docs/ARCHITECTURE.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from pipeline import keys, ledger, wire
+from pipeline.errors import (
+    CommitConflict,
+    CommitUnknown,
+    ObjectNotFound,
+    PreconditionFailed,
+    StateInvalid,
+    StoreUnavailable,
+)
+from pipeline.ledger import Ledger
+from pipeline.model import Commit, Stored
+from pipeline.ports import Clock, Store
+from pipeline.settings import Policy
+from pipeline.state import Checkpoint, State
+
+_BATCH_MAX = 64
+
+
+class Log:
+    """One pipeline's commit log in one store."""
+
+    def __init__(self, store: Store, pipeline: str, *, clock: Clock, policy: Policy) -> None:
+        self.store = store
+        self.pipeline = pipeline
+        self.home = keys.home(pipeline)
+        self._clock = clock
+        self._policy = policy
+
+    async def load(self) -> State:
+        """The newest state. Raises StateInvalid if it cannot be read, CommitConflict if it never holds still."""
+        for _ in range(self._policy.loads_max):
+            state = await self._from_checkpoint()
+            if state is not None and await self.catch_up(state):
+                return state
+        raise CommitConflict(f"the log of {self.pipeline} kept being collected while it was read; run again")
+
+    async def catch_up(self, state: State) -> bool:
+        """Apply every entry after the state's sequence.
+
+        False if the state is not a prefix of the log any more (entries it would need are collected, or were re-created by
+        a writer that stalled for long): then only a new `load` helps.
+        """
+        batch = 1
+        while True:
+            wanted = [keys.log_entry(self.home, state.sequence + 1 + i) for i in range(batch)]
+            for key, stored in zip(wanted, await self.store.get_many(wanted), strict=True):
+                if stored is None:
+                    return await self.floor() <= state.sequence
+                if not self._follow(state, key, stored):
+                    return False
+            batch = min(2 * batch, _BATCH_MAX)
+
+    def _follow(self, state: State, key: str, stored: Stored) -> bool:
+        entry = wire.decode(Commit, stored.body, key)
+        if entry.previous != state.id or entry.sequence != state.sequence + 1:
+            return False
+        state.apply(entry, stored.modified_us // 1000)
+        return True
+
+    async def append(self, state: State, commit: Commit) -> bool:
+        """Commit at the next sequence and apply it to `state`.
+
+        False if another entry has that number, or the number is below the floor: it did not happen and never will; catch
+        up and propose again. Raises CommitUnknown if the store did not say within `sends_max` tries.
+        """
+        key, body = keys.log_entry(self.home, commit.sequence), wire.encode(commit)
+        modified_us = await self._send(key, body, commit.id)
+        if modified_us is None or await self.floor() >= commit.sequence:
+            return False
+        state.apply(commit, modified_us // 1000)
+        return True
+
+    async def _send(self, key: str, body: bytes, commit_id: str) -> int | None:
+        """Put the entry; the store's time of it, or None if another entry is there."""
+        for attempt in range(self._policy.sends_max):
+            if attempt:
+                await self._clock.sleep(min(0.05 * 2**attempt, 2.0))
+            try:
+                return (await self.store.put(key, body, create_only=True)).modified_us
+            except PreconditionFailed:
+                return await self._read_back(key, commit_id)
+            except StoreUnavailable:
+                continue
+        raise CommitUnknown(f"the store did not answer whether {key} was committed; the next pass will find out")
+
+    async def _read_back(self, key: str, commit_id: str) -> int | None:
+        """The number is taken: by us, if an earlier send of ours landed and its answer was lost."""
+        try:
+            current = await self.store.get(key)
+        except ObjectNotFound:
+            return None  # collected already: we are far behind
+        return current.modified_us if wire.decode(Commit, current.body, key).id == commit_id else None
+
+    async def floor(self) -> int:
+        """Entries at or below this number may be gone; none of them counts if it is re-created."""
+        key = keys.floor(self.home)
+        try:
+            return parse_floor(await self.store.get(key), key)
+        except ObjectNotFound:
+            return 0
+
+    async def _from_checkpoint(self) -> State | None:
+        """The state of the newest whole checkpoint, an empty one where there is none at all.
+
+        A checkpoint may name ledger runs that another writer's vacuum collected: then an older one is whole. None if what
+        was listed vanished while being read.
+        """
+        found = await self._checkpoints()
+        for key in found:
+            state = await self._restore(key)
+            if state is not None:
+                return state
+        return None if found else State(self.pipeline)
+
+    async def _restore(self, key: str) -> State | None:
+        try:
+            checkpoint = wire.decode(Checkpoint, (await self.store.get(key)).body, key)
+        except ObjectNotFound:
+            return None
+        if checkpoint.pipeline != self.pipeline:
+            raise StateInvalid(f"{key} belongs to pipeline {checkpoint.pipeline!r}, not {self.pipeline!r}")
+        tables = []
+        bodies = await self.store.get_many([run.key for run in checkpoint.runs])
+        for run, stored in zip(checkpoint.runs, bodies, strict=True):
+            if stored is None:
+                return None
+            tables.append(ledger.decode(stored.body, run))
+        merged = ledger.merge(tables, drop_tombstones=True) if tables else None
+        return State.restore(checkpoint, Ledger(merged))
+
+    async def _checkpoints(self) -> list[str]:
+        """The keys of all checkpoints, newest first, by listing and by hint: the listing may be stale, and so may the hint."""
+        found: set[str] = set()
+        async for page in self.store.list(keys.checkpoint_prefix(self.home)):
+            found.update(key for key in page.keys if keys.checkpoint_sequence(key) is not None)
+        hinted = await self.hinted_checkpoint()
+        return sorted(found | {hinted} if hinted else found, reverse=True)
+
+    async def hinted_checkpoint(self) -> str | None:
+        """The checkpoint that the hint names, if it names one."""
+        try:
+            named = (await self.store.get(keys.hint(self.home))).body.decode("utf-8", "replace")
+        except ObjectNotFound:
+            return None
+        below = named.startswith(keys.checkpoint_prefix(self.home))
+        return named if below and keys.checkpoint_sequence(named) is not None else None
+
+
+def parse_floor(stored: Stored, key: str) -> int:
+    """The number in the floor object. Raises StateInvalid if it is none."""
+    text = stored.body.decode("ascii", "replace").strip()
+    if not text.isdigit() or len(text) > 20:
+        raise StateInvalid(f"{key} should hold a sequence number, not {text[:40]!r}")
+    return int(text)
+
+
+def checksum(body: bytes) -> str:
+    """SHA-256 in hexadecimal, as receipts and checkpoints record it."""
+    return hashlib.sha256(body).hexdigest()

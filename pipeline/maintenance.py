@@ -1,0 +1,226 @@
+"""Keeping the state small: checkpoints, collection of the log, and vacuum. Any number may run at once; none is needed for
+correctness, only for cost.
+
+What may be deleted is decided by what is committed and by the store's own clock, never by a local one, and never by the age
+of a file alone: a slow attempt's output must survive until its task has ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pipeline import keys, ledger, wire
+from pipeline.errors import ObjectNotFound, PreconditionFailed
+from pipeline.ledger import Ledger, Run
+from pipeline.log import Log, checksum, parse_floor
+from pipeline.ports import Ids, Store
+from pipeline.settings import PipelineSettings
+from pipeline.state import State
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+async def write_checkpoint(log: Log, state: State, ids: Ids, *, whole: bool = False) -> str:
+    """Store the state folded so far: new ledger runs first, then the checkpoint, then the hint. Returns its key.
+
+    `whole`: share no ledger run with any other checkpoint, so that nobody else's collection can take one away.
+    The in-memory state keeps its meaning; its overlay is empty afterwards.
+    """
+    runs, merged = await _write_runs(log, state, ids, whole=whole)
+    key = keys.checkpoint(log.home, state.sequence, ids.nonce())
+    await log.store.put(key, wire.encode(state.checkpoint(runs)))
+    await log.store.put(keys.hint(log.home), key.encode())
+    state.runs, state.ledger, state.overlay = runs, merged, {}
+    return key
+
+
+async def _write_runs(log: Log, state: State, ids: Ids, *, whole: bool) -> tuple[list[Run], Ledger]:
+    if not state.overlay and not whole:
+        return state.runs, state.ledger
+    fresh = ledger.table_of(state.overlay)
+    base = [state.ledger.table] if state.ledger.table is not None else []
+    merged = ledger.merge([*base, fresh], drop_tombstones=True)
+    absorbed = len(state.runs) if whole else ledger.runs_to_absorb(state.runs, fresh.num_rows)
+    kept = state.runs[: len(state.runs) - absorbed]
+    table = merged
+    if kept:
+        tables = await _read_runs(log.store, state.runs[len(kept) :])
+        if tables is None:  # collected since we loaded: write everything anew
+            kept = []
+        else:
+            table = ledger.merge([*tables, fresh], drop_tombstones=False)
+    if table.num_rows:
+        kept = [*kept, await _write_run(log, state.sequence, table, ids)]
+    return kept, Ledger(merged)
+
+
+async def _read_runs(store: Store, runs: list[Run]) -> list[pa.Table] | None:
+    bodies = await store.get_many([run.key for run in runs])
+    tables = [ledger.decode(stored.body, run) for run, stored in zip(runs, bodies, strict=True) if stored is not None]
+    return tables if len(tables) == len(runs) else None
+
+
+async def _write_run(log: Log, sequence: int, table: pa.Table, ids: Ids) -> Run:
+    body, column = ledger.encode(table), table.column("key")
+    run = Run(
+        key=keys.ledger_run(log.home, sequence, ids.nonce()),
+        rows=table.num_rows,
+        first=column[0].as_py(),
+        last=column[-1].as_py(),
+        sha256=checksum(body),
+    )
+    await log.store.put(run.key, body)
+    return run
+
+
+async def raise_floor(store: Store, home: str, sequence: int) -> None:
+    """Declare that log entries at or below `sequence` may be gone. Only ever rises, whoever else raises it."""
+    key = keys.floor(home)
+    body = str(sequence).encode()
+    while True:
+        try:
+            current = await store.get(key)
+        except ObjectNotFound:
+            current = None
+        if current is not None and parse_floor(current, key) >= sequence:
+            return
+        try:
+            if current is None:
+                await store.put(key, body, create_only=True)
+            else:
+                await store.put(key, body, if_match=current.etag)
+        except (PreconditionFailed, ObjectNotFound):
+            continue
+        return
+
+
+@dataclass(slots=True)
+class Vacuumed:
+    """What one vacuum removed, and the ids of outputs to record as vacuumed in the next commit."""
+
+    outputs: list[str] = field(default_factory=list)
+    files: int = 0
+    size_bytes: int = 0
+    receipts: int = 0
+    log_entries: int = 0
+    checkpoints: int = 0
+
+
+class Vacuum:
+    """One run of the vacuum against one loaded state."""
+
+    def __init__(self, log: Log, settings: PipelineSettings, state: State, *, dry_run: bool = False) -> None:
+        self.log = log
+        self.store = log.store
+        self.settings = settings
+        self.state = state
+        self.dry_run = dry_run
+        self.done = Vacuumed()
+
+    async def run(self, checkpoint: str) -> Vacuumed:
+        """Delete what nobody can need any more. `checkpoint` was just written: the store's time of it is now."""
+        now_ms = (await self.store.head(checkpoint)).modified_us // 1000
+        due_ms = now_ms - int(1000 * self.settings.retention_s)
+        await self._removed_outputs(due_ms)
+        await self._orphans()
+        await self._receipts()
+        await self._log_and_checkpoints(checkpoint, due_ms)
+        await self._ledger_runs()
+        return self.done
+
+    async def _removed_outputs(self, due_ms: int) -> None:
+        """Files whose last live row went away longer ago than retention, by the store's clock."""
+        for output, removed in self.state.removed.items():
+            if removed.removed_ms < due_ms:
+                await self._delete([file.key for file in removed.files], [file.size_bytes for file in removed.files])
+                self.done.outputs.append(output)
+
+    async def _orphans(self) -> None:
+        """Files of attempts that ended without publishing: their task is over, and no commit names them."""
+        for prefix in (keys.rows_prefix(self.settings.output), keys.rejected_prefix(self.settings.output)):
+            async for page in self.store.list(prefix):
+                hits = [i for i, key in enumerate(page.keys) if self.is_orphan(key)]
+                await self._delete([page.keys[i] for i in hits], [page.sizes[i] for i in hits])
+        known = {file.key for file in self.state.aggregates.values()}
+        known.update(file.key for removed in self.state.removed.values() for file in removed.files)
+        async for page in self.store.list(keys.aggregate_prefix(self.settings.output)):
+            hits = [i for i, key in enumerate(page.keys) if key not in known and self._is_past_aggregate(key)]
+            await self._delete([page.keys[i] for i in hits], [page.sizes[i] for i in hits])
+
+    def is_orphan(self, key: str) -> bool:
+        """Whether an output file belongs to no live or removed output, and its task can never publish it."""
+        output, task = keys.output_of(key), keys.task_of(key)
+        if output is None or task is None or output in self.state.outputs or output in self.state.removed:
+            return False
+        return self._is_over(task)
+
+    def _is_over(self, task: str) -> bool:
+        sequence = keys.task_sequence(task)
+        return sequence is not None and sequence <= self.state.sequence and task not in self.state.tasks
+
+    def _is_past_aggregate(self, key: str) -> bool:
+        """An aggregate computed over snapshot n is committed at n+1 or never."""
+        sequence = keys.aggregate_sequence(key)
+        return sequence is not None and sequence < self.state.sequence
+
+    async def _receipts(self) -> None:
+        """Receipts of tasks that are over: what they said is in the log's fold."""
+        async for page in self.store.list(keys.receipt_prefix(self.log.home)):
+            hits = [key for key in page.keys if (task := keys.task_of(key)) is not None and self._is_over(task)]
+            await self._remove(hits)
+            self.done.receipts += len(hits)
+
+    async def _log_and_checkpoints(self, checkpoint: str, due_ms: int) -> None:
+        """Log entries that a checkpoint covers and that are older than retention; checkpoints that a newer one replaces."""
+        newest = keys.checkpoint_sequence(checkpoint) or 0
+        old, reached = await self._old_log_entries(newest, due_ms)
+        if reached and not self.dry_run:
+            await raise_floor(self.store, self.log.home, reached)
+        await self._remove(old)
+        self.done.log_entries += len(old)
+        hinted = await self.log.hinted_checkpoint()
+        async for page in self.store.list(keys.checkpoint_prefix(self.log.home)):
+            older = [key for key in page.keys if key != hinted and (keys.checkpoint_sequence(key) or newest) < newest]
+            await self._remove(older)
+            self.done.checkpoints += len(older)
+
+    async def _old_log_entries(self, newest: int, due_ms: int) -> tuple[list[str], int]:
+        old: list[str] = []
+        reached = 0
+        async for page in self.store.list(keys.log_prefix(self.log.home)):
+            for key, modified_us in zip(page.keys, page.modified_us, strict=True):
+                sequence = keys.log_sequence(key)
+                if sequence is not None and sequence < newest and modified_us // 1000 < due_ms:
+                    old.append(key)
+                    reached = max(reached, sequence)
+        return old, reached
+
+    async def _ledger_runs(self) -> None:
+        """Runs older than this vacuum's checkpoint: it shares none, so they belong to checkpoints that it replaces."""
+        named = {run.key for run in self.state.runs}
+        last = keys.ledger_run(self.log.home, self.state.sequence, "")
+        async for page in self.store.list(keys.ledger_prefix(self.log.home)):
+            await self._remove([key for key in page.keys if key not in named and key < last])
+
+    async def _delete(self, names: list[str], sizes: list[int]) -> None:
+        if names:
+            self.done.files += len(names)
+            self.done.size_bytes += sum(sizes)
+            await self._remove(names)
+
+    async def _remove(self, names: list[str]) -> None:
+        if names and not self.dry_run:
+            await self.store.delete(names)
+
+
+async def vacuum(log: Log, settings: PipelineSettings, state: State, ids: Ids, *, dry_run: bool = False) -> Vacuumed:
+    """Write a checkpoint, then delete what is superseded, orphaned or collected. The caller commits `outputs` as vacuumed.
+
+    `state` must have been loaded, and not proposed from a listing older than this call. With `dry_run` nothing is deleted.
+    """
+    if state.sequence == 0:
+        return Vacuumed()
+    checkpoint = await write_checkpoint(log, state, ids, whole=True)
+    return await Vacuum(log, settings, state, dry_run=dry_run).run(checkpoint)

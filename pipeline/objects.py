@@ -1,0 +1,66 @@
+"""`Object`: what a transform receives for each source object."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.ports import Content
+
+
+class Object:
+    """One source object at the version that was planned. Read it whole, as a stream, as text or as a file.
+
+    Reading raises SourceChanged when the object was overwritten or deleted meanwhile: let it pass, the new version is
+    planned by itself. Rows that are wrong while the rest of the file is right go to `reject`.
+    """
+
+    __slots__ = ("_content", "_rejected", "etag", "key", "modified_us", "size_bytes")
+
+    def __init__(self, key: str, etag: str, size_bytes: int, modified_us: int, content: Content) -> None:
+        self.key = key
+        self.etag = etag
+        self.size_bytes = size_bytes
+        self.modified_us = modified_us
+        self._content = content
+        self._rejected: list[tuple[object, str]] = []
+
+    def __repr__(self) -> str:
+        return f"Object({self.key!r}, etag={self.etag!r}, size_bytes={self.size_bytes})"
+
+    @property
+    def modified_at(self) -> datetime:
+        """When the store last saw the object change, in UTC."""
+        return datetime.fromtimestamp(self.modified_us / 1e6, UTC)
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.key.rsplit("/", 1)[-1]
+
+    def read(self) -> bytes:
+        """The whole object."""
+        return self._content.read()
+
+    def text(self, encoding: str = "utf-8") -> str:
+        """The whole object as text. Raises UnicodeDecodeError where it is not in `encoding`."""
+        return self._content.read().decode(encoding)
+
+    def open(self) -> BinaryIO:
+        """A seekable binary stream that needs bounded memory, whatever the object's size."""
+        return self._content.open()
+
+    def lines(self, encoding: str = "utf-8") -> io.TextIOWrapper:
+        """The object as a text stream, to iterate over its lines in bounded memory."""
+        return io.TextIOWrapper(self._content.open(), encoding=encoding)
+
+    @property
+    def path(self) -> Path:
+        """A real file with the object's bytes, for libraries that want one. Do not write to it."""
+        return self._content.path()
+
+    def reject(self, row: object, reason: str) -> None:
+        """Put one bad row into the table of rejected rows, with its source and the reason; the file goes on."""
+        self._rejected.append((row, str(reason)))

@@ -1,0 +1,355 @@
+"""What a commit should say, given the state and what was seen. Pure: the same inputs give the same commit.
+
+`propose` may run several times for the same evidence, each time against a newer state, until its commit wins the race for
+the next sequence number. So every rule here asks the state it is given and remembers nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pipeline import keys
+from pipeline.errors import InputRejected
+from pipeline.model import (
+    FORMAT_VERSION,
+    Commit,
+    Deleted,
+    Inputs,
+    Quarantined,
+    Receipt,
+    Respawn,
+    Settled,
+    Task,
+)
+from pipeline.settings import PipelineSettings, Policy, TransformSettings
+from pipeline.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One attempt that ended without a receipt, as its executor saw it."""
+
+    attempt: int
+    owner: str
+    reason: str
+    suspect: int | None = None
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Found:
+    """New or changed objects of one transform, as parallel columns, with the output their previous version is in."""
+
+    transform: str
+    inputs: Inputs
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What was seen outside the log. `base` is the sequence that was loaded before `found` and `missing` were listed."""
+
+    base: int = 0
+    found: list[Found] = field(default_factory=list)
+    more_to_come: bool = False
+    """Further pages follow: tasks need not shrink towards the end yet."""
+    missing: list[str] = field(default_factory=list)
+    """Known keys that neither the listing nor a request for them found."""
+    unusable: list[Quarantined] = field(default_factory=list)
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+    losses: dict[str, Loss] = field(default_factory=dict)
+    requeue: list[str] = field(default_factory=list)
+    vacuumed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposer:
+    """Makes commits for one pipeline. Everything it depends on besides state and evidence is fixed here."""
+
+    settings: PipelineSettings
+    policy: Policy
+    owner: str
+    writer: str
+    parallelism: int
+    is_gone: Callable[[str], bool]
+    unify: Callable[[str | None, str], str]
+    """The table's schema with another one added; raises InputRejected where they contradict each other."""
+
+    def propose(self, state: State, evidence: Evidence, *, now_ms: int, commit_id: str) -> Commit:
+        """The commit that should follow `state`; possibly empty."""
+        draft = _Draft(self, state, evidence, now_ms, commit_id)
+        draft.settle()
+        draft.expire()
+        draft.requeue()
+        draft.discover()
+        draft.forget()
+        draft.vacuumed()
+        return draft.commit
+
+    def blank(self, state: State, *, now_ms: int, commit_id: str) -> Commit:
+        """An empty commit that follows `state`."""
+        return Commit(
+            format=FORMAT_VERSION,
+            sequence=state.sequence + 1,
+            id=commit_id,
+            previous=state.id,
+            pipeline=self.settings.name,
+            generation=0,
+            writer=self.writer,
+            written_ms=now_ms,
+        )
+
+
+class _Draft:
+    """One commit being written, with the keys it has already decided about."""
+
+    def __init__(self, proposer: Proposer, state: State, evidence: Evidence, now_ms: int, commit_id: str) -> None:
+        self.p = proposer
+        self.state = state
+        self.evidence = evidence
+        self.now_ms = now_ms
+        self.schema = state.schema
+        self.decided: set[str] = set()
+        self.ended: set[str] = set()
+        self.commit = proposer.blank(state, now_ms=now_ms, commit_id=commit_id)
+
+    # -- receipts ----------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """End each open task that has a receipt, with the first one seen. Receipts of any other task are ignored."""
+        for task_id, receipt in self.evidence.receipts.items():
+            task = self.state.tasks.get(task_id)
+            if task is None or not _fits(receipt, task):
+                continue
+            try:
+                schema = self.p.unify(self.schema, receipt.schema) if receipt.schema else self.schema
+            except InputRejected as error:
+                self.ended.add(task_id)
+                self._respawn(task, attempt=task.attempt, losses=task.losses, reason=str(error))
+                continue
+            self.schema = schema
+            self.ended.add(task_id)
+            self.decided.update(k for k in task.inputs.keys if self.state.is_wanted(k, task_id))
+            self.commit.settle.append(_settled(receipt))
+            self._replan_deferred(task, receipt)
+        if self.schema != self.state.schema:
+            self.commit.schema = self.schema
+
+    def _replan_deferred(self, task: Task, receipt: Receipt) -> None:
+        """Inputs whose turn never came go into a new task at once."""
+        left = [p.index for p in receipt.problems if p.status == "deferred"]
+        left = [i for i in left if self.state.is_wanted(task.inputs.keys[i], task.id)]
+        if left:
+            self._plan_again(task, task.inputs.take(left))
+
+    # -- attempts without an answer ----------------------------------------------------------------------------------
+
+    def expire(self) -> None:
+        """Dispatch again, split or quarantine every open task whose attempt is lost, overdue, or whose runner is gone."""
+        for task in self.state.tasks.values():
+            if task.id in self.ended:
+                continue
+            loss = self.evidence.losses.get(task.id)
+            if loss is not None and (loss.attempt, loss.owner) == (task.attempt, task.owner):
+                self._attempt_failed(task, loss)
+            elif task.deadline_ms <= self.now_ms:
+                self._attempt_failed(task, Loss(task.attempt, task.owner, "no answer before its deadline"))
+            elif self.p.is_gone(task.owner):
+                self._runner_vanished(task)
+
+    def _runner_vanished(self, task: Task) -> None:
+        if task.losses + 1 < self.p.policy.losses_max:
+            self._respawn(task, attempt=task.attempt, losses=task.losses + 1, reason="its runner ended")
+        else:
+            self._attempt_failed(task, Loss(task.attempt, task.owner, "its runners kept ending"))
+
+    def _attempt_failed(self, task: Task, loss: Loss) -> None:
+        transform = self.p.settings.transform(task.transform)
+        alone = len(task.inputs) == 1
+        if transform is not None and (alone or loss.suspect is None) and task.attempt < transform.max_attempts:
+            self._respawn(task, attempt=task.attempt + 1, losses=task.losses, reason=loss.reason)
+            return
+        self.commit.retire.append(task.id)
+        wanted = [i for i, key in enumerate(task.inputs.keys) if self.state.is_wanted(key, task.id)]
+        self.decided.update(task.inputs.keys[i] for i in wanted)
+        if transform is None:
+            return  # the transform is no longer declared: the next listing routes these objects anew
+        if alone:
+            for i in wanted:
+                self._quarantine_lost(task, i, loss)
+            return
+        for part in _split(wanted, loss.suspect):
+            self._plan_again(task, task.inputs.take(part))
+
+    def _respawn(self, task: Task, *, attempt: int, losses: int, reason: str) -> None:
+        transform = self.p.settings.transform(task.transform)
+        if transform is None:
+            self.commit.retire.append(task.id)
+            return
+        self.commit.respawn.append(
+            Respawn(
+                task=task.id,
+                attempt=attempt,
+                losses=losses,
+                deadline_ms=self.now_ms + self.p.policy.lease_ms(transform),
+                owner=self.p.owner,
+                reason=reason,
+            )
+        )
+
+    def _quarantine_lost(self, task: Task, i: int, loss: Loss) -> None:
+        """No attempt gave an answer: the file may be poison or the machines unwell, so it is tried again, ever later."""
+        policy, key, etag = self.p.policy, task.inputs.keys[i], task.inputs.etags[i]
+        before = self.state.quarantine.get(key)
+        tries = before.tries + 1 if before is not None and before.etag == etag and before.kind == "lost" else 1
+        wait_s = min(policy.lost_backoff_s * 2 ** (tries - 1), policy.lost_backoff_max_s)
+        self.commit.quarantine.append(
+            Quarantined(
+                key=key,
+                etag=etag,
+                kind="lost",
+                reason=loss.reason,
+                detail=loss.detail,
+                tries=tries,
+                retry_at_ms=0 if tries >= policy.lost_tries_max else self.now_ms + int(1000 * wait_s),
+                task=task.id,
+                transform=task.transform,
+                version=task.version,
+                size_bytes=task.inputs.sizes[i],
+            )
+        )
+
+    # -- the listing -------------------------------------------------------------------------------------------------
+
+    def requeue(self) -> None:
+        """Let quarantined keys go, so that the next listing plans them."""
+        for key in self.evidence.requeue:
+            if key in self.state.quarantine:
+                self.commit.requeue.append(key)
+                self.decided.add(key)
+
+    def discover(self) -> None:
+        """Plan new and changed objects; quarantine names that cannot be processed."""
+        for found in self.evidence.found:
+            transform = self.p.settings.transform(found.transform)
+            fresh = [i for i in range(len(found.inputs)) if self._is_new(found.inputs, i)]
+            if transform is None or not fresh:
+                continue
+            inputs = found.inputs if len(fresh) == len(found.inputs) else found.inputs.take(fresh)
+            for start, end in self._sizes(inputs.sizes, transform):
+                self._plan(transform, transform.version, inputs.take(list(range(start, end))))
+        for entry in self.evidence.unusable:
+            before = self.state.quarantine.get(entry.key)
+            if before is None or before.etag != entry.etag:
+                self.commit.quarantine.append(entry)
+
+    def _is_new(self, inputs: Inputs, i: int) -> bool:
+        key, etag = inputs.keys[i], inputs.etags[i]
+        if key in self.decided or self.state.decided_since(key, self.evidence.base):
+            return False
+        quarantined = self.state.quarantine.get(key)
+        if (
+            quarantined is not None
+            and quarantined.etag == etag
+            and (quarantined.retry_at_ms == 0 or quarantined.retry_at_ms > self.now_ms)
+        ):
+            return False
+        wanted = self.state.wanted.get(key)
+        return wanted is None or wanted[1] != etag
+
+    def _sizes(self, sizes: list[int], transform: TransformSettings) -> list[tuple[int, int]]:
+        """Cut the objects into tasks: full ones first, smaller ones towards the end so that all workers finish together."""
+        policy, ranges, start = self.p.policy, [], 0
+        weights = [size + policy.file_weight_bytes for size in sizes]
+        left = sum(weights)
+        batch = transform.batch_size or 1
+        while start < len(sizes):
+            share = policy.task_bytes_max
+            if not self.evidence.more_to_come:
+                share = min(share, max(left // (2 * self.p.parallelism), 64 * 2**10))
+            files_max = policy.task_files_max
+            if not self.evidence.more_to_come:
+                files_max = min(files_max, max((len(sizes) - start) // (2 * self.p.parallelism), 8))
+            end, weight = start, 0
+            while end < len(sizes) and end - start < files_max and (end == start or weight + weights[end] <= share):
+                weight += weights[end]
+                end += 1
+            end = min(len(sizes), start + -(-(end - start) // batch) * batch)
+            ranges.append((start, end))
+            left -= sum(weights[start:end])
+            start = end
+        return ranges
+
+    def forget(self) -> None:
+        """Record sources that are gone, unless something newer than the listing is known or under way."""
+        for key in self.evidence.missing:
+            if key in self.decided or key in self.state.wanted or self.state.decided_since(key, self.evidence.base):
+                continue
+            entry = self.state.entry(key)
+            if entry is not None or key in self.state.quarantine:
+                self.commit.deleted.append(Deleted(key=key, output=entry.output if entry else None))
+
+    def vacuumed(self) -> None:
+        """Record removed outputs whose files are gone."""
+        self.commit.vacuumed = [output for output in self.evidence.vacuumed if output in self.state.removed]
+
+    # -- tasks -------------------------------------------------------------------------------------------------------
+
+    def _plan_again(self, task: Task, inputs: Inputs) -> None:
+        transform = self.p.settings.transform(task.transform)
+        if transform is not None:
+            self._plan(transform, task.version, inputs)
+
+    def _plan(self, transform: TransformSettings, version: str, inputs: Inputs) -> None:
+        self.decided.update(inputs.keys)
+        self.commit.plan.append(
+            Task(
+                id=keys.task_id(self.commit.sequence, len(self.commit.plan)),
+                transform=transform.name,
+                version=version,
+                generation=0,
+                inputs=inputs,
+                attempt=1,
+                losses=0,
+                deadline_ms=self.now_ms + self.p.policy.lease_ms(transform),
+                owner=self.p.owner,
+            )
+        )
+
+
+def _fits(receipt: Receipt, task: Task) -> bool:
+    """Whether the receipt speaks of this task's inputs at all (a damaged or foreign one is ignored)."""
+    n = len(task.inputs)
+    return (
+        receipt.task == task.id
+        and receipt.version == task.version
+        and len(receipt.rows) == len(receipt.rejected) == n
+        and all(0 <= p.index < n for p in receipt.problems)
+    )
+
+
+def _settled(receipt: Receipt) -> Settled:
+    return Settled(
+        task=receipt.task,
+        nonce=receipt.nonce,
+        rows=receipt.rows,
+        rejected=receipt.rejected,
+        problems=receipt.problems,
+        files=receipt.files,
+        seconds=receipt.seconds,
+    )
+
+
+def _split(indexes: list[int], suspect: int | None) -> list[list[int]]:
+    """The rest and the suspect, or two halves; never an empty part."""
+    if suspect in indexes:
+        parts = [[i for i in indexes if i != suspect], [suspect] if suspect is not None else []]
+    else:
+        middle = len(indexes) // 2
+        parts = [indexes[:middle], indexes[middle:]]
+    return [part for part in parts if part]
+
+
+def by_first(receipts: Mapping[str, list[Receipt]]) -> dict[str, Receipt]:
+    """One receipt a task: the first that was seen."""
+    return {task: found[0] for task, found in receipts.items() if found}

@@ -1,0 +1,169 @@
+"""The seams: what the protocol needs from the outside world. Production and simulation implement the same ones.
+
+All protocol code is `async` over these and uses nothing of asyncio itself, so that a simulation can step it
+request by request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import msgspec
+
+from pipeline.model import Assignment, Head, Page, Receipt, Stored
+
+
+class Store(Protocol):
+    """Objects under keys. Every method may raise StoreUnavailable or StoreDenied.
+
+    Keys are relative to the bucket URL (its prefix is added and removed by the store). An etag changes with every
+    overwrite. `modified_us` comes from the store's clock, never from the caller's.
+    """
+
+    url: str
+
+    def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[Page]:
+        """Objects whose key starts with `prefix`, in UTF-8 byte order of the whole key, above `start_after`.
+
+        Complete: every object that existed before the call and still exists is listed. Never lists temporary files.
+        A prefix without objects gives no page, or empty pages.
+        """
+        ...
+
+    async def get(self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None) -> Stored:
+        """The object, or its bytes [start, end) for `byte_range` (clipped to its size).
+
+        Raises ObjectNotFound; PreconditionFailed where `if_match` is not the current etag. Never returns fewer bytes
+        than the object (or range) has.
+        """
+        ...
+
+    async def get_many(self, keys: Sequence[str]) -> Sequence[Stored | None]:
+        """The objects in the order of `keys`, None where there is none; fetched concurrently where that helps."""
+        ...
+
+    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> Head:
+        """Write the whole object, durably, and only then return.
+
+        create_only: PreconditionFailed if the key exists. if_match: PreconditionFailed if the current etag is another
+        (or the object is missing). Both are decided atomically by the store. Raises KeyUnsupported.
+        No automatic re-send of conditional writes: an unclear outcome is StoreUnavailable, and the caller reads back.
+        """
+        ...
+
+    async def put_file(self, key: str, path: Path) -> Head:
+        """Like a plain `put` of the file's bytes, in bounded memory (multipart for large files). The file may be consumed."""
+        ...
+
+    async def head(self, key: str) -> Head:
+        """Raises ObjectNotFound."""
+        ...
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Remove the objects; keys that do not exist are no error."""
+        ...
+
+    def open_content(self, key: str, etag: str, size_bytes: int) -> Content:
+        """Read access for user code to one version of one object. Does no request yet."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections. The store is not used afterwards."""
+        ...
+
+
+class Content(Protocol):
+    """One version of one object, for synchronous user code. Reads fail with SourceChanged once the version is gone.
+
+    User code may swallow that error, so the worker asks `problem()` afterwards.
+    """
+
+    def read(self) -> bytes:
+        """All bytes."""
+        ...
+
+    def open(self) -> BinaryIO:
+        """A seekable binary file, read in ranges of bounded memory."""
+        ...
+
+    def path(self) -> Path:
+        """A real file with these bytes: the object itself where it is one, else a temporary copy that `close` removes."""
+        ...
+
+    def problem(self) -> Exception | None:
+        """None if everything read so far surely belongs to the version; else SourceChanged, ObjectNotFound or StoreUnavailable."""
+        ...
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes delivered so far (for `path`, the object's size)."""
+        ...
+
+    def close(self) -> None:
+        """Release what `open` and `path` hold."""
+        ...
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt that ended: with a receipt, or lost with a reason (`memory`, `time limit`, a signal, ...)."""
+
+    task: str
+    nonce: str
+    receipt: Receipt | None = None
+    lost: str = ""
+    suspect: int | None = None
+    """Index of the input that was being processed when the attempt was lost, where that is known."""
+    detail: str = ""
+
+
+class Executor(Protocol):
+    """Runs assignments somewhere. Loses and repeats nothing on purpose, but the protocol survives both."""
+
+    owner: str
+    """Names this runner for `is_gone`: for example `local:host:boot:pid:start`."""
+
+    @property
+    def outstanding(self) -> int:
+        """Attempts dispatched here whose end `finished` has not reported. Always 0 for a detached executor."""
+        ...
+
+    @property
+    def parallelism(self) -> int:
+        """How many attempts run at the same time."""
+        ...
+
+    async def dispatch(self, assignments: Sequence[Assignment]) -> None:
+        """Start attempts; returns when they are handed over, not when they end."""
+        ...
+
+    async def finished(self) -> list[Finished]:
+        """Wait until at least one outstanding attempt ends; return all that ended. Empty if none is outstanding."""
+        ...
+
+    def is_gone(self, owner: str) -> bool:
+        """Whether the runner of that name surely no longer runs (False where nobody can tell)."""
+        ...
+
+    async def close(self) -> None:
+        """End all workers. Attempts still running are abandoned: their receipts, if any, are found later."""
+        ...
+
+
+class Clock(Protocol):
+    """Local time. Only deadlines and what people see depend on it, never what is deleted."""
+
+    def now_ms(self) -> int: ...
+
+    def monotonic_s(self) -> float: ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class Ids(Protocol):
+    """Unique names."""
+
+    def nonce(self) -> str:
+        """Never the same twice, in any process: letters and digits only."""
+        ...

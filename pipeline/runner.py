@@ -1,0 +1,363 @@
+"""One pass: discover, plan, dispatch, settle. Any number of passes may run at once, on any number of machines.
+
+The pass owns no rule: `planner` decides what a commit says, `log` whether it happened, `state` what it means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline import keys, wire
+from pipeline.discovery import Judged, Router, confirm_missing, judge
+from pipeline.errors import CommitConflict, StateInvalid
+from pipeline.log import Log
+from pipeline.maintenance import Vacuumed, vacuum, write_checkpoint
+from pipeline.model import AggregateFile, Assignment, Commit, Page, Receipt, Task
+from pipeline.planner import Evidence, Loss, Proposer
+from pipeline.ports import Clock, Executor, Finished, Ids, Store
+from pipeline.settings import PipelineSettings, Policy
+from pipeline.snapshot import Snapshot
+from pipeline.state import State
+
+
+@dataclass(slots=True)
+class PassReport:
+    """What one pass saw and did; the numbers are of sources unless named otherwise."""
+
+    listed: int = 0
+    listed_bytes: int = 0
+    planned: int = 0
+    planned_bytes: int = 0
+    committed: int = 0
+    committed_bytes: int = 0
+    rows: int = 0
+    rejected: int = 0
+    quarantined: int = 0
+    deleted: int = 0
+    changed: int = 0
+    """Sources that were overwritten or deleted under way: a further pass sees what they are now."""
+    respawned: int = 0
+    """Sources whose attempt was lost and that were dispatched again."""
+    unmatched: int = 0
+    unmatched_sample: list[str] = field(default_factory=list)
+    elsewhere: int = 0
+    """Sources in open tasks of other runners at the end of the pass."""
+    commits: int = 0
+    aggregates: int = 0
+    complete: bool = False
+    """The listing was read to its end."""
+
+
+class Aggregator(Protocol):
+    """Computes the declared aggregates over a snapshot."""
+
+    def is_behind(self, snapshot: Snapshot) -> bool:
+        """Whether the snapshot's aggregates do not follow from its rows and the declarations."""
+        ...
+
+    async def compute(self, snapshot: Snapshot, nonce: str) -> list[AggregateFile]:
+        """Write all aggregates of this snapshot under new keys; those that need no change keep their file."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a pass is made of; the composition root fills it in."""
+
+    settings: PipelineSettings
+    policy: Policy
+    store: Store
+    executor: Executor
+    clock: Clock
+    ids: Ids
+    writer: str
+    unify: Callable[[str | None, str], str]
+    aggregator: Aggregator | None = None
+    on_progress: Callable[[PassReport], None] = lambda report: None
+    stopping: Callable[[], bool] = lambda: False
+
+
+class Outdated(Exception):
+    """The log moved on so far that this pass must start again from a fresh state."""
+
+
+class Pass:
+    """One bounded pass over the source prefix. Make a new one for each pass; `state` may be carried over."""
+
+    def __init__(self, parts: Parts, state: State | None = None) -> None:
+        self.parts = parts
+        self.settings = parts.settings
+        self.log = Log(parts.store, parts.settings.name, clock=parts.clock, policy=parts.policy)
+        self.report = PassReport()
+        self.loaded = state
+        self.proposer = Proposer(
+            settings=parts.settings,
+            policy=parts.policy,
+            owner=parts.executor.owner,
+            writer=parts.writer,
+            parallelism=max(parts.executor.parallelism, 1),
+            is_gone=parts.executor.is_gone,
+            unify=parts.unify,
+        )
+        self._attempts: dict[str, tuple[str, int]] = {}
+        self._receipts: dict[str, Receipt] = {}
+        self._losses: dict[str, Loss] = {}
+        self._held = 0
+        self._since_checkpoint = 0
+
+    @property
+    def state(self) -> State:
+        """The state as this pass knows it."""
+        if self.loaded is None:
+            raise RuntimeError("the pass has not loaded the state yet")
+        return self.loaded
+
+    async def run(self, *, limit: int | None = None) -> PassReport:
+        """Bring the pipeline up to date with what the bucket held when the pass began.
+
+        With an attached executor this waits for the work it dispatched; with a detached one it returns after dispatch.
+        `limit` bounds the sources planned.
+        """
+        await self.open()
+        await self._gather_receipts()
+        async for page, after, upto, base in self._pages():
+            if self.parts.stopping():
+                break
+            await self._take(page, after, upto, base, limit)
+            await self._settle_while_full()
+            if limit is not None and self.report.planned >= limit:
+                break
+        else:
+            self.report.complete = True
+        await self.commit(self._collected())
+        await self.drain()
+        await self.aggregate()
+        others = (t for t in self.state.tasks.values() if t.owner != self.parts.executor.owner)
+        self.report.elsewhere = sum(len(t.inputs) for t in others)
+        return self.report
+
+    async def open(self) -> None:
+        """Load the state, or bring the carried one up to date."""
+        if self.loaded is None or not await self.log.catch_up(self.loaded):
+            self.loaded = await self.log.load()
+        self.loaded.touched.clear()
+
+    # -- listing -----------------------------------------------------------------------------------------------------
+
+    async def _pages(self) -> AsyncIterator[tuple[Page, str, str | None, int]]:
+        """Pages with the key range each covers and the sequence known before it was requested.
+
+        Between two pages nothing that was judged is waiting, so what was touched before the next request may be forgotten.
+        """
+        after, held = "", None
+        base = self.state.sequence
+        async for page in self.parts.store.list(self.settings.source):
+            if held is not None and held.keys:
+                yield held, after, held.keys[-1], base
+                after = held.keys[-1]
+            held = page
+        yield held or Page(keys=[], etags=[], sizes=[], modified_us=[]), after, None, base
+
+    async def _take(self, page: Page, after: str, upto: str | None, base: int, limit: int | None) -> None:
+        judged = judge(page, self.state, self._router(), after, upto)
+        self._count(page, judged)
+        evidence = self._collected()
+        evidence.base, evidence.found, evidence.unusable = base, judged.found, judged.unusable
+        evidence.more_to_come = upto is not None
+        if limit is not None:
+            _cut(evidence, max(0, limit - self.report.planned))
+        evidence.missing = await confirm_missing(self.parts.store, judged.absent)
+        if judged.found or judged.absent or judged.unusable:
+            await self.commit(evidence)
+
+    def _router(self) -> Router:
+        return Router(self.settings)
+
+    def _count(self, page: Page, judged: Judged) -> None:
+        self.report.listed += judged.listed
+        self.report.listed_bytes += sum(page.sizes)
+        self.report.unmatched += judged.unmatched
+        self.report.unmatched_sample = (self.report.unmatched_sample + judged.unmatched_sample)[:5]
+
+    # -- receipts ----------------------------------------------------------------------------------------------------
+
+    async def _gather_receipts(self) -> None:
+        """Receipts in the bucket that nobody has settled yet: of detached attempts, and of runners that died."""
+        if not self.state.tasks:
+            return
+        found: list[str] = []
+        async for page in self.parts.store.list(keys.receipt_prefix(self.log.home)):
+            found += [key for key in page.keys if keys.task_of(key) in self.state.tasks]
+        for key, stored in zip(found, await self.parts.store.get_many(found), strict=True):
+            if stored is None:
+                continue
+            try:
+                receipt = wire.decode(Receipt, stored.body, key)
+            except StateInvalid:
+                continue  # damaged or foreign: as if it did not exist, so its task expires and runs again
+            self._receipts.setdefault(receipt.task, receipt)
+
+    async def _settle_while_full(self) -> None:
+        while self._in_flight() > self.parts.policy.outstanding_sources_max and self.parts.executor.outstanding:
+            await self._absorb()
+
+    def _in_flight(self) -> int:
+        return sum(len(self.state.tasks[t].inputs) for t, _ in self._attempts.values() if t in self.state.tasks)
+
+    async def drain(self) -> None:
+        """Wait for this executor's attempts and commit what they did, until none is left."""
+        while True:
+            if self.parts.executor.outstanding:
+                await self._absorb()
+            elif self._receipts or self._losses:
+                await self.commit(self._collected())
+            else:
+                return
+
+    async def _absorb(self) -> None:
+        for finished in await self.parts.executor.finished():
+            self._note(finished)
+        full = self._held >= self.parts.policy.settle_sources_min
+        if full or self._losses or not self.parts.executor.outstanding:
+            await self.commit(self._collected())
+
+    def _note(self, finished: Finished) -> None:
+        task_id, attempt = self._attempts.pop(finished.nonce, (finished.task, 0))
+        if finished.receipt is not None:
+            self._receipts.setdefault(task_id, finished.receipt)
+            self._held += len(finished.receipt.rows)
+            self.parts.on_progress(self._expected(finished.receipt))
+            return
+        owner = self.parts.executor.owner
+        self._losses[task_id] = Loss(attempt, owner, finished.lost, finished.suspect, finished.detail)
+
+    def _expected(self, receipt: Receipt) -> PassReport:
+        """Progress as the user sees it: a finished attempt counts before its commit."""
+        seen = PassReport(planned=self.report.planned, planned_bytes=self.report.planned_bytes)
+        seen.committed = self.report.committed + sum(len(r.rows) - len(r.problems) for r in self._receipts.values())
+        seen.rows = self.report.rows + sum(sum(r.rows) for r in self._receipts.values())
+        seen.quarantined = self.report.quarantined + sum(
+            1 for r in self._receipts.values() for p in r.problems if p.status == "failed"
+        )
+        seen.committed_bytes = self.report.committed_bytes + sum(r.bytes_read for r in self._receipts.values())
+        return seen
+
+    def _collected(self) -> Evidence:
+        """What this pass holds and has not committed yet."""
+        return Evidence(base=self.state.sequence, receipts=self._receipts, losses=self._losses)
+
+    # -- commits -----------------------------------------------------------------------------------------------------
+
+    async def commit(self, evidence: Evidence) -> Commit | None:
+        """Append what the evidence calls for, then dispatch. Proposes anew whenever another writer was first."""
+        for _ in range(self.parts.policy.proposals_max):
+            proposal = self.proposer.propose(
+                self.state, evidence, now_ms=self.parts.clock.now_ms(), commit_id=self.parts.ids.nonce()
+            )
+            if proposal.is_empty():
+                self._forget_evidence()
+                return None
+            before = dict.fromkeys(s.task for s in proposal.settle)
+            tasks = {task_id: self.state.tasks[task_id] for task_id in before}
+            if await self.log.append(self.state, proposal):
+                self._forget_evidence()
+                self._tally(proposal, tasks)
+                await self._dispatch(proposal)
+                await self._checkpoint_if_due()
+                return proposal
+            await self._catch_up()
+        raise CommitConflict(
+            f"other writers of {self.settings.name} were faster {self.parts.policy.proposals_max} times; run again"
+        )
+
+    async def _catch_up(self) -> None:
+        if not await self.log.catch_up(self.state):
+            raise Outdated
+
+    def _forget_evidence(self) -> None:
+        self._receipts, self._losses, self._held = {}, {}, 0
+
+    def _tally(self, commit: Commit, tasks: dict[str, Task]) -> None:
+        report = self.report
+        report.commits += 1
+        report.planned += sum(len(t.inputs) for t in commit.plan if t.owner)
+        report.planned_bytes += sum(sum(t.inputs.sizes) for t in commit.plan)
+        report.deleted += len(commit.deleted)
+        report.quarantined += len(commit.quarantine)
+        report.respawned += sum(len(self.state.tasks[r.task].inputs) for r in commit.respawn if r.task in self.state.tasks)
+        for settled in commit.settle:
+            by_status: dict[str, int] = {}
+            for problem in settled.problems:
+                by_status[problem.status] = by_status.get(problem.status, 0) + 1
+            report.committed += len(settled.rows) - len(settled.problems)
+            report.committed_bytes += sum(tasks[settled.task].inputs.sizes)
+            report.rows += sum(settled.rows)
+            report.rejected += sum(settled.rejected)
+            report.quarantined += by_status.get("failed", 0)
+            report.changed += by_status.get("stale", 0) + by_status.get("gone", 0)
+        self.parts.on_progress(report)
+
+    async def _dispatch(self, commit: Commit) -> None:
+        """Only after the append: work that no commit knows would never be settled."""
+        wanted = [task.id for task in commit.plan] + [respawn.task for respawn in commit.respawn]
+        assignments = []
+        for task_id in wanted:
+            task, nonce = self.state.tasks[task_id], self.parts.ids.nonce()
+            self._attempts[nonce] = (task_id, task.attempt)
+            assignments.append(Assignment(pipeline=self.settings.name, task=task, nonce=nonce, schema=self.state.schema))
+        if assignments:
+            await self.parts.executor.dispatch(assignments)
+
+    async def _checkpoint_if_due(self) -> None:
+        self._since_checkpoint += 1
+        if self._since_checkpoint >= self.parts.policy.checkpoint_every:
+            await self.checkpoint()
+
+    async def aggregate(self) -> None:
+        """Bring the aggregates up to the snapshot. They are committed right after the snapshot they were computed over, or
+        not at all; where other writers never leave room for that, readers compute what is missing."""
+        aggregator = self.parts.aggregator
+        for _ in range(self.parts.policy.proposals_max):
+            if aggregator is None or not aggregator.is_behind(self.state.snapshot()):
+                return
+            files = await aggregator.compute(self.state.snapshot(), self.parts.ids.nonce())
+            commit = self.proposer.blank(self.state, now_ms=self.parts.clock.now_ms(), commit_id=self.parts.ids.nonce())
+            commit.aggregates = files
+            if await self.log.append(self.state, commit):
+                self.report.commits += 1
+                self.report.aggregates += len(files)
+                return
+            await self._catch_up()
+
+    async def checkpoint(self) -> None:
+        """Store the state as folded so far."""
+        self._since_checkpoint = 0
+        if self.state.sequence:
+            await write_checkpoint(self.log, self.state, self.parts.ids)
+
+    async def vacuum(self, *, dry_run: bool = False) -> Vacuumed:
+        """Delete what nobody needs any more, and commit that it is gone."""
+        await self.open()
+        done = await vacuum(self.log, self.settings, self.state, self.parts.ids, dry_run=dry_run)
+        if done.outputs and not dry_run:
+            await self.commit(Evidence(base=self.state.sequence, vacuumed=done.outputs))
+        return done
+
+    async def requeue(self, names: Iterable[str]) -> int:
+        """Let quarantined keys be planned again by the next pass; how many there were."""
+        await self.open()
+        commit = await self.commit(Evidence(base=self.state.sequence, requeue=list(names)))
+        return len(commit.requeue) if commit is not None else 0
+
+
+def _cut(evidence: Evidence, room: int) -> None:
+    """Keep at most `room` found objects."""
+    kept = []
+    for found in evidence.found:
+        n = min(room, len(found.inputs))
+        if n:
+            kept.append(type(found)(found.transform, found.inputs.take(list(range(n)))))
+        room -= n
+    evidence.found = kept

@@ -1,0 +1,321 @@
+"""The folded state: what is true after a number of commits. Pure; `apply` is the only thing that changes it.
+
+Every rule about what a commit means is here, and nowhere else: runner, readers, vacuum and audit all fold the same log.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pipeline import keys
+from pipeline.errors import InvariantViolated, StateInvalid
+from pipeline.ledger import Entry, Ledger, Run
+from pipeline.model import (
+    FORMAT_VERSION,
+    AggregateFile,
+    Commit,
+    OutputFile,
+    Quarantined,
+    Settled,
+    Task,
+)
+from pipeline.snapshot import Changes, Output, Removed, Snapshot
+
+CHANGES_MAX = 20_000
+"""Above so many changed outputs and rows the aggregates are computed from scratch, and the lists are dropped."""
+
+
+class Checkpoint(msgspec.Struct, kw_only=True):
+    """The log folded up to one sequence: the small head, and the names of the ledger's runs."""
+
+    format: int
+    pipeline: str
+    sequence: int
+    id: str
+    schema: str | None
+    tasks: dict[str, Task]
+    outputs: dict[str, Output]
+    removed: dict[str, Removed]
+    quarantine: dict[str, Quarantined]
+    aggregates: dict[str, AggregateFile]
+    changes: Changes
+    runs: list[Run]
+    superseded: dict[str, list[int]] = {}
+    """Inputs of open tasks that may not publish any more, by position: a newer task took or already settled their key."""
+
+
+class State:
+    """One pipeline's state at `sequence`.
+
+    tasks: open tasks. wanted: source key -> the only task that may publish it, and at which etag. outputs, removed: files with
+    and without live rows. overlay: ledger entries changed since the runs were written (None: deleted). touched: source key ->
+    the commit that last decided about it, for commits applied in this process.
+    """
+
+    __slots__ = (
+        "aggregates",
+        "changes",
+        "id",
+        "ledger",
+        "outputs",
+        "overlay",
+        "pipeline",
+        "quarantine",
+        "removed",
+        "runs",
+        "schema",
+        "sequence",
+        "tasks",
+        "touched",
+        "wanted",
+    )
+
+    def __init__(self, pipeline: str) -> None:
+        self.pipeline = pipeline
+        self.sequence = 0
+        self.id: str | None = None
+        self.schema: str | None = None
+        self.tasks: dict[str, Task] = {}
+        self.wanted: dict[str, tuple[str, str]] = {}
+        self.outputs: dict[str, Output] = {}
+        self.removed: dict[str, Removed] = {}
+        self.quarantine: dict[str, Quarantined] = {}
+        self.aggregates: dict[str, AggregateFile] = {}
+        self.changes = Changes()
+        self.runs: list[Run] = []
+        self.ledger = Ledger()
+        self.overlay: dict[str, Entry | None] = {}
+        self.touched: dict[str, int] = {}
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def entry(self, key: str) -> Entry | None:
+        """The committed version of a source key."""
+        return self.overlay[key] if key in self.overlay else self.ledger.get(key)
+
+    def decided_since(self, key: str, base: int) -> bool:
+        """Whether a commit above `base` decided about the key: a listing taken at `base` must not judge it."""
+        return self.touched.get(key, 0) > base
+
+    def is_wanted(self, key: str, task_id: str) -> bool:
+        """Whether this task is the one that may publish the key."""
+        wanted = self.wanted.get(key)
+        return wanted is not None and wanted[0] == task_id
+
+    def snapshot(self) -> Snapshot:
+        """What readers see now. Shares its values with the state: take it, use it, do not apply commits meanwhile."""
+        return Snapshot(
+            pipeline=self.pipeline,
+            sequence=self.sequence,
+            schema=self.schema,
+            outputs=self.outputs,
+            removed=self.removed,
+            aggregates=self.aggregates,
+            changes=self.changes,
+            quarantine=self.quarantine,
+        )
+
+    # -- changing ----------------------------------------------------------------------------------------------------
+
+    def apply(self, commit: Commit, at_ms: int) -> None:  # noqa: PLR0912 - one short branch for each part of a commit
+        """Make one commit true. `at_ms` is the log entry's time by the store's clock.
+
+        Raises StateInvalid if the commit does not follow this state.
+        """
+        if commit.sequence != self.sequence + 1 or commit.previous != self.id:
+            raise StateInvalid(f"log entry {commit.sequence} does not follow entry {self.sequence}")
+        self.sequence, self.id = commit.sequence, commit.id
+        for settled in commit.settle:
+            self._settle(settled, at_ms)
+        for respawn in commit.respawn:
+            task = self._open(respawn.task)
+            task.attempt, task.losses = respawn.attempt, respawn.losses
+            task.deadline_ms, task.owner, task.reason = respawn.deadline_ms, respawn.owner, respawn.reason
+        for task_id in commit.retire:
+            self._retire(task_id)
+        for entry in commit.quarantine:
+            self.quarantine[entry.key] = entry
+            self.touched[entry.key] = self.sequence
+        for key in commit.requeue:
+            self.quarantine.pop(key, None)
+            self.touched[key] = self.sequence
+        for planned in commit.plan:
+            self._plan(planned)
+        for deleted in commit.deleted:
+            self.quarantine.pop(deleted.key, None)
+            self.touched[deleted.key] = self.sequence
+            if deleted.output is not None:
+                self._bury(deleted.output, deleted.key, at_ms)
+                self.overlay[deleted.key] = None
+        if commit.schema is not None:
+            self.schema = commit.schema
+        if commit.aggregates:
+            if commit.settle or commit.deleted:
+                raise StateInvalid(f"log entry {commit.sequence} mixes aggregates with the rows they were computed from")
+            self._publish_aggregates(commit.aggregates, at_ms)
+        for output in commit.vacuumed:
+            self.removed.pop(output, None)
+
+    def _open(self, task_id: str) -> Task:
+        task = self.tasks.get(task_id)
+        if task is None:
+            raise StateInvalid(f"log entry {self.sequence} names task {task_id}, which is not open")
+        return task
+
+    def _plan(self, task: Task) -> None:
+        # A copy: attempt, deadline and owner change with later commits, the commit itself must not.
+        self.tasks[task.id] = msgspec.structs.replace(task)
+        for key, etag in zip(task.inputs.keys, task.inputs.etags, strict=True):
+            self.wanted[key] = (task.id, etag)
+            self.touched[key] = self.sequence
+
+    def _retire(self, task_id: str) -> None:
+        for key in self._open(task_id).inputs.keys:
+            if self.is_wanted(key, task_id):
+                del self.wanted[key]
+                self.touched[key] = self.sequence
+        del self.tasks[task_id]
+
+    def _settle(self, settled: Settled, at_ms: int) -> None:
+        task = self._open(settled.task)
+        del self.tasks[task.id]
+        output = keys.output_id(task.id, settled.nonce)
+        problems = {p.index: p for p in settled.problems}
+        inputs, live, dead = task.inputs, 0, []
+        for i, key in enumerate(inputs.keys):
+            problem = problems.get(i)
+            published = problem is None and self.is_wanted(key, task.id)
+            if not published and (problem is None or settled.rows[i] or settled.rejected[i]):
+                dead.append(key)
+            if not self.is_wanted(key, task.id):
+                continue
+            del self.wanted[key]
+            self.touched[key] = self.sequence
+            if problem is None:
+                live += 1
+                self._publish(task, i, settled, output, at_ms)
+            elif problem.status == "failed":
+                self.quarantine[key] = Quarantined(
+                    key=key,
+                    etag=inputs.etags[i],
+                    kind="failed",
+                    reason=problem.reason,
+                    detail=problem.detail,
+                    task=task.id,
+                    transform=task.transform,
+                    version=task.version,
+                    size_bytes=inputs.sizes[i],
+                )
+        if live:
+            self.outputs[output] = Output(files=settled.files, live=live, dead=dead)
+            self._note_added(output)
+        elif settled.files:
+            self.removed[output] = Removed(files=settled.files, removed_ms=at_ms)
+
+    def _publish(self, task: Task, i: int, settled: Settled, output: str, at_ms: int) -> None:
+        inputs = task.inputs
+        key, replaced = inputs.keys[i], inputs.replaces[i]
+        if replaced is not None:
+            self._bury(replaced, key, at_ms)
+        self.overlay[key] = Entry(
+            inputs.etags[i],
+            inputs.sizes[i],
+            inputs.modified_us[i],
+            settled.rows[i],
+            settled.rejected[i],
+            task.transform,
+            task.version,
+            task.generation,
+            output,
+            self.sequence,
+        )
+        self.quarantine.pop(key, None)
+
+    def _bury(self, output: str, key: str, at_ms: int) -> None:
+        """The key's rows in this output do not count any more."""
+        holder = self.outputs.get(output)
+        if holder is None or key in holder.dead:
+            raise InvariantViolated(f"{key!r} is not live in output {output} at sequence {self.sequence}")
+        holder.live -= 1
+        holder.dead.append(key)
+        self._note_gone(output, key)
+        if holder.live == 0:
+            del self.outputs[output]
+            self.removed[output] = Removed(files=holder.files, removed_ms=at_ms)
+
+    def _note_added(self, output: str) -> None:
+        if not self.changes.everything:
+            self.changes.added.append(output)
+            self._bound_changes()
+
+    def _note_gone(self, output: str, key: str) -> None:
+        if not self.changes.everything:
+            self.changes.gone.append((output, key))
+            self._bound_changes()
+
+    def _bound_changes(self) -> None:
+        if len(self.changes.added) + len(self.changes.gone) > CHANGES_MAX:
+            self.changes = Changes(everything=True)
+
+    def _publish_aggregates(self, files: list[AggregateFile], at_ms: int) -> None:
+        """The commit's aggregates were computed over the snapshot just before it, so nothing changed since."""
+        kept = {file.key for file in files}
+        for old in self.aggregates.values():
+            if old.key not in kept:
+                self.removed[f"aggregate:{old.key}"] = Removed(files=[_as_output_file(old)], removed_ms=at_ms)
+        self.aggregates = {file.name: file for file in files}
+        self.changes = Changes()
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, runs: list[Run]) -> Checkpoint:
+        """The state as it is stored; `runs` must hold the ledger with the overlay merged in."""
+        if self.id is None:
+            raise InvariantViolated("a checkpoint of an empty log")
+        return Checkpoint(
+            format=FORMAT_VERSION,
+            pipeline=self.pipeline,
+            sequence=self.sequence,
+            id=self.id,
+            schema=self.schema,
+            tasks=self.tasks,
+            outputs=self.outputs,
+            removed=self.removed,
+            quarantine=self.quarantine,
+            aggregates=self.aggregates,
+            changes=self.changes,
+            runs=runs,
+            superseded={
+                task.id: lost
+                for task in self.tasks.values()
+                if (lost := [i for i, key in enumerate(task.inputs.keys) if not self.is_wanted(key, task.id)])
+            },
+        )
+
+    @classmethod
+    def restore(cls, checkpoint: Checkpoint, ledger: Ledger) -> State:
+        """The state a checkpoint holds. The checkpoint's values are taken over, not copied."""
+        state = cls(checkpoint.pipeline)
+        state.sequence, state.id, state.schema = checkpoint.sequence, checkpoint.id, checkpoint.schema
+        state.tasks, state.outputs, state.removed = checkpoint.tasks, checkpoint.outputs, checkpoint.removed
+        state.quarantine, state.aggregates = checkpoint.quarantine, checkpoint.aggregates
+        state.changes, state.runs, state.ledger = checkpoint.changes, checkpoint.runs, ledger
+        for task in state.tasks.values():
+            lost = set(checkpoint.superseded.get(task.id, ()))
+            for i, key in enumerate(task.inputs.keys):
+                if i not in lost:
+                    state.wanted[key] = (task.id, task.inputs.etags[i])
+        return state
+
+
+def _as_output_file(file: AggregateFile) -> OutputFile:
+    """A replaced aggregate waits in `removed` for its retention like any other file."""
+    return OutputFile(
+        table="aggregate",
+        key=file.key,
+        size_bytes=file.size_bytes,
+        rows=file.rows,
+        partition={},
+        schema_id="",
+        sha256="",
+    )

@@ -1,0 +1,1 @@
+"""Committed rows and where they go: Parquet files, SQL tables and aggregates."""
