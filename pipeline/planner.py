@@ -58,6 +58,8 @@ class Evidence:
     unusable: list[Quarantined] = field(default_factory=list)
     receipts: dict[str, Receipt] = field(default_factory=dict)
     losses: dict[str, Loss] = field(default_factory=dict)
+    runs_work: bool = True
+    """Whether the proposer can dispatch: otherwise attempts without an answer are left to somebody who can."""
     requeue: list[str] = field(default_factory=list)
     vacuumed: list[str] = field(default_factory=list)
 
@@ -79,7 +81,8 @@ class Proposer:
         """The commit that should follow `state`; possibly empty."""
         draft = _Draft(self, state, evidence, now_ms, commit_id)
         draft.settle()
-        draft.expire()
+        if evidence.runs_work:
+            draft.expire()
         draft.requeue()
         draft.discover()
         draft.forget()

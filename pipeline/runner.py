@@ -337,18 +337,28 @@ class Pass:
         if self.state.sequence:
             await write_checkpoint(self.log, self.state, self.parts.ids)
 
+    async def keep_tidy(self) -> None:
+        """After a pass that committed: a checkpoint, so that the next process starts fast, and now and then a vacuum."""
+        if not self.report.commits:
+            return
+        every = self.parts.policy.vacuum_every
+        if self.state.sequence // every != (self.state.sequence - self.report.commits) // every:
+            await self.vacuum()
+        else:
+            await self.checkpoint()
+
     async def vacuum(self, *, dry_run: bool = False) -> Vacuumed:
         """Delete what nobody needs any more, and commit that it is gone."""
         await self.open()
         done = await vacuum(self.log, self.settings, self.state, self.parts.ids, dry_run=dry_run)
         if done.outputs and not dry_run:
-            await self.commit(Evidence(base=self.state.sequence, vacuumed=done.outputs))
+            await self.commit(Evidence(base=self.state.sequence, runs_work=False, vacuumed=done.outputs))
         return done
 
     async def requeue(self, names: Iterable[str]) -> int:
         """Let quarantined keys be planned again by the next pass; how many there were."""
         await self.open()
-        commit = await self.commit(Evidence(base=self.state.sequence, requeue=list(names)))
+        commit = await self.commit(Evidence(base=self.state.sequence, runs_work=False, requeue=list(names)))
         return len(commit.requeue) if commit is not None else 0
 
 

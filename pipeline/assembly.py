@@ -1,0 +1,224 @@
+"""The composition root for one machine: stores, executors and sinks are joined to the protocol here and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pipeline import __version__, keys
+from pipeline.api import Pipeline
+from pipeline.contents import FetchedContents, LazyContents
+from pipeline.errors import SettingsError
+from pipeline.home import Marker, open_home
+from pipeline.loading import load_pipelines
+from pipeline.log import Log
+from pipeline.model import FORMAT_VERSION, Assignment, Receipt
+from pipeline.ports import Executor, Store
+from pipeline.runner import Outdated, Parts, Pass, PassReport
+from pipeline.settings import PipelineSettings, Policy
+from pipeline.state import State
+from pipeline.stores import check_store, open_store
+from pipeline.worker import Code, Worker
+
+if TYPE_CHECKING:
+    from sinks.parquet import TableSpec
+
+RUN_PASSES_MAX = 20
+
+
+class WallClock:
+    """This machine's clock."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class RandomIds:
+    """96 random bits: never the same twice."""
+
+    def nonce(self) -> str:
+        return secrets.token_hex(12)
+
+
+class Bucket(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the bucket is, as given on the command line or in the environment."""
+
+    url: str
+    endpoint_url: str | None = None
+    region: str | None = None
+
+    def open(self, *, create: bool = False) -> Store:
+        """A store for this process. Raises SettingsError for a URL that names no bucket."""
+        return open_store(self.url, endpoint_url=self.endpoint_url, region=self.region, create=create)
+
+
+class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker process needs to know; crosses the process boundary as JSON."""
+
+    file: str
+    bucket: Bucket
+    budget_s: float
+
+
+def table_spec(pipeline: Pipeline) -> TableSpec:
+    """How the pipeline's rows become Parquet."""
+    from sinks.parquet import TableSpec
+
+    return TableSpec(
+        name=pipeline.name,
+        output=pipeline.output,
+        partition_by=pipeline.partition_by,
+        declared=pipeline.schema,
+        widen=pipeline.widen,
+    )
+
+
+class LocalAttempts:
+    """Runs attempts of all pipelines of one file in this process (see `executors.local` for who calls it)."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        from sinks.parquet import AttemptWriter
+
+        self._loop = asyncio.new_event_loop()
+        self._store = self._loop.run_until_complete(_opened(spec.bucket))
+        lazy = self._store.url.startswith("file:")
+        contents = LazyContents(self._store) if lazy else FetchedContents(self._store)
+        self._scratch = tempfile.TemporaryDirectory(prefix="tidemill-")
+        self._workers: dict[str, Worker] = {}
+        for pipeline in load_pipelines(spec.file):
+            table = table_spec(pipeline)
+
+            def make_writer(assignment: Assignment, table: TableSpec = table) -> AttemptWriter:
+                return AttemptWriter(
+                    table,
+                    schema=assignment.schema,
+                    task=assignment.task.id,
+                    nonce=assignment.nonce,
+                    scratch=Path(self._scratch.name),
+                )
+
+            self._workers[pipeline.name] = Worker(
+                store=self._store,
+                contents=contents,
+                home=keys.home(pipeline.name),
+                code={t.settings.name: Code(call=t.load(), batch_size=t.settings.batch_size) for t in pipeline.transforms},
+                make_writer=make_writer,
+                clock=WallClock(),
+                budget_s=spec.budget_s,
+                engine=f"{socket.gethostname()}:{os.getpid()}",
+            )
+
+    def run(self, assignment: Assignment, starting: Callable[[int], None]) -> Receipt:
+        """One attempt, from reading to receipt."""
+        return self._loop.run_until_complete(self._workers[assignment.pipeline].run(assignment, starting))
+
+
+async def _opened(bucket: Bucket) -> Store:
+    return bucket.open()
+
+
+def local_attempts(spec: bytes) -> LocalAttempts:
+    """The entry point of worker processes."""
+    return LocalAttempts(msgspec.json.decode(spec, type=WorkerSpec))
+
+
+def local_executor(file: str, pipelines: Sequence[Pipeline], bucket: Bucket, workers: int | None, policy: Policy) -> Executor:
+    """Worker processes for these pipelines. Call it before anything in this process starts a thread."""
+    from pipeline.executors.local import Limits, LocalExecutor
+
+    limits = {
+        f"{p.name}/{t.settings.name}": Limits(timeout_s=t.settings.timeout_s, memory_mb=t.settings.memory_mb)
+        for p in pipelines
+        for t in p.transforms
+    }
+    spec = WorkerSpec(file=file, bucket=bucket, budget_s=policy.attempt_budget_s)
+    return LocalExecutor(entry="pipeline.assembly:local_attempts", spec=msgspec.json.encode(spec), workers=workers, limits=limits)
+
+
+@dataclass(slots=True)
+class Runtime:
+    """One pipeline on one bucket with one executor."""
+
+    pipeline: Pipeline
+    settings: PipelineSettings
+    store: Store
+    policy: Policy
+    executor: Executor
+    on_progress: Callable[[PassReport], None] = lambda report: None
+    stopping: Callable[[], bool] = lambda: False
+
+    def parts(self) -> Parts:
+        """The pass's parts."""
+        from pipeline.aggregation import WarehouseAggregator
+        from sinks.schema import unify_encoded
+
+        widen = self.pipeline.widen
+        name = self.pipeline.name
+        return Parts(
+            settings=self.settings,
+            policy=self.policy,
+            store=self.store,
+            executor=self.executor,
+            clock=WallClock(),
+            ids=RandomIds(),
+            writer=f"tidemill/{__version__} {self.executor.owner}",
+            unify=lambda before, new: unify_encoded(before, new, widen=widen, table=name),
+            aggregator=WarehouseAggregator(self.store, self.settings) if self.settings.aggregates else None,
+            on_progress=self.on_progress,
+            stopping=self.stopping,
+        )
+
+    async def open(self) -> None:
+        """Check the bucket and make or check the pipeline's home."""
+        s = self.settings
+        await check_store(self.store)
+        marker = Marker(format=FORMAT_VERSION, pipeline=s.name, source=s.source, output=s.output)
+        await open_home(self.store, marker, RandomIds())
+
+    async def run(self, state: State | None = None, *, limit: int | None = None) -> tuple[PassReport, State]:
+        """Passes until nothing that the first one could see is left to do. Returns the sum, and the state to carry over."""
+        total = PassReport()
+        for _ in range(RUN_PASSES_MAX):
+            running = Pass(self.parts(), state)
+            try:
+                report = await running.run(limit=limit)
+                await running.keep_tidy()
+            except Outdated:
+                state = None
+                continue
+            state = running.state
+            total = combine(total, report)
+            if not report.changed or self.stopping() or limit is not None:
+                break
+        if state is None:
+            raise SettingsError(f"the log of {self.settings.name} is being collected faster than it can be read; run again")
+        return total, state
+
+    def log(self) -> Log:
+        """The pipeline's log."""
+        return Log(self.store, self.settings.name, clock=WallClock(), policy=self.policy)
+
+
+def combine(total: PassReport, report: PassReport) -> PassReport:
+    """Two passes as one: counts of work add up, counts of what is there are the newer ones."""
+    added = ("planned", "planned_bytes", "committed", "committed_bytes", "rows", "rejected", "quarantined", "deleted")
+    added += ("changed", "respawned", "commits", "aggregates")
+    for name in added:
+        setattr(report, name, getattr(total, name) + getattr(report, name))
+    return report

@@ -1,0 +1,105 @@
+"""The command line. `main` maps every error to one line and an exit code: 0 done, 1 found problems, 2 bad input."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+COMMANDS = {
+    "init": ("pipeline.cli.init", "Make a project with one pipeline, sample uploads and a test."),
+    "run": ("pipeline.cli.run", "Process what is new, until nothing is new."),
+    "plan": ("pipeline.cli.inspect", "Say what a run would do; change nothing."),
+    "status": ("pipeline.cli.inspect", "Count sources by state; show the last commits and failures."),
+    "sql": ("pipeline.cli.query", "Ask the committed rows, aggregates and state in SQL."),
+    "quarantine": ("pipeline.cli.quarantine", "List, show, retry or replay files that failed."),
+    "lineage": ("pipeline.cli.inspect", "From a source to its outputs, and back."),
+    "audit": ("pipeline.cli.inspect", "Prove that every object is in exactly one state and every row is there once."),
+    "vacuum": ("pipeline.cli.inspect", "Delete superseded and orphaned files that retention lets go."),
+}
+
+EXIT_PROBLEMS = 1
+EXIT_BAD_INPUT = 2
+
+
+class LazyCommands(click.Group):
+    """Imports a command's module only when it is called, so that `--help` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from pipeline.loading import nearest
+
+            raise click.UsageError(f"there is no command {args[0]!r}{nearest(args[0], list(COMMANDS))}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(None, "--version", package_name="tidemill", prog_name="tidemill")
+def cli() -> None:
+    """Drop files in a bucket, each is processed by your Python function, rows land in Parquet, SQL answers.
+
+    \b
+    tidemill init flights                                  make a project to start from
+    tidemill run flights/pipeline.py --bucket ./bucket     process what is new
+    tidemill sql flights/pipeline.py "SELECT ..."          ask
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(args))
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    arguments = sys.argv[1:] if args is None else list(args)
+    debug = "--debug" in arguments
+    try:
+        result = cli.main(args=arguments, standalone_mode=False, prog_name="tidemill")
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.Abort:
+        click.echo("stopped", err=True)
+        return 130
+    except click.ClickException as error:
+        click.echo(f"tidemill: {_one_line(error.format_message())}", err=True)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return EXIT_PROBLEMS
+    except Exception as error:
+        if debug:
+            raise
+        return _report(error)
+    return result if isinstance(result, int) else 0
+
+
+def _report(error: Exception) -> int:
+    from pipeline import errors
+
+    later = (errors.StoreUnavailable, errors.CommitConflict, errors.CommitUnknown)
+    if isinstance(error, errors.InvariantViolated) or not isinstance(error, errors.TidemillError):
+        what = f"{type(error).__name__}: {_one_line(str(error))}"
+        click.echo(f"tidemill: this is a bug of Tidemill: {what} (--debug shows where)", err=True)
+        return EXIT_PROBLEMS
+    click.echo(f"tidemill: {_one_line(str(error))}", err=True)
+    return EXIT_PROBLEMS if isinstance(error, later) else EXIT_BAD_INPUT
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

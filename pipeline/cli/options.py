@@ -1,0 +1,78 @@
+"""Options that several commands share, and what they open."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pipeline.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pipeline.api import Pipeline
+    from pipeline.assembly import Bucket, Runtime
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a command works on."""
+
+    file: str
+    pipelines: list[Pipeline]
+    bucket: Bucket
+    as_json: bool
+
+    def only(self) -> Pipeline:
+        """The one pipeline of FILE. Raises SettingsError if it declares several."""
+        if len(self.pipelines) == 1:
+            return self.pipelines[0]
+        names = ", ".join(p.name for p in self.pipelines)
+        raise SettingsError(f"{self.file} declares several pipelines ({names}): say which one, as {self.file}:{self.pipelines[0].name}")
+
+
+def on_bucket(command: Callable[..., Any]) -> Callable[..., Any]:
+    """FILE and the bucket's options; the command receives a `Target` first."""
+
+    @click.argument("file")
+    @click.option("--bucket", envvar="TIDEMILL_BUCKET", help="file:///dir, a directory, or s3://bucket/prefix [$TIDEMILL_BUCKET]")
+    @click.option(
+        "--endpoint-url",
+        envvar=["TIDEMILL_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
+        help="another S3 service than AWS (R2, MinIO, ...) [$AWS_ENDPOINT_URL]",
+    )
+    @click.option("--region", envvar=["AWS_REGION", "AWS_DEFAULT_REGION"], help="the bucket's region [$AWS_REGION]")
+    @click.option("--json", "as_json", is_flag=True, help="print JSON for programs")
+    @click.option("--debug", is_flag=True, help="show tracebacks of errors")
+    @functools.wraps(command)
+    def wrapped(
+        file: str, bucket: str | None, endpoint_url: str | None, region: str | None, as_json: bool, debug: bool, **rest: Any
+    ) -> Any:
+        from pipeline.assembly import Bucket
+        from pipeline.loading import load_pipelines
+
+        if not bucket:
+            raise click.UsageError("no bucket: give --bucket (file:///dir or s3://bucket/prefix) or set TIDEMILL_BUCKET")
+        target = Target(file, load_pipelines(file), Bucket(url=bucket, endpoint_url=endpoint_url, region=region), as_json)
+        return command(target, **rest)
+
+    return wrapped
+
+
+def runtime(target: Target, pipeline: Pipeline) -> Runtime:
+    """The pipeline on its bucket, without workers."""
+    from pipeline.assembly import Runtime
+    from pipeline.executors.none import NoExecutor
+    from pipeline.settings import Policy
+
+    return Runtime(pipeline, pipeline.settings(), target.bucket.open(), Policy(), NoExecutor())
+
+
+def wait(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's asynchronous part."""
+    return asyncio.run(work)
