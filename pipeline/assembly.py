@@ -27,7 +27,7 @@ from pipeline.ports import Executor, Store
 from pipeline.runner import Outdated, Parts, Pass, PassReport
 from pipeline.settings import PipelineSettings, Policy
 from pipeline.state import State
-from pipeline.stores import check_store, open_store
+from pipeline.stores import open_store
 from pipeline.worker import Code, Worker
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class Runtime:
     async def open(self) -> None:
         """Check the bucket and make or check the pipeline's home."""
         s = self.settings
-        await check_store(self.store)
+        await self.store.check()
         marker = Marker(format=FORMAT_VERSION, pipeline=s.name, source=s.source, output=s.output)
         await open_home(self.store, marker, RandomIds())
 

@@ -7,6 +7,7 @@ floor, reading back after any doubt) are explained in docs/ARCHITECTURE.md.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 
 from pipeline import keys, ledger, wire
 from pipeline.errors import (
@@ -86,15 +87,18 @@ class Log:
             if attempt:
                 await self._clock.sleep(min(0.05 * 2**attempt, 2.0))
             try:
-                return (await self.store.put(key, body, create_only=True)).modified_us
-            except PreconditionFailed:
+                await self._put_once(key, body)
                 return await self._read_back(key, commit_id)
             except StoreUnavailable:
                 continue
         raise CommitUnknown(f"the store did not answer whether {key} was committed; the next pass will find out")
 
+    async def _put_once(self, key: str, body: bytes) -> None:
+        with suppress(PreconditionFailed):  # the number is taken: by us, if an earlier send landed and its answer was lost
+            await self.store.put(key, body, create_only=True)
+
     async def _read_back(self, key: str, commit_id: str) -> int | None:
-        """The number is taken: by us, if an earlier send of ours landed and its answer was lost."""
+        """What the store holds under the number, whatever it answered before: its time of our entry, None for another's."""
         try:
             current = await self.store.get(key)
         except ObjectNotFound:

@@ -44,7 +44,7 @@ class Store(Protocol):
         """The objects in the order of `keys`, None where there is none; fetched concurrently where that helps."""
         ...
 
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> Head:
+    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
         """Write the whole object, durably, and only then return.
 
         create_only: PreconditionFailed if the key exists. if_match: PreconditionFailed if the current etag is another
@@ -53,7 +53,7 @@ class Store(Protocol):
         """
         ...
 
-    async def put_file(self, key: str, path: Path) -> Head:
+    async def put_file(self, key: str, path: Path) -> None:
         """Like a plain `put` of the file's bytes, in bounded memory (multipart for large files). The file may be consumed."""
         ...
 
@@ -67,6 +67,10 @@ class Store(Protocol):
 
     def open_content(self, key: str, etag: str, size_bytes: int) -> Content:
         """Read access for user code to one version of one object. Does no request yet."""
+        ...
+
+    async def check(self) -> None:
+        """Raises SettingsError where the bucket does not exist, StoreDenied where it may not be used."""
         ...
 
     async def close(self) -> None:

@@ -68,10 +68,10 @@ class SimStore:
                 found.append(None)
         return found
 
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> Head:
-        return await Request("put", key, body, create_only, if_match)
+    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+        await Request("put", key, body, create_only, if_match)
 
-    async def put_file(self, key: str, path: Path) -> Head:
+    async def put_file(self, key: str, path: Path) -> None:
         raise AssertionError("the simulation's outputs are small")
 
     async def head(self, key: str) -> Head:
@@ -83,6 +83,9 @@ class SimStore:
 
     def open_content(self, key: str, etag: str, size_bytes: int) -> Content:
         raise AssertionError("the simulation reads through get")
+
+    async def check(self) -> None:
+        return None
 
     async def close(self) -> None:
         return None
