@@ -133,6 +133,16 @@ async def _opened(bucket: Bucket) -> Store:
     return bucket.open()
 
 
+def preload() -> None:
+    """Import what attempts need; run once in the process that workers are forked from."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    from sinks import parquet  # noqa: F401
+
+    pa.array([1])  # finishes pyarrow's own imports
+
+
 def local_attempts(spec: bytes) -> LocalAttempts:
     """The entry point of worker processes."""
     return LocalAttempts(msgspec.json.decode(spec, type=WorkerSpec))
@@ -215,10 +225,14 @@ class Runtime:
         return Log(self.store, self.settings.name, clock=WallClock(), policy=self.policy)
 
 
+_SUMS = (
+    *("planned", "planned_bytes", "committed", "committed_bytes", "rows", "rejected", "quarantined", "deleted", "changed"),
+    *("respawned", "commits", "aggregates"),
+)
+
+
 def combine(total: PassReport, report: PassReport) -> PassReport:
     """Two passes as one: counts of work add up, counts of what is there are the newer ones."""
-    added = ("planned", "planned_bytes", "committed", "committed_bytes", "rows", "rejected", "quarantined", "deleted")
-    added += ("changed", "respawned", "commits", "aggregates")
-    for name in added:
+    for name in _SUMS:
         setattr(report, name, getattr(total, name) + getattr(report, name))
     return report

@@ -165,7 +165,7 @@ class _Attempt:
         """One call for many objects; if it raises, one call for each, so that only the guilty ones fail."""
         try:
             results = code.call([obj for _, obj, _ in opened])
-        except Exception:  # noqa: BLE001 - whatever the user's code raises
+        except (Exception, SystemExit):  # noqa: BLE001 - whatever the user's code raises
             for i, obj, content in opened:
                 obj._rejected.clear()
                 self._call(lambda o: _only(code.call([o]), 1)[0], i, obj, content)
@@ -185,7 +185,7 @@ class _Attempt:
             self.writer.add(i, obj.key, obj.etag, call(obj), obj._rejected)
         except MemoryError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever the user's code raises
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises
             problem = content.problem()
             if problem is not None:
                 self._unreadable(i, problem)

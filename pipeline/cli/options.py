@@ -33,7 +33,8 @@ class Target:
         if len(self.pipelines) == 1:
             return self.pipelines[0]
         names = ", ".join(p.name for p in self.pipelines)
-        raise SettingsError(f"{self.file} declares several pipelines ({names}): say which one, as {self.file}:{self.pipelines[0].name}")
+        example = f"{self.file}:{self.pipelines[0].name}"
+        raise SettingsError(f"{self.file} declares several pipelines ({names}): say which one, as {example}")
 
 
 def on_bucket(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,7 +51,7 @@ def on_bucket(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--json", "as_json", is_flag=True, help="print JSON for programs")
     @click.option("--debug", is_flag=True, help="show tracebacks of errors")
     @functools.wraps(command)
-    def wrapped(
+    def wrapped(  # noqa: PLR0917
         file: str, bucket: str | None, endpoint_url: str | None, region: str | None, as_json: bool, debug: bool, **rest: Any
     ) -> Any:
         from pipeline.assembly import Bucket

@@ -56,7 +56,8 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            columns = (TextColumn("{task.description}"), BarColumn(30), MofNCompleteColumn(), TextColumn("files  {task.fields[figures]}"))
+            figures = TextColumn("files  {task.fields[figures]}")
+            columns = (TextColumn("{task.description}"), BarColumn(30), MofNCompleteColumn(), figures)
             self._bar = Bar(*columns, console=Console(file=sys.stderr), transient=True, refresh_per_second=5)
             self._task = self._bar.add_task(self._name, total=None, figures="")
             self._bar.start()

@@ -28,7 +28,7 @@ WATCH_BACKOFF_MAX_S = 60.0
 
 @click.command("run", epilog="Example:  tidemill run pipeline.py --bucket ./bucket --watch")
 @click.option("--watch", is_flag=True, help="go on until interrupted (Ctrl-C stops cleanly)")
-@click.option("--interval", "interval_s", type=click.FloatRange(0.1, 86_400), default=5.0, show_default=True, help="seconds between looks, with --watch")
+@click.option("--interval", "interval_s", type=click.FloatRange(0.1, 86400), default=5.0, help="--watch: seconds between looks")
 @click.option("--limit", type=click.IntRange(1), help="process at most so many files, then stop")
 @click.option("--workers", type=click.IntRange(1, 1024), help="worker processes [default: one for each core]")
 @on_bucket
@@ -110,7 +110,8 @@ class _Run:
         if self.target.as_json:
             import json
 
-            click.echo(json.dumps({"pipeline": name, "sequence": self.states[name].sequence, "seconds": round(seconds, 3), **asdict(report)}))
+            head = {"pipeline": name, "sequence": self.states[name].sequence, "seconds": round(seconds, 3)}
+            click.echo(json.dumps({**head, **asdict(report)}))
             return
         for line in summary(name, report, seconds):
             click.echo(line)

@@ -1,0 +1,91 @@
+"""A worker process: loads the user's code once, then runs one job after another until its runner is gone."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import mmap
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from pipeline.errors import TidemillError
+from pipeline.executors.frames import LENGTH, SLOT, Answer, Job, pack
+
+
+def serve(connection: socket.socket, board: mmap.mmap, slot: int, entry: str, spec: bytes) -> None:
+    """Run jobs from `connection` until it ends. Never returns: the process exits."""
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C on the terminal is for the runner, which ends us
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.dup2(2, 1)  # what user code prints must not mix with the runner's output
+        _work(connection, board, slot * SLOT.size, entry, spec)
+        code = 0
+    except BaseException:  # noqa: BLE001 - reported, then the process ends whatever happens
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def resolve(entry: str) -> Callable[[bytes], Any]:
+    """The function named `module:function`."""
+    module, _, name = entry.partition(":")
+    found: Callable[[bytes], Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _work(connection: socket.socket, board: mmap.mmap, at: int, entry: str, spec: bytes) -> None:
+    jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, jobs), daemon=True).start()
+    try:
+        attempts = resolve(entry)(spec)
+    except Exception as error:  # noqa: BLE001 - whatever the user's module or `load` raises
+        connection.sendall(pack(Answer(broken=_one_line(error), detail=traceback.format_exc())))
+        return
+    connection.sendall(pack(Answer()))
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+    while True:
+        job = msgspec.json.decode(jobs.get(), type=Job)
+
+        def starting(index: int, serial: int = job.serial) -> None:
+            SLOT.pack_into(board, at, serial, index, time.monotonic())
+
+        starting(-1)
+        connection.sendall(pack(_run(attempts, job, starting)))
+
+
+def _run(attempts: Any, job: Job, starting: Callable[[int], None]) -> Answer:
+    try:
+        return Answer(serial=job.serial, receipt=attempts.run(job.assignment, starting))
+    except TidemillError as error:
+        return Answer(serial=job.serial, lost=_one_line(error))
+    except Exception as error:  # noqa: BLE001 - a bug of ours must not end the worker
+        return Answer(serial=job.serial, lost=_one_line(error), detail=traceback.format_exc())
+
+
+def _receive(connection: socket.socket, jobs: queue.SimpleQueue[bytes]) -> None:
+    """Frames into the queue; the end of the connection means that the runner is gone, and so are we."""
+    file = connection.makefile("rb")
+    while True:
+        head = file.read(LENGTH.size)
+        if len(head) < LENGTH.size:
+            os._exit(0)
+        (size,) = LENGTH.unpack(head)
+        jobs.put(file.read(size))
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, TidemillError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,304 @@
+"""Worker processes on this machine. What a worker dies of costs the one file it was at; the process is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+from pipeline.errors import InvariantViolated, SettingsError
+from pipeline.executors.frames import LENGTH, SLOT, Answer, Job, pack
+from pipeline.executors.spawn import make_spawner
+from pipeline.model import Assignment
+from pipeline.ports import Finished
+
+PREFETCH = 2
+"""Jobs a worker holds: one it runs, one it starts without asking."""
+WATCH_S = 0.1
+FAILED_STARTS_MAX = 3
+
+_RUNNING: set[str] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on one transform's calls."""
+
+    timeout_s: float
+    memory_mb: int | None
+
+
+@dataclass(slots=True)
+class _Worker:
+    slot: int
+    pid: int
+    writer: asyncio.StreamWriter
+    jobs: deque[Job] = field(default_factory=deque)
+    ready: bool = False
+    doomed: str = ""
+    """Why we killed it."""
+
+
+class LocalExecutor:
+    """Runs assignments in worker processes that live as long as the executor.
+
+    entry: `module:function` that makes what runs attempts, called with `spec` in each worker. limits: by
+    `pipeline/transform`. Make it before the process starts a thread; use it within one event loop.
+    """
+
+    def __init__(self, *, entry: str, spec: bytes, limits: Mapping[str, Limits], workers: int | None = None) -> None:
+        self._parallelism = workers or _cores()
+        self._limits = limits
+        self._spawner = make_spawner(entry, spec, self._parallelism)
+        self._workers: dict[int, _Worker] = {}
+        self._serving: set[asyncio.Task[None]] = set()
+        self._queue: deque[Job] = deque()
+        self._done: list[Finished] = []
+        self._news = asyncio.Event()
+        self._failure: Exception | None = None
+        self._outstanding = self._serial = self._failed_starts = 0
+        self._watching: asyncio.Task[None] | None = None
+        self._closed = False
+        self.owner = f"{_here()}:{os.getpid()}:{_started(os.getpid())}:{secrets.token_hex(4)}"
+        _RUNNING.add(self.owner)
+
+    @property
+    def outstanding(self) -> int:
+        """Attempts dispatched whose end was not reported yet."""
+        return self._outstanding
+
+    @property
+    def parallelism(self) -> int:
+        """Worker processes."""
+        return self._parallelism
+
+    async def dispatch(self, assignments: Sequence[Assignment]) -> None:
+        """Queue the attempts; starts as many workers as there is work for."""
+        for assignment in assignments:
+            self._serial += 1
+            self._queue.append(Job(serial=self._serial, assignment=assignment))
+        self._outstanding += len(assignments)
+        for slot in range(self._parallelism):
+            if slot not in self._workers and len(self._workers) < self._outstanding:
+                await self._start(slot)
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+        self._hand_out()
+
+    async def finished(self) -> list[Finished]:
+        """Wait for at least one attempt to end. Raises SettingsError if the workers cannot load the user's code."""
+        while self._outstanding and not self._done and self._failure is None:
+            self._news.clear()
+            await self._news.wait()
+        if self._failure is not None:
+            raise self._failure
+        done, self._done = self._done, []
+        self._outstanding -= len(done)
+        return done
+
+    def is_gone(self, owner: str) -> bool:
+        """Whether that owner was a process of this machine that has ended."""
+        if owner == self.owner or owner in _RUNNING:
+            return False
+        mine, theirs = self.owner.split(":"), owner.split(":")
+        if len(theirs) != len(mine) or theirs[:2] != mine[:2]:
+            return False
+        _, _, boot, space, pid, started, _ = theirs
+        if boot != mine[2]:
+            return True  # this machine was started anew since
+        if space != mine[3] or not pid.isdigit():
+            return False  # another container: its processes cannot be seen from here
+        return int(pid) == os.getpid() or _started(int(pid)) != started
+
+    async def close(self) -> None:
+        """End all workers at once."""
+        self._closed = True
+        _RUNNING.discard(self.owner)
+        if self._watching is not None:
+            self._watching.cancel()
+        for worker in self._workers.values():
+            _kill(worker.pid)
+        if self._serving:
+            await asyncio.wait(self._serving)
+        self._spawner.close()
+
+    # -- workers -----------------------------------------------------------------------------------------------------
+
+    async def _start(self, slot: int) -> None:
+        ours, theirs = socket.socketpair()
+        SLOT.pack_into(self._spawner.board, slot * SLOT.size, 0, -1, 0.0)
+        try:
+            pid = self._spawner.start(slot, theirs)
+        finally:
+            theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        worker = self._workers[slot] = _Worker(slot, pid, writer)
+        serving = asyncio.create_task(self._serve(worker, reader))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+
+    def _hand_out(self) -> None:
+        """Give each worker one job before any gets a second one."""
+        for depth in range(1, PREFETCH + 1):
+            for worker in self._workers.values():
+                if self._queue and worker.ready and not worker.doomed and len(worker.jobs) < depth:
+                    job = self._queue.popleft()
+                    worker.jobs.append(job)
+                    worker.writer.write(pack(job))
+
+    async def _serve(self, worker: _Worker, reader: asyncio.StreamReader) -> None:
+        """Take a worker's answers until it ends; then say what became of its job, and replace it."""
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+                    self._take(worker, msgspec.json.decode(await reader.readexactly(size), type=Answer))
+            if not self._closed:
+                await self._replace(worker)
+            else:
+                self._spawner.reap(worker.pid)
+        except Exception as error:  # noqa: BLE001 - the waiting pass must hear of it, whatever it is
+            self._failure = error
+        finally:
+            worker.writer.close()
+            self._news.set()
+
+    def _take(self, worker: _Worker, answer: Answer) -> None:
+        if answer.broken:
+            self._failure = SettingsError(f"the workers cannot start: {answer.broken}")
+        elif not worker.ready:
+            worker.ready, self._failed_starts = True, 0
+        else:
+            job = worker.jobs.popleft()
+            if job.serial != answer.serial:
+                raise InvariantViolated(f"worker {worker.pid} answered job {answer.serial}, expected {job.serial}")
+            self._report(job, answer)
+        self._hand_out()
+        self._news.set()
+
+    def _report(self, job: Job, answer: Answer, suspect: int | None = None) -> None:
+        assignment = job.assignment
+        self._done.append(
+            Finished(
+                task=assignment.task.id,
+                nonce=assignment.nonce,
+                receipt=answer.receipt,
+                lost=answer.lost,
+                suspect=suspect,
+                detail=answer.detail,
+            )
+        )
+
+    async def _replace(self, worker: _Worker) -> None:
+        """The worker is dead: its running job is lost, one that it only held goes back, and another worker takes its place."""
+        del self._workers[worker.slot]
+        _kill(worker.pid)  # it closed its connection: it is ending, or of no use
+        ended = describe_end(self._spawner.reap(worker.pid))
+        reason = worker.doomed or ended
+        serial, index, _ = SLOT.unpack_from(self._spawner.board, worker.slot * SLOT.size)
+        if worker.jobs and worker.jobs[0].serial == serial:
+            self._report(worker.jobs.popleft(), Answer(lost=reason), index if index >= 0 else None)
+        self._queue.extendleft(reversed(worker.jobs))
+        if not worker.ready and self._failure is None:
+            self._failed_starts += 1
+            if self._failed_starts >= FAILED_STARTS_MAX:
+                self._failure = SettingsError(f"worker processes die while they load the user's code: {reason}")
+        if self._failure is None:
+            await self._start(worker.slot)
+
+    # -- limits ------------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Kill workers whose call takes longer, or whose process has more memory, than was declared."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for worker in self._workers.values():
+                if worker.jobs and not worker.doomed:
+                    worker.doomed = self._beyond(worker)
+                    if worker.doomed:
+                        _kill(worker.pid)
+
+    def _beyond(self, worker: _Worker) -> str:
+        task = worker.jobs[0].assignment
+        limits = self._limits.get(f"{task.pipeline}/{task.task.transform}")
+        serial, index, began = SLOT.unpack_from(self._spawner.board, worker.slot * SLOT.size)
+        if limits is None or serial != worker.jobs[0].serial:
+            return ""
+        if index >= 0 and time.monotonic() - began > limits.timeout_s:
+            return f"time limit: one call took longer than {limits.timeout_s:g} s (timeout_s)"
+        if limits.memory_mb is not None and _resident(worker.pid) > limits.memory_mb * 2**20:
+            return f"memory limit: the worker used more than {limits.memory_mb} MB (memory_mb)"
+        return ""
+
+
+def describe_end(status: int) -> str:
+    """A wait status in words."""
+    if not os.WIFSIGNALED(status):
+        return f"the worker process exited with code {os.waitstatus_to_exitcode(status)} in the middle of a call"
+    number = os.WTERMSIG(status)
+    name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
+    why = {
+        "SIGKILL": " (by somebody, or by the system when it ran out of memory)",
+        "SIGSEGV": " (a crash in native code)",
+        "SIGABRT": " (a crash in native code)",
+        "SIGBUS": " (a crash in native code)",
+    }
+    return f"the worker process was killed by {name}{why.get(name, '')}"
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _resident(pid: int) -> int:
+    """Resident memory of a process in bytes, 0 if it has ended."""
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+@cache
+def _here() -> str:
+    """This machine, its boot, and the space in which its process numbers mean something."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    space = Path("/proc/self/ns/pid")
+    if boot.exists():
+        return f"local:{socket.gethostname()}:{boot.read_text().strip()}:{space.readlink().name.strip('pid:[]')}"
+    import psutil
+
+    return f"local:{socket.gethostname()}:{round(psutil.boot_time() / 60)}:0"
+
+
+def _started(pid: int) -> str:
+    """When a process began, by the kernel's own count; empty if there is none."""
+    stat = Path(f"/proc/{pid}/stat")
+    if stat.parent.parent.joinpath("self").exists():
+        try:
+            return stat.read_text().rpartition(")")[2].split()[19]
+        except OSError:
+            return ""
+    import psutil
+
+    try:
+        return str(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return ""

@@ -1,0 +1,55 @@
+"""How DuckDB reaches a store's objects: local files by path, anything else through a small file system over the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipeline.ports import Store
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+class Files(Protocol):
+    """Names objects for DuckDB."""
+
+    def path(self, key: str) -> str: ...
+    def register(self, connection: duckdb.DuckDBPyConnection) -> None: ...
+
+
+class LocalFiles:
+    """Objects that are files of this machine."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root.rstrip("/")
+
+    def path(self, key: str) -> str:
+        """The file's path."""
+        return f"{self._root}/{key}"
+
+    def register(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Nothing to do: DuckDB reads files by itself."""
+
+
+class StoreFiles:
+    """Objects of any store, read by range. Every open file keeps its own position, as DuckDB's threads need."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def path(self, key: str) -> str:
+        """The object's name within the registered file system."""
+        return f"tidemill://{key}"
+
+    def register(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Make `tidemill://` known to this connection."""
+        from sinks.remote import StoreFileSystem
+
+        filesystem: Any = StoreFileSystem(self._store, skip_instance_cache=True)
+        connection.register_filesystem(filesystem)
+
+
+def files_of(store: Store) -> Files:
+    """The right one for a store."""
+    root = getattr(store, "root", None)
+    return LocalFiles(str(root)) if root is not None else StoreFiles(store)

@@ -1,0 +1,418 @@
+"""The Parquet sink: the results of one attempt, many sources together, as few files as possible.
+
+Dict rows of all sources are converted to Arrow at once, since a conversion for each small file costs more than parsing it. Only
+where that fails is each source looked at alone, so that the one at fault is named and its neighbours go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from pipeline import keys
+from pipeline.errors import InputRejected
+from pipeline.model import MAIN_TABLE, REJECTED_TABLE, OutputFile
+from sinks.results import Rows, parts_of, table_of
+from sinks.schema import PROVENANCE, Widen, checked, decode, encode, fingerprint, stored_type, unify
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CONVERT_ROWS = 100_000
+CONVERT_BYTES = 48 * 2**20
+"""Dict rows are converted when so many, or so much text, is waiting."""
+FILE_BYTES = 128 * 2**20
+"""Arrow bytes after which a file is written."""
+BODY_BYTES = 16 * 2**20
+"""Files up to this size are handed over in memory."""
+PARTITIONS_MAX = 1_000
+NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableSpec:
+    """What a pipeline declares about its table."""
+
+    name: str
+    output: str
+    partition_by: tuple[str, ...]
+    declared: pa.Schema | None
+    widen: Widen
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedFile:
+    """One output file: small ones as `body`, large ones as `path`."""
+
+    file: OutputFile
+    body: bytes | None
+    path: Path | None
+
+
+@dataclass(slots=True)
+class Result:
+    """See `pipeline.worker.Written`."""
+
+    rows: dict[int, int] = field(default_factory=dict)
+    rejected: dict[int, int] = field(default_factory=dict)
+    problems: dict[int, str] = field(default_factory=dict)
+    schema: str | None = None
+    files: list[FinishedFile] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows of one source that wait for conversion."""
+
+    index: int
+    rows: Rows | pa.Table
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class AttemptWriter:
+    """See `pipeline.worker.Writer`. Memory is bounded by FILE_BYTES and CONVERT_BYTES, not by what the sources hold."""
+
+    def __init__(self, spec: TableSpec, *, schema: str | None, task: str, nonce: str, scratch: Path) -> None:
+        self._spec = spec
+        self._task = task
+        self._nonce = nonce
+        self._scratch = scratch
+        declared = checked(spec.declared) if spec.declared is not None else None
+        self._schema = decode(schema) if schema is not None else declared
+        self._declared = {f.name: f.type for f in declared} if declared is not None else {}
+        self._sources: dict[int, tuple[str, str]] = {}
+        self._pending: list[_Part] = []
+        self._pending_rows = self._pending_bytes = 0
+        self._tables: list[pa.Table] = []
+        self._rejected: dict[int, list[tuple[str, str]]] = {}
+        self._result = Result()
+        self._paths: list[Path] = []
+
+    def add(self, index: int, key: str, etag: str, result: object, rejected: Sequence[tuple[object, str]] = ()) -> None:
+        """Take one source's result. Exceptions of the user's generators pass through; that source then has no rows."""
+        self._sources[index] = (key, etag)
+        try:
+            for rows in parts_of(result):
+                self._take(_Part(index, rows))
+        except BaseException:
+            self._pending = [part for part in self._pending if part.index != index]
+            self._result.problems.setdefault(index, "its rows could not be read")
+            raise
+        if rejected:
+            self._rejected[index] = [(_as_json(row), reason) for row, reason in rejected]
+
+    def finish(self) -> Result:
+        """Convert and write what is left. Nothing is added afterwards."""
+        self._convert()
+        self._write_tables()
+        self._write_rejected()
+        result = self._result
+        for index in result.problems:
+            result.rows.pop(index, None)
+            result.rejected.pop(index, None)
+        result.schema = encode(self._schema) if self._schema is not None and result.rows else None
+        return result
+
+    def close(self) -> None:
+        """Remove scratch files."""
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+
+    # -- conversion --------------------------------------------------------------------------------------------------
+
+    def _take(self, part: _Part) -> None:
+        if not len(part):
+            return
+        self._pending.append(part)
+        self._pending_rows += len(part)
+        self._pending_bytes += part.rows.nbytes if not isinstance(part.rows, list) else _estimate(part.rows)
+        if self._pending_rows >= CONVERT_ROWS or self._pending_bytes >= CONVERT_BYTES:
+            self._convert()
+
+    def _convert(self) -> None:
+        """Everything that waits becomes one table per run of like parts."""
+        pending, self._pending = self._pending, []
+        self._pending_rows = self._pending_bytes = 0
+        for parts in _alike(pending):
+            try:
+                self._accept(parts)
+            except InputRejected as error:
+                self._accept_each(parts, error)
+        if sum(table.nbytes for table in self._tables) >= FILE_BYTES:
+            self._write_tables()
+
+    def _accept_each(self, parts: list[_Part], error: InputRejected) -> None:
+        """Some source among these does not fit: try each alone, and say which."""
+        if len({part.index for part in parts}) == 1:
+            self._result.problems.setdefault(parts[0].index, str(error))
+            return
+        by_source: dict[int, list[_Part]] = {}
+        for part in parts:
+            by_source.setdefault(part.index, []).append(part)
+        for own in by_source.values():
+            try:
+                self._accept(own)
+            except InputRejected as own_error:
+                self._result.problems.setdefault(own[0].index, str(own_error))
+
+    def _accept(self, parts: list[_Part]) -> None:
+        """Convert, fit to the table's schema, add provenance. All or nothing. Raises InputRejected."""
+        table = self._plain(_joined(parts))
+        self._check_partitions(table)
+        schema = self._unified(table.schema)
+        fitted = _fit(table, schema, self._declared)
+        self._schema = schema
+        self._tables.append(self._with_provenance(fitted, parts))
+        for part in parts:
+            self._result.rows[part.index] = self._result.rows.get(part.index, 0) + len(part)
+
+    def _plain(self, table: pa.Table) -> pa.Table:
+        schema = checked(table.schema)
+        return table if table.schema.equals(schema) else _cast(table, schema)
+
+    def _unified(self, new: pa.Schema) -> pa.Schema:
+        import pyarrow as pa
+
+        if self._schema is None:
+            return new
+        if self._declared:  # a declared column keeps its type: values are cast to it, or the file is at fault
+            new = pa.schema([pa.field(f.name, self._declared.get(f.name, f.type)) for f in new])
+        return unify(self._schema, new, widen=self._spec.widen, table=self._spec.name)
+
+    def _with_provenance(self, table: pa.Table, parts: list[_Part]) -> pa.Table:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        ends: list[int] = []
+        positions: list[int] = []
+        distinct: dict[int, int] = {}
+        total = 0
+        for part in parts:
+            total += len(part)
+            ends.append(total)
+            positions.append(distinct.setdefault(part.index, len(distinct)))
+        runs = pa.RunEndEncodedArray.from_arrays(pa.array(ends, pa.int32()), pa.array(positions, pa.int32()))
+        indices = pc.run_end_decode(runs)
+        sources = [self._sources[index] for index in distinct]
+        columns = (
+            pa.DictionaryArray.from_arrays(indices, pa.array([key for key, _ in sources], pa.string())),
+            pa.DictionaryArray.from_arrays(indices, pa.array([etag for _, etag in sources], pa.string())),
+            pa.DictionaryArray.from_arrays(pc.multiply(indices, 0), pa.array([self._task], pa.string())),
+        )
+        if not table.num_columns:
+            return pa.Table.from_arrays(list(columns), names=list(PROVENANCE))
+        for name, column in zip(PROVENANCE, columns, strict=True):
+            table = table.append_column(name, column)
+        return table
+
+    # -- partitions --------------------------------------------------------------------------------------------------
+
+    def _check_partitions(self, table: pa.Table) -> None:
+        import pyarrow.types as pt
+
+        for name in self._spec.partition_by:
+            if name not in table.column_names:
+                raise InputRejected(f"the rows have no column {name!r}, by which the table is partitioned")
+            kind = table.schema.field(name).type
+            if pt.is_nested(kind) or pt.is_floating(kind) or pt.is_binary(kind):
+                raise InputRejected(f"column {name!r} is {kind}: a table can be partitioned by text, integers, dates and booleans")
+        by = list(self._spec.partition_by)
+        if by and table.select(by).group_by(by, use_threads=False).aggregate([]).num_rows > PARTITIONS_MAX:
+            raise InputRejected(
+                f"the rows fall into more than {PARTITIONS_MAX} partitions by {', '.join(by)}: choose columns with fewer values"
+            )
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def _write_tables(self) -> None:
+        """Write what is converted, one file for each partition."""
+        import pyarrow as pa
+
+        if not self._tables or self._schema is None:
+            return
+        tables, self._tables = self._tables, []
+        schema = pa.schema([f for f in self._schema if stored_type(f.type) is not None])
+        table = pa.concat_tables([_stored(t, schema) for t in tables])
+        for values, part in _partitions(table, self._spec.partition_by):
+            self._write_file(MAIN_TABLE, keys.rows_prefix(self._spec.output), values, part)
+
+    def _write_rejected(self) -> None:
+        import pyarrow as pa
+
+        rejected = {i: rows for i, rows in self._rejected.items() if i not in self._result.problems}
+        lines = [(i, row, reason) for i, rows in rejected.items() for row, reason in rows]
+        if not lines:
+            return
+        self._result.rejected = {i: len(rows) for i, rows in rejected.items()}
+        table = pa.table(
+            {
+                "row": pa.array([row for _, row, _ in lines], pa.string()),
+                "reason": pa.array([reason for _, _, reason in lines], pa.string()),
+                "_source_key": pa.array([self._sources[i][0] for i, _, _ in lines], pa.string()).dictionary_encode(),
+                "_source_etag": pa.array([self._sources[i][1] for i, _, _ in lines], pa.string()).dictionary_encode(),
+                "_task": pa.array([self._task] * len(lines), pa.string()).dictionary_encode(),
+            }
+        )
+        self._write_file(REJECTED_TABLE, keys.rejected_prefix(self._spec.output), {}, table)
+
+    def _write_file(self, table_name: str, prefix: str, partition: dict[str, str | None], table: pa.Table) -> None:
+        import pyarrow.parquet as pq
+
+        number = len(self._result.files)
+        folders = "".join(f"{quote(k, safe='')}={_partition_part(v)}/" for k, v in partition.items())
+        key = f"{prefix}{folders}{self._task}.{self._nonce}.{number}.parquet"
+        body, path = None, None
+        if table.nbytes <= BODY_BYTES:
+            sink = io.BytesIO()
+            pq.write_table(table, sink, compression="zstd", compression_level=1)
+            body = sink.getvalue()
+            size, digest = len(body), hashlib.sha256(body).hexdigest()
+        else:
+            path = self._scratch / f"{self._task}.{self._nonce}.{number}.parquet"
+            self._paths.append(path)
+            pq.write_table(table, path, compression="zstd", compression_level=1)
+            with path.open("rb") as file:
+                size, digest = path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        described = OutputFile(
+            table=table_name,
+            key=key,
+            size_bytes=size,
+            rows=table.num_rows,
+            partition=partition,
+            schema_id=fingerprint(table.schema),
+            sha256=digest,
+        )
+        self._result.files.append(FinishedFile(described, body, path))
+
+
+def _alike(parts: list[_Part]) -> Iterator[list[_Part]]:
+    """Runs of parts that can become one table: dict rows together, tables of one schema together."""
+    run: list[_Part] = []
+    for part in parts:
+        if run and not _can_join(run[-1].rows, part.rows):
+            yield run
+            run = []
+        run.append(part)
+    if run:
+        yield run
+
+
+def _can_join(a: Rows | pa.Table, b: Rows | pa.Table) -> bool:
+    if isinstance(a, list) or isinstance(b, list):
+        return isinstance(a, list) and isinstance(b, list)
+    return bool(a.schema.equals(b.schema))
+
+
+def _joined(parts: list[_Part]) -> pa.Table:
+    import pyarrow as pa
+
+    if isinstance(parts[0].rows, list):
+        return table_of([row for part in parts for row in part.rows] if len(parts) > 1 else parts[0].rows)
+    return pa.concat_tables([part.rows for part in parts])
+
+
+def _fit(table: pa.Table, schema: pa.Schema, declared: Mapping[str, pa.DataType]) -> pa.Table:
+    """The table's own columns in the types of `schema`. Columns it lacks are added when a file is written."""
+    import pyarrow as pa
+
+    if not table.num_columns:
+        return table
+    own = pa.schema([pa.field(f.name, declared.get(f.name, schema.field(f.name).type)) for f in table.schema])
+    return table if own.equals(table.schema) else _cast(table, own)
+
+
+def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Every column in its new type, exactly. Raises InputRejected that names the column."""
+    import pyarrow as pa
+
+    columns = []
+    for wanted, column in zip(schema, table.columns, strict=True):
+        try:
+            columns.append(_cast_column(column, wanted.type))
+        except (pa.ArrowException, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputRejected(f"column {wanted.name!r} is {column.type} and does not fit {wanted.type}: {reason}") from None
+    return pa.Table.from_arrays(columns, schema=schema) if columns else table
+
+
+def _cast_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    if column.type.equals(kind):
+        return column
+    if pa.types.is_null(kind):
+        return pa.chunked_array([pa.nulls(len(column))])
+    if isinstance(column.type, pa.ExtensionType):
+        column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
+    return column.cast(kind)
+
+
+def _stored(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly the stored columns of `schema`, then provenance."""
+    import pyarrow as pa
+
+    names, columns = [], []
+    for wanted in schema:
+        kind = stored_type(wanted.type)
+        names.append(wanted.name)
+        at = table.schema.get_field_index(wanted.name)
+        columns.append(pa.nulls(table.num_rows, kind) if at < 0 else _cast_column(table.column(at), kind))
+    for name in PROVENANCE:
+        names.append(name)
+        columns.append(table.column(name))
+    return pa.Table.from_arrays(columns, names=names)
+
+
+def _partitions(table: pa.Table, by: Sequence[str]) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
+    """The table's rows by partition values, as text; each part in the order the rows came."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not by:
+        yield {}, table
+        return
+    names = [name if name in table.column_names else None for name in by]
+    texts = [pa.nulls(table.num_rows, pa.string()) if n is None else table.column(n).cast(pa.string()) for n in names]
+    tagged = pa.table([*texts, pa.array(range(table.num_rows), pa.int64())], names=[*(f"p{i}" for i in range(len(by))), "row"])
+    groups = [f"p{i}" for i in range(len(by))]
+    found = tagged.group_by(groups, use_threads=False).aggregate([("row", "list")])
+    for values in found.to_pylist():
+        rows = pa.array(values["row_list"], pa.int64())
+        part = table if len(rows) == table.num_rows else table.take(pc.cast(rows, pa.int64()))
+        yield {name: values[f"p{i}"] for i, name in enumerate(by)}, part
+
+
+def _partition_part(value: str | None) -> str:
+    """A partition value within a key; an empty text would be read back as a missing one."""
+    if value is None:
+        return NULL_PARTITION
+    return quote(value, safe="") if value not in (".", "..") else value.replace(".", "%2E")
+
+
+def _estimate(rows: Rows) -> int:
+    """Roughly how much text a list of rows holds, from a few of them."""
+    sample = rows[:: max(1, len(rows) // 8)]
+    text = sum(len(v) if isinstance(v, str | bytes) else 64 for row in sample for v in row.values())
+    return text * len(rows) // len(sample)
+
+
+def _as_json(row: Any) -> str:
+    """A rejected row as readable text, whatever it is."""
+    if isinstance(row, str):
+        return row
+    if isinstance(row, bytes):
+        return row.decode("utf-8", "backslashreplace")
+    try:
+        return json.dumps(row, default=str, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return repr(row)
+
+

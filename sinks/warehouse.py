@@ -1,0 +1,212 @@
+"""DuckDB over committed files: one view for each table, made from a snapshot's explicit file list and its live keys, never a glob.
+
+Files of one schema are scanned together and cast to the table's schema, so that a column that came later is null in earlier
+rows. Rows of superseded or deleted sources lie in shared files: they are left out by task and source key.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import SettingsError, StoreUnavailable
+from pipeline.model import MAIN_TABLE, REJECTED_TABLE, OutputFile
+from pipeline.settings import AggregateSettings
+from pipeline.snapshot import Snapshot
+from sinks import sql
+from sinks.files import Files
+from sinks.schema import PROVENANCE, decode
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+REJECTED_SUFFIX = "__rejected"
+_REJECTED_COLUMNS = {"row": "VARCHAR", "reason": "VARCHAR", **dict.fromkeys(PROVENANCE, "VARCHAR")}
+
+
+class Warehouse:
+    """A private DuckDB with views over snapshots. Use it as a context manager; it reads, and never writes to the bucket."""
+
+    def __init__(self, files: Files, *, threads: int | None = None, memory_limit: str | None = None) -> None:
+        import duckdb
+
+        self._files = files
+        self._spill = tempfile.TemporaryDirectory(prefix="tidemill-sql-", ignore_cleanup_errors=True)
+        config: dict[str, Any] = {"temp_directory": self._spill.name, "autoinstall_known_extensions": False}
+        if threads is not None:
+            config["threads"] = threads
+        if memory_limit is not None:
+            config["memory_limit"] = memory_limit
+        self.connection: duckdb.DuckDBPyConnection = duckdb.connect(":memory:", config=config)
+        files.register(self.connection)
+        self._paths: list[str] = []
+
+    def __enter__(self) -> Warehouse:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the connection and its scratch space."""
+        self.connection.close()
+        self._spill.cleanup()
+
+    # -- views -------------------------------------------------------------------------------------------------------
+
+    def add_snapshot(self, snapshot: Snapshot, *, view: str | None = None) -> None:
+        """Views `<pipeline>` (or `view`) and `<pipeline>__rejected` over the snapshot's live rows."""
+        main = view or snapshot.pipeline
+        dead = [(output_id.partition(".")[0], key) for output_id, o in snapshot.outputs.items() for key in o.dead]
+        dead_table = f"{main}__dead"
+        self.add_table(dead_table, _dead_table(dead))
+        columns = self.columns(snapshot.schema)
+        for table, name, wanted in (
+            (MAIN_TABLE, main, columns),
+            (REJECTED_TABLE, main + REJECTED_SUFFIX, _REJECTED_COLUMNS),
+        ):
+            clean = [f for o in snapshot.outputs.values() if not o.dead for f in o.files if f.table == table]
+            mixed = [f for o in snapshot.outputs.values() if o.dead for f in o.files if f.table == table]
+            live = (
+                f"WHERE NOT EXISTS (SELECT 1 FROM {sql.name(dead_table)} d WHERE d.task = f._task AND d.key = f._source_key)"
+            )
+            parts = [*self.scans(clean, wanted), *(f"{scan} {live}" for scan in self.scans(mixed, wanted))]
+            self.add_view(name, " UNION ALL ".join(parts) or _nothing(wanted))
+
+    def columns(self, schema: str | None) -> dict[str, str]:
+        """The table's columns with their DuckDB types (`NULL` for one without any value yet), provenance last."""
+        import pyarrow as pa
+
+        declared = decode(schema) if schema is not None else pa.schema([])
+        found: dict[str, str] = {}
+        if len(declared):
+            self.connection.register("_schema", declared.empty_table())
+            found = {row[0]: row[1].strip('"') for row in self._rows("DESCRIBE _schema")}
+            self.connection.unregister("_schema")
+        return found | dict.fromkeys(PROVENANCE, "VARCHAR")
+
+    def scans(self, files: Sequence[OutputFile], wanted: dict[str, str]) -> list[str]:
+        """One SELECT for each schema among the files, all with the wanted columns."""
+        groups: dict[str, list[str]] = {}
+        for file in files:
+            path = self._files.path(file.key)
+            self._paths.append(path)
+            groups.setdefault(file.schema_id, []).append(path)
+        return [self._scan(paths, wanted) for paths in groups.values()]
+
+    def _scan(self, paths: list[str], wanted: dict[str, str]) -> str:
+        have = {row[0]: row[1] for row in self._rows(f"DESCRIBE SELECT * FROM read_parquet({sql.texts(paths[:1])})")}
+        selected = []
+        for column, kind in wanted.items():
+            name = sql.name(column)
+            if kind == "NULL" or column not in have:
+                selected.append(f"{'NULL' if kind == 'NULL' else f'CAST(NULL AS {kind})'} AS {name}")
+            else:
+                selected.append(name if have[column] == kind else f"CAST({name} AS {kind}) AS {name}")
+        return f"SELECT {', '.join(selected)} FROM read_parquet({sql.texts(paths)}, hive_partitioning = false) f"
+
+    def add_view(self, name: str, select: str) -> None:
+        """A view by that name. Raises SettingsError for SQL that does not work on these tables."""
+        self._execute(f"CREATE OR REPLACE VIEW {sql.name(name)} AS {select}")
+
+    def add_table(self, name: str, table: pa.Table) -> None:
+        """A table in DuckDB's memory."""
+        self.connection.register("_incoming", table)
+        self._execute(f"CREATE OR REPLACE TEMP TABLE {sql.name(name)} AS SELECT * FROM _incoming")
+        self.connection.unregister("_incoming")
+
+    def add_aggregates(self, snapshot: Snapshot, aggregates: Iterable[AggregateSettings], definitions: dict[str, str]) -> None:
+        """A view for each aggregate: its committed file where that follows from this snapshot, else computed when asked."""
+        changes = snapshot.changes
+        behind = bool(changes.added or changes.gone or changes.everything)
+        for aggregate in aggregates:
+            file = snapshot.aggregates.get(aggregate.name)
+            if file is not None and file.definition == definitions[aggregate.name] and not behind:
+                path = self._files.path(file.key)
+                self._paths.append(path)
+                self.add_view(aggregate.name, f"SELECT * FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
+            elif snapshot.schema is not None:
+                with suppress(SettingsError):  # whoever asks for the table hears what is wrong with its SQL
+                    self.add_view(aggregate.name, aggregate.sql)
+
+    # -- queries -----------------------------------------------------------------------------------------------------
+
+    def lock(self) -> None:
+        """From here on nothing but the snapshot's own files can be read, and nothing written. Cannot be undone."""
+        paths = sql.texts(dict.fromkeys(self._paths))
+        self.connection.execute(f"SET allowed_paths = {paths}")
+        self.connection.execute("SET enable_external_access = false")
+        self.connection.execute("SET lock_configuration = true")
+
+    def query(self, statement: str, *, timeout_s: float | None = None) -> pa.Table:
+        """The result of one SELECT (or DESCRIBE, SHOW, SUMMARIZE). Raises SettingsError for anything else, and for SQL errors."""
+        import duckdb
+
+        try:
+            statements = self.connection.extract_statements(statement)
+        except duckdb.Error as error:
+            raise SettingsError(_one_line(error)) from None
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise SettingsError("give one SELECT statement: tables are read only, files change them")
+        timer = threading.Timer(timeout_s, self.connection.interrupt) if timeout_s is not None else None
+        if timer is not None:
+            timer.start()
+        try:
+            result: pa.Table = self.connection.execute(statement).to_arrow_table()
+        except duckdb.InterruptException:
+            raise SettingsError(f"the query took longer than {timeout_s:g} s and was stopped (--timeout)") from None
+        except duckdb.Error as error:
+            raise _translated(error) from None
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return result
+
+    def _execute(self, statement: str) -> None:
+        import duckdb
+
+        try:
+            self.connection.execute(statement)
+        except duckdb.Error as error:
+            raise _translated(error) from None
+
+    def _rows(self, statement: str) -> list[tuple[Any, ...]]:
+        import duckdb
+
+        try:
+            rows: list[tuple[Any, ...]] = self.connection.execute(statement).fetchall()
+        except duckdb.Error as error:
+            raise _translated(error) from None
+        return rows
+
+
+def _dead_table(dead: Sequence[tuple[str, str]]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table(
+        {"task": pa.array([task for task, _ in dead], pa.string()), "key": pa.array([key for _, key in dead], pa.string())}
+    )
+
+
+def _nothing(wanted: dict[str, str]) -> str:
+    columns = (f"{'NULL' if kind == 'NULL' else f'CAST(NULL AS {kind})'} AS {sql.name(name)}" for name, kind in wanted.items())
+    return f"SELECT {', '.join(columns)} WHERE false"
+
+
+def _translated(error: Exception) -> Exception:
+    import duckdb
+
+    text = _one_line(error)
+    if isinstance(error, duckdb.IOException):
+        return StoreUnavailable(f"{text} (if the vacuum removed the file meanwhile, run the query again)")
+    if isinstance(error, duckdb.PermissionException):
+        return SettingsError(f"{text}: queries read the pipeline's tables only")
+    return SettingsError(text)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
