@@ -221,7 +221,9 @@ class LocalStore:
             except FileNotFoundError:
                 continue  # a concurrent delete removed the empty folder
             except FileExistsError:
-                raise PreconditionFailed(f"{key!r} exists") from None
+                if not target.is_dir():
+                    raise PreconditionFailed(f"{key!r} exists") from None
+                raise KeyUnsupported(f"{key!r} cannot be a file: a directory is there") from None
             except (IsADirectoryError, NotADirectoryError):
                 raise KeyUnsupported(f"{key!r} cannot be a file: a directory with files is there") from None
             _sync(target.parent)

@@ -1,0 +1,249 @@
+"""Commands that look, and change nothing but what retention lets go: plan, status, lineage, audit, vacuum."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import click
+import msgspec
+
+from pipeline import keys
+from pipeline.cli import EXIT_PROBLEMS
+from pipeline.cli.options import Target, on_bucket, runtime, wait
+from pipeline.cli.render import as_json, count, printable, size, table
+from pipeline.errors import SettingsError
+from pipeline.loading import nearest
+
+
+@click.command("plan", epilog="Example:  tidemill plan pipeline.py --bucket ./bucket")
+@on_bucket
+def plan_command(target: Target) -> int:
+    """Say what a run would do: new and changed files by transform, deleted ones, and what no transform takes."""
+    from pipeline.preview import preview
+
+    plans = [wait(preview(runtime(target, p))) for p in target.pipelines]
+    if target.as_json:
+        as_json([msgspec.to_builtins(plan) for plan in plans])
+        return 0
+    for plan in plans:
+        click.echo(f"{plan.pipeline}: {count(plan.listed, 'object')} listed, {size(plan.listed_bytes)}")
+        for route in plan.routes:
+            click.echo(f"  {route.transform}: {count(route.new, 'new file')}, {route.changed:,} changed, {size(route.bytes)}")
+        if plan.deleted:
+            click.echo(f"  {count(plan.deleted, 'file')} deleted in the bucket: their rows would go")
+        if plan.in_progress:
+            click.echo(f"  {count(plan.in_progress, 'file')} in open tasks of other or earlier runs")
+        if plan.unmatched:
+            click.echo(f"  {count(plan.unmatched, 'file')} matched by no transform, such as {printable(plan.unmatched_sample[0])}")
+        if not plan.routes and not plan.deleted and not plan.in_progress:
+            click.echo("  nothing to do")
+    return 0
+
+
+@click.command("status", epilog="Example:  tidemill status pipeline.py --bucket ./bucket --json")
+@click.option("--commits", "last", type=click.IntRange(0, 1000), default=5, show_default=True, help="commits to show")
+@on_bucket
+def status_command(target: Target, last: int) -> int:
+    """Count sources by state; show the last commits and failures. Reads the state only; `plan` looks at the bucket too."""
+    reports = [wait(_status(runtime(target, p), last)) for p in target.pipelines]
+    if target.as_json:
+        as_json(reports)
+        return 0
+    for report in reports:
+        states = report["sources"]
+        click.echo(
+            f"{report['pipeline']}: {count(states['committed'], 'file')} committed, {count(report['rows'], 'row')},"
+            f" {states['in progress']:,} in progress, {states['quarantined']:,} quarantined"
+        )
+        click.echo(f"  {count(report['files'], 'Parquet file')}, {size(report['bytes'])}, at commit {report['sequence']}")
+        if report["commits"]:
+            table(
+                ("commit", "at (UTC)", "planned", "committed", "rows", "failed", "deleted"),
+                [
+                    (c["sequence"], c["at"], c["planned"], c["committed"], c["rows"], c["failed"], c["deleted"])
+                    for c in report["commits"]
+                ],
+                numbers=(0, 2, 3, 4, 5, 6),
+            )
+        for failure in report["failures"][:5]:
+            click.echo(f"  quarantined: {printable(failure['key'])}: {failure['reason']}")
+        if len(report["failures"]) > 5:
+            click.echo(f"  ... and {len(report['failures']) - 5} more:  tidemill quarantine list {target.file}")
+    return 0
+
+
+async def _status(opened: Any, last: int) -> dict[str, Any]:
+    from pipeline.cli.tables import commits_of
+    from sinks.state_tables import state_table
+
+    await opened.store.check()
+    log = opened.log()
+    state = await log.load()
+    commits = [c async for c in commits_of(log, last=last)] if last else []
+    shown = state_table("commits", [state], [commits]).to_pylist()
+    for row in shown:
+        row["at"] = f"{row.pop('written_at'):%Y-%m-%d %H:%M:%S}"
+    files = [f for output in state.outputs.values() for f in output.files]
+    committed = sum(output.live for output in state.outputs.values())
+    return {
+        "pipeline": state.pipeline,
+        "sequence": state.sequence,
+        "sources": {
+            "committed": committed,
+            "in progress": len(state.wanted),
+            "quarantined": sum(key not in state.wanted for key in state.quarantine),
+        },
+        "rows": await _live_rows(state),
+        "files": len(files),
+        "bytes": sum(f.size_bytes for f in files),
+        "commits": shown,
+        "failures": [{"key": q.key, "kind": q.kind, "reason": q.reason} for q in state.quarantine.values()],
+    }
+
+
+async def _live_rows(state: Any) -> int:
+    """Rows by the ledger: what the commits recorded for each live source."""
+    import pyarrow.compute as pc
+
+    from pipeline import ledger
+
+    tables = [t for t in (state.ledger.table, ledger.table_of(state.overlay) if state.overlay else None) if t is not None]
+    merged = ledger.merge(tables, drop_tombstones=True)
+    return int(pc.sum(merged.column("rows")).as_py() or 0)
+
+
+@click.command("lineage", epilog="Example:  tidemill lineage pipeline.py uploads/a.csv --bucket ./bucket")
+@click.argument("key")
+@on_bucket
+def lineage_command(target: Target, key: str) -> int:
+    """From a source KEY to the commit, task, code version and Parquet files of its rows; from a Parquet KEY to its sources."""
+    for p in target.pipelines:
+        opened = runtime(target, p)
+        found = wait(_lineage(opened, key))
+        if found is None:
+            continue
+        if target.as_json:
+            as_json(found)
+        else:
+            for label, value in found.items():
+                values = value if isinstance(value, list) else [value]
+                for i, one in enumerate(values):
+                    click.echo(f"{label if i == 0 else '':12} {one if not isinstance(one, str) else printable(one)}")
+        return 0
+    sources = [q for p in target.pipelines for q in wait(_known_keys(runtime(target, p)))]
+    raise SettingsError(f"{key!r} is no source and no output of {target.file} in this bucket{nearest(key, sources)}")
+
+
+async def _known_keys(opened: Any) -> list[str]:
+    from pipeline.audit import all_entries
+
+    state = await opened.log().load()
+    return [*list(all_entries(state))[:20_000], *state.quarantine]
+
+
+async def _lineage(opened: Any, key: str) -> dict[str, Any] | None:
+    await opened.store.check()
+    state = await opened.log().load()
+    holder = keys.output_of(key)
+    output = state.outputs.get(holder) or state.removed.get(holder) if holder else None
+    if output is not None and any(f.key == key for f in output.files):
+        return _of_output(state, holder or "", key)
+    entry, quarantined, wanted = state.entry(key), state.quarantine.get(key), state.wanted.get(key)
+    if entry is None and quarantined is None and wanted is None:
+        return None
+    found: dict[str, Any] = {"source": key, "pipeline": state.pipeline}
+    if entry is not None:
+        when = datetime.fromtimestamp(entry.modified_us / 1e6, UTC)
+        found |= {"version": entry.etag, "bytes": entry.size_bytes, "uploaded": f"{when:%Y-%m-%d %H:%M:%S} UTC"}
+        found |= {"rows": entry.rows, "rejected": entry.rejected, "transform": f"{entry.transform} (version {entry.version})"}
+        found |= {"generation": entry.generation, "task": entry.output.partition(".")[0], "commit": entry.sequence}
+        found["outputs"] = [f.key for f in state.outputs[entry.output].files]
+    if wanted is not None:
+        found["in progress"] = f"version {wanted[1]} in task {wanted[0]}"
+    if quarantined is not None:
+        found["quarantined"] = f"version {quarantined.etag}: {quarantined.reason}"
+    return found
+
+
+def _of_output(state: Any, output: str, key: str) -> dict[str, Any]:
+    from pipeline.audit import all_entries
+
+    live = [source for source, entry in all_entries(state).items() if entry.output == output]
+    holder = state.outputs.get(output)
+    return {
+        "output": key,
+        "pipeline": state.pipeline,
+        "state": "live" if holder is not None else "removed, kept until its retention has passed",
+        "task": output.partition(".")[0],
+        "sources": live,
+        "superseded": list(holder.dead) if holder is not None else [],
+    }
+
+
+@click.command("audit", epilog="Example:  tidemill audit pipeline.py --bucket ./bucket")
+@on_bucket
+def audit_command(target: Target) -> int:
+    """Prove from the bucket that each object is in exactly one state, each output is whole, and no row is there twice.
+
+    Reads every output file once. Exit code 1 and one line for each contradiction otherwise.
+    """
+    from pipeline.audit import Audit
+    from pipeline.cli.tables import live_rows_by_source
+
+    reports = []
+    for p in target.pipelines:
+        opened = runtime(target, p)
+        wait(opened.store.check())
+        audit = Audit(opened.store, opened.settings, opened.log(), partial(live_rows_by_source, opened))
+        reports.append((p.name, wait(audit.run())))
+    if target.as_json:
+        as_json(
+            [
+                {
+                    "pipeline": name,
+                    "clean": r.clean,
+                    "sequence": r.sequence,
+                    "sources": dict(r.sources),
+                    "files": r.files,
+                    "rows": r.rows,
+                    "orphans": r.orphans,
+                    "problems": r.problems,
+                }
+                for name, r in reports
+            ]
+        )
+    else:
+        for name, r in reports:
+            states = ", ".join(f"{n:,} {what}" for what, n in sorted(r.sources.items())) or "no sources"
+            verdict = "clean" if r.clean else f"{count(len(r.problems), 'problem')}"
+            click.echo(f"{name}: {verdict} at commit {r.sequence}: {states}; {count(r.files, 'file')}, {count(r.rows, 'row')}")
+            if r.orphans:
+                click.echo(f"  {count(r.orphans, 'file')} of attempts that never counted ({size(r.orphan_bytes)}), for the vacuum")
+            for problem in r.problems:
+                click.echo(f"  {problem}")
+    return 0 if all(r.clean for _, r in reports) else EXIT_PROBLEMS
+
+
+@click.command("vacuum", epilog="Example:  tidemill vacuum pipeline.py --bucket ./bucket --dry-run")
+@click.option("--dry-run", is_flag=True, help="say what would go, delete nothing")
+@on_bucket
+def vacuum_command(target: Target, dry_run: bool) -> int:
+    """Delete superseded files older than the pipeline's retention, leftovers of lost attempts, and covered log entries."""
+    from pipeline.runner import Pass
+
+    for p in target.pipelines:
+        opened = runtime(target, p)
+        wait(opened.store.check())
+        done = wait(Pass(opened.parts()).vacuum(dry_run=dry_run))
+        if target.as_json:
+            found = {name: getattr(done, name) for name in ("files", "size_bytes", "receipts", "log_entries", "checkpoints")}
+            as_json({"pipeline": p.name, "dry_run": dry_run, **found})
+            continue
+        verb = "would delete" if dry_run else "deleted"
+        click.echo(
+            f"{p.name}: {verb} {count(done.files, 'file')} ({size(done.size_bytes)}), {count(done.receipts, 'receipt')},"
+            f" {done.log_entries:,} log entries, {count(done.checkpoints, 'checkpoint')}"
+        )
+    return 0

@@ -1,0 +1,105 @@
+"""`tidemill sql`: one SELECT over committed rows, aggregates and state."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.cli.options import Target, on_bucket, runtime, wait
+from pipeline.errors import SettingsError, TidemillError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_SHOWN = 1_000
+
+
+@click.command("sql", epilog='Example:  tidemill sql pipeline.py "SELECT carrier, count(*) FROM flights GROUP BY 1" --format csv')
+@click.argument("statement", required=False)
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True)
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), default=300.0, show_default=True, help="seconds")
+@on_bucket
+def sql_command(target: Target, statement: str | None, form: str, timeout_s: float) -> int:
+    """Ask in DuckDB's SQL; without STATEMENT, list the tables. Read only.
+
+    Tables: each pipeline by its name (rows, with _source_key, _source_etag, _task), NAME__rejected, each aggregate, and the
+    state: sources, outputs, commits, quarantine.
+    """
+    from pipeline.cli.tables import open_warehouse
+
+    runtimes = [runtime(target, p) for p in target.pipelines]
+    if statement is None:
+        click.echo("\n".join(_tables(target)))
+        return 0
+    wait(runtimes[0].store.check())
+    warehouse = wait(open_warehouse(runtimes, statement))
+    with warehouse:
+        warehouse.lock()
+        try:
+            result = warehouse.query(statement, timeout_s=timeout_s)
+        except SettingsError as error:
+            raise SettingsError(_with_tables(str(error), target)) from None
+    _print(result, "json" if target.as_json else form)
+    return 0
+
+
+def _with_tables(message: str, target: Target) -> str:
+    """For an unknown table, the nearest right one rather than DuckDB's own guess."""
+    import re
+
+    from pipeline.loading import nearest
+
+    unknown = re.match(r"Catalog Error: Table with name (\S+) does not exist", message)
+    if unknown is None:
+        return message
+    return f"there is no table {unknown[1]!r}{nearest(unknown[1], _tables(target))}"
+
+
+def _tables(target: Target) -> list[str]:
+    own = [t for p in target.pipelines for t in (p.name, f"{p.name}__rejected", *(a.name for a in p.aggregates))]
+    return [*own, "sources", "outputs", "commits", "quarantine"]
+
+
+def _print(result: pa.Table, form: str) -> None:
+    from pipeline.cli.render import table
+
+    if form == "parquet":
+        if sys.stdout.isatty():
+            raise TidemillError("Parquet is binary: send it to a file, with  > result.parquet")
+        import pyarrow.parquet as pq
+
+        out = io.BytesIO()
+        pq.write_table(result, out, compression="zstd")
+        sys.stdout.buffer.write(out.getvalue())
+    elif form == "json":
+        import json
+
+        click.echo(json.dumps(result.to_pylist(), indent=1, default=str, ensure_ascii=False))
+    elif form == "csv":
+        import csv
+
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(result.column_names)
+        for batch in result.to_batches():
+            writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    else:
+        shown = result.slice(0, ROWS_SHOWN)
+        numbers = [i for i, field in enumerate(result.schema) if _is_number(field.type)]
+        table(result.column_names, [list(row.values()) for row in _rows(shown)], numbers=numbers)
+        if result.num_rows > ROWS_SHOWN:
+            click.echo(f"... {result.num_rows - ROWS_SHOWN:,} more rows; use --format csv for all of them")
+
+
+def _rows(table: pa.Table) -> list[dict[int, object]]:
+    """Rows by position, since a result may have two columns of one name."""
+    columns = [column.to_pylist() for column in table.columns]
+    return [dict(enumerate(row)) for row in zip(*columns, strict=True)]
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    import pyarrow.types as pt
+
+    return bool(pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind))

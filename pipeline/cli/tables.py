@@ -1,0 +1,53 @@
+"""The warehouse as commands open it: all pipelines of FILE, their aggregates and their state, read only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Sequence
+
+from pipeline import keys, wire
+from pipeline.assembly import Runtime
+from pipeline.log import Log
+from pipeline.model import Commit
+from pipeline.state import State
+from sinks import state_tables
+from sinks.aggregates import definition
+from sinks.files import files_of
+from sinks.warehouse import Warehouse
+
+
+async def open_warehouse(runtimes: Sequence[Runtime], wanted: str) -> Warehouse:
+    """Views and tables for a statement; state tables only where `wanted` mentions them. The caller closes it."""
+    states = [await runtime.log().load() for runtime in runtimes]
+    warehouse = Warehouse(files_of(runtimes[0].store))
+    for runtime, state in zip(runtimes, states, strict=True):
+        snapshot = state.snapshot()
+        warehouse.add_snapshot(snapshot)
+        aggregates = runtime.settings.aggregates
+        warehouse.add_aggregates(snapshot, aggregates, {a.name: definition(a) for a in aggregates})
+    for name in state_tables.NAMES:
+        if re.search(rf"\b{name}\b", wanted, re.IGNORECASE) or re.search(r"\bSHOW\b", wanted, re.IGNORECASE):
+            logs = [[c async for c in commits_of(r.log())] if name == "commits" else [] for r in runtimes]
+            warehouse.add_table(name, state_tables.state_table(name, states, logs))
+    return warehouse
+
+
+async def commits_of(log: Log, *, last: int | None = None) -> AsyncIterator[Commit]:
+    """The entries that are still kept, oldest first; only the `last` ones where given."""
+    floor = await log.floor()
+    found: list[str] = []
+    async for page in log.store.list(keys.log_prefix(log.home)):
+        found += [key for key in page.keys if (keys.log_sequence(key) or 0) > floor]
+    for start in range(max(0, len(found) - last) if last is not None else 0, len(found), 200):
+        batch = found[start : start + 200]
+        for key, stored in zip(batch, await log.store.get_many(batch), strict=True):
+            if stored is not None:
+                yield wire.decode(Commit, stored.body, key)
+
+
+def live_rows_by_source(runtime: Runtime, state: State) -> dict[str, int]:
+    """Live rows in the output files themselves, for each source key."""
+    with Warehouse(files_of(runtime.store)) as warehouse:
+        warehouse.add_snapshot(state.snapshot(), view="audited")
+        counted = warehouse.query("SELECT _source_key, count(*) AS n FROM audited GROUP BY 1")
+    return dict(zip(counted.column(0).to_pylist(), counted.column(1).to_pylist(), strict=True))

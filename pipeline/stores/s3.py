@@ -1,0 +1,322 @@
+"""An S3 bucket, or a prefix in one, on AWS or any service that honours conditional writes.
+
+Keys are exact: whatever S3 allows as a key is read and written as it is. Most requests go through obstore (a Rust client, a
+fifth of boto3's processor time); keys that its paths cannot express (`a//b`, `x/`, control characters) go through boto3.
+Listings are signed by boto3 and parsed here, since obstore drops the last slash of a key and stops at odd ones.
+Credentials are found the way boto3 finds them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import KeyUnsupported, ObjectNotFound, PreconditionFailed, SettingsError, SourceChanged, StoreUnavailable
+from pipeline.model import Head, Page, Stored
+from pipeline.ports import Content
+from pipeline.stores.s3_content import S3Content
+from pipeline.stores.s3_errors import code_in, explained, of_code
+from pipeline.stores.s3_listing import as_head, as_stored, parse_listing, together
+
+KEY_BYTES_MAX = 1024
+CONCURRENT = 32
+PAGES_TOGETHER = 10
+"""Listing pages of 1,000 keys that are handed on as one."""
+MULTIPART_BYTES = 16 * 2**20
+DELETE_MAX = 1000
+
+_ODD = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_list = list  # inside the class, `list` is the method
+_Pages = list[Page]
+
+
+class S3Store:
+    """The Store port over one bucket and prefix."""
+
+    def __init__(self, bucket: str, prefix: str, *, endpoint_url: str | None, region: str | None) -> None:
+        import boto3
+        from botocore.config import Config
+
+        self.url = f"s3://{bucket}/{prefix}"
+        self._bucket = bucket
+        self._prefix = prefix
+        self._session = boto3.Session()
+        self._region = region or self._session.region_name or "us-east-1"
+        self._endpoint_url = endpoint_url
+        config = Config(
+            s3={"addressing_style": "path"} if endpoint_url else None,
+            signature_version="s3v4",
+            retries={"max_attempts": 6, "mode": "standard"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            max_pool_connections=CONCURRENT,
+        )
+        with explained(self.url):
+            self._boto: Any = self._session.client("s3", endpoint_url=endpoint_url, region_name=self._region, config=config)
+            once = config.merge(Config(retries={"total_max_attempts": 1, "mode": "standard"}))
+            self._boto_once: Any = self._session.client("s3", endpoint_url=endpoint_url, region_name=self._region, config=once)
+        self._http: Any = None
+        self._fast: Any = None
+        self._fast_once: Any = None
+        self._gate: asyncio.Semaphore | None = None
+        self._sorts: bool | None = None
+        """Whether listings come in another order than that of the keys' bytes and are collected and sorted; None: not known yet."""
+
+    # -- clients -----------------------------------------------------------------------------------------------------
+
+    def _client(self, *, once: bool = False) -> Any:
+        """The obstore client; the one that sends each request once for conditional writes."""
+        if self._fast is None:
+            from datetime import timedelta
+
+            from obstore.auth.boto3 import Boto3CredentialProvider
+            from obstore.store import S3Store as Fast
+
+            common: dict[str, Any] = {"region": self._region}
+            if self._endpoint_url is not None:
+                common |= {"endpoint": self._endpoint_url, "virtual_hosted_style_request": False}
+                common["client_options"] = {"allow_http": self._endpoint_url.startswith("http://")}
+            with explained(self.url):
+                credentials = Boto3CredentialProvider(self._session)
+                retry = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
+                never = {"max_retries": 0, "retry_timeout": timedelta(seconds=60)}
+                self._fast = Fast(self._bucket, credential_provider=credentials, retry_config=retry, **common)
+                self._fast_once = Fast(self._bucket, credential_provider=credentials, retry_config=never, **common)
+        return self._fast_once if once else self._fast
+
+    def _limit(self) -> asyncio.Semaphore:
+        if self._gate is None:
+            self._gate = asyncio.Semaphore(CONCURRENT)
+        return self._gate
+
+    def _full(self, key: str) -> str:
+        return self._prefix + key
+
+    async def check(self) -> None:
+        """One small listing: proves that the bucket exists and may be read."""
+        await asyncio.to_thread(self._list_page, self._prefix, "", 1, None)
+
+    async def close(self) -> None:
+        """Release connections."""
+        if self._http is not None:
+            self._http.clear()
+        self._boto.close()
+        self._boto_once.close()
+
+    # -- listing -----------------------------------------------------------------------------------------------------
+
+    async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[Page]:
+        last = ""
+        async for page in self._gathered(prefix, start_after):
+            disordered = page.keys[0].encode() <= last.encode() if last else False
+            if disordered or any(a >= b for a, b in zip(page.keys, page.keys[1:], strict=False)):
+                self._sorts = True
+                if last:  # earlier pages were handed on already
+                    raise StoreUnavailable(f"{self.url} lists keys out of byte order; listed sorted from now on: try again")
+                async for part in self._sorted(prefix, start_after):
+                    yield part
+                return
+            last = page.keys[-1]
+            yield page
+
+    async def _gathered(self, prefix: str, start_after: str) -> AsyncIterator[Page]:
+        """Pages of the service put together; or the sorted listing."""
+        if self._sorts is None:
+            await self.check()
+        if self._sorts:
+            async for part in self._sorted(prefix, start_after):
+                yield part
+            return
+        pages: _Pages = []
+        async for page in self._raw_pages(prefix, start_after):
+            pages.append(page)
+            if len(pages) == PAGES_TOGETHER:
+                yield together(pages)
+                pages = []
+        if pages:
+            yield together(pages)
+
+    async def _raw_pages(self, prefix: str, start_after: str) -> AsyncIterator[Page]:
+        token: str | None = None
+        after = self._full(start_after) if start_after else ""
+        while True:
+            page, token = await asyncio.to_thread(self._list_page, self._full(prefix), after, 1000, token)
+            if page.keys:
+                yield page
+            if token is None:
+                return
+
+    async def _sorted(self, prefix: str, start_after: str) -> AsyncIterator[Page]:
+        """The whole listing in memory, in byte order, without repeats."""
+        rows: dict[str, tuple[str, int, int]] = {}
+        async for page in self._raw_pages(prefix, ""):
+            rows.update(zip(page.keys, zip(page.etags, page.sizes, page.modified_us, strict=True), strict=True))
+        names = sorted((key for key in rows if key > start_after), key=str.encode)
+        for start in range(0, len(names), 1000 * PAGES_TOGETHER):
+            part = names[start : start + 1000 * PAGES_TOGETHER]
+            etags, sizes, modified = zip(*(rows[key] for key in part), strict=True)
+            yield Page(keys=part, etags=_list(etags), sizes=_list(sizes), modified_us=_list(modified))
+
+    def _list_page(self, prefix: str, after: str, count: int, token: str | None) -> tuple[Page, str | None]:
+        """One ListObjectsV2 request: signed by boto3, sent and retried by urllib3, parsed by expat."""
+        parameters = {"Bucket": self._bucket, "Prefix": prefix, "MaxKeys": count, "EncodingType": "url"}
+        if token is not None:
+            parameters["ContinuationToken"] = token
+        elif after:
+            parameters["StartAfter"] = after
+        with explained(self.url):
+            url = self._boto.generate_presigned_url("list_objects_v2", Params=parameters, ExpiresIn=300)
+            response = self._pool().request("GET", url)
+        if response.status != 200:
+            raise self._refused(response.status, response.data.decode("utf-8", "replace"))
+        if self._sorts is None:
+            self._sorts = "seaweed" in response.headers.get("Server", "").lower()
+        return parse_listing(response.data, len(self._prefix))
+
+    def _pool(self) -> Any:
+        if self._http is None:
+            import urllib3
+            from botocore.httpsession import get_cert_path
+
+            retry = urllib3.Retry(total=5, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+            self._http = urllib3.PoolManager(maxsize=4, retries=retry, ca_certs=get_cert_path(True), timeout=60.0)
+        return self._http
+
+    def _refused(self, status: int, body: str) -> Exception:
+        code = code_in(body)
+        if code == "NoSuchBucket" or (status == 404 and not code):
+            where = self._endpoint_url or "AWS"
+            return SettingsError(f"there is no bucket {self._bucket!r} at {where}: check --bucket and --region")
+        return of_code(code or str(status), status, self.url)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def get(self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None) -> Stored:
+        if byte_range is not None and byte_range[1] <= byte_range[0]:
+            head = await self.head(key)
+            return Stored(body=b"", etag=head.etag, size_bytes=head.size_bytes, modified_us=head.modified_us)
+        if _ODD.search(self._full(key)):
+            return await asyncio.to_thread(self._get_exact, key, if_match, byte_range)
+        options: dict[str, Any] = {}
+        if if_match is not None:
+            options["if_match"] = f'"{if_match}"'
+        if byte_range is not None:
+            options["range"] = byte_range
+        async with self._limit():
+            with explained(key):
+                result = await self._client().get_async(self._full(key), options=options)
+                body = bytes(await result.bytes_async())
+        meta = result.meta
+        expected = meta["size"] if byte_range is None else max(0, min(byte_range[1], meta["size"]) - byte_range[0])
+        return as_stored(key, body, etag=meta["e_tag"], size=meta["size"], modified=meta["last_modified"], expected=expected)
+
+    def _get_exact(self, key: str, if_match: str | None, byte_range: tuple[int, int] | None) -> Stored:
+        parameters: dict[str, Any] = {"Bucket": self._bucket, "Key": self._full(key)}
+        if if_match is not None:
+            parameters["IfMatch"] = f'"{if_match}"'
+        if byte_range is not None:
+            parameters["Range"] = f"bytes={byte_range[0]}-{byte_range[1] - 1}"
+        with explained(key):
+            found = self._boto.get_object(**parameters)
+            body = found["Body"].read()
+        size = int(found["ContentRange"].rpartition("/")[2]) if "ContentRange" in found else found["ContentLength"]
+        etag, modified, expected = found["ETag"], found["LastModified"], found["ContentLength"]
+        return as_stored(key, body, etag=etag, size=size, modified=modified, expected=expected)
+
+    async def get_many(self, keys: Sequence[str]) -> Sequence[Stored | None]:
+        async def one(key: str) -> Stored | None:
+            try:
+                return await self.get(key)
+            except ObjectNotFound:
+                return None
+
+        return await asyncio.gather(*(one(key) for key in keys))
+
+    async def head(self, key: str) -> Head:
+        if _ODD.search(self._full(key)):
+            with explained(key):
+                found = await asyncio.to_thread(self._boto.head_object, Bucket=self._bucket, Key=self._full(key))
+            return as_head(key, found["ETag"], found["ContentLength"], found["LastModified"])
+        async with self._limit():
+            with explained(key):
+                meta = await self._client().head_async(self._full(key))
+        return as_head(key, meta["e_tag"], meta["size"], meta["last_modified"])
+
+    def open_content(self, key: str, etag: str, size_bytes: int) -> Content:
+        return S3Content(self.read_range, key, etag, size_bytes)
+
+    def read_range(self, key: str, etag: str, start: int, end: int) -> bytes:
+        """Bytes [start, end) of one version, synchronously, for user code. `etag` "" reads whatever version is there.
+
+        Raises ObjectNotFound, SourceChanged, StoreUnavailable, StoreDenied.
+        """
+        try:
+            if _ODD.search(self._full(key)):
+                return self._get_exact(key, etag or None, (start, end)).body
+            options: dict[str, Any] = {"range": (start, end)}
+            if etag:
+                options["if_match"] = f'"{etag}"'
+            with explained(key):
+                body = bytes(self._client().get(self._full(key), options=options).bytes())
+        except PreconditionFailed:
+            raise SourceChanged(f"{key!r} was overwritten after it was planned") from None
+        if len(body) > end - start:
+            raise StoreUnavailable(f"{key!r}: the store sent more bytes than were asked for")
+        return body
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+        full = self._checked(key)
+        if _ODD.search(full):
+            await asyncio.to_thread(self._put_exact, full, body, create_only, if_match)
+            return
+        mode: Any = "create" if create_only else {"e_tag": f'"{if_match}"'} if if_match is not None else "overwrite"
+        conditional = create_only or if_match is not None
+        async with self._limit():
+            with explained(key, conditional_write=conditional):
+                await self._client(once=conditional).put_async(full, body, mode=mode, use_multipart=False)
+
+    def _put_exact(self, full: str, body: bytes, create_only: bool, if_match: str | None) -> None:
+        parameters: dict[str, Any] = {}
+        if create_only:
+            parameters["IfNoneMatch"] = "*"
+        elif if_match is not None:
+            parameters["IfMatch"] = f'"{if_match}"'
+        client = self._boto_once if parameters else self._boto
+        with explained(full, conditional_write=bool(parameters)):
+            client.put_object(Bucket=self._bucket, Key=full, Body=body, **parameters)
+
+    async def put_file(self, key: str, path: Path) -> None:
+        from boto3.s3.transfer import TransferConfig
+
+        settings = TransferConfig(multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES)
+        with explained(key):
+            await asyncio.to_thread(self._boto.upload_file, str(path), self._bucket, self._checked(key), Config=settings)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            if _CONTROL.search(key):  # XML, in which many keys travel, cannot carry these
+                with explained(key):
+                    await asyncio.to_thread(self._boto.delete_object, Bucket=self._bucket, Key=self._full(key))
+        plain = [key for key in keys if not _CONTROL.search(key)]
+        for start in range(0, len(plain), DELETE_MAX):
+            part = [{"Key": self._full(key)} for key in plain[start : start + DELETE_MAX]]
+            with explained(self.url):
+                answer = await asyncio.to_thread(
+                    self._boto.delete_objects, Bucket=self._bucket, Delete={"Objects": part, "Quiet": True}
+                )
+            for error in answer.get("Errors", ()):
+                if error.get("Code") != "NoSuchKey":
+                    raise of_code(error.get("Code", ""), 0, error.get("Key", self.url))
+
+    def _checked(self, key: str) -> str:
+        full = self._full(key)
+        size = len(full.encode("utf-8", "surrogatepass"))
+        if not key or size > KEY_BYTES_MAX:
+            raise KeyUnsupported(f"{key[:80]!r} has {size} bytes with its prefix; S3 keys have 1 to {KEY_BYTES_MAX}")
+        return full

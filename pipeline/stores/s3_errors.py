@@ -1,0 +1,90 @@
+"""What went wrong with S3, in the words of a store: three clients and many services, one set of errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.errors import KeyUnsupported, ObjectNotFound, PreconditionFailed, SettingsError, StoreDenied, StoreUnavailable
+
+_DENIED = (
+    *("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AllAccessDisabled"),
+    *("403", "401"),
+)
+_CODE = re.compile(r"<Code>([^<]+)</Code>")
+_STATUS = re.compile(r"status code: (\d{3})")
+
+
+@contextmanager
+def explained(what: str, *, conditional_write: bool = False) -> Iterator[None]:
+    """Errors of the three clients as errors of a store, in one line without the request's body or any signature."""
+    from botocore import exceptions as boto
+    from obstore import exceptions as fast
+    from urllib3 import exceptions as http
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise _missing(what, conditional_write) from None
+    except boto.ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        raise of_code(code, status, what, conditional_write=conditional_write) from None
+    except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.TokenRetrievalError, boto.ProfileNotFound) as error:
+        raise StoreDenied(f"{what}: {_line(error)} (credentials are found the way boto3 finds them)") from None
+    except (boto.InvalidRegionError, boto.ParamValidationError) as error:
+        raise SettingsError(f"{what}: {_line(error)}") from None
+    except ValueError as error:  # botocore: an endpoint that is no URL
+        raise SettingsError(f"{what}: {_line(error)}") from None
+    except (boto.BotoCoreError, http.HTTPError) as error:
+        raise StoreUnavailable(f"{what}: {_line(error)}") from None
+    except (fast.AlreadyExistsError, fast.PreconditionError) as error:
+        code, status = _found(error)
+        raise of_code(code, status or 412, what, conditional_write=conditional_write) from None
+    except (fast.PermissionDeniedError, fast.UnauthenticatedError) as error:
+        raise of_code(_found(error)[0] or "AccessDenied", 403, what) from None
+    except fast.BaseError as error:
+        code, status = _found(error)
+        raise of_code(code, status, what, text=str(error), conditional_write=conditional_write) from None
+
+
+def _found(error: Exception) -> tuple[str, int]:
+    """The service's error code and the HTTP status within an error's text."""
+    text = str(error)
+    code, status = _CODE.search(text), _STATUS.search(text)
+    return (code[1] if code else "", int(status[1]) if status else 0)
+
+
+def code_in(body: str) -> str:
+    """The service's error code in an answer, or nothing."""
+    found = _CODE.search(body)
+    return found[1] if found else ""
+
+
+def of_code(code: str, status: int, what: str, *, text: str = "", conditional_write: bool = False) -> Exception:
+    """The error for a service's code (or, without one, its HTTP status)."""
+    if code in ("NoSuchKey", "NotFound", "404") or (status == 404 and code != "NoSuchBucket"):
+        return _missing(what, conditional_write)
+    if code == "NoSuchBucket":
+        return SettingsError(f"{what}: there is no such bucket: check --bucket, --region and --endpoint-url")
+    if code == "ConditionalRequestConflict" or status == 409:
+        return StoreUnavailable(f"{what!r}: another write was under way at the same time")
+    if code in ("PreconditionFailed", "412") or status in (412, 304):
+        return PreconditionFailed(f"{what!r} exists, or is at another version")
+    if code == "KeyTooLongError":
+        return KeyUnsupported(f"{what[:80]!r} is too long for this store")
+    if code in _DENIED or status in (401, 403):
+        return StoreDenied(f"{what}: the store refused ({code or status}): check the credentials and what they may do")
+    return StoreUnavailable(f"{what}: {code or _line(text) or f'HTTP status {status}'}")
+
+
+def _missing(what: str, conditional_write: bool) -> Exception:
+    text = f"{what!r} does not exist"
+    return PreconditionFailed(text) if conditional_write else ObjectNotFound(text)
+
+
+def _line(error: object) -> str:
+    """The first line of an error, short, without query strings (they carry signatures)."""
+    text = re.sub(r"\?\S+", "?...", " ".join(str(error).split()))
+    return text[:300]

