@@ -156,7 +156,7 @@ class Warehouse:
         if timer is not None:
             timer.start()
         try:
-            result: pa.Table = self.connection.execute(statement).to_arrow_table()
+            result: pa.Table = self.connection.sql(statement).to_arrow_table()
         except duckdb.InterruptException:
             raise SettingsError(f"the query took longer than {timeout_s:g} s and was stopped (--timeout)") from None
         except duckdb.Error as error:

@@ -43,8 +43,8 @@ def plan_command(target: Target) -> int:
 
 
 @click.command("status", epilog="Example:  tidemill status pipeline.py --bucket ./bucket --json")
-@click.option("--commits", "last", type=click.IntRange(0, 1000), default=5, show_default=True, help="commits to show")
 @on_bucket
+@click.option("--commits", "last", type=click.IntRange(0, 1000), default=5, show_default=True, help="commits to show")
 def status_command(target: Target, last: int) -> int:
     """Count sources by state; show the last commits and failures. Reads the state only; `plan` looks at the bucket too."""
     reports = [wait(_status(runtime(target, p), last)) for p in target.pipelines]
@@ -115,8 +115,8 @@ async def _live_rows(state: Any) -> int:
 
 
 @click.command("lineage", epilog="Example:  tidemill lineage pipeline.py uploads/a.csv --bucket ./bucket")
-@click.argument("key")
 @on_bucket
+@click.argument("key")
 def lineage_command(target: Target, key: str) -> int:
     """From a source KEY to the commit, task, code version and Parquet files of its rows; from a Parquet KEY to its sources."""
     for p in target.pipelines:
@@ -227,8 +227,8 @@ def audit_command(target: Target) -> int:
 
 
 @click.command("vacuum", epilog="Example:  tidemill vacuum pipeline.py --bucket ./bucket --dry-run")
-@click.option("--dry-run", is_flag=True, help="say what would go, delete nothing")
 @on_bucket
+@click.option("--dry-run", is_flag=True, help="say what would go, delete nothing")
 def vacuum_command(target: Target, dry_run: bool) -> int:
     """Delete superseded files older than the pipeline's retention, leftovers of lost attempts, and covered log entries."""
     from pipeline.runner import Pass

@@ -17,6 +17,8 @@ from pipeline.loading import nearest
 from pipeline.model import Quarantined
 from pipeline.runner import Pass
 
+LISTED_MAX = 100
+
 
 @click.group("quarantine", epilog="Example:  tidemill quarantine list pipeline.py --bucket ./bucket")
 def quarantine_command() -> None:
@@ -51,14 +53,16 @@ def list_command(target: Target) -> int:
     elif not found:
         click.echo("nothing is quarantined")
     else:
-        table(("pipeline", "file", "kind", "reason"), [(name, q.key, q.kind, q.reason) for name, q in found])
+        table(("pipeline", "file", "kind", "reason"), [(name, q.key, q.kind, q.reason) for name, q in found[:LISTED_MAX]])
+        if len(found) > LISTED_MAX:
+            click.echo(f"... and {len(found) - LISTED_MAX:,} more; --json prints all")
         click.echo(f"{count(len(found), 'file')}; see one:  tidemill quarantine show {target.file} {printable(found[0][1].key)!r}")
     return EXIT_PROBLEMS if found else 0
 
 
 @quarantine_command.command("show", epilog="Example:  tidemill quarantine show pipeline.py uploads/a.csv --bucket ./bucket")
-@click.argument("key")
 @on_bucket
+@click.argument("key")
 def show_command(target: Target, key: str) -> int:
     """All that is known of one quarantined file: version, reason, traceback in the user's code."""
     name, entry = _one(target, key)
@@ -84,9 +88,9 @@ def show_command(target: Target, key: str) -> int:
 
 
 @quarantine_command.command("retry", epilog="Example:  tidemill quarantine retry pipeline.py uploads/a.csv --bucket ./bucket")
+@on_bucket
 @click.argument("names", metavar="[KEY]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="every quarantined file")
-@on_bucket
 def retry_command(target: Target, names: tuple[str, ...], everything: bool) -> int:
     """Let quarantined files be planned again: the next run processes them with the code as it is then."""
     if bool(names) == everything:
@@ -108,10 +112,10 @@ def retry_command(target: Target, names: tuple[str, ...], everything: bool) -> i
 
 
 @quarantine_command.command("replay", epilog="Example:  tidemill quarantine replay pipeline.py uploads/a.csv --pdb")
+@on_bucket
 @click.argument("key")
 @click.option("--pdb", "debugger", is_flag=True, help="stop in the debugger where it fails")
 @click.option("--rows", "shown", type=click.IntRange(0), default=5, show_default=True, help="rows to print if it works now")
-@on_bucket
 def replay_command(target: Target, key: str, debugger: bool, shown: int) -> int:
     """Run the transform on one file in this process, to see how it fails. Commits nothing. Exit code 1 if it still fails."""
     name, entry = _one(target, key)

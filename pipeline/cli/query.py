@@ -18,10 +18,10 @@ ROWS_SHOWN = 1_000
 
 
 @click.command("sql", epilog='Example:  tidemill sql pipeline.py "SELECT carrier, count(*) FROM flights GROUP BY 1" --format csv')
+@on_bucket
 @click.argument("statement", required=False)
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True)
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), default=300.0, show_default=True, help="seconds")
-@on_bucket
 def sql_command(target: Target, statement: str | None, form: str, timeout_s: float) -> int:
     """Ask in DuckDB's SQL; without STATEMENT, list the tables. Read only.
 

@@ -27,11 +27,11 @@ WATCH_BACKOFF_MAX_S = 60.0
 
 
 @click.command("run", epilog="Example:  tidemill run pipeline.py --bucket ./bucket --watch")
+@on_bucket
 @click.option("--watch", is_flag=True, help="go on until interrupted (Ctrl-C stops cleanly)")
 @click.option("--interval", "interval_s", type=click.FloatRange(0.1, 86400), default=5.0, help="--watch: seconds between looks")
 @click.option("--limit", type=click.IntRange(1), help="process at most so many files, then stop")
 @click.option("--workers", type=click.IntRange(1, 1024), help="worker processes [default: one for each core]")
-@on_bucket
 def run_command(target: Target, watch: bool, interval_s: float, limit: int | None, workers: int | None) -> int:
     """Process every new and changed object of FILE's pipelines on this machine; commit the rows; forget deleted objects.
 

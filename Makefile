@@ -1,0 +1,64 @@
+# Tidemill: `make demo` shows it, `make test` proves it. Both set up what they need in .venv.
+
+PYTHON ?= python3
+SEEDS ?= 10000
+FIRST ?= 1
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help demo test setup check simulate soak bench lock clean
+
+help:
+	@echo "make demo      set up, then run the main job on real data in ./demo-bucket"
+	@echo "make test      set up, then check style and types and run all tests"
+	@echo "make setup     set up .venv alone"
+	@echo "make check     style and types alone"
+	@echo "make simulate  SEEDS=10000 FIRST=1: histories of the protocol under faults"
+	@echo "make soak      kill a real run many times at random moments (RUNS=20)"
+	@echo "make bench     measure against a hand-written script and dlt"
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Tidemill needs Python 3.11 or newer; set PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv .venv
+
+.venv/demo-ready: requirements.lock pyproject.toml | .venv/bin/python
+	@echo "setting up .venv (once; a minute or two)"
+	$(PIP) install --quiet --require-hashes -r requirements.lock
+	$(PIP) install --quiet --no-build-isolation --no-deps -e .
+	@touch $@
+
+.venv/ready: requirements-dev.lock .venv/demo-ready
+	$(PIP) install --quiet --require-hashes -r requirements-dev.lock
+	@touch $@
+
+setup: .venv/ready
+
+demo: .venv/demo-ready
+	@$(BIN)/python -m examples.flights.demo
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+simulate: .venv/ready
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST)
+
+RUNS ?= 20
+soak: .venv/ready
+	@$(BIN)/python -m tests.soak --runs $(RUNS)
+
+bench: .venv/ready
+	@$(BIN)/python -m bench
+
+lock: .venv/ready
+	$(PIP) install --quiet uv
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate -q \
+		pyproject.toml --extra demo --extra build -o requirements.lock
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate -q \
+		pyproject.toml --extra dev -c requirements.lock -o requirements-dev.lock
+
+clean:
+	rm -rf .venv demo-bucket
