@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -66,7 +67,8 @@ def _import_path(path: Path) -> ModuleType:
     if known is not None and getattr(known, "__file__", None) and Path(str(known.__file__)).resolve() == path.resolve():
         return known
     if known is not None or name in sys.stdlib_module_names or name in ("pipeline", "sinks", "infra"):
-        name = f"tidemill_user_{name}"  # the file's name belongs to another module: keep both
+        digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+        name = f"tidemill_user_{name}_{digest}"  # the file's name belongs to another module: keep both
         if name in sys.modules:
             return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

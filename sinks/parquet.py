@@ -32,6 +32,8 @@ FILE_BYTES = 128 * 2**20
 BODY_BYTES = 16 * 2**20
 """Files up to this size are handed over in memory."""
 PARTITIONS_MAX = 1_000
+PARTITION_BYTES_MAX = 60
+"""Of a partition value: three times as long when quoted, and a part of a file's path has at most 255 bytes."""
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -131,6 +133,7 @@ class AttemptWriter:
     def _take(self, part: _Part) -> None:
         if not len(part):
             return
+        self._require_partitions(part.rows)
         self._pending.append(part)
         self._pending_rows += len(part)
         self._pending_bytes += part.rows.nbytes if not isinstance(part.rows, list) else _estimate(part.rows)
@@ -215,12 +218,18 @@ class AttemptWriter:
 
     # -- partitions --------------------------------------------------------------------------------------------------
 
+    def _require_partitions(self, rows: Rows | pa.Table) -> None:
+        """A source that lacks a partition column altogether is at fault; a row that lacks it is in the null partition."""
+        for name in self._spec.partition_by:
+            known = any(name in row for row in rows) if isinstance(rows, list) else name in rows.column_names
+            if not known:
+                raise InputRejected(f"the rows have no column {name!r}, by which the table is partitioned")
+
     def _check_partitions(self, table: pa.Table) -> None:
+        import pyarrow.compute as pc
         import pyarrow.types as pt
 
         for name in self._spec.partition_by:
-            if name not in table.column_names:
-                raise InputRejected(f"the rows have no column {name!r}, by which the table is partitioned")
             kind = table.schema.field(name).type
             if pt.is_nested(kind) or pt.is_floating(kind) or pt.is_binary(kind):
                 raise InputRejected(f"column {name!r} is {kind}: a table can be partitioned by text, integers, dates and booleans")
@@ -229,6 +238,10 @@ class AttemptWriter:
             raise InputRejected(
                 f"the rows fall into more than {PARTITIONS_MAX} partitions by {', '.join(by)}: choose columns with fewer values"
             )
+        for name in by:
+            longest = pc.max(pc.binary_length(table.column(name).cast("string"))).as_py() or 0
+            if longest > PARTITION_BYTES_MAX:
+                raise InputRejected(f"column {name!r} has a value of {longest} bytes: too long for a partition's name")
 
     # -- files -------------------------------------------------------------------------------------------------------
 

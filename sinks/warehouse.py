@@ -209,4 +209,6 @@ def _translated(error: Exception) -> Exception:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """DuckDB's message without its list of candidates and its drawing of the place."""
+    text = str(error).partition("\n\nLINE ")[0].partition("Candidate functions:")[0]
+    return " ".join(text.split())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
+from datetime import date
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import click
@@ -77,7 +79,7 @@ def _print(result: pa.Table, form: str) -> None:
     elif form == "json":
         import json
 
-        click.echo(json.dumps(result.to_pylist(), indent=1, default=str, ensure_ascii=False))
+        click.echo(json.dumps(result.to_pylist(), indent=1, default=_plain, ensure_ascii=False))
     elif form == "csv":
         import csv
 
@@ -91,6 +93,15 @@ def _print(result: pa.Table, form: str) -> None:
         table(result.column_names, [list(row.values()) for row in _rows(shown)], numbers=numbers)
         if result.num_rows > ROWS_SHOWN:
             click.echo(f"... {result.num_rows - ROWS_SHOWN:,} more rows; use --format csv for all of them")
+
+
+def _plain(value: object) -> object:
+    """A value that JSON has no form for: whole decimals as integers, others as floats, anything else as text."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _rows(table: pa.Table) -> list[dict[int, object]]:

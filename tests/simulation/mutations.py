@@ -136,14 +136,6 @@ def no_id_chain() -> Any:
     return patch.object(Log, "_follow", follow)
 
 
-@removes("read back after a number is found taken")
-def no_read_back() -> Any:
-    async def read_back(self: Log, key: str, commit_id: str) -> int | None:
-        return None
-
-    return patch.object(Log, "_read_back", read_back)
-
-
 @removes("a number that is taken is somebody else's unless it is read back as ours")
 def taken_means_ours() -> Any:
     async def read_back(self: Log, key: str, commit_id: str) -> int | None:
