@@ -83,15 +83,16 @@ class AggregateRun:
     def _incremental(self, warehouse: Warehouse, aggregate: AggregateSettings, old: AggregateFile) -> pa.Table:
         """Touched groups anew, all others from the file before."""
         by = aggregate.by
-        groups = ", ".join(f"{expression} AS {sql.name(column)}" for column, expression in by.items())
+        groups = ", ".join(f"{expression} AS {_group(i)}" for i, expression in enumerate(by.values()))
         warehouse.connection.execute(f"CREATE OR REPLACE TEMP TABLE {_TOUCHED} AS SELECT DISTINCT {groups} FROM {_CHANGED}")
-        matches = " AND ".join(f"t.{sql.name(column)} IS NOT DISTINCT FROM ({expression})" for column, expression in by.items())
-        same = " AND ".join(f"t.{sql.name(column)} IS NOT DISTINCT FROM o.{sql.name(column)}" for column in by)
+        matches = " AND ".join(f"t.{_group(i)} IS NOT DISTINCT FROM ({expression})" for i, expression in enumerate(by.values()))
+        same = " AND ".join(f"t.{_group(i)} IS NOT DISTINCT FROM o.{sql.name(column)}" for i, column in enumerate(by))
         warehouse.add_view(
             self._snapshot.pipeline,
             f"SELECT * FROM {_ALL} WHERE EXISTS (SELECT 1 FROM {_TOUCHED} t WHERE {matches})",
         )
-        warehouse.add_view(_OLD, f"SELECT * FROM read_parquet({sql.texts([self._files.path(old.key)])}, hive_partitioning = false)")
+        path = self._files.path(old.key, old.size_bytes)
+        warehouse.add_view(_OLD, f"SELECT * FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
         return warehouse.query(
             f"SELECT * FROM ({_bare(aggregate.sql)}) UNION ALL BY NAME"
             f" SELECT * FROM {_OLD} o WHERE NOT EXISTS (SELECT 1 FROM {_TOUCHED} t WHERE {same}) {_order(aggregate)}"
@@ -144,6 +145,11 @@ def encode(table: pa.Table) -> bytes:
     out = io.BytesIO()
     pq.write_table(table, out, compression="zstd")
     return out.getvalue()
+
+
+def _group(i: int) -> str:
+    """A name that no column of the user's has: within the comparison theirs must mean the outer row's."""
+    return f"_tidemill_by{i}"
 
 
 def _order(aggregate: AggregateSettings) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Files(Protocol):
     """Names objects for DuckDB."""
 
-    def path(self, key: str) -> str: ...
+    def path(self, key: str, size_bytes: int) -> str: ...
     def register(self, connection: duckdb.DuckDBPyConnection) -> None: ...
 
 
@@ -23,7 +23,7 @@ class LocalFiles:
     def __init__(self, root: str) -> None:
         self._root = root.rstrip("/")
 
-    def path(self, key: str) -> str:
+    def path(self, key: str, size_bytes: int) -> str:
         """The file's path."""
         return f"{self._root}/{key}"
 
@@ -36,16 +36,18 @@ class StoreFiles:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._sizes: dict[str, int] = {}
 
-    def path(self, key: str) -> str:
-        """The object's name within the registered file system."""
+    def path(self, key: str, size_bytes: int) -> str:
+        """The object's name within the registered file system, which knows no other objects than those named here."""
+        self._sizes[key] = size_bytes
         return f"tidemill://{key}"
 
     def register(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Make `tidemill://` known to this connection."""
         from sinks.remote import StoreFileSystem
 
-        filesystem: Any = StoreFileSystem(self._store, skip_instance_cache=True)
+        filesystem: Any = StoreFileSystem(self._store, self._sizes, skip_instance_cache=True)
         connection.register_filesystem(filesystem)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from fsspec import AbstractFileSystem
 
-from pipeline.errors import ObjectNotFound
 from pipeline.ports import Store
-
-BLOCK_BYTES = 1 << 20
 
 
 class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
@@ -19,35 +17,25 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
     protocol = "tidemill"
     cachable = False
 
-    def __init__(self, store: Store, **options: Any) -> None:
+    def __init__(self, store: Store, sizes: Mapping[str, int], **options: Any) -> None:
         super().__init__(**options)
         self._store = store
-        self._sizes: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._sizes = sizes
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
         return path.removeprefix("tidemill://") if isinstance(path, str) else [p.removeprefix("tidemill://") for p in path]
 
-    def know(self, sizes: dict[str, int]) -> None:
-        """Sizes that are known already need no request."""
-        self._sizes.update(sizes)
-
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """Name, size and type of one object."""
+        """Name, size and type of one object that a snapshot names. There are no others."""
         key = self._strip_protocol(path)
-        with self._lock:
-            size = self._sizes.get(key)
-        if size is None:
-            import asyncio
+        if key not in self._sizes:
+            raise FileNotFoundError(path)
+        return {"name": key, "size": self._sizes[key], "type": "file"}
 
-            try:
-                size = asyncio.run(self._store.head(key)).size_bytes
-            except ObjectNotFound:
-                raise FileNotFoundError(path) from None
-            with self._lock:
-                self._sizes[key] = size
-        return {"name": key, "size": size, "type": "file"}
+    def modified(self, path: str) -> datetime:
+        """Always the same: a key that a snapshot names is written once."""
+        return datetime.fromtimestamp(0, UTC)
 
     def exists(self, path: str, **_: Any) -> bool:
         """Whether there is such an object."""

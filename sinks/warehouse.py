@@ -93,7 +93,7 @@ class Warehouse:
         """One SELECT for each schema among the files, all with the wanted columns."""
         groups: dict[str, list[str]] = {}
         for file in files:
-            path = self._files.path(file.key)
+            path = self._files.path(file.key, file.size_bytes)
             self._paths.append(path)
             groups.setdefault(file.schema_id, []).append(path)
         return [self._scan(paths, wanted) for paths in groups.values()]
@@ -126,7 +126,7 @@ class Warehouse:
         for aggregate in aggregates:
             file = snapshot.aggregates.get(aggregate.name)
             if file is not None and file.definition == definitions[aggregate.name] and not behind:
-                path = self._files.path(file.key)
+                path = self._files.path(file.key, file.size_bytes)
                 self._paths.append(path)
                 self.add_view(aggregate.name, f"SELECT * FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
             elif snapshot.schema is not None:

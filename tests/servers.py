@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -52,10 +53,9 @@ def seaweed_url() -> str:
     os.environ.update(KEYS)
     folder = Path(tempfile.mkdtemp(prefix="tidemill-weed-"))
     config = folder / "s3.json"
-    config.write_text(
-        '{"identities":[{"name":"t","credentials":[{"accessKey":"%s","secretKey":"%s"}],"actions":["Admin","Read","Write","List"]}]}'
-        % (KEYS["AWS_ACCESS_KEY_ID"], KEYS["AWS_SECRET_ACCESS_KEY"])
-    )
+    keys = {"accessKey": KEYS["AWS_ACCESS_KEY_ID"], "secretKey": KEYS["AWS_SECRET_ACCESS_KEY"]}
+    identity = {"name": "t", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List"]}
+    config.write_text(json.dumps({"identities": [identity]}))
     port = free_port()
     ports = [f"-{name}.port={free_port()}" for name in ("master", "volume", "filer")]
     command = [_weed(), "server", f"-dir={folder}", "-s3", f"-s3.port={port}", f"-s3.config={config}", *ports, "-ip=127.0.0.1"]

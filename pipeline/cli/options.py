@@ -65,12 +65,15 @@ def on_bucket(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def runtime(target: Target, pipeline: Pipeline) -> Runtime:
+def runtime(target: Target, pipeline: Pipeline, *, runs_user_code: bool = False) -> Runtime:
     """The pipeline on its bucket, without workers."""
+    from pipeline.arrow import skip_pandas
     from pipeline.assembly import Runtime
     from pipeline.executors.none import NoExecutor
     from pipeline.settings import Policy
 
+    if not runs_user_code:
+        skip_pandas()
     return Runtime(pipeline, pipeline.settings(), target.bucket.open(), Policy(), NoExecutor())
 
 

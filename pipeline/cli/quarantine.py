@@ -25,18 +25,18 @@ def quarantine_command() -> None:
     """List, show, retry or replay files that failed. A quarantined file stays where it is; only its version is set aside."""
 
 
-def _found(target: Target) -> list[tuple[str, Quarantined]]:
+def _found(target: Target, *, runs_user_code: bool = False) -> list[tuple[str, Quarantined]]:
     """Every quarantined version of FILE's pipelines, with the pipeline's name."""
     found: list[tuple[str, Quarantined]] = []
     for p in target.pipelines:
-        opened = runtime(target, p)
+        opened = runtime(target, p, runs_user_code=runs_user_code)
         wait(opened.store.check())
         found += [(p.name, q) for q in wait(opened.log().load()).quarantine.values()]
     return found
 
 
-def _one(target: Target, key: str) -> tuple[str, Quarantined]:
-    found = _found(target)
+def _one(target: Target, key: str, *, runs_user_code: bool = False) -> tuple[str, Quarantined]:
+    found = _found(target, runs_user_code=runs_user_code)
     for name, entry in found:
         if entry.key == key:
             return name, entry
@@ -118,9 +118,9 @@ def retry_command(target: Target, names: tuple[str, ...], everything: bool) -> i
 @click.option("--rows", "shown", type=click.IntRange(0), default=5, show_default=True, help="rows to print if it works now")
 def replay_command(target: Target, key: str, debugger: bool, shown: int) -> int:
     """Run the transform on one file in this process, to see how it fails. Commits nothing. Exit code 1 if it still fails."""
-    name, entry = _one(target, key)
+    name, entry = _one(target, key, runs_user_code=True)
     pipeline = next(p for p in target.pipelines if p.name == name)
-    opened = runtime(target, pipeline)
+    opened = runtime(target, pipeline, runs_user_code=True)
     transform = next((t for t in pipeline.transforms if t.settings.name == entry.transform), pipeline.transforms[0])
     head = wait(opened.store.head(key))
     if head.etag != entry.etag:

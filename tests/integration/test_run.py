@@ -120,7 +120,8 @@ def test_routes_results_and_rejected_rows(tmp_path: Path) -> None:
                 return {"how": "model", "n": self.n}
         ''',
     )
-    for name in ("a.table", "b.batches", "c.frame", "d.classes", "e.none", "f.batch", "g.batch", "h.batch", "i.model", "j.tmp", "k.x"):
+    names = "a.table b.batches c.frame d.classes e.none f.batch g.batch h.batch i.model j.tmp k.x"
+    for name in names.split():
         project.upload(name, "12345")
     report = project.run()
     assert (report["committed"], report["rejected"], report["unmatched"], report["unmatched_sample"]) == (9, 1, 1, ["up/k.x"])
@@ -198,7 +199,7 @@ def test_schema_grows_and_contradictions_name_column_types_and_file(project: Pro
     project.write(LOGS.partition("logs.aggregate")[0].replace('source="up/"', 'source="up/", widen="string"'))
     project.call("quarantine retry", "--all")
     assert project.run()["committed"] == 2
-    assert [r["v"] for r in project.sql("SELECT v FROM logs ORDER BY kind")] in (["1", "2", "three", "4.5"], ["1.0", "2.0", "three", "4.5"])
+    assert [r["v"] for r in project.sql("SELECT v FROM logs ORDER BY kind")] == ["1", "2", "three", "4.5"]
     project.audit()
 
 
