@@ -18,6 +18,7 @@ from urllib.parse import quote
 from pipeline import keys
 from pipeline.errors import InputRejected
 from pipeline.model import MAIN_TABLE, REJECTED_TABLE, OutputFile
+from sinks.partitions import check_partitions, partition_part, partitions
 from sinks.results import Rows, parts_of, table_of
 from sinks.schema import PROVENANCE, Widen, checked, decode, encode, fingerprint, stored_type, unify
 
@@ -31,10 +32,6 @@ FILE_BYTES = 128 * 2**20
 """Arrow bytes after which a file is written."""
 BODY_BYTES = 16 * 2**20
 """Files up to this size are handed over in memory."""
-PARTITIONS_MAX = 1_000
-PARTITION_BYTES_MAX = 60
-"""Of a partition value: three times as long when quoted, and a part of a file's path has at most 255 bytes."""
-NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +166,7 @@ class AttemptWriter:
     def _accept(self, parts: list[_Part]) -> None:
         """Convert, fit to the table's schema, add provenance. All or nothing. Raises InputRejected."""
         table = self._plain(_joined(parts))
-        self._check_partitions(table)
+        check_partitions(table, self._spec.partition_by)
         schema = self._unified(table.schema)
         fitted = _fit(table, schema, self._declared)
         self._schema = schema
@@ -225,24 +222,6 @@ class AttemptWriter:
             if not known:
                 raise InputRejected(f"the rows have no column {name!r}, by which the table is partitioned")
 
-    def _check_partitions(self, table: pa.Table) -> None:
-        import pyarrow.compute as pc
-        import pyarrow.types as pt
-
-        for name in self._spec.partition_by:
-            kind = table.schema.field(name).type
-            if pt.is_nested(kind) or pt.is_floating(kind) or pt.is_binary(kind):
-                raise InputRejected(f"column {name!r} is {kind}: a table can be partitioned by text, integers, dates and booleans")
-        by = list(self._spec.partition_by)
-        if by and table.select(by).group_by(by, use_threads=False).aggregate([]).num_rows > PARTITIONS_MAX:
-            raise InputRejected(
-                f"the rows fall into more than {PARTITIONS_MAX} partitions by {', '.join(by)}: choose columns with fewer values"
-            )
-        for name in by:
-            longest = pc.max(pc.binary_length(table.column(name).cast("string"))).as_py() or 0
-            if longest > PARTITION_BYTES_MAX:
-                raise InputRejected(f"column {name!r} has a value of {longest} bytes: too long for a partition's name")
-
     # -- files -------------------------------------------------------------------------------------------------------
 
     def _write_tables(self) -> None:
@@ -254,7 +233,7 @@ class AttemptWriter:
         tables, self._tables = self._tables, []
         schema = pa.schema([f for f in self._schema if stored_type(f.type) is not None])
         table = pa.concat_tables([_stored(t, schema) for t in tables])
-        for values, part in _partitions(table, self._spec.partition_by):
+        for values, part in partitions(table, self._spec.partition_by):
             self._write_file(MAIN_TABLE, keys.rows_prefix(self._spec.output), values, part)
 
     def _write_rejected(self) -> None:
@@ -280,7 +259,7 @@ class AttemptWriter:
         import pyarrow.parquet as pq
 
         number = len(self._result.files)
-        folders = "".join(f"{quote(k, safe='')}={_partition_part(v)}/" for k, v in partition.items())
+        folders = "".join(f"{quote(k, safe='')}={partition_part(v)}/" for k, v in partition.items())
         key = f"{prefix}{folders}{self._task}.{self._nonce}.{number}.parquet"
         body, path = None, None
         if table.nbytes <= BODY_BYTES:
@@ -382,32 +361,6 @@ def _stored(table: pa.Table, schema: pa.Schema) -> pa.Table:
         names.append(name)
         columns.append(table.column(name))
     return pa.Table.from_arrays(columns, names=names)
-
-
-def _partitions(table: pa.Table, by: Sequence[str]) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
-    """The table's rows by partition values, as text; each part in the order the rows came."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if not by:
-        yield {}, table
-        return
-    names = [name if name in table.column_names else None for name in by]
-    texts = [pa.nulls(table.num_rows, pa.string()) if n is None else table.column(n).cast(pa.string()) for n in names]
-    tagged = pa.table([*texts, pa.array(range(table.num_rows), pa.int64())], names=[*(f"p{i}" for i in range(len(by))), "row"])
-    groups = [f"p{i}" for i in range(len(by))]
-    found = tagged.group_by(groups, use_threads=False).aggregate([("row", "list")])
-    for values in found.to_pylist():
-        rows = pa.array(values["row_list"], pa.int64())
-        part = table if len(rows) == table.num_rows else table.take(pc.cast(rows, pa.int64()))
-        yield {name: values[f"p{i}"] for i, name in enumerate(by)}, part
-
-
-def _partition_part(value: str | None) -> str:
-    """A partition value within a key; an empty text would be read back as a missing one."""
-    if value is None:
-        return NULL_PARTITION
-    return quote(value, safe="") if value not in (".", "..") else value.replace(".", "%2E")
 
 
 def _estimate(rows: Rows) -> int:

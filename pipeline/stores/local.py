@@ -8,7 +8,6 @@ followed and not listed. Temporary files lie in `.tidemill/` below the root, whi
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import os
 import secrets
@@ -24,12 +23,11 @@ from pipeline.errors import (
     ObjectNotFound,
     PreconditionFailed,
     SettingsError,
-    SourceChanged,
-    StoreDenied,
     StoreUnavailable,
 )
 from pipeline.model import Head, Page, Stored
 from pipeline.ports import Content
+from pipeline.stores.local_content import LocalContent, explained, version
 
 PRIVATE = ".tidemill"
 PAGE_KEYS = 10_000
@@ -56,7 +54,7 @@ class LocalStore:
         if not self.root.is_dir():
             what = "is not a directory" if self.root.exists() else "does not exist"
             raise SettingsError(f"the bucket {self.root} {what}: make it with  mkdir -p {self.root}")
-        with _explained(str(self.root)):
+        with explained(str(self.root)):
             os.listdir(self.root)  # noqa: PTH208 - a permission test
             (self._private / "tmp").mkdir(parents=True, exist_ok=True)
 
@@ -75,7 +73,7 @@ class LocalStore:
         start = folder + "/" if folder else ""
         if folder and unsupported(folder) is not None:
             return
-        with _explained(prefix):
+        with explained(prefix):
             for key, stat in self._walk(start, prefix, after, unusable):
                 keys.append(key)
                 stats.append(stat)
@@ -115,7 +113,7 @@ class LocalStore:
 
     async def get(self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None) -> Stored:
         for _ in range(_READS_MAX):
-            with _explained(key), self._reading(key) as file:
+            with explained(key), self._reading(key) as file:
                 before = os.fstat(file.fileno())
                 if if_match is not None and version(before) != if_match:
                     raise PreconditionFailed(f"{key!r} is at version {version(before)}, not {if_match}")
@@ -151,7 +149,7 @@ class LocalStore:
         return found
 
     async def head(self, key: str) -> Head:
-        with _explained(key):
+        with explained(key):
             try:
                 stat = os.lstat(self._base + key) if unsupported(key) is None else None
             except (FileNotFoundError, NotADirectoryError):
@@ -167,7 +165,7 @@ class LocalStore:
 
     async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
         target = self._target(key)
-        with _explained(key):
+        with explained(key):
             temporary = self._temporary()
             try:
                 with temporary.open("xb", buffering=0) as file:
@@ -181,7 +179,7 @@ class LocalStore:
 
     async def put_file(self, key: str, path: Path) -> None:
         target = self._target(key)
-        with _explained(key):
+        with explained(key):
             temporary = self._temporary()
             try:
                 try:
@@ -258,7 +256,7 @@ class LocalStore:
             if unsupported(key) is not None:
                 continue
             path = Path(self._base + key)
-            with _explained(key), self._lock(exclusive=False), suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            with explained(key), self._lock(exclusive=False), suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 path.unlink()
                 folders.add(path.parent)
         for folder in folders:
@@ -290,73 +288,6 @@ class LocalStore:
 
     async def close(self) -> None:
         return None
-
-
-class LocalContent:
-    """One version of one file. What user code got is checked against the version again in `problem`."""
-
-    __slots__ = ("_etag", "_files", "_key", "_path", "_problem", "bytes_read")
-
-    def __init__(self, key: str, path: str, etag: str) -> None:
-        self._key = key
-        self._path = path
-        self._etag = etag
-        self._problem: Exception | None = None
-        self._files: list[BinaryIO] = []
-        self.bytes_read = 0
-
-    def read(self) -> bytes:
-        with self._opened() as file:
-            body = file.read()
-        self.bytes_read += len(body)
-        return body
-
-    def open(self) -> BinaryIO:
-        self._opened().close()
-        file = open(self._path, "rb")  # noqa: SIM115, PTH123
-        self._files.append(file)
-        self.bytes_read += os.fstat(file.fileno()).st_size
-        return file
-
-    def path(self) -> Path:
-        with self._opened() as file:
-            self.bytes_read += os.fstat(file.fileno()).st_size
-        return Path(self._path)
-
-    def _opened(self) -> BinaryIO:
-        problem = self.problem()
-        if problem is not None:
-            raise problem
-        try:
-            return open(self._path, "rb", buffering=0)  # noqa: PTH123
-        except FileNotFoundError:
-            self._problem = ObjectNotFound(f"{self._key!r} was deleted after it was planned")
-            raise self._problem from None
-        except OSError as error:
-            self._problem = _translated(error, self._key)
-            raise self._problem from None
-
-    def problem(self) -> Exception | None:
-        if self._problem is None:
-            try:
-                stat = os.lstat(self._path)
-            except (FileNotFoundError, NotADirectoryError):
-                self._problem = ObjectNotFound(f"{self._key!r} was deleted after it was planned")
-            except OSError as error:
-                self._problem = _translated(error, self._key)
-            else:
-                if version(stat) != self._etag:
-                    self._problem = SourceChanged(f"{self._key!r} was overwritten after it was planned")
-        return self._problem
-
-    def close(self) -> None:
-        for file in self._files:
-            file.close()
-
-
-def version(stat: os.stat_result) -> str:
-    """The etag of a file."""
-    return f"{stat.st_mtime_ns:x}-{stat.st_size:x}-{stat.st_ino:x}"
 
 
 def unsupported(key: str) -> str | None:
@@ -403,21 +334,3 @@ def _sync(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-@contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Errors of the operating system as errors of a store."""
-    try:
-        yield
-    except OSError as error:
-        raise _translated(error, what) from error
-
-
-def _translated(error: OSError, what: str) -> Exception:
-    text = f"{what!r}: {error.strerror or error}"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StoreDenied(f"{text} (check the permissions of the bucket's directory)")
-    if error.errno == errno.ENAMETOOLONG:
-        return KeyUnsupported(f"{what[:200]!r} cannot be a file: the name is too long for this file system")
-    return StoreUnavailable(text)

@@ -1,0 +1,63 @@
+"""Hive partitions: which values make one, how they are named within keys, and a table cut into them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from pipeline.errors import InputRejected
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PARTITIONS_MAX = 1_000
+PARTITION_BYTES_MAX = 60
+"""Of a partition value: three times as long when quoted, and a part of a file's path has at most 255 bytes."""
+NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+
+
+def check_partitions(table: pa.Table, partition_by: Sequence[str]) -> None:
+    """Raises InputRejected for columns and values that make no partitions."""
+    import pyarrow.compute as pc
+    import pyarrow.types as pt
+
+    for name in partition_by:
+        kind = table.schema.field(name).type
+        if pt.is_nested(kind) or pt.is_floating(kind) or pt.is_binary(kind):
+            raise InputRejected(f"column {name!r} is {kind}: a table can be partitioned by text, integers, dates and booleans")
+    by = list(partition_by)
+    if by and table.select(by).group_by(by, use_threads=False).aggregate([]).num_rows > PARTITIONS_MAX:
+        raise InputRejected(
+            f"the rows fall into more than {PARTITIONS_MAX} partitions by {', '.join(by)}: choose columns with fewer values"
+        )
+    for name in by:
+        longest = pc.max(pc.binary_length(table.column(name).cast("string"))).as_py() or 0
+        if longest > PARTITION_BYTES_MAX:
+            raise InputRejected(f"column {name!r} has a value of {longest} bytes: too long for a partition's name")
+
+
+def partitions(table: pa.Table, by: Sequence[str]) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
+    """The table's rows by partition values, as text; each part in the order the rows came."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not by:
+        yield {}, table
+        return
+    names = [name if name in table.column_names else None for name in by]
+    texts = [pa.nulls(table.num_rows, pa.string()) if n is None else table.column(n).cast(pa.string()) for n in names]
+    tagged = pa.table([*texts, pa.array(range(table.num_rows), pa.int64())], names=[*(f"p{i}" for i in range(len(by))), "row"])
+    groups = [f"p{i}" for i in range(len(by))]
+    found = tagged.group_by(groups, use_threads=False).aggregate([("row", "list")])
+    for values in found.to_pylist():
+        rows = pa.array(values["row_list"], pa.int64())
+        part = table if len(rows) == table.num_rows else table.take(pc.cast(rows, pa.int64()))
+        yield {name: values[f"p{i}"] for i, name in enumerate(by)}, part
+
+
+def partition_part(value: str | None) -> str:
+    """A partition value within a key; an empty text would be read back as a missing one."""
+    if value is None:
+        return NULL_PARTITION
+    return quote(value, safe="") if value not in (".", "..") else value.replace(".", "%2E")
