@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import socket
 import tempfile
 import time
@@ -74,6 +75,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     file: str
     bucket: Bucket
     budget_s: float
+    scratch: str
+    """A directory for large outputs on their way, removed by whoever made it."""
 
 
 def table_spec(pipeline: Pipeline) -> TableSpec:
@@ -99,7 +102,7 @@ class LocalAttempts:
         self._store = self._loop.run_until_complete(_opened(spec.bucket))
         lazy = self._store.url.startswith("file:")
         contents = LazyContents(self._store) if lazy else FetchedContents(self._store)
-        self._scratch = tempfile.TemporaryDirectory(prefix="tidemill-")
+        scratch = Path(spec.scratch)
         self._workers: dict[str, Worker] = {}
         for pipeline in load_pipelines(spec.file):
             table = table_spec(pipeline)
@@ -110,7 +113,7 @@ class LocalAttempts:
                     schema=assignment.schema,
                     task=assignment.task.id,
                     nonce=assignment.nonce,
-                    scratch=Path(self._scratch.name),
+                    scratch=scratch,
                 )
 
             self._workers[pipeline.name] = Worker(
@@ -157,8 +160,15 @@ def local_executor(file: str, pipelines: Sequence[Pipeline], bucket: Bucket, wor
         for p in pipelines
         for t in p.transforms
     }
-    spec = WorkerSpec(file=file, bucket=bucket, budget_s=policy.attempt_budget_s)
-    return LocalExecutor(entry="pipeline.assembly:local_attempts", spec=msgspec.json.encode(spec), workers=workers, limits=limits)
+    scratch = tempfile.mkdtemp(prefix="tidemill-")
+    spec = WorkerSpec(file=file, bucket=bucket, budget_s=policy.attempt_budget_s, scratch=scratch)
+    return LocalExecutor(
+        entry="pipeline.assembly:local_attempts",
+        spec=msgspec.json.encode(spec),
+        workers=workers,
+        limits=limits,
+        on_close=lambda: shutil.rmtree(scratch, ignore_errors=True),
+    )
 
 
 @dataclass(slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 
 import click
@@ -60,8 +62,12 @@ def cli() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line and exit."""
-    sys.exit(run(args))
+    """Run the command line and exit, at once: nothing is left to tear down, and native threads may fail at that."""
+    code = run(args)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def run(args: list[str] | None = None) -> int:

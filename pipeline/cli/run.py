@@ -70,10 +70,12 @@ class _Run:
                 await runtime.open()
             await self._loop(runtimes)
         except asyncio.CancelledError:
-            self._say("stopped; the next run goes on from here")
-            return 0 if self.watch else 130
+            pass  # by `_stop`
         finally:
             await self.executor.close()
+        if self.stopped.is_set():
+            self._say("stopped; the next run goes on from here")
+            return 0 if self.watch else 130
         return EXIT_PROBLEMS if self.found_problems and not self.watch else 0
 
     def _stop(self, main: asyncio.Task[Any] | None) -> None:
@@ -93,7 +95,7 @@ class _Run:
                     raise
                 self._say(f"{error}; trying again in {duration(backoff_s)}")
                 backoff_s = min(2 * backoff_s, WATCH_BACKOFF_MAX_S)
-            if not self.watch:
+            if not self.watch or self.stopped.is_set():
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stopped.wait(), backoff_s)

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -57,9 +57,18 @@ class LocalExecutor:
     `pipeline/transform`. Make it before the process starts a thread; use it within one event loop.
     """
 
-    def __init__(self, *, entry: str, spec: bytes, limits: Mapping[str, Limits], workers: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        entry: str,
+        spec: bytes,
+        limits: Mapping[str, Limits],
+        workers: int | None = None,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
         self._parallelism = workers or _cores()
         self._limits = limits
+        self._on_close = on_close
         self._spawner = make_spawner(entry, spec, self._parallelism)
         self._workers: dict[int, _Worker] = {}
         self._serving: set[asyncio.Task[None]] = set()
@@ -132,6 +141,7 @@ class LocalExecutor:
         if self._serving:
             await asyncio.wait(self._serving)
         self._spawner.close()
+        self._on_close()
 
     # -- workers -----------------------------------------------------------------------------------------------------
 

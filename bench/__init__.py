@@ -1,0 +1,1 @@
+"""Measurements beside other programs, as ratios within one run. See README.md."""
