@@ -17,7 +17,7 @@ from bench.userfn import AGGREGATES, PARSERS
 kind, bucket = sys.argv[1], Path(sys.argv[2]).absolute()
 out = bucket / "daft"
 TYPES = {
-    "at": DataType.timestamp("us"),
+    "ts": DataType.timestamp("us"),
     "user_id": DataType.int64(),
     "kind": DataType.string(),
     "amount": DataType.float64(),

@@ -16,7 +16,7 @@ def parse_log(data: bytes, name: str) -> list[dict[str, Any]]:
         user = event["user"]
         rows.append(
             {
-                "at": datetime.fromisoformat(event["at"]),
+                "ts": datetime.fromisoformat(event["ts"]),
                 "user_id": int(user["id"]),
                 "kind": event["kind"],
                 "amount": float(event["amount"]),
@@ -32,7 +32,7 @@ def parse_csv(data: bytes, name: str) -> Any:
     import pyarrow as pa
     import pyarrow.csv as pc
 
-    kinds = {"at": pa.timestamp("us"), "user_id": pa.int64(), "kind": pa.string(), "amount": pa.float64(), "country": pa.string()}
+    kinds = {"ts": pa.timestamp("us"), "user_id": pa.int64(), "kind": pa.string(), "amount": pa.float64(), "country": pa.string()}
     table = pc.read_csv(
         io.BytesIO(data),
         read_options=pc.ReadOptions(use_threads=False),
@@ -63,10 +63,10 @@ def describe_image(data: bytes, name: str) -> dict[str, Any]:
 PARSERS = {"logs": parse_log, "csv": parse_csv, "images": describe_image, "tiny": parse_log}
 
 AGGREGATES = {
-    "logs": "SELECT country, strftime(at, '%Y-%m-%d') AS day, round(sum(amount), 2) AS amount, count(*) AS n"
+    "logs": "SELECT country, strftime(ts, '%Y-%m-%d') AS day, round(sum(amount), 2) AS amount, count(*) AS n"
     " FROM {table} GROUP BY ALL",
     "images": "SELECT width, count(*) AS n, sum(bytes) AS bytes FROM {table} GROUP BY ALL",
 }
 AGGREGATES["csv"] = AGGREGATES["tiny"] = AGGREGATES["logs"]
-BY = {"logs": {"country": "country", "day": "strftime(at, '%Y-%m-%d')"}, "images": {"width": "width"}}
+BY = {"logs": {"country": "country", "day": "strftime(ts, '%Y-%m-%d')"}, "images": {"width": "width"}}
 BY["csv"] = BY["tiny"] = BY["logs"]

@@ -27,7 +27,7 @@ def log_file(i: int, *, broken: bool = False) -> bytes:
     for _ in range(rng.randrange(17, 24)):
         client = f"app/{rng.randrange(1, 30)}.{rng.randrange(10)}"
         event = {
-            "at": (at + timedelta(seconds=rng.randrange(3600))).isoformat(),
+            "ts": (at + timedelta(seconds=rng.randrange(3600))).isoformat(),
             "kind": rng.choice(KINDS),
             "user": {"id": rng.randrange(100_000), "country": rng.choice(COUNTRIES), "client": client},
             "amount": rng.randrange(-2_000, 40_000) / 100,
@@ -43,7 +43,7 @@ def log_file(i: int, *, broken: bool = False) -> bytes:
 def csv_file(i: int) -> bytes:
     """14,000 lines, about 1 MB."""
     rng = random.Random(f"csv {i}")
-    out = io.StringIO("at,user_id,kind,amount,country,session\n")
+    out = io.StringIO("ts,user_id,kind,amount,country,session\n")
     out.seek(0, io.SEEK_END)
     day = START + timedelta(days=i % 20)
     for second in range(14_000):

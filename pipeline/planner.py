@@ -269,10 +269,10 @@ class _Draft:
         while start < len(sizes):
             share = policy.task_bytes_max
             if not self.evidence.more_to_come:
-                share = min(share, max(left // (2 * self.p.parallelism), 64 * 2**10))
+                share = min(share, max(left // (2 * self.p.parallelism), 256 * 2**10))
             files_max = policy.task_files_max
             if not self.evidence.more_to_come:
-                files_max = min(files_max, max((len(sizes) - start) // (2 * self.p.parallelism), 8))
+                files_max = min(files_max, max((len(sizes) - start) // (2 * self.p.parallelism), 32))
             end, weight = start, 0
             while end < len(sizes) and end - start < files_max and (end == start or weight + weights[end] <= share):
                 weight += weights[end]

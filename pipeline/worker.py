@@ -132,34 +132,52 @@ class _Attempt:
                 for i in range(first, n):
                     self._problem(i, "deferred")
                 break
-            await self._batch(code, range(first, min(first + step, n)))
+            if code.batch_size is None:
+                await self._one(code.call, first)
+            else:
+                await self._batch(code, range(first, min(first + step, n)))
         receipt = self._receipt(await self._publish(), self.w._clock.monotonic_s() - started_s)
         key = keys.receipt(self.w._home, self.task.id, self.assignment.nonce)
         await self.w._store.put(key, wire.encode(receipt))
         return receipt
 
+    async def _one(self, call: Callable[..., object], i: int) -> None:
+        opened = await self._open(i)
+        if opened is not None:
+            try:
+                self._call(call, i, *opened)
+            finally:
+                self._close(opened[1])
+
     async def _batch(self, code: Code, indexes: range) -> None:
         opened: list[tuple[int, Object, Content]] = []
-        inputs = self.task.inputs
         try:
             for i in indexes:
-                self.starting(i)
-                content = await self.w._contents.open(inputs.keys[i], inputs.etags[i], inputs.sizes[i])
-                problem = content.problem()
-                if problem is not None:
-                    content.close()
-                    self._unreadable(i, problem)
-                    continue
-                obj = Object(inputs.keys[i], inputs.etags[i], inputs.sizes[i], inputs.modified_us[i], content)
-                opened.append((i, obj, content))
-            if opened and code.batch_size is not None:
+                one = await self._open(i)
+                if one is not None:
+                    opened.append((i, *one))
+            if opened:
                 self._call_batch(code, opened)
-            elif opened:
-                self._call(code.call, *opened[0])
         finally:
             for _, _, content in opened:
-                self.bytes_read += content.bytes_read
-                content.close()
+                self._close(content)
+
+    async def _open(self, i: int) -> tuple[Object, Content] | None:
+        """The input, unless it is known already that it is not what was planned."""
+        self.starting(i)
+        inputs = self.task.inputs
+        key, etag, size = inputs.keys[i], inputs.etags[i], inputs.sizes[i]
+        content = await self.w._contents.open(key, etag, size)
+        problem = content.problem()
+        if problem is not None:
+            content.close()
+            self._unreadable(i, problem)
+            return None
+        return Object(key, etag, size, inputs.modified_us[i], content), content
+
+    def _close(self, content: Content) -> None:
+        self.bytes_read += content.bytes_read
+        content.close()
 
     def _call_batch(self, code: Code, opened: list[tuple[int, Object, Content]]) -> None:
         """One call for many objects; if it raises, one call for each, so that only the guilty ones fail."""

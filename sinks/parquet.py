@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -307,7 +308,7 @@ def _joined(parts: list[_Part]) -> pa.Table:
     import pyarrow as pa
 
     if isinstance(parts[0].rows, list):
-        return table_of([row for part in parts for row in part.rows] if len(parts) > 1 else parts[0].rows)
+        return table_of(list(chain.from_iterable(part.rows for part in parts)) if len(parts) > 1 else parts[0].rows)
     return pa.concat_tables([part.rows for part in parts])
 
 
@@ -364,10 +365,12 @@ def _stored(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _estimate(rows: Rows) -> int:
-    """Roughly how much text a list of rows holds, from a few of them."""
-    sample = rows[:: max(1, len(rows) // 8)]
-    text = sum(len(v) if isinstance(v, str | bytes) else 64 for row in sample for v in row.values())
-    return text * len(rows) // len(sample)
+    """Roughly how much text a list of rows holds, from its first and last."""
+    text = 0
+    for row in (rows[0], rows[-1]):
+        for value in row.values():
+            text += len(value) if type(value) is str or type(value) is bytes else 32
+    return text * len(rows) // 2
 
 
 def _as_json(row: Any) -> str:

@@ -63,14 +63,14 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit, at once: nothing is left to tear down, and native threads may fail at that."""
-    code = run(args)
+    code = invoke(args)
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
 
 
-def run(args: list[str] | None = None) -> int:
+def invoke(args: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     arguments = sys.argv[1:] if args is None else list(args)
     debug = "--debug" in arguments

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import signal
 import sys
 import time
@@ -55,6 +56,7 @@ class _Run:
         self.limit = limit
         self.states: dict[str, State] = {}
         self.found_problems = False
+        self.warming = False
         self.stopped = asyncio.Event()
 
     async def go(self) -> int:
@@ -103,11 +105,18 @@ class _Run:
     async def _pass(self, runtime: Runtime) -> None:
         started, name = time.monotonic(), runtime.settings.name
         with Progress(name, quiet=self.target.as_json) as progress:
-            runtime.on_progress = progress.update
+            runtime.on_progress = lambda report: self._progressed(progress, runtime, report)
             report, self.states[name] = await runtime.run(self.states.get(name), limit=self.limit)
         self.found_problems |= report.quarantined > 0
         if report.commits or not self.watch:
             self._show(runtime, report, time.monotonic() - started)
+
+    def _progressed(self, progress: Progress, runtime: Runtime, report: PassReport) -> None:
+        progress.update(report)
+        if report.planned and runtime.settings.aggregates and not self.warming:
+            self.warming = True  # while the workers work: the aggregates' library takes a moment to load
+            asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "sinks.aggregates")
+            asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "duckdb")
 
     def _show(self, runtime: Runtime, report: PassReport, seconds: float) -> None:
         name = runtime.settings.name

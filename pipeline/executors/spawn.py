@@ -1,7 +1,7 @@
 """Starting worker processes: forked from a helper that never has threads (Linux), or as new interpreters (elsewhere).
 
-The helper is forked before the runner starts its first thread, does nothing until the first worker is wanted, and then holds
-the loaded modules, so that a further worker costs milliseconds.
+The helper is forked before the runner starts its first thread. It loads what workers need while the runner lists the bucket,
+and keeps it, so that each worker costs milliseconds.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class ForkSpawner:
     def close(self) -> None:
         """End the helper; workers end with their connections."""
         self._control.close()
-        with contextlib.suppress(ChildProcessError):
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
 
 
@@ -94,15 +95,12 @@ def _helper(control: socket.socket, board: mmap.mmap, entry: str, spec: bytes) -
     """The helper's life. Ends when the runner closes its side, or dies."""
     try:
         signal.signal(signal.SIGINT, lambda *_: None)
-        loaded = False
+        _preload(entry)
         while True:
             body, descriptors, _, _ = socket.recv_fds(control, 4096, 1)
             if not body:
                 break
             order = msgspec.json.decode(body, type=_Order)
-            if not loaded:
-                loaded = True
-                _preload(entry)
             if order.reap:
                 control.sendall(str(os.waitpid(order.reap, 0)[1]).encode())
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +12,13 @@ from typing import BinaryIO
 
 from pipeline.errors import KeyUnsupported, ObjectNotFound, SourceChanged, StoreDenied, StoreUnavailable
 
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
 
 class LocalContent:
     """One version of one file. What user code got is checked against the version again in `problem`."""
 
-    __slots__ = ("_etag", "_files", "_key", "_path", "_problem", "bytes_read")
+    __slots__ = ("_etag", "_files", "_key", "_path", "_problem", "_touched", "bytes_read")
 
     def __init__(self, key: str, path: str, etag: str) -> None:
         self._key = key
@@ -23,51 +26,65 @@ class LocalContent:
         self._etag = etag
         self._problem: Exception | None = None
         self._files: list[BinaryIO] = []
+        self._touched = False
         self.bytes_read = 0
 
     def read(self) -> bytes:
-        with self._opened() as file:
-            body = file.read()
+        descriptor, size = self._opened()
+        try:
+            body = os.read(descriptor, size + 1)
+            if len(body) != size:  # large, or being written: then `problem` says so afterwards
+                with io.FileIO(descriptor, closefd=False) as rest:
+                    body += rest.readall()
+        finally:
+            os.close(descriptor)
         self.bytes_read += len(body)
         return body
 
     def open(self) -> BinaryIO:
-        self._opened().close()
-        file = open(self._path, "rb")  # noqa: SIM115, PTH123
+        descriptor, size = self._opened()
+        file = io.BufferedReader(io.FileIO(descriptor))
         self._files.append(file)
-        self.bytes_read += os.fstat(file.fileno()).st_size
+        self.bytes_read += size
         return file
 
     def path(self) -> Path:
-        with self._opened() as file:
-            self.bytes_read += os.fstat(file.fileno()).st_size
+        descriptor, size = self._opened()
+        os.close(descriptor)
+        self.bytes_read += size
         return Path(self._path)
 
-    def _opened(self) -> BinaryIO:
-        problem = self.problem()
-        if problem is not None:
-            raise problem
+    def _opened(self) -> tuple[int, int]:
+        """A descriptor of the file and its size, if it is at the version. Whether it still is after reading, `problem` says."""
+        if self._problem is not None:
+            raise self._problem
+        self._touched = True
         try:
-            return open(self._path, "rb", buffering=0)  # noqa: PTH123
-        except FileNotFoundError:
-            self._problem = ObjectNotFound(f"{self._key!r} was deleted after it was planned")
-            raise self._problem from None
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
-            self._problem = _translated(error, self._key)
+            self._problem = self._absent() if error.errno in _ABSENT else translated(error, self._key)
             raise self._problem from None
+        stat = os.fstat(descriptor)
+        if version(stat) != self._etag:
+            os.close(descriptor)
+            self._problem = self._changed()
+            raise self._problem
+        return descriptor, stat.st_size
 
     def problem(self) -> Exception | None:
-        if self._problem is None:
+        if self._problem is None and self._touched:
             try:
-                stat = os.lstat(self._path)
-            except (FileNotFoundError, NotADirectoryError):
-                self._problem = ObjectNotFound(f"{self._key!r} was deleted after it was planned")
+                if version(os.lstat(self._path)) != self._etag:
+                    self._problem = self._changed()
             except OSError as error:
-                self._problem = _translated(error, self._key)
-            else:
-                if version(stat) != self._etag:
-                    self._problem = SourceChanged(f"{self._key!r} was overwritten after it was planned")
+                self._problem = self._absent() if error.errno in _ABSENT else translated(error, self._key)
         return self._problem
+
+    def _absent(self) -> Exception:
+        return ObjectNotFound(f"{self._key!r} was deleted after it was planned")
+
+    def _changed(self) -> Exception:
+        return SourceChanged(f"{self._key!r} was overwritten after it was planned")
 
     def close(self) -> None:
         for file in self._files:
@@ -85,10 +102,10 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _translated(error, what) from error
+        raise translated(error, what) from error
 
 
-def _translated(error: OSError, what: str) -> Exception:
+def translated(error: OSError, what: str) -> Exception:
     text = f"{what!r}: {error.strerror or error}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StoreDenied(f"{text} (check the permissions of the bucket's directory)")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli import run
+from pipeline.cli import invoke
 from tests.helpers import LOGS, Project, lines
 
 
@@ -17,7 +17,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
-    assert run(list(arguments)) == code
+    assert invoke(list(arguments)) == code
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("tidemill: ")

@@ -97,7 +97,7 @@ def test_nothing_heavy_is_imported_for_help() -> None:
     import subprocess
     import sys
 
-    code = "import sys; from pipeline.cli import run; run(['--help']); print(*sorted(sys.modules), file=sys.stderr)"
+    code = "import sys; from pipeline.cli import invoke; invoke(['--help']); print(*sorted(sys.modules), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = set(done.stderr.split())
     assert loaded.isdisjoint({"pyarrow", "duckdb", "boto3", "botocore", "obstore", "numpy", "pandas", "rich", "asyncio"})
