@@ -8,14 +8,14 @@ import sys
 import time
 
 from bench.flows import tiny
-from pipeline.arrow import skip_pandas
+from pipeline.arrow import keep_arrow_light
 from pipeline.assembly import Bucket, Runtime
 from pipeline.executors.none import NoExecutor
 from pipeline.settings import Policy
 
 
 async def main() -> None:
-    skip_pandas()
+    keep_arrow_light()
     runtime = Runtime(tiny, tiny.settings(), Bucket(url=sys.argv[1]).open(), Policy(), NoExecutor())
     await runtime.open()
     state, spent = None, []

@@ -136,21 +136,20 @@ def merge(newest_last: Sequence[pa.Table], *, drop_tombstones: bool) -> pa.Table
     tables = [t for t in newest_last if t.num_rows]
     if not tables:
         return _schema().empty_table()
+    both = pa.concat_tables(tables)
     if len(tables) == 1:
-        merged = tables[0]
-    else:
-        ages = [pa.array([age], pa.int32()).take(pa.array([0] * t.num_rows, pa.int32())) for age, t in enumerate(tables)]
-        both = pa.concat_tables(tables).append_column("age", pa.chunked_array(ages))
-        both = both.sort_by([("key", "ascending"), ("age", "descending")]).combine_chunks()
-        keys = both.column("key")
-        first_of_key = pc.not_equal(keys.slice(1), keys.slice(0, len(keys) - 1)).combine_chunks()
-        mask = pa.concat_arrays([pa.array([True]), *_chunks(first_of_key)])
-        merged = both.filter(mask).drop_columns(["age"])
-    return merged.filter(pc.is_valid(merged.column("output"))) if drop_tombstones else merged
-
-
-def _chunks(array: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
-    return list(array.chunks) if hasattr(array, "chunks") else [array]
+        return both.filter(pc.is_valid(both.column("output"))) if drop_tombstones and both.column("output").null_count else both
+    # One copy at the end, of the rows that stay: ledgers are large, and whole columns copied at each step would add up.
+    ages = pa.chunked_array([pa.repeat(pa.scalar(age, pa.int32()), t.num_rows) for age, t in enumerate(tables)])
+    order = pc.sort_indices(
+        pa.table({"key": both.column("key"), "age": ages}), sort_keys=[("key", "ascending"), ("age", "descending")]
+    )
+    keys = both.column("key").take(order).combine_chunks()
+    keys = keys.chunk(0) if isinstance(keys, pa.ChunkedArray) else keys
+    keep = pa.concat_arrays([pa.array([True]), pc.not_equal(keys[1:], keys[:-1])])
+    if drop_tombstones and both.column("output").null_count:
+        keep = pc.and_(keep, both.column("output").is_valid().take(order).combine_chunks())
+    return both.take(order if pc.all(keep).as_py() else order.filter(keep)).combine_chunks()
 
 
 def encode(table: pa.Table) -> bytes:

@@ -103,7 +103,7 @@ class Log:
             current = await self.store.get(key)
         except ObjectNotFound:
             return None  # collected already: we are far behind
-        return current.modified_us if wire.decode(Commit, current.body, key).id == commit_id else None
+        return current.modified_us if wire.commit_id(current.body, key) == commit_id else None
 
     async def floor(self) -> int:
         """Entries at or below this number may be gone; none of them counts if it is re-created."""

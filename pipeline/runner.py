@@ -312,7 +312,8 @@ class Pass:
 
     async def _checkpoint_if_due(self) -> None:
         self._since_checkpoint += 1
-        if self._since_checkpoint >= self.parts.policy.checkpoint_every:
+        large = len(self.state.overlay) >= max(self.parts.policy.overlay_max, len(self.state.ledger) // 4)
+        if large or self._since_checkpoint >= self.parts.policy.checkpoint_every:
             await self.checkpoint()
 
     async def aggregate(self) -> None:

@@ -59,7 +59,7 @@ class Policy:
     """Bounds of the protocol. The defaults serve one machine; the simulation shrinks them."""
 
     task_bytes_max: int = 16 * 2**20
-    task_files_max: int = 500
+    task_files_max: int = 2_000
     file_weight_bytes: int = 2048
     """What a file costs besides its bytes when tasks are sized."""
     attempt_budget_s: float = 30.0
@@ -78,12 +78,14 @@ class Policy:
     """Times one log entry is sent while the store does not answer."""
     loads_max: int = 20
     """Times a state is loaded anew because the log moved underneath."""
-    outstanding_sources_max: int = 50_000
+    outstanding_sources_max: int = 20_000
     """Sources dispatched and not settled before listing goes on."""
     settle_sources_min: int = 4_000
     """Sources whose receipts are gathered before they are committed, while attempts are outstanding."""
     checkpoint_every: int = 64
     """Commits between checkpoints."""
+    overlay_max: int = 20_000
+    """Changed ledger entries held in memory before they are written out, unless the ledger is four times larger still."""
     vacuum_every: int = 512
     """Commits after which a pass ends with a vacuum."""
 

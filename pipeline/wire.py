@@ -25,6 +25,10 @@ class _Marked(msgspec.Struct):
     format: int
 
 
+class _Named(msgspec.Struct):
+    id: str
+
+
 def encode(value: Commit | Receipt | Checkpoint) -> bytes:
     """The value as JSON."""
     return _encode(value)
@@ -42,6 +46,14 @@ def decode(kind: type[T], body: bytes, key: str) -> T:
     if value.format > FORMAT_VERSION:
         _refuse_newer(body, key)
     return value
+
+
+def commit_id(body: bytes, key: str) -> str:
+    """The id of the commit stored under `key`, without decoding the rest. Raises StateInvalid."""
+    try:
+        return msgspec.json.decode(body, type=_Named).id
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StateInvalid(f"{key} is not a valid commit (damaged or truncated): {error}") from None
 
 
 def _refuse_newer(body: bytes, key: str) -> None:

@@ -67,13 +67,13 @@ def on_bucket(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def runtime(target: Target, pipeline: Pipeline, *, runs_user_code: bool = False) -> Runtime:
     """The pipeline on its bucket, without workers."""
-    from pipeline.arrow import skip_pandas
+    from pipeline.arrow import keep_arrow_light
     from pipeline.assembly import Runtime
     from pipeline.executors.none import NoExecutor
     from pipeline.settings import Policy
 
     if not runs_user_code:
-        skip_pandas()
+        keep_arrow_light()
     return Runtime(pipeline, pipeline.settings(), target.bucket.open(), Policy(), NoExecutor())
 
 

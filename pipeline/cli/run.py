@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from pipeline.arrow import skip_pandas
+from pipeline.arrow import keep_arrow_light
 from pipeline.assembly import Runtime, local_executor
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket
@@ -60,7 +60,7 @@ class _Run:
         self.stopped = asyncio.Event()
 
     async def go(self) -> int:
-        skip_pandas()  # the workers' process was forked before
+        keep_arrow_light()  # the workers' process was forked before
         loop, main = asyncio.get_running_loop(), asyncio.current_task()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, main)

@@ -36,6 +36,7 @@ KEY_BYTES_MAX = 1024
 _READS_MAX = 5
 _PLACES_MAX = 20
 _Names = list[str]  # inside the class, `list` is the method
+_Stats = list[os.stat_result]
 
 
 class LocalStore:
@@ -67,42 +68,39 @@ class LocalStore:
 
     def _pages(self, prefix: str, after: str) -> Iterator[Page]:
         keys: _Names = []
-        stats: list[os.stat_result] = []
+        stats: _Stats = []
         unusable: _Names = []
         folder = prefix.rpartition("/")[0]
-        start = folder + "/" if folder else ""
         if folder and unsupported(folder) is not None:
             return
         with explained(prefix):
-            for key, stat in self._walk(start, prefix, after, unusable):
-                keys.append(key)
-                stats.append(stat)
-                if len(keys) == PAGE_KEYS:
-                    yield _page(keys, stats, unusable)
-                    keys, stats, unusable[:] = [], [], []
+            for more_keys, more_stats in self._walk(folder + "/" if folder else "", prefix, after, unusable):
+                keys += more_keys
+                stats += more_stats
+                while len(keys) >= PAGE_KEYS:
+                    yield _page(keys[:PAGE_KEYS], stats[:PAGE_KEYS], unusable)
+                    keys, stats, unusable[:] = keys[PAGE_KEYS:], stats[PAGE_KEYS:], []
         if keys or unusable:
             yield _page(keys, stats, unusable)
 
-    def _walk(self, folder: str, prefix: str, after: str, unusable: _Names) -> Iterator[tuple[str, os.stat_result]]:
-        """Regular files below `folder` in key order: a directory sorts as its name with a slash, which is how keys sort."""
+    def _walk(self, folder: str, prefix: str, after: str, unusable: _Names) -> Iterator[tuple[_Names, _Stats]]:
+        """Runs of regular files below `folder`, in key order: a directory sorts as its name with a slash, as keys do."""
         try:
             with os.scandir(self._base + folder) as entries:
-                named = [(e.name + "/" if e.is_dir(follow_symlinks=False) else e.name, e) for e in entries]
+                named = {e.name + "/" if e.is_dir(follow_symlinks=False) else e.name: e for e in entries}
         except (FileNotFoundError, NotADirectoryError):
             return
-        named.sort(key=lambda pair: pair[0])
-        for name, entry in named:
-            key = folder + name
-            if not key.isascii() and not _is_text(key):
-                unusable.append(os.fsencode(key).decode("utf-8", "backslashreplace"))
-            elif name[-1] == "/":
-                if self._may_hold(key, prefix, after):
-                    yield from self._walk(key, prefix, after, unusable)
-            elif key > after and key.startswith(prefix):
-                with suppress(FileNotFoundError):
-                    stat = entry.stat(follow_symlinks=False)
-                    if S_ISREG(stat.st_mode):
-                        yield key, stat
+        files: _Names = []
+        for name in sorted(named):
+            if not name.isascii() and not _is_text(name):
+                unusable.append(os.fsencode(folder + name).decode("utf-8", "backslashreplace"))
+            elif name[-1] != "/":
+                files.append(name)
+            elif self._may_hold(folder + name, prefix, after):
+                yield _regular(folder, files, named, prefix, after)
+                files = []
+                yield from self._walk(folder + name, prefix, after, unusable)
+        yield _regular(folder, files, named, prefix, after)
 
     def _may_hold(self, folder: str, prefix: str, after: str) -> bool:
         if folder == PRIVATE + "/" or (folder <= after and not after.startswith(folder)):
@@ -314,6 +312,24 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _regular(
+    folder: str, names: list[str], entries: dict[str, os.DirEntry[str]], prefix: str, after: str
+) -> tuple[list[str], list[os.stat_result]]:
+    """The keys and stats of those files of a folder that are regular, below `prefix` and above `after`."""
+    keys, stats = [], []
+    for name in names:
+        key = folder + name
+        if key > after and key.startswith(prefix):
+            try:
+                stat = entries[name].stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if S_ISREG(stat.st_mode):
+                keys.append(key)
+                stats.append(stat)
+    return keys, stats
 
 
 def _page(keys: list[str], stats: list[os.stat_result], unusable: list[str]) -> Page:
