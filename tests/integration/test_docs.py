@@ -55,7 +55,7 @@ def test_the_readmes_session(tmp_path: Path) -> None:
         if shown:
             assert done.stdout == shown, line
         outputs.append(done.stdout)
-    assert "could not convert string to float: 'a lot'" in outputs[3]
+    assert "could not convert string to float: 'a lot'" in outputs[4]
     assert "could not convert string to float: 'a lot'" in text
 
 
