@@ -18,13 +18,14 @@ import msgspec
 
 from pipeline import __version__, keys
 from pipeline.api import Pipeline
-from pipeline.contents import FetchedContents, LazyContents
+from pipeline.contents import LazyContents
 from pipeline.errors import SettingsError
 from pipeline.home import Marker, open_home
 from pipeline.loading import load_pipelines
 from pipeline.log import Log
 from pipeline.model import FORMAT_VERSION, Assignment, Receipt
 from pipeline.ports import Executor, Store
+from pipeline.prefetch import PrefetchedContents
 from pipeline.runner import Outdated, Parts, Pass, PassReport
 from pipeline.settings import PipelineSettings, Policy
 from pipeline.state import State
@@ -101,7 +102,7 @@ class LocalAttempts:
         self._loop = asyncio.new_event_loop()
         self._store = self._loop.run_until_complete(_opened(spec.bucket))
         lazy = self._store.url.startswith("file:")
-        contents = LazyContents(self._store) if lazy else FetchedContents(self._store)
+        contents = LazyContents(self._store) if lazy else PrefetchedContents(self._store)
         scratch = Path(spec.scratch)
         self._workers: dict[str, Worker] = {}
         for pipeline in load_pipelines(spec.file):

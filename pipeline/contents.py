@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import ObjectNotFound, PreconditionFailed, SourceChanged
+from pipeline.model import Inputs
 from pipeline.ports import Content, Store
 
 FETCH_BYTES_MAX = 8 * 2**20
@@ -19,6 +20,9 @@ class LazyContents:
     def __init__(self, store: Store) -> None:
         self._store = store
 
+    def expect(self, inputs: Inputs) -> None:
+        """Nothing is done beforehand."""
+
     async def open(self, key: str, etag: str, size_bytes: int) -> Content:
         return self._store.open_content(key, etag, size_bytes)
 
@@ -29,6 +33,9 @@ class FetchedContents:
     def __init__(self, store: Store, *, size_max: int = FETCH_BYTES_MAX) -> None:
         self._store = store
         self._size_max = size_max
+
+    def expect(self, inputs: Inputs) -> None:
+        """Nothing is done beforehand."""
 
     async def open(self, key: str, etag: str, size_bytes: int) -> Content:
         if size_bytes > self._size_max:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pipeline import keys, wire
 from pipeline.errors import InputRejected, ObjectNotFound, SourceChanged, StoreUnavailable, TidemillError
-from pipeline.model import FORMAT_VERSION, Assignment, OutputFile, Receipt, SourceProblem, SourceStatus
+from pipeline.model import FORMAT_VERSION, Assignment, Inputs, OutputFile, Receipt, SourceProblem, SourceStatus
 from pipeline.objects import Object
 from pipeline.ports import Clock, Content, Store
 
@@ -65,6 +65,8 @@ class Writer(Protocol):
 
 class Contents(Protocol):
     """Opens source objects at their planned version; may fetch small ones at once."""
+
+    def expect(self, inputs: Inputs) -> None: ...
 
     async def open(self, key: str, etag: str, size_bytes: int) -> Content: ...
 
@@ -127,6 +129,7 @@ class _Attempt:
         if code is None:
             raise AttemptLost(f"no transform named {self.task.transform!r} is declared here")
         step, n = code.batch_size or 1, len(self.task.inputs)
+        self.w._contents.expect(self.task.inputs)
         for first in range(0, n, step):
             if first and self.w._clock.monotonic_s() - started_s > self.w._budget_s:
                 for i in range(first, n):

@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in SHELL} | {"pipeline.stores.probe"} for name in SHELL - CORE},
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in VALUES | API} for name in API},
     "pipeline.arrow": set(),
+    "pipeline.prefetch": {"pipeline.contents", "pipeline.model", "pipeline.ports"},
     "pipeline.stores": {f"pipeline.{m}" for m in VALUES | {"ports", "contents"}} | {"pipeline.stores"},
     "pipeline.executors": {f"pipeline.{m}" for m in VALUES | {"ports", "worker"}} | {"pipeline.executors"},
     "sinks": {f"pipeline.{m}" for m in CORE | {"ports"}} | {"sinks"},
