@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import secrets
 import shutil
@@ -30,7 +31,7 @@ from pipeline.runner import Outdated, Parts, Pass, PassReport
 from pipeline.settings import PipelineSettings, Policy
 from pipeline.state import State
 from pipeline.stores import open_store
-from pipeline.worker import Code, Worker
+from pipeline.worker import Code, CodeBroken, Worker, describe
 
 if TYPE_CHECKING:
     from sinks.parquet import TableSpec
@@ -121,7 +122,7 @@ class LocalAttempts:
                 store=self._store,
                 contents=contents,
                 home=keys.home(pipeline.name),
-                code={t.settings.name: Code(call=t.load(), batch_size=t.settings.batch_size) for t in pipeline.transforms},
+                code=loaded_on_use(pipeline),
                 make_writer=make_writer,
                 clock=WallClock(),
                 budget_s=spec.budget_s,
@@ -131,6 +132,23 @@ class LocalAttempts:
     def run(self, assignment: Assignment, starting: Callable[[int], None]) -> Receipt:
         """One attempt, from reading to receipt."""
         return self._loop.run_until_complete(self._workers[assignment.pipeline].run(assignment, starting))
+
+
+def loaded_on_use(pipeline: Pipeline) -> Callable[[str], Code | None]:
+    """The pipeline's code by transform name; each is loaded when the first task asks for it, once. Raises CodeBroken."""
+    declared = {t.settings.name: t for t in pipeline.transforms}
+
+    @functools.cache
+    def code(name: str) -> Code | None:
+        transform = declared.get(name)
+        if transform is None:
+            return None
+        try:
+            return Code(call=transform.load(), batch_size=transform.settings.batch_size)
+        except Exception as error:
+            raise CodeBroken(f"transform {name} of {pipeline.name} cannot be loaded: {describe(error)}") from error
+
+    return code
 
 
 async def _opened(bucket: Bucket) -> Store:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline import keys, wire
-from pipeline.errors import InputRejected, ObjectNotFound, SourceChanged, StoreUnavailable, TidemillError
+from pipeline.errors import InputRejected, ObjectNotFound, SettingsError, SourceChanged, StoreUnavailable, TidemillError
 from pipeline.model import FORMAT_VERSION, Assignment, Inputs, OutputFile, Receipt, SourceProblem, SourceStatus
 from pipeline.objects import Object
 from pipeline.ports import Clock, Content, Store
@@ -75,6 +75,10 @@ class AttemptLost(TidemillError):
     """The attempt cannot say anything about its inputs (no memory, no store): no receipt is written."""
 
 
+class CodeBroken(SettingsError):
+    """A transform cannot be loaded: that is no input's fault, and no attempt can do anything about it."""
+
+
 class Worker:
     """Runs attempts of one pipeline in this process."""
 
@@ -84,7 +88,7 @@ class Worker:
         store: Store,
         contents: Contents,
         home: str,
-        code: Mapping[str, Code],
+        code: Callable[[str], Code | None],
         make_writer: Callable[[Assignment], Writer],
         clock: Clock,
         budget_s: float,
@@ -102,7 +106,8 @@ class Worker:
     async def run(self, assignment: Assignment, starting: Callable[[int], None]) -> Receipt:
         """Run the attempt and write its receipt. `starting(i)` is called before input i.
 
-        Raises AttemptLost or StoreUnavailable where there is no receipt: the attempt counts as lost, its inputs do not.
+        Raises AttemptLost or StoreUnavailable where there is no receipt: the attempt counts as lost, its inputs do not. Raises
+        CodeBroken if the transform cannot be loaded.
         """
         writer = self._make_writer(assignment)
         try:
@@ -125,7 +130,7 @@ class _Attempt:
 
     async def run(self) -> Receipt:
         started_s = self.w._clock.monotonic_s()
-        code = self.w._code.get(self.task.transform)
+        code = self.w._code(self.task.transform)
         if code is None:
             raise AttemptLost(f"no transform named {self.task.transform!r} is declared here")
         step, n = code.batch_size or 1, len(self.task.inputs)

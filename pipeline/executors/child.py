@@ -20,6 +20,7 @@ import msgspec
 
 from pipeline.errors import TidemillError
 from pipeline.executors.frames import LENGTH, SLOT, Answer, Job, pack
+from pipeline.worker import CodeBroken
 
 
 def serve(connection: socket.socket, board: mmap.mmap, slot: int, entry: str, spec: bytes) -> None:
@@ -69,6 +70,8 @@ def _work(connection: socket.socket, board: mmap.mmap, at: int, entry: str, spec
 def _run(attempts: Any, job: Job, starting: Callable[[int], None]) -> Answer:
     try:
         return Answer(serial=job.serial, receipt=attempts.run(job.assignment, starting))
+    except CodeBroken as error:
+        return Answer(serial=job.serial, broken=_one_line(error))
     except TidemillError as error:
         return Answer(serial=job.serial, lost=_one_line(error))
     except Exception as error:  # noqa: BLE001 - a bug of ours must not end the worker

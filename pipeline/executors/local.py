@@ -186,7 +186,7 @@ class LocalExecutor:
 
     def _take(self, worker: _Worker, answer: Answer) -> None:
         if answer.broken:
-            self._failure = SettingsError(f"the workers cannot start: {answer.broken}")
+            self._failure = SettingsError(f"the workers cannot work: {answer.broken}")
         elif not worker.ready:
             worker.ready, self._failed_starts = True, 0
         else:

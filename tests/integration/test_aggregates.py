@@ -11,12 +11,12 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.aggregation import WarehouseAggregator
-from pipeline.assembly import Runtime
+from pipeline.assembly import Runtime, loaded_on_use
 from pipeline.contents import LazyContents
 from pipeline.executors.inline import InlineExecutor
 from pipeline.settings import Policy
 from pipeline.stores.local import LocalStore
-from pipeline.worker import Code, Worker
+from pipeline.worker import Worker
 from sinks.aggregates import AggregateRun
 from sinks.files import files_of
 from sinks.parquet import AttemptWriter
@@ -52,7 +52,7 @@ def runtime(p: Pipeline, folder: Path, **policy: Any) -> Runtime:
         store=store,
         contents=LazyContents(store),
         home=keys.home(p.name),
-        code={t.settings.name: Code(call=t.load(), batch_size=t.settings.batch_size) for t in p.transforms},
+        code=loaded_on_use(p),
         make_writer=lambda a: AttemptWriter(spec, schema=a.schema, task=a.task.id, nonce=a.nonce, scratch=folder),
         clock=WallClock(),
         budget_s=30.0,

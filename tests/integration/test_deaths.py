@@ -94,7 +94,34 @@ def test_a_module_that_breaks_only_in_workers_is_one_clear_line(tmp_path: Path) 
     )
     project.upload("a", "x")
     done = project.call("run", code=2)
-    assert done.stderr.strip() == "tidemill: the workers cannot start: OSError: no weights here"
+    assert done.stderr.strip() == (
+        "tidemill: the workers cannot work: transform model of logs cannot be loaded: OSError: no weights here"
+    )
+    project.write(project.file.read_text().replace('raise OSError("no weights here")', "pass"))
+    assert project.run()["committed"] == 1, "nothing is lost, and nothing is blamed on the file"
+
+
+def test_only_the_code_that_is_needed_is_loaded(tmp_path: Path) -> None:
+    project = Project(
+        tmp_path,
+        """
+        from pipeline import Pipeline
+        logs = Pipeline("logs", source="up/")
+
+        @logs.transform(match="*.text")
+        def text(obj):
+            return {"name": obj.name}
+
+        @logs.transform(match="*.picture")
+        class Model:
+            def load(self):
+                raise OSError("no GPU here")
+            def __call__(self, obj):
+                return None
+        """,
+    )
+    project.upload("a.text", "x")
+    assert project.run()["committed"] == 1
 
 
 SLOW = '''

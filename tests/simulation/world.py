@@ -110,7 +110,7 @@ class World:
             store=self.store,
             contents=FetchedContents(self.store),
             home=keys.home("p"),
-            code={"t": Code(call=user_code, batch_size=None)},
+            code={"t": Code(call=user_code, batch_size=None)}.get,
             make_writer=SimWriter,
             clock=SimClock(self.kernel, 0),
             budget_s=self.policy.attempt_budget_s,
