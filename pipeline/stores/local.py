@@ -27,7 +27,7 @@ from pipeline.errors import (
 )
 from pipeline.model import Head, Page, Stored
 from pipeline.ports import Content
-from pipeline.stores.local_content import LocalContent, explained, version
+from pipeline.stores.local_content import ABSENT, LocalContent, explained, version
 
 PRIVATE = ".tidemill"
 PAGE_KEYS = 10_000
@@ -86,21 +86,30 @@ class LocalStore:
     def _walk(self, folder: str, prefix: str, after: str, unusable: _Names) -> Iterator[tuple[_Names, _Stats]]:
         """Runs of regular files below `folder`, in key order: a directory sorts as its name with a slash, as keys do."""
         try:
-            with os.scandir(self._base + folder) as entries:
+            descriptor = os.open(self._base + folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in ABSENT:
+                return
+            raise
+        try:
+            with os.scandir(descriptor) as entries:  # relative to the descriptor: no path is resolved for each file
                 named = {e.name + "/" if e.is_dir(follow_symlinks=False) else e.name: e for e in entries}
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        files: _Names = []
-        for name in sorted(named):
-            if not name.isascii() and not _is_text(name):
-                unusable.append(os.fsencode(folder + name).decode("utf-8", "backslashreplace"))
-            elif name[-1] != "/":
-                files.append(name)
-            elif self._may_hold(folder + name, prefix, after):
-                yield _regular(folder, files, named, prefix, after)
-                files = []
-                yield from self._walk(folder + name, prefix, after, unusable)
-        yield _regular(folder, files, named, prefix, after)
+            files: _Names = []
+            for name in sorted(named):
+                if not name.isascii() and not _is_text(name):
+                    unusable.append(os.fsencode(folder + name).decode("utf-8", "backslashreplace"))
+                elif name[-1] != "/":
+                    files.append(name)
+                    if len(files) == PAGE_KEYS:
+                        yield _regular(folder, files, named, prefix, after)
+                        files = []
+                elif self._may_hold(folder + name, prefix, after):
+                    yield _regular(folder, files, named, prefix, after)
+                    files = []
+                    yield from self._walk(folder + name, prefix, after, unusable)
+            yield _regular(folder, files, named, prefix, after)
+        finally:
+            os.close(descriptor)
 
     def _may_hold(self, folder: str, prefix: str, after: str) -> bool:
         if folder == PRIVATE + "/" or (folder <= after and not after.startswith(folder)):
@@ -319,9 +328,10 @@ def _regular(
 ) -> tuple[list[str], list[os.stat_result]]:
     """The keys and stats of those files of a folder that are regular, below `prefix` and above `after`."""
     keys, stats = [], []
+    whole = folder.startswith(prefix) and folder > after
     for name in names:
         key = folder + name
-        if key > after and key.startswith(prefix):
+        if whole or (key > after and key.startswith(prefix)):
             try:
                 stat = entries[name].stat(follow_symlinks=False)
             except FileNotFoundError:

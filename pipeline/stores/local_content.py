@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from pipeline.errors import KeyUnsupported, ObjectNotFound, SourceChanged, StoreDenied, StoreUnavailable
 
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 class LocalContent:
@@ -62,7 +62,7 @@ class LocalContent:
         try:
             descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
-            self._problem = self._absent() if error.errno in _ABSENT else translated(error, self._key)
+            self._problem = self._absent() if error.errno in ABSENT else translated(error, self._key)
             raise self._problem from None
         stat = os.fstat(descriptor)
         if version(stat) != self._etag:
@@ -77,7 +77,7 @@ class LocalContent:
                 if version(os.lstat(self._path)) != self._etag:
                     self._problem = self._changed()
             except OSError as error:
-                self._problem = self._absent() if error.errno in _ABSENT else translated(error, self._key)
+                self._problem = self._absent() if error.errno in ABSENT else translated(error, self._key)
         return self._problem
 
     def _absent(self) -> Exception:
