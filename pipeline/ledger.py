@@ -149,7 +149,9 @@ def merge(newest_last: Sequence[pa.Table], *, drop_tombstones: bool) -> pa.Table
     keep = pa.concat_arrays([pa.array([True]), pc.not_equal(keys[1:], keys[:-1])])
     if drop_tombstones and both.column("output").null_count:
         keep = pc.and_(keep, both.column("output").is_valid().take(order).combine_chunks())
-    return both.take(order if pc.all(keep).as_py() else order.filter(keep)).combine_chunks()
+    merged = both.take(order if pc.all(keep).as_py() else order.filter(keep)).combine_chunks()
+    pa.default_memory_pool().release_unused()
+    return merged
 
 
 def encode(table: pa.Table) -> bytes:
