@@ -1,1 +1,1 @@
-"""Deployment onto Modal."""
+"""What a pipeline needs around it: so far, the permissions on its bucket."""

@@ -226,7 +226,7 @@ class Runtime:
     async def open(self) -> None:
         """Check the bucket and make or check the pipeline's home."""
         s = self.settings
-        await self.store.check()
+        await self.store.check(s.source)
         marker = Marker(format=FORMAT_VERSION, pipeline=s.name, source=s.source, output=s.output)
         await open_home(self.store, marker, RandomIds())
 

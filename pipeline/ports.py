@@ -69,8 +69,8 @@ class Store(Protocol):
         """Read access for user code to one version of one object. Does no request yet."""
         ...
 
-    async def check(self) -> None:
-        """Raises SettingsError where the bucket does not exist, StoreDenied where it may not be used."""
+    async def check(self, prefix: str = "") -> None:
+        """Raises SettingsError where the bucket does not exist, StoreDenied where `prefix` may not be listed."""
         ...
 
     async def close(self) -> None:

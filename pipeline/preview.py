@@ -34,7 +34,7 @@ class Plan(msgspec.Struct):
 
 async def preview(runtime: Runtime) -> Plan:
     """Compare the bucket with the state. Changes nothing."""
-    await runtime.store.check()
+    await runtime.store.check(runtime.settings.source)
     state = await runtime.log().load()
     plan = Plan(pipeline=state.pipeline, in_progress=len(state.wanted))
     routes: dict[str, Route] = {}

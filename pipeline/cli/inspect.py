@@ -78,7 +78,7 @@ async def _status(opened: Any, last: int) -> dict[str, Any]:
     from pipeline.cli.tables import commits_of
     from sinks.state_tables import state_table
 
-    await opened.store.check()
+    await opened.store.check(opened.settings.source)
     log = opened.log()
     state = await log.load()
     commits = [c async for c in commits_of(log, last=last)] if last else []
@@ -144,7 +144,7 @@ async def _known_keys(opened: Any) -> list[str]:
 
 
 async def _lineage(opened: Any, key: str) -> dict[str, Any] | None:
-    await opened.store.check()
+    await opened.store.check(opened.settings.source)
     state = await opened.log().load()
     holder = keys.output_of(key)
     output = state.outputs.get(holder) or state.removed.get(holder) if holder else None
@@ -195,7 +195,7 @@ def audit_command(target: Target) -> int:
     reports = []
     for p in target.pipelines:
         opened = runtime(target, p)
-        wait(opened.store.check())
+        wait(opened.store.check(opened.settings.source))
         audit = Audit(opened.store, opened.settings, opened.log(), partial(live_rows_by_source, opened))
         reports.append((p.name, wait(audit.run())))
     if target.as_json:
@@ -235,7 +235,7 @@ def vacuum_command(target: Target, dry_run: bool) -> int:
 
     for p in target.pipelines:
         opened = runtime(target, p)
-        wait(opened.store.check())
+        wait(opened.store.check(opened.settings.source))
         done = wait(Pass(opened.parts()).vacuum(dry_run=dry_run))
         if target.as_json:
             found = {name: getattr(done, name) for name in ("files", "size_bytes", "receipts", "log_entries", "checkpoints")}

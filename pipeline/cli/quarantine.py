@@ -30,7 +30,7 @@ def _found(target: Target, *, runs_user_code: bool = False) -> list[tuple[str, Q
     found: list[tuple[str, Quarantined]] = []
     for p in target.pipelines:
         opened = runtime(target, p, runs_user_code=runs_user_code)
-        wait(opened.store.check())
+        wait(opened.store.check(opened.settings.source))
         found += [(p.name, q) for q in wait(opened.log().load()).quarantine.values()]
     return found
 

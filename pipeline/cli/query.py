@@ -36,7 +36,7 @@ def sql_command(target: Target, statement: str | None, form: str, timeout_s: flo
     if statement is None:
         click.echo("\n".join(_tables(target)))
         return 0
-    wait(runtimes[0].store.check())
+    wait(runtimes[0].store.check(runtimes[0].settings.source))
     warehouse = wait(open_warehouse(runtimes, statement))
     with warehouse:
         warehouse.lock()

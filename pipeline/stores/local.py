@@ -50,7 +50,7 @@ class LocalStore:
         self._base = str(self.root) + "/"
         self._private = self.root / PRIVATE
 
-    async def check(self) -> None:
+    async def check(self, prefix: str = "") -> None:
         """Raises SettingsError where the directory does not exist, StoreDenied where it cannot be read and written."""
         if not self.root.is_dir():
             what = "is not a directory" if self.root.exists() else "does not exist"

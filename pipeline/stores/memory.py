@@ -75,7 +75,7 @@ class MemoryStore:
         except PreconditionFailed:
             return BytesContent(b"", SourceChanged(f"{key!r} was overwritten after it was planned"))
 
-    async def check(self) -> None:
+    async def check(self, prefix: str = "") -> None:
         return None
 
     async def close(self) -> None:

@@ -96,9 +96,9 @@ class S3Store:
     def _full(self, key: str) -> str:
         return self._prefix + key
 
-    async def check(self) -> None:
-        """One small listing: proves that the bucket exists and may be read."""
-        await asyncio.to_thread(self._list_page, self._prefix, "", 1, None)
+    async def check(self, prefix: str = "") -> None:
+        """One small listing below the prefix: proves that the bucket exists and may be read there."""
+        await asyncio.to_thread(self._list_page, self._full(prefix), "", 1, None)
 
     async def close(self) -> None:
         """Release connections."""
@@ -126,7 +126,7 @@ class S3Store:
     async def _gathered(self, prefix: str, start_after: str) -> AsyncIterator[Page]:
         """Pages of the service put together; or the sorted listing."""
         if self._sorts is None:
-            await self.check()
+            await self.check(prefix)
         if self._sorts:
             async for part in self._sorted(prefix, start_after):
                 yield part

@@ -84,7 +84,7 @@ class SimStore:
     def open_content(self, key: str, etag: str, size_bytes: int) -> Content:
         raise AssertionError("the simulation reads through get")
 
-    async def check(self) -> None:
+    async def check(self, prefix: str = "") -> None:
         return None
 
     async def close(self) -> None:
