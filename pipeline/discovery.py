@@ -58,13 +58,16 @@ def _matcher(globs: Sequence[str]) -> Callable[[str], object] | None:
 class Router:
     """Which transform takes a key: the first whose `match` fits, within the pipeline's include and exclude."""
 
-    __slots__ = ("_cut", "_exclude", "_include", "_routes")
+    __slots__ = ("_cut", "_exclude", "_include", "_routes", "everything")
 
     def __init__(self, settings: PipelineSettings) -> None:
         self._cut = len(settings.source)
         self._include = _matcher(settings.include)
         self._exclude = _matcher(settings.exclude) if settings.exclude else lambda _: False
         self._routes = [(t.name, _matcher(t.match)) for t in settings.transforms]
+        unfiltered = self._include is None and not settings.exclude
+        self.everything = self._routes[0][0] if unfiltered and self._routes and self._routes[0][1] is None else None
+        """The transform that takes every key, where there is one: no key needs to be looked at."""
 
     def includes(self, key: str) -> bool:
         """Whether the key belongs to the pipeline at all."""
@@ -93,6 +96,10 @@ def judge(page: Page, state: State, router: Router, after: str, upto: str | None
     if _is_unchanged(page, state, after, upto):
         return judged
     known = _known(state, after, upto)
+    if not known and router.everything is not None:
+        judged.found = [Found(router.everything, _all_new(page))] if page.keys else []
+        judged.absent = sorted(_absent_quarantined(page, state, known, after, upto))
+        return judged
     columns: dict[str, Inputs] = {}
     for key, etag, size, modified in zip(page.keys, page.etags, page.sizes, page.modified_us, strict=True):
         before = known.pop(key, None)
@@ -117,6 +124,12 @@ def judge(page: Page, state: State, router: Router, after: str, upto: str | None
     judged.found = [Found(name, inputs) for name, inputs in columns.items()]
     judged.absent = sorted([*known, *_absent_quarantined(page, state, known, after, upto)])
     return judged
+
+
+def _all_new(page: Page) -> Inputs:
+    return Inputs(
+        keys=page.keys, etags=page.etags, sizes=page.sizes, modified_us=page.modified_us, replaces=[None] * len(page.keys)
+    )
 
 
 def _is_unchanged(page: Page, state: State, after: str, upto: str | None) -> bool:

@@ -183,12 +183,12 @@ class State:
         problems = {p.index: p for p in settled.problems}
         inputs, live, dead = task.inputs, 0, []
         for i, key in enumerate(inputs.keys):
-            problem = problems.get(i)
-            published = problem is None and self.is_wanted(key, task.id)
-            if not published and (problem is None or settled.rows[i] or settled.rejected[i]):
-                dead.append(key)
-            if not self.is_wanted(key, task.id):
-                continue
+            problem, wanted = problems.get(i), self.is_wanted(key, task.id)
+            if not wanted or problem is not None:
+                if problem is None or settled.rows[i] or settled.rejected[i]:
+                    dead.append(key)
+                if not wanted:
+                    continue
             del self.wanted[key]
             self.touched[key] = self.sequence
             if problem is None:
@@ -229,7 +229,8 @@ class State:
             output,
             self.sequence,
         )
-        self.quarantine.pop(key, None)
+        if self.quarantine:
+            self.quarantine.pop(key, None)
 
     def _bury(self, output: str, key: str, at_ms: int) -> None:
         """The key's rows in this output do not count any more."""
