@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 REJECTED_SUFFIX = "__rejected"
+INTERNAL = "_tidemill"
+"""DuckDB schema of what views need and nobody asks for."""
 _REJECTED_COLUMNS = {"row": "VARCHAR", "reason": "VARCHAR", **dict.fromkeys(PROVENANCE, "VARCHAR")}
 
 
@@ -42,6 +44,7 @@ class Warehouse:
         if memory_limit is not None:
             config["memory_limit"] = memory_limit
         self.connection: duckdb.DuckDBPyConnection = duckdb.connect(":memory:", config=config)
+        self.connection.execute(f"CREATE SCHEMA {INTERNAL}")
         files.register(self.connection)
         self._paths: list[str] = []
 
@@ -62,8 +65,7 @@ class Warehouse:
         """Views `<pipeline>` (or `view`) and `<pipeline>__rejected` over the snapshot's live rows."""
         main = view or snapshot.pipeline
         dead = [(output_id.partition(".")[0], key) for output_id, o in snapshot.outputs.items() for key in o.dead]
-        dead_table = f"{main}__dead"
-        self.add_table(dead_table, _dead_table(dead))
+        dead_table = self.add_table(main, _dead_table(dead), schema=INTERNAL)
         columns = self.columns(snapshot.schema)
         for table, name, wanted in (
             (MAIN_TABLE, main, columns),
@@ -72,7 +74,7 @@ class Warehouse:
             clean = [f for o in snapshot.outputs.values() if not o.dead for f in o.files if f.table == table]
             mixed = [f for o in snapshot.outputs.values() if o.dead for f in o.files if f.table == table]
             live = (
-                f"WHERE NOT EXISTS (SELECT 1 FROM {sql.name(dead_table)} d WHERE d.task = f._task AND d.key = f._source_key)"
+                f"WHERE NOT EXISTS (SELECT 1 FROM {dead_table} d WHERE d.task = f._task AND d.key = f._source_key)"
             )
             parts = [*self.scans(clean, wanted), *(f"{scan} {live}" for scan in self.scans(mixed, wanted))]
             self.add_view(name, " UNION ALL ".join(parts) or _nothing(wanted))
@@ -113,11 +115,13 @@ class Warehouse:
         """A view by that name. Raises SettingsError for SQL that does not work on these tables."""
         self._execute(f"CREATE OR REPLACE VIEW {sql.name(name)} AS {select}")
 
-    def add_table(self, name: str, table: pa.Table) -> None:
-        """A table in DuckDB's memory."""
+    def add_table(self, name: str, table: pa.Table, *, schema: str = "main") -> str:
+        """A table in DuckDB's memory; its quoted name."""
+        quoted = f"{sql.name(schema)}.{sql.name(name)}"
         self.connection.register("_incoming", table)
-        self._execute(f"CREATE OR REPLACE TEMP TABLE {sql.name(name)} AS SELECT * FROM _incoming")
+        self._execute(f"CREATE OR REPLACE TABLE {quoted} AS SELECT * FROM _incoming")
         self.connection.unregister("_incoming")
+        return quoted
 
     def add_aggregates(self, snapshot: Snapshot, aggregates: Iterable[AggregateSettings], definitions: dict[str, str]) -> None:
         """A view for each aggregate: its committed file where that follows from this snapshot, else computed when asked."""
