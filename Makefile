@@ -6,7 +6,7 @@ FIRST ?= 1
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test setup check simulate soak bench lock clean
+.PHONY: help demo test setup check simulate soak chaos bench lock clean
 
 help:
 	@echo "make demo      set up, then run the main job on real data in ./demo-bucket"
@@ -15,6 +15,7 @@ help:
 	@echo "make check     style and types alone"
 	@echo "make simulate  SEEDS=10000 FIRST=1: histories of the protocol under faults"
 	@echo "make soak      kill a real run many times at random moments (RUNS=20)"
+	@echo "make chaos     runs, vacuums, queries, uploads and kills at once (SECONDS=120)"
 	@echo "make bench     measure against a hand-written script and dlt"
 
 .venv/bin/python:
@@ -49,6 +50,10 @@ simulate: .venv/ready
 RUNS ?= 20
 soak: .venv/ready
 	@$(BIN)/python -m tests.soak --runs $(RUNS)
+
+SECONDS ?= 120
+chaos: .venv/ready
+	@$(BIN)/python -m tests.chaos --seconds $(SECONDS)
 
 bench: .venv/ready
 	@$(BIN)/python -m bench

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pipeline import keys, wire
 from pipeline.discovery import Judged, Router, confirm_missing, judge
-from pipeline.errors import CommitConflict, StateInvalid
+from pipeline.errors import CommitConflict, ObjectNotFound, StateInvalid
 from pipeline.log import Log
 from pipeline.maintenance import Vacuumed, vacuum, write_checkpoint
 from pipeline.model import AggregateFile, Assignment, Commit, Page, Receipt, Task
@@ -323,7 +323,11 @@ class Pass:
         for _ in range(self.parts.policy.proposals_max):
             if aggregator is None or not aggregator.is_behind(self.state.snapshot()):
                 return
-            files = await aggregator.compute(self.state.snapshot(), self.parts.ids.nonce())
+            try:
+                files = await aggregator.compute(self.state.snapshot(), self.parts.ids.nonce())
+            except ObjectNotFound:  # another run's vacuum removed a file: the snapshot is not the newest any more
+                await self._catch_up()
+                continue
             commit = self.proposer.blank(self.state, now_ms=self.parts.clock.now_ms(), commit_id=self.parts.ids.nonce())
             commit.aggregates = files
             if await self.log.append(self.state, commit):

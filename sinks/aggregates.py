@@ -10,7 +10,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.errors import SettingsError, TidemillError
+from pipeline.errors import SettingsError
 from pipeline.model import MAIN_TABLE, AggregateFile, OutputFile
 from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Changes, Output, Removed, Snapshot
@@ -59,7 +59,7 @@ class AggregateRun:
             for aggregate in self._aggregates:
                 try:
                     found[aggregate.name] = self._one(warehouse, aggregate, changed)
-                except TidemillError as error:
+                except SettingsError as error:
                     raise SettingsError(f"aggregate {aggregate.name} of {self._snapshot.pipeline}: {error}") from None
         return found
 
@@ -84,7 +84,7 @@ class AggregateRun:
         """Touched groups anew, all others from the file before."""
         by = aggregate.by
         groups = ", ".join(f"{expression} AS {_group(i)}" for i, expression in enumerate(by.values()))
-        warehouse.connection.execute(f"CREATE OR REPLACE TEMP TABLE {_TOUCHED} AS SELECT DISTINCT {groups} FROM {_CHANGED}")
+        warehouse.execute(f"CREATE OR REPLACE TEMP TABLE {_TOUCHED} AS SELECT DISTINCT {groups} FROM {_CHANGED}")
         matches = " AND ".join(f"t.{_group(i)} IS NOT DISTINCT FROM ({expression})" for i, expression in enumerate(by.values()))
         same = " AND ".join(f"t.{_group(i)} IS NOT DISTINCT FROM o.{sql.name(column)}" for i, column in enumerate(by))
         warehouse.add_view(

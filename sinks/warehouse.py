@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import SettingsError, StoreUnavailable
+from pipeline.errors import ObjectNotFound, SettingsError, StoreUnavailable
 from pipeline.model import MAIN_TABLE, REJECTED_TABLE, OutputFile
 from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Snapshot
@@ -113,13 +113,13 @@ class Warehouse:
 
     def add_view(self, name: str, select: str) -> None:
         """A view by that name. Raises SettingsError for SQL that does not work on these tables."""
-        self._execute(f"CREATE OR REPLACE VIEW {sql.name(name)} AS {select}")
+        self.execute(f"CREATE OR REPLACE VIEW {sql.name(name)} AS {select}")
 
     def add_table(self, name: str, table: pa.Table, *, schema: str = "main") -> str:
         """A table in DuckDB's memory; its quoted name."""
         quoted = f"{sql.name(schema)}.{sql.name(name)}"
         self.connection.register("_incoming", table)
-        self._execute(f"CREATE OR REPLACE TABLE {quoted} AS SELECT * FROM _incoming")
+        self.execute(f"CREATE OR REPLACE TABLE {quoted} AS SELECT * FROM _incoming")
         self.connection.unregister("_incoming")
         return quoted
 
@@ -170,7 +170,8 @@ class Warehouse:
                 timer.cancel()
         return result
 
-    def _execute(self, statement: str) -> None:
+    def execute(self, statement: str) -> None:
+        """Run a statement of ours, with its errors in the words of this module."""
         import duckdb
 
         try:
@@ -206,7 +207,9 @@ def _translated(error: Exception) -> Exception:
 
     text = _one_line(error)
     if isinstance(error, duckdb.IOException):
-        return StoreUnavailable(f"{text} (if the vacuum removed the file meanwhile, run the query again)")
+        gone = "No such file" in text or "No files found" in text
+        kind = ObjectNotFound if gone else StoreUnavailable
+        return kind(f"{text}{' (the vacuum removed it meanwhile: ask again)' if gone else ''}")
     if isinstance(error, duckdb.PermissionException):
         return SettingsError(f"{text}: queries read the pipeline's tables only")
     return SettingsError(text)

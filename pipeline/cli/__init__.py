@@ -98,7 +98,7 @@ def invoke(args: list[str] | None = None) -> int:
 def _report(error: Exception) -> int:
     from pipeline import errors
 
-    later = (errors.StoreUnavailable, errors.CommitConflict, errors.CommitUnknown)
+    later = (errors.StoreUnavailable, errors.ObjectNotFound, errors.CommitConflict, errors.CommitUnknown)
     if isinstance(error, errors.InvariantViolated) or not isinstance(error, errors.TidemillError):
         what = f"{type(error).__name__}: {_one_line(str(error))}"
         click.echo(f"tidemill: this is a bug of Tidemill: {what} (--debug shows where)", err=True)

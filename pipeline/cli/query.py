@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.options import Target, on_bucket, runtime, wait
-from pipeline.errors import SettingsError, TidemillError
+from pipeline.errors import ObjectNotFound, SettingsError, TidemillError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_SHOWN = 1_000
+TRIES = 5
 
 
 @click.command("sql", epilog='Example:  tidemill sql pipeline.py "SELECT carrier, count(*) FROM flights GROUP BY 1" --format csv')
@@ -37,11 +38,15 @@ def sql_command(target: Target, statement: str | None, form: str, timeout_s: flo
         click.echo("\n".join(_tables(target)))
         return 0
     wait(runtimes[0].store.check(runtimes[0].settings.source))
-    warehouse = wait(open_warehouse(runtimes, statement))
-    with warehouse:
-        warehouse.lock()
+    for attempt in range(1, TRIES + 1):
         try:
-            result = warehouse.query(statement, timeout_s=timeout_s)
+            with wait(open_warehouse(runtimes, statement)) as warehouse:
+                warehouse.lock()
+                result = warehouse.query(statement, timeout_s=timeout_s)
+            break
+        except ObjectNotFound:  # a vacuum was faster: look at the newest snapshot
+            if attempt == TRIES:
+                raise
         except SettingsError as error:
             raise SettingsError(_with_tables(str(error), target)) from None
     _print(result, "json" if target.as_json else form)

@@ -32,6 +32,8 @@ def serve(connection: socket.socket, board: mmap.mmap, slot: int, entry: str, sp
         os.dup2(2, 1)  # what user code prints must not mix with the runner's output
         _work(connection, board, slot * SLOT.size, entry, spec)
         code = 0
+    except ConnectionError:
+        pass  # the runner is gone: nobody wants to know
     except BaseException:  # noqa: BLE001 - reported, then the process ends whatever happens
         traceback.print_exc()
     finally:
@@ -81,12 +83,12 @@ def _run(attempts: Any, job: Job, starting: Callable[[int], None]) -> Answer:
 def _receive(connection: socket.socket, jobs: queue.SimpleQueue[bytes]) -> None:
     """Frames into the queue; the end of the connection means that the runner is gone, and so are we."""
     file = connection.makefile("rb")
-    while True:
-        head = file.read(LENGTH.size)
-        if len(head) < LENGTH.size:
-            os._exit(0)
-        (size,) = LENGTH.unpack(head)
-        jobs.put(file.read(size))
+    try:
+        while len(head := file.read(LENGTH.size)) == LENGTH.size:
+            (size,) = LENGTH.unpack(head)
+            jobs.put(file.read(size))
+    finally:
+        os._exit(0)
 
 
 def _one_line(error: BaseException) -> str:

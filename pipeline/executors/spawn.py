@@ -20,7 +20,7 @@ from typing import Protocol
 
 import msgspec
 
-from pipeline.errors import TidemillError
+from pipeline.errors import StoreUnavailable
 from pipeline.executors import child
 from pipeline.executors.frames import SLOT
 
@@ -63,19 +63,19 @@ class ForkSpawner:
 
     def start(self, slot: int, connection: socket.socket) -> int:
         """The pid of a new worker that serves `connection`."""
-        socket.send_fds(self._control, [msgspec.json.encode(_Order(slot=slot))], [connection.fileno()])
-        return self._answer()
+        return self._ask(_Order(slot=slot), [connection.fileno()])
 
     def reap(self, pid: int) -> int:
         """How a worker that has ended did so: a wait status."""
-        self._control.sendall(msgspec.json.encode(_Order(reap=pid)))
-        return self._answer()
+        return self._ask(_Order(reap=pid), [])
 
-    def _answer(self) -> int:
-        body = self._control.recv(64)
-        if not body:
-            raise TidemillError("the process that starts workers was killed; run again, nothing is lost")
-        return int(body)
+    def _ask(self, order: _Order, descriptors: list[int]) -> int:
+        with contextlib.suppress(ConnectionError):
+            socket.send_fds(self._control, [msgspec.json.encode(order)], descriptors)
+            body = self._control.recv(64)
+            if body:
+                return int(body)
+        raise StoreUnavailable("the process that starts workers was killed; run again, nothing is lost")
 
     def close(self) -> None:
         """End the helper; workers end with their connections."""
