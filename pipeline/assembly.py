@@ -34,6 +34,7 @@ from pipeline.stores import open_store
 from pipeline.worker import Code, CodeBroken, Worker, describe
 
 if TYPE_CHECKING:
+    from pipeline.executors.local import LocalExecutor
     from sinks.parquet import TableSpec
 
 RUN_PASSES_MAX = 20
@@ -170,7 +171,7 @@ def local_attempts(spec: bytes) -> LocalAttempts:
     return LocalAttempts(msgspec.json.decode(spec, type=WorkerSpec))
 
 
-def local_executor(file: str, pipelines: Sequence[Pipeline], bucket: Bucket, workers: int | None, policy: Policy) -> Executor:
+def local_executor(file: str, pipelines: Sequence[Pipeline], bucket: Bucket, workers: int | None, policy: Policy) -> LocalExecutor:
     """Worker processes for these pipelines. Call it before anything in this process starts a thread."""
     from pipeline.executors.local import Limits, LocalExecutor
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +15,7 @@ from pipeline.cli.render import count, duration, size
 from pipeline.runner import PassReport
 
 PLAIN_EVERY_S = 5.0
+FOLLOW_S = 0.5
 
 
 class Progress:
@@ -25,6 +28,15 @@ class Progress:
         self._task: Any = None
         self._started = time.monotonic()
         self._printed = self._started
+        self._report = PassReport()
+        self._under_way: Callable[[], int] = lambda: 0
+
+    async def follow(self, under_way: Callable[[], int]) -> None:
+        """Show what running attempts are done with too, until cancelled."""
+        self._under_way = under_way
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            self.update(self._report)
 
     def __enter__(self) -> Progress:
         return self
@@ -35,9 +47,10 @@ class Progress:
 
     def update(self, report: PassReport) -> None:
         """Show the report, unless nothing is under way."""
+        self._report = report
         if self._quiet or report.planned == 0:
             return
-        done = report.committed + report.quarantined
+        done = min(report.planned, report.committed + report.quarantined + self._under_way())
         if sys.stderr.isatty():
             self._draw(report, done)
         elif time.monotonic() - self._printed >= PLAIN_EVERY_S:

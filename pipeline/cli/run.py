@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,10 +20,12 @@ from pipeline.cli.options import Target, on_bucket
 from pipeline.cli.progress import Progress
 from pipeline.cli.render import count, duration, printable, size
 from pipeline.errors import StoreUnavailable
-from pipeline.ports import Executor
 from pipeline.runner import PassReport
 from pipeline.settings import Policy
 from pipeline.state import State
+
+if TYPE_CHECKING:
+    from pipeline.executors.local import LocalExecutor
 
 WATCH_BACKOFF_MAX_S = 60.0
 
@@ -46,7 +48,7 @@ def run_command(target: Target, watch: bool, interval_s: float, limit: int | Non
 
 class _Run:
     def __init__(
-        self, target: Target, executor: Executor, policy: Policy, *, watch: bool, interval_s: float, limit: int | None
+        self, target: Target, executor: LocalExecutor, policy: Policy, *, watch: bool, interval_s: float, limit: int | None
     ) -> None:
         self.target = target
         self.executor = executor
@@ -106,7 +108,11 @@ class _Run:
         started, name = time.monotonic(), runtime.settings.name
         with Progress(name, quiet=self.target.as_json) as progress:
             runtime.on_progress = lambda report: self._progressed(progress, runtime, report)
-            report, self.states[name] = await runtime.run(self.states.get(name), limit=self.limit)
+            following = asyncio.create_task(progress.follow(lambda: self.executor.under_way))
+            try:
+                report, self.states[name] = await runtime.run(self.states.get(name), limit=self.limit)
+            finally:
+                following.cancel()
         self.found_problems |= report.quarantined > 0
         if report.commits or not self.watch:
             self._show(runtime, report, time.monotonic() - started)

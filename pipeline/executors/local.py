@@ -92,6 +92,16 @@ class LocalExecutor:
         """Worker processes."""
         return self._parallelism
 
+    @property
+    def under_way(self) -> int:
+        """Inputs that running attempts are done with: for progress, nothing else."""
+        total = 0
+        for worker in self._workers.values():
+            if worker.jobs:
+                serial, index, _ = SLOT.unpack_from(self._spawner.board, worker.slot * SLOT.size)
+                total += index if serial == worker.jobs[0].serial and index > 0 else 0
+        return total
+
     async def dispatch(self, assignments: Sequence[Assignment]) -> None:
         """Queue the attempts; starts as many workers as there is work for."""
         for assignment in assignments:
