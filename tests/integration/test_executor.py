@@ -142,8 +142,8 @@ def test_a_call_beyond_its_time_limit_is_ended(make: Callable[..., LocalExecutor
     async def work(executor: LocalExecutor) -> None:
         await executor.dispatch([assignment(0, "ok", "hang"), assignment(1, "ok")])
         async with asyncio.timeout(60):
-            while not executor.under_way:
-                await asyncio.sleep(0)  # noqa: ASYNC110 - a shared page raises no event
+            while not executor.under_way:  # noqa: ASYNC110 - a shared page raises no event
+                await asyncio.sleep(0)
         assert executor.under_way == 1, "progress sees the file that is done"
         done = {f.task: f for f in await everything(executor)}
         hung = done[f"{0:020d}-000000"]
