@@ -37,7 +37,7 @@ class PassReport:
     quarantined: int = 0
     deleted: int = 0
     changed: int = 0
-    """Sources that were overwritten or deleted under way: a further pass sees what they are now."""
+    """Sources that were overwritten or deleted under way, or whose transform is no longer declared: a further pass sees to them."""
     respawned: int = 0
     """Sources whose attempt was lost and that were dispatched again."""
     unmatched: int = 0
@@ -259,7 +259,7 @@ class Pass:
             if proposal.is_empty():
                 self._forget_evidence()
                 return None
-            before = dict.fromkeys(s.task for s in proposal.settle)
+            before = dict.fromkeys([*(s.task for s in proposal.settle), *proposal.retire])
             tasks = {task_id: self.state.tasks[task_id] for task_id in before}
             if await self.log.append(self.state, proposal):
                 self._forget_evidence()
@@ -285,6 +285,8 @@ class Pass:
         report.planned += sum(len(t.inputs) for t in commit.plan if t.owner)
         report.planned_bytes += sum(sum(t.inputs.sizes) for t in commit.plan)
         report.deleted += len(commit.deleted)
+        retired = [tasks[task_id] for task_id in commit.retire]
+        report.changed += sum(len(t.inputs) for t in retired if self.settings.transform(t.transform) is None)
         report.quarantined += len(commit.quarantine)
         report.respawned += sum(len(self.state.tasks[r.task].inputs) for r in commit.respawn if r.task in self.state.tasks)
         for settled in commit.settle:

@@ -192,6 +192,17 @@ def test_a_killed_runner_takes_its_workers_along_and_its_tasks_are_adopted_at_on
     assert slow.audit()["sources"] == {"committed": 6}
 
 
+def test_tasks_of_a_transform_that_was_renamed_are_routed_anew(slow: Project) -> None:
+    process = begin(slow)
+    process.kill()
+    process.communicate()
+    slow.write(slow.file.read_text().replace("def parse", "def renamed"))
+    (slow.folder / "gate").unlink()
+    assert slow.run()["committed"] == 6
+    assert slow.sql("SELECT DISTINCT transform FROM sources") == [{"transform": "renamed"}]
+    slow.audit()
+
+
 def test_two_runs_at_once_commit_each_file_once(slow: Project) -> None:
     first = begin(slow)
     second = subprocess.Popen(
