@@ -149,7 +149,7 @@ def _offender(values: Sequence[object]) -> tuple[int, str]:
         except (pa.ArrowException, OverflowError, UnicodeError, ValueError, TypeError):
             high = middle
     before = next((v for v in values[: high - 1] if v is not None and type(v) is not type(values[high - 1])), None)
-    return high, "" if before is None else f" where earlier rows have {_named(before)}"
+    return high, ", which tables do not hold" if before is None else f" where earlier rows have {_named(before)}"
 
 
 def _named(value: object) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ObjectNotFound, SettingsError, StoreUnavailable
@@ -47,6 +46,8 @@ class Warehouse:
         self.connection.execute(f"CREATE SCHEMA {INTERNAL}")
         files.register(self.connection)
         self._paths: list[str] = []
+        self.broken: dict[str, str] = {}
+        """Aggregates that cannot be computed, with the reason."""
 
     def __enter__(self) -> Warehouse:
         return self
@@ -134,8 +135,10 @@ class Warehouse:
                 self._paths.append(path)
                 self.add_view(aggregate.name, f"SELECT * FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
             elif snapshot.schema is not None:
-                with suppress(SettingsError):  # whoever asks for the table hears what is wrong with its SQL
+                try:
                     self.add_view(aggregate.name, aggregate.sql)
+                except SettingsError as error:  # whoever asks for the table hears what is wrong with its SQL
+                    self.broken[aggregate.name] = str(error)
 
     # -- queries -----------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -48,12 +49,12 @@ def sql_command(target: Target, statement: str | None, form: str, timeout_s: flo
             if attempt == TRIES:
                 raise
         except SettingsError as error:
-            raise SettingsError(_with_tables(str(error), target)) from None
+            raise SettingsError(_with_tables(str(error), target, warehouse.broken)) from None
     _print(result, "json" if target.as_json else form)
     return 0
 
 
-def _with_tables(message: str, target: Target) -> str:
+def _with_tables(message: str, target: Target, broken: Mapping[str, str]) -> str:
     """For an unknown table, the nearest right one rather than DuckDB's own guess."""
     import re
 
@@ -62,6 +63,8 @@ def _with_tables(message: str, target: Target) -> str:
     unknown = re.match(r"Catalog Error: Table with name (\S+) does not exist", message)
     if unknown is None:
         return message
+    if unknown[1] in broken:
+        return f"aggregate {unknown[1]} cannot be computed: {broken[unknown[1]]}"
     return f"there is no table {unknown[1]!r}{nearest(unknown[1], _tables(target))}"
 
 

@@ -156,6 +156,8 @@ def summary(name: str, report: PassReport, seconds: float) -> list[str]:
     ):
         if n:
             lines.append(f"  {count(n, 'row' if text == 'rejected' else 'file')} {text}")
+    if report.aggregates:
+        lines.append(f"  {count(report.aggregates, 'aggregate')} brought up to date")
     return lines + _unmatched(report)
 
 

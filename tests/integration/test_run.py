@@ -243,6 +243,19 @@ def test_vacuum_removes_what_retention_lets_go(tmp_path: Path) -> None:
     project.audit()
 
 
+def test_a_changed_aggregate_is_computed_anew_and_a_broken_one_says_so(project: Project) -> None:
+    project.upload("a", lines({"kind": "a", "v": 1}, {"kind": "a", "v": 5}))
+    project.run()
+    project.write(LOGS.replace("sum(v) AS total", "max(v) AS total"))
+    assert project.sql("SELECT total FROM by_kind") == [{"total": 5}], "queries do not wait for a run"
+    assert "1 aggregate brought up to date" in project.call("run").stdout
+    assert project.run()["commits"] == 0
+    project.write(LOGS.replace("sum(v) AS total", "sum(w) AS total"))
+    assert "aggregate by_kind of logs: " in project.call("run", code=2).stderr
+    assert "aggregate by_kind cannot be computed: " in project.call("sql", "SELECT * FROM by_kind", code=2).stderr
+    project.audit()
+
+
 def test_state_answers_sql(project: Project) -> None:
     project.upload("a", lines({"kind": "a", "v": 1}))
     project.upload("b", "bad\n")
