@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 import traceback
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from pipeline.api import Pipeline, check_together
 from pipeline.errors import SettingsError
@@ -66,12 +67,12 @@ def _import_path(path: Path) -> ModuleType:
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) and Path(str(known.__file__)).resolve() == path.resolve():
         return known
-    if known is not None or name in sys.stdlib_module_names or name in ("pipeline", "sinks", "infra"):
+    if known is not None or name in sys.stdlib_module_names or _is_installed(name, path):
         digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
         name = f"tidemill_user_{name}_{digest}"  # the file's name belongs to another module: keep both
         if name in sys.modules:
             return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Fresh(name, str(path)))
     if spec is None or spec.loader is None:
         raise SettingsError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -88,6 +89,23 @@ def _import_path(path: Path) -> ModuleType:
         del sys.modules[name]
         raise SettingsError(_where(error, str(path))) from error
     return module
+
+
+def _is_installed(name: str, path: Path) -> bool:
+    """Whether `import name` means another module than this file: one of ours, or a library loaded later on."""
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    return found is not None and (found.origin is None or Path(found.origin).resolve() != path.resolve())
+
+
+class _Fresh(importlib.machinery.SourceFileLoader):
+    """Runs the text as it is now. Python's own cache takes an edit within a second that keeps the length for no edit."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
 
 
 def _where(error: Exception, target: str) -> str:
