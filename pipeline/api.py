@@ -7,11 +7,25 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 
 from pipeline import keys
 from pipeline.errors import SettingsError
-from pipeline.settings import DAY_S, AggregateSettings, PipelineSettings, TransformSettings
+from pipeline.options import (
+    TIMEOUT_MAX_S,
+    TransformOptions,
+    between,
+    boolean,
+    check_target,
+    checked_batch_wait,
+    checked_resources,
+    known_options,
+    optional,
+    strings,
+)
+from pipeline.schedules import checked_schedule, checked_timezone
+from pipeline.settings import DAY_S, AggregateSettings, CostLimits, DeploymentSettings, PipelineSettings, TransformSettings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,6 +63,11 @@ class Pipeline:
     first rows. widen: what happens when a later file brings another type: "none" quarantines that file, "float" lets integers
     become floats, "string" lets anything become text. retention_days: how long superseded rows stay on disk for readers.
 
+    For a deployed pipeline: schedule: when it looks for new objects, as five cron fields in `timezone` or a timedelta. sweep: a
+    schedule of its own for full listings; the ticks of `schedule` then take only keys that were hinted. access: how workers reach
+    the bucket, through "mount" (they hold no credentials) or by "api". pip, apt: packages in every container. max_cost_usd,
+    max_cost_usd_per_day: estimated dollars after which a run, or a day (UTC), dispatches nothing more.
+
     Raises SettingsError, with one line, for anything that cannot work.
     """
 
@@ -64,6 +83,14 @@ class Pipeline:
         schema: pa.Schema | None = None,
         widen: Literal["none", "float", "string"] = "none",
         retention_days: float = 7.0,
+        schedule: str | timedelta | None = None,
+        sweep: str | timedelta | None = None,
+        timezone: str = "UTC",
+        access: Literal["mount", "api"] = "mount",
+        pip: Sequence[str] = (),
+        apt: Sequence[str] = (),
+        max_cost_usd: float | None = None,
+        max_cost_usd_per_day: float | None = None,
     ) -> None:
         self.name = _checked_name("pipeline", name)
         self.source = _checked_prefix(name, "source", source)
@@ -71,7 +98,7 @@ class Pipeline:
         refuse_overlap(name, self.source, self.output)
         self.include = _globs(name, "include", include)
         self.exclude = _globs(name, "exclude", exclude)
-        self.partition_by = tuple(_list(name, "partition_by", partition_by))
+        self.partition_by = strings(f"pipeline {name}", "partition_by", partition_by)
         self.schema = _checked_schema(name, schema)
         if widen not in ("none", "float", "string"):
             raise SettingsError(f'pipeline {name}: widen={widen!r} is not one of "none", "float", "string"')
@@ -79,6 +106,21 @@ class Pipeline:
         if not 0 <= retention_days <= 3650:
             raise SettingsError(f"pipeline {name}: retention_days={retention_days} is not between 0 and 3650")
         self.retention_s = retention_days * DAY_S
+        label = f"pipeline {name}"
+        if access not in ("mount", "api"):
+            raise SettingsError(f'{label}: access={access!r} is neither "mount" nor "api"')
+        self.deployment = DeploymentSettings(
+            schedule=checked_schedule(f"{label}: schedule", schedule),
+            sweep=checked_schedule(f"{label}: sweep", sweep),
+            timezone=checked_timezone(f"{label}: timezone", timezone),
+            access=access,
+            pip=strings(label, "pip", pip),
+            apt=strings(label, "apt", apt),
+        )
+        self.cost = CostLimits(
+            run_usd=_dollars(label, "max_cost_usd", max_cost_usd),
+            day_usd=_dollars(label, "max_cost_usd_per_day", max_cost_usd_per_day),
+        )
         self.transforms: list[Transform] = []
         self.aggregates: list[AggregateSettings] = []
 
@@ -89,58 +131,49 @@ class Pipeline:
     def transform(self, target: F, /) -> F: ...
 
     @overload
-    def transform(
-        self,
-        /,
-        *,
-        match: str | Sequence[str] = "**",
-        version: str | None = None,
-        timeout_s: float = 600.0,
-        max_attempts: int = 3,
-        memory_mb: int | None = None,
-        batch_size: int | None = None,
-    ) -> Callable[[F], F]: ...
+    def transform(self, /, **options: Unpack[TransformOptions]) -> Callable[[F], F]: ...
 
-    def transform(
-        self,
-        target: Callable[..., object] | None = None,
-        /,
-        *,
-        match: str | Sequence[str] = "**",
-        version: str | None = None,
-        timeout_s: float = 600.0,
-        max_attempts: int = 3,
-        memory_mb: int | None = None,
-        batch_size: int | None = None,
-    ) -> Any:
+    def transform(self, target: Callable[..., object] | None = None, /, **options: Unpack[TransformOptions]) -> Any:
         """Declare the code for the objects that match. The first transform whose `match` fits takes an object.
 
         The target is a function of one `Object`, or a class with `__call__(self, obj)` and optionally `load(self)`, which runs
         once in each worker. With `batch_size` it takes a list of objects and returns a list of results of the same length.
         A result is an Arrow table or record batches, an iterable of dicts or dataclasses, a pandas DataFrame, or None.
-
-        version: names the code for lineage; by default a fingerprint of its source. timeout_s: bound on one call.
-        max_attempts: runs before a file whose worker keeps dying is set aside. memory_mb: bound on the worker's memory.
+        The options are those of `TransformOptions`.
         """
 
         def declare(target: F) -> F:
             label = f"pipeline {self.name}, transform {getattr(target, '__name__', target)!s}"
-            _check_target(label, target, batch_size)
-            settings = TransformSettings(
-                name=_checked_name("transform", target.__name__.lower()),
-                version=version if version is not None else fingerprint(target, batch_size),
-                match=_globs(self.name, "match", [match] if isinstance(match, str) else match),
-                timeout_s=_between(label, "timeout_s", timeout_s, 0.1, 86_400),
-                max_attempts=int(_between(label, "max_attempts", max_attempts, 1, 100)),
-                memory_mb=None if memory_mb is None else int(_between(label, "memory_mb", memory_mb, 64, 2**22)),
-                batch_size=None if batch_size is None else int(_between(label, "batch_size", batch_size, 1, 100_000)),
-            )
+            known_options(label, options)
+            settings = self._transform_settings(label, target, options)
             if any(t.settings.name == settings.name for t in self.transforms):
                 raise SettingsError(f"pipeline {self.name} has two transforms named {settings.name}: rename one")
             self.transforms.append(Transform(settings, target))
             return target
 
         return declare if target is None else declare(target)
+
+    def _transform_settings(self, label: str, target: Callable[..., object], options: TransformOptions) -> TransformSettings:
+        batch_size = options.get("batch_size")
+        check_target(label, target, batch_size)
+        match, version = options.get("match", "**"), options.get("version")
+        batch_wait_ms = checked_batch_wait(label, options)
+        safe = boolean(label, "safe_to_rerun", options.get("safe_to_rerun", True))
+        attempts = int(between(label, "max_attempts", options.get("max_attempts", 3 if safe else 1), 1, 100))
+        if not safe and attempts > 1:
+            raise SettingsError(f"{label}: max_attempts={attempts} contradicts safe_to_rerun=False: leave one of them out")
+        return TransformSettings(
+            name=_checked_name("transform", target.__name__.lower()),
+            version=version if version is not None else fingerprint(target, batch_size),
+            match=_globs(self.name, "match", [match] if isinstance(match, str) else match),
+            timeout_s=between(label, "timeout_s", options.get("timeout_s", 600.0), 0.1, TIMEOUT_MAX_S),
+            max_attempts=attempts,
+            batch_size=optional(label, "batch_size", batch_size, 1, 100_000),
+            batch_wait_ms=batch_wait_ms,
+            safe_to_rerun=safe,
+            keeps_state=inspect.isclass(target),
+            resources=checked_resources(label, options, is_class=inspect.isclass(target)),
+        )
 
     def aggregate(self, name: str, *, by: str | Sequence[str] | Mapping[str, str], sql: str) -> None:
         """Declare a table that is kept up to date with the pipeline's rows.
@@ -175,6 +208,8 @@ class Pipeline:
             transforms=tuple(t.settings for t in self.transforms),
             aggregates=tuple(self.aggregates),
             retention_s=self.retention_s,
+            deployment=self.deployment,
+            cost=self.cost,
         )
 
 
@@ -214,39 +249,6 @@ def fingerprint(target: Callable[..., object], batch_size: int | None) -> str:
     return hashlib.sha256(f"{text}\n{batch_size}".encode()).hexdigest()[:12]
 
 
-def _check_target(label: str, target: object, batch_size: int | None) -> None:
-    function = target
-    if inspect.isclass(target):
-        function = getattr(target, "__call__", None) if "__call__" in dir(target) else None  # noqa: B004
-        if "__call__" not in vars(target) and not any("__call__" in vars(c) for c in target.__mro__[:-1]):
-            raise SettingsError(f"{label}: the class needs a method __call__(self, obj)")
-        _no_arguments(label, target)
-    if not callable(function):
-        raise SettingsError(f"{label}: decorate a function or a class, not {type(target).__name__}")
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise SettingsError(f"{label}: it is declared async; transforms are plain functions, which run side by side in processes")
-    parameters = list(inspect.signature(function).parameters.values())
-    parameters = parameters[1:] if inspect.isclass(target) else parameters
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
-    required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if not positional or len(required) > 1 or any(p.kind is p.KEYWORD_ONLY for p in required):
-        what = "a list of objects" if batch_size else "one object"
-        raise SettingsError(
-            f"{label}: it is called with {what} and nothing else, but its signature is {inspect.signature(function)}"
-        )
-
-
-def _no_arguments(label: str, target: type) -> None:
-    init = inspect.signature(target.__init__) if "__init__" in vars(target) else None  # type: ignore[misc]
-    if init is None:
-        return
-    needed = [
-        p for p in list(init.parameters.values())[1:] if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
-    if needed:
-        raise SettingsError(f"{label}: the class is made without arguments, but __init__ needs {needed[0].name}")
-
-
 def _checked_name(what: str, name: object) -> str:
     if not isinstance(name, str) or not _NAME.match(name):
         raise SettingsError(f"{what} name {name!r}: use a lower-case letter, then letters, digits and _ (at most 63)")
@@ -273,23 +275,15 @@ def _checked_schema(name: str, schema: Any) -> Any:
     return schema
 
 
-def _list(name: str, what: str, values: object) -> list[str]:
-    if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str) and v for v in values):
-        raise SettingsError(f"pipeline {name}: {what}={values!r} must be a list of strings")
-    return list(values)
-
-
 def _globs(name: str, what: str, values: object) -> tuple[str, ...]:
-    globs = _list(name, what, values)
+    globs = strings(f"pipeline {name}", what, values)
     if what != "exclude" and not globs:
         raise SettingsError(f'pipeline {name}: {what}= is empty; use ["**"] for everything')
-    return tuple(globs)
+    return globs
 
 
-def _between(label: str, what: str, value: object, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise SettingsError(f"{label}: {what}={value!r} is not a number between {low:g} and {high:g}")
-    return value
+def _dollars(label: str, what: str, value: float | None) -> float | None:
+    return None if value is None else between(label, what, value, 0, 1e9)
 
 
 def _quoted(column: object) -> str:

@@ -25,9 +25,10 @@ from pipeline.home import Marker, open_home
 from pipeline.loading import load_pipelines
 from pipeline.log import Log
 from pipeline.model import FORMAT_VERSION, Assignment, Receipt
+from pipeline.parts import Parts, PassReport, Request
 from pipeline.ports import Executor, Store
 from pipeline.prefetch import PrefetchedContents
-from pipeline.runner import Outdated, Parts, Pass, PassReport
+from pipeline.runner import Outdated, Pass
 from pipeline.settings import PipelineSettings, Policy
 from pipeline.state import State
 from pipeline.stores import open_store
@@ -231,20 +232,20 @@ class Runtime:
         marker = Marker(format=FORMAT_VERSION, pipeline=s.name, source=s.source, output=s.output)
         await open_home(self.store, marker, RandomIds())
 
-    async def run(self, state: State | None = None, *, limit: int | None = None) -> tuple[PassReport, State]:
+    async def run(self, state: State | None = None, *, request: Request | None = None) -> tuple[PassReport, State]:
         """Passes until nothing that the first one could see is left to do. Returns the sum, and the state to carry over."""
         total = PassReport()
         for _ in range(RUN_PASSES_MAX):
             running = Pass(self.parts(), state)
             try:
-                report = await running.run(limit=limit)
+                report = await running.run(request)
                 await running.keep_tidy()
             except Outdated:
                 state = None
                 continue
             state = running.state
             total = combine(total, report)
-            if not report.changed or self.stopping() or limit is not None:
+            if not report.changed or self.stopping() or request is not None:
                 break
         if state is None:
             raise SettingsError(f"the log of {self.settings.name} is being collected faster than it can be read; run again")

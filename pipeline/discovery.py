@@ -5,14 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from pipeline.errors import ObjectNotFound
 from pipeline.ledger import overlay_between
-from pipeline.model import Inputs, Page, Quarantined
+from pipeline.model import Head, Inputs, Page, Quarantined
 from pipeline.planner import Found
 from pipeline.ports import Store
 from pipeline.settings import PipelineSettings
 from pipeline.state import State
+
+
+class Known(NamedTuple):
+    """What the ledger says of a key, as far as a comparison needs it."""
+
+    etag: str
+    output: str
+    version: str
+    sequence: int
 
 
 @dataclass(slots=True)
@@ -85,25 +94,55 @@ class Router:
         return None
 
 
-def judge(page: Page, state: State, router: Router, after: str, upto: str | None) -> Judged:
+Again = Callable[[str, int, Known], bool]
+"""Whether an object at its committed version is to be processed again: its key, its time of change, and what is known of it."""
+
+
+def judge(  # noqa: PLR0917
+    page: Page, state: State, router: Router, after: str, upto: str | None, again: Again | None = None
+) -> Judged:
     """Compare a page that covers the keys in (`after`, `upto`] with the ledger.
 
-    Objects at their committed version cost nothing further. `replaces` of what is found is exact as long as no commit
-    decides about the key before it is planned (the planner checks that).
+    Objects at their committed version cost nothing further, but for those that `again` picks. `replaces` of what is found is
+    exact as long as no commit decides about the key before it is planned (the planner checks that).
     """
     judged = Judged(listed=len(page.keys))
     judged.unusable = [_unusable(name) for name in page.unusable]
-    if _is_unchanged(page, state, after, upto):
+    if again is None and _is_unchanged(page, state, after, upto):
         return judged
     known = _known(state, after, upto)
     if not known and router.everything is not None:
         judged.found = [Found(router.everything, _all_new(page))] if page.keys else []
         judged.absent = sorted(_absent_quarantined(page, state, known, after, upto))
         return judged
+    _compare(judged, page, known, router, again)
+    judged.absent = sorted([*known, *_absent_quarantined(page, state, known, after, upto)])
+    return judged
+
+
+def judge_named(heads: Sequence[Head | None], names: Sequence[str], state: State, router: Router, again: Again | None) -> Judged:
+    """Compare objects that were asked for by name, each with its head or None where there is none, with the ledger."""
+    there = [head for head in heads if head is not None]
+    page = Page(
+        keys=[head.key for head in there],
+        etags=[head.etag for head in there],
+        sizes=[head.size_bytes for head in there],
+        modified_us=[head.modified_us for head in there],
+    )
+    entries = {head.key: state.entry(head.key) for head in there}
+    known = {key: Known(e.etag, e.output, e.version, e.sequence) for key, e in entries.items() if e is not None}
+    judged = Judged(listed=len(there))
+    _compare(judged, page, known, router, again)
+    judged.absent = [name for name, head in zip(names, heads, strict=True) if head is None]
+    return judged
+
+
+def _compare(judged: Judged, page: Page, known: dict[str, Known], router: Router, again: Again | None) -> None:
+    """Sort the page's new and changed objects by transform. Takes the page's keys out of `known`."""
     columns: dict[str, Inputs] = {}
     for key, etag, size, modified in zip(page.keys, page.etags, page.sizes, page.modified_us, strict=True):
         before = known.pop(key, None)
-        if before is not None and before[0] == etag:
+        if before is not None and before.etag == etag and (again is None or not again(key, modified, before)):
             continue
         if not router.includes(key):
             continue
@@ -120,10 +159,8 @@ def judge(page: Page, state: State, router: Router, after: str, upto: str | None
         inputs.etags.append(etag)
         inputs.sizes.append(size)
         inputs.modified_us.append(modified)
-        inputs.replaces.append(before[1] if before is not None else None)
+        inputs.replaces.append(before.output if before is not None else None)
     judged.found = [Found(name, inputs) for name, inputs in columns.items()]
-    judged.absent = sorted([*known, *_absent_quarantined(page, state, known, after, upto)])
-    return judged
 
 
 def _all_new(page: Page) -> Inputs:
@@ -150,18 +187,18 @@ def _is_unchanged(page: Page, state: State, after: str, upto: str | None) -> boo
     )
 
 
-def _known(state: State, after: str, upto: str | None) -> dict[str, tuple[str, str]]:
-    """Committed keys of a range: key -> (etag, output)."""
+def _known(state: State, after: str, upto: str | None) -> dict[str, Known]:
+    """The committed keys of a range."""
     table = state.ledger.between(after, upto)
-    known: dict[str, tuple[str, str]] = {}
+    known: dict[str, Known] = {}
     if table is not None:
-        columns = (table.column(name).to_pylist() for name in ("key", "etag", "output"))
-        known = {key: (etag, output) for key, etag, output in zip(*columns, strict=True)}
+        names, *rest = (table.column(name).to_pylist() for name in ("key", *Known._fields))
+        known = dict(zip(names, map(Known._make, zip(*rest, strict=True)), strict=True))
     for key, entry in overlay_between(state.overlay, after, upto):
         if entry is None:
             known.pop(key, None)
         else:
-            known[key] = (entry.etag, entry.output)
+            known[key] = Known(entry.etag, entry.output, entry.version, entry.sequence)
     return known
 
 
@@ -186,12 +223,8 @@ def _unusable(name: str) -> Quarantined:
     )
 
 
-async def confirm_missing(store: Store, absent: Iterable[str]) -> list[str]:
+async def confirm_missing(store: Store, absent: Sequence[str]) -> list[str]:
     """Those keys of `absent` that a request for each does not find either: a listing may be stale, a HEAD is not."""
-    missing = []
-    for key in absent:
-        try:
-            await store.head(key)
-        except ObjectNotFound:
-            missing.append(key)
-    return missing
+    if not absent:
+        return []
+    return [key for key, head in zip(absent, await store.head_many(absent), strict=True) if head is None]

@@ -80,3 +80,13 @@ class StoreUnsafe(TidemillError):
 
 class InvariantViolated(TidemillError):
     """Tidemill contradicted itself. This is a bug: nothing more is written."""
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A suffix for a message about an unknown name: the nearest right one, or all of them."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, 1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there is {', '.join(map(repr, sorted(known)[:10]))}" if known else ""

@@ -1,6 +1,7 @@
 """The key layout: where each kind of object lives, and how names are read back. Pure.
 
-    _tidemill/<pipeline>/format.json  log/ checkpoint/ ledger/ receipts/ hint gc/floor       the home prefix
+    _tidemill/<pipeline>/format.json  log/ checkpoint/ ledger/ hint gc/floor                the home prefix
+                         receipts/ assignments/ jobs/
     <output>rows/<hive partitions>/<task>.<nonce>.<n>.parquet                                rows
     <output>rejected/<task>.<nonce>.<n>.parquet                                              rejected rows
     <output>aggregates/<name>/<sequence>.<nonce>.parquet                                     aggregates
@@ -79,6 +80,47 @@ def receipt_prefix(home: str) -> str:
 
 def receipt(home: str, task: str, nonce: str) -> str:
     return f"{home}receipts/{task}.{nonce}.json"
+
+
+def began(home: str, task: str, attempt: int) -> str:
+    """Says, by being there, that an attempt was begun (see `model.RENTED`)."""
+    return f"{home}receipts/{task}.a{attempt}.began"
+
+
+def loss_note(home: str, task: str, attempt: int) -> str:
+    return f"{home}receipts/{task}.a{attempt}.lost"
+
+
+def began_attempt(key: str) -> tuple[str, int] | None:
+    """Task and attempt in a `began` key, None for any other."""
+    parts = key.rsplit("/", 1)[-1].split(".")
+    is_one = len(parts) == 3 and parts[2] == "began" and _TASK.match(parts[0]) and parts[1][1:].isdigit()
+    return (parts[0], int(parts[1][1:])) if is_one else None
+
+
+def is_receipt(key: str) -> bool:
+    return key.endswith(".json")
+
+
+def is_loss_note(key: str) -> bool:
+    return key.endswith(".lost")
+
+
+def assignment(home: str, task: str, nonce: str) -> str:
+    """An assignment that is too long to travel with a call."""
+    return f"{home}assignments/{task}.{nonce}.json"
+
+
+def assignment_prefix(home: str) -> str:
+    return f"{home}assignments/"
+
+
+def job(home: str, job: str) -> str:
+    return f"{home}jobs/{job}.json"
+
+
+def job_prefix(home: str) -> str:
+    return f"{home}jobs/"
 
 
 def task_id(sequence: int, index: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.machinery
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from pipeline.api import Pipeline, check_together
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, nearest
 
 
 def load_pipelines(file: str) -> list[Pipeline]:
@@ -35,14 +34,6 @@ def load_pipelines(file: str) -> list[Pipeline]:
     if not chosen:
         raise SettingsError(f"{target} declares no pipeline {name!r}{nearest(name, [p.name for p in found])}")
     return chosen
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """A suffix for a message about an unknown name: the nearest right one, or all of them."""
-    close = difflib.get_close_matches(name, known, 1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; there is {', '.join(map(repr, sorted(known)[:10]))}" if known else ""
 
 
 def _import(target: str) -> ModuleType:

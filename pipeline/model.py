@@ -14,6 +14,9 @@ import msgspec
 FORMAT_VERSION = 1
 """Version of every stored object. A larger number in the bucket was written by a newer Tidemill and is refused."""
 
+RENTED = "modal:"
+"""How the owner of tasks begins whose attempts run detached in rented containers: they queue there, and note that they began."""
+
 MAIN_TABLE = "rows"
 REJECTED_TABLE = "rejected"
 
@@ -159,6 +162,24 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     bytes_read: int
     engine: str = ""
     """Where it ran: a host and process, or a Modal call id."""
+    slots: float = 0.0
+    """For batch transforms: the sum over all sources of batch_size / size of the source's batch; sources / slots is the fill."""
+    mounted: bool = False
+    """The attempt read and wrote through a file system without versions: whoever settles it asks the store first."""
+    unverified: list[int] = []
+    """Sources, by index, whose bytes the attempt could not tie to the planned version by itself."""
+
+
+class LossNote(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt's own word that it cannot give a receipt. Written under a name of its own for each attempt."""
+
+    format: int
+    task: str
+    attempt: int
+    owner: str
+    reason: str
+    suspect: int | None = None
+    detail: str = ""
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,6 +192,8 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[SourceProblem]
     files: list[OutputFile]
     seconds: float
+    bytes_read: int = 0
+    slots: float = 0.0
 
 
 class Respawn(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,9 +212,9 @@ class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     etag: str
-    kind: Literal["failed", "lost", "key"]
+    kind: Literal["failed", "lost", "key", "cancelled"]
     """failed: the user's own code or result, final for this version. lost: attempts died without an answer, retried with
-    backoff. key: the key itself cannot be processed."""
+    backoff. key: the key itself cannot be processed. cancelled: a person cancelled the job it was in."""
     reason: str
     detail: str = ""
     tries: int = 1

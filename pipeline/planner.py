@@ -6,13 +6,14 @@ the next sequence number. So every rule here asks the state it is given and reme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline import keys
 from pipeline.errors import InputRejected
 from pipeline.model import (
     FORMAT_VERSION,
+    RENTED,
     Commit,
     Deleted,
     Inputs,
@@ -23,6 +24,7 @@ from pipeline.model import (
     Task,
 )
 from pipeline.settings import PipelineSettings, Policy, TransformSettings
+from pipeline.sizing import task_ranges
 from pipeline.state import State
 
 
@@ -60,7 +62,11 @@ class Evidence:
     losses: dict[str, Loss] = field(default_factory=dict)
     runs_work: bool = True
     """Whether the proposer can dispatch: otherwise attempts without an answer are left to somebody who can."""
+    began: set[tuple[str, int]] = field(default_factory=set)
+    """Tasks and attempts that noted their beginning (see `model.RENTED`)."""
     requeue: list[str] = field(default_factory=list)
+    cancel: dict[str, str] = field(default_factory=dict)
+    """Tasks to end without an answer, each with the reason to show."""
     vacuumed: list[str] = field(default_factory=list)
 
 
@@ -81,6 +87,7 @@ class Proposer:
         """The commit that should follow `state`; possibly empty."""
         draft = _Draft(self, state, evidence, now_ms, commit_id)
         draft.settle()
+        draft.cancel()
         if evidence.runs_work:
             draft.expire()
         draft.requeue()
@@ -156,13 +163,18 @@ class _Draft:
             if loss is not None and (loss.attempt, loss.owner) == (task.attempt, task.owner):
                 self._attempt_failed(task, loss)
             elif task.deadline_ms <= self.now_ms:
-                self._attempt_failed(task, Loss(task.attempt, task.owner, "no answer before its deadline"))
+                if task.owner.startswith(RENTED) and (task.id, task.attempt) not in self.evidence.began:
+                    self._runner_vanished(task, "it was never begun: lost on its way, or too long in the queue")
+                else:
+                    self._attempt_failed(task, Loss(task.attempt, task.owner, "no answer before its deadline"))
             elif self.p.is_gone(task.owner):
-                self._runner_vanished(task)
+                self._runner_vanished(task, "its runner ended")
 
-    def _runner_vanished(self, task: Task) -> None:
-        if task.losses + 1 < self.p.policy.losses_max:
-            self._respawn(task, attempt=task.attempt, losses=task.losses + 1, reason="its runner ended")
+    def _runner_vanished(self, task: Task, reason: str) -> None:
+        transform = self.p.settings.transform(task.transform)
+        may_rerun = transform is None or transform.safe_to_rerun or task.owner.startswith(RENTED)
+        if task.losses + 1 < self.p.policy.losses_max and may_rerun:
+            self._respawn(task, attempt=task.attempt, losses=task.losses + 1, reason=reason)
         else:
             self._attempt_failed(task, Loss(task.attempt, task.owner, "its runners kept ending"))
 
@@ -175,9 +187,9 @@ class _Draft:
         self.commit.retire.append(task.id)
         wanted = [i for i, key in enumerate(task.inputs.keys) if self.state.is_wanted(key, task.id)]
         self.decided.update(task.inputs.keys[i] for i in wanted)
-        if transform is None:
-            return  # the transform is no longer declared: the next listing routes these objects anew
-        if alone:
+        if transform is None or transform.version != task.version:
+            return  # the code is another by now: the next listing plans these objects anew
+        if alone or not transform.safe_to_rerun:
             for i in wanted:
                 self._quarantine_lost(task, i, loss)
             return
@@ -186,7 +198,7 @@ class _Draft:
 
     def _respawn(self, task: Task, *, attempt: int, losses: int, reason: str) -> None:
         transform = self.p.settings.transform(task.transform)
-        if transform is None:
+        if transform is None or transform.version != task.version:
             self.commit.retire.append(task.id)
             return
         self.commit.respawn.append(
@@ -194,7 +206,7 @@ class _Draft:
                 task=task.id,
                 attempt=attempt,
                 losses=losses,
-                deadline_ms=self.now_ms + self.p.policy.lease_ms(transform),
+                deadline_ms=self._deadline_ms(transform),
                 owner=self.p.owner,
                 reason=reason,
             )
@@ -205,6 +217,8 @@ class _Draft:
         policy, key, etag = self.p.policy, task.inputs.keys[i], task.inputs.etags[i]
         before = self.state.quarantine.get(key)
         tries = before.tries + 1 if before is not None and before.etag == etag and before.kind == "lost" else 1
+        transform = self.p.settings.transform(task.transform)
+        for_good = tries >= policy.lost_tries_max or (transform is not None and not transform.safe_to_rerun)
         wait_s = min(policy.lost_backoff_s * 2 ** (tries - 1), policy.lost_backoff_max_s)
         self.commit.quarantine.append(
             Quarantined(
@@ -214,13 +228,26 @@ class _Draft:
                 reason=loss.reason,
                 detail=loss.detail,
                 tries=tries,
-                retry_at_ms=0 if tries >= policy.lost_tries_max else self.now_ms + int(1000 * wait_s),
+                retry_at_ms=0 if for_good else self.now_ms + int(1000 * wait_s),
                 task=task.id,
                 transform=task.transform,
                 version=task.version,
                 size_bytes=task.inputs.sizes[i],
             )
         )
+
+    def cancel(self) -> None:
+        """End tasks that a person does not want any more; what they would have published waits for a person."""
+        for task_id, reason in self.evidence.cancel.items():
+            task = self.state.tasks.get(task_id)
+            if task is None or task_id in self.ended:
+                continue
+            self.ended.add(task_id)
+            self.commit.retire.append(task_id)
+            for i, key in enumerate(task.inputs.keys):
+                if self.state.is_wanted(key, task_id):
+                    self.decided.add(key)
+                    self.commit.quarantine.append(_cancelled(task, i, reason))
 
     # -- the listing -------------------------------------------------------------------------------------------------
 
@@ -239,7 +266,9 @@ class _Draft:
             if transform is None or not fresh:
                 continue
             inputs = found.inputs if len(fresh) == len(found.inputs) else found.inputs.take(fresh)
-            for start, end in self._sizes(inputs.sizes, transform):
+            for start, end in self._ranges(inputs.sizes, transform):
+                if self._is_full():
+                    break  # the next pass finds the rest
                 self._plan(transform, transform.version, inputs.take(list(range(start, end))))
         for entry in self.evidence.unusable:
             before = self.state.quarantine.get(entry.key)
@@ -250,38 +279,22 @@ class _Draft:
         key, etag = inputs.keys[i], inputs.etags[i]
         if key in self.decided or self.state.decided_since(key, self.evidence.base):
             return False
-        quarantined = self.state.quarantine.get(key)
-        if (
-            quarantined is not None
-            and quarantined.etag == etag
-            and (quarantined.retry_at_ms == 0 or quarantined.retry_at_ms > self.now_ms)
-        ):
-            return False
-        wanted = self.state.wanted.get(key)
-        return wanted is None or wanted[1] != etag
+        return self.state.is_due(key, etag, self.now_ms)
 
-    def _sizes(self, sizes: list[int], transform: TransformSettings) -> list[tuple[int, int]]:
-        """Cut the objects into tasks: full ones first, smaller ones towards the end so that all workers finish together."""
-        policy, ranges, start = self.p.policy, [], 0
-        weights = [size + policy.file_weight_bytes for size in sizes]
-        left = sum(weights)
-        batch = transform.batch_size or 1
-        while start < len(sizes):
-            share = policy.task_bytes_max
-            if not self.evidence.more_to_come:
-                share = min(share, max(left // (2 * self.p.parallelism), 256 * 2**10))
-            files_max = policy.task_files_max
-            if not self.evidence.more_to_come:
-                files_max = min(files_max, max((len(sizes) - start) // (2 * self.p.parallelism), 32))
-            end, weight = start, 0
-            while end < len(sizes) and end - start < files_max and (end == start or weight + weights[end] <= share):
-                weight += weights[end]
-                end += 1
-            end = min(len(sizes), start + -(-(end - start) // batch) * batch)
-            ranges.append((start, end))
-            left -= sum(weights[start:end])
-            start = end
-        return ranges
+    def _is_full(self) -> bool:
+        most = self.p.policy.open_tasks_max
+        return most is not None and len(self.state.tasks) + len(self.commit.plan) >= most
+
+    def _ranges(self, sizes: list[int], transform: TransformSettings) -> list[tuple[int, int]]:
+        policy = self.p.policy
+        return task_ranges(
+            sizes,
+            policy,
+            workers=self.p.parallelism if policy.containers_max is None else policy.containers(transform),
+            batch=transform.batch_size or 1,
+            seconds_per_file=self.state.usage.took(transform.name).seconds_per_file,
+            more_to_come=self.evidence.more_to_come,
+        )
 
     def forget(self) -> None:
         """Record sources that are gone, unless something newer than the listing is known or under way."""
@@ -300,7 +313,7 @@ class _Draft:
 
     def _plan_again(self, task: Task, inputs: Inputs) -> None:
         transform = self.p.settings.transform(task.transform)
-        if transform is not None:
+        if transform is not None and transform.version == task.version:
             self._plan(transform, task.version, inputs)
 
     def _plan(self, transform: TransformSettings, version: str, inputs: Inputs) -> None:
@@ -314,10 +327,14 @@ class _Draft:
                 inputs=inputs,
                 attempt=1,
                 losses=0,
-                deadline_ms=self.now_ms + self.p.policy.lease_ms(transform),
+                deadline_ms=self._deadline_ms(transform),
                 owner=self.p.owner,
             )
         )
+
+    def _deadline_ms(self, transform: TransformSettings) -> int:
+        ahead = len(self.state.tasks) + len(self.commit.plan)
+        return self.now_ms + self.p.policy.lease_ms(transform, ahead=ahead)
 
 
 def _fits(receipt: Receipt, task: Task) -> bool:
@@ -340,6 +357,21 @@ def _settled(receipt: Receipt) -> Settled:
         problems=receipt.problems,
         files=receipt.files,
         seconds=receipt.seconds,
+        bytes_read=receipt.bytes_read,
+        slots=receipt.slots,
+    )
+
+
+def _cancelled(task: Task, i: int, reason: str) -> Quarantined:
+    return Quarantined(
+        key=task.inputs.keys[i],
+        etag=task.inputs.etags[i],
+        kind="cancelled",
+        reason=reason,
+        task=task.id,
+        transform=task.transform,
+        version=task.version,
+        size_bytes=task.inputs.sizes[i],
     )
 
 
@@ -351,8 +383,3 @@ def _split(indexes: list[int], suspect: int | None) -> list[list[int]]:
         middle = len(indexes) // 2
         parts = [indexes[:middle], indexes[middle:]]
     return [part for part in parts if part]
-
-
-def by_first(receipts: Mapping[str, list[Receipt]]) -> dict[str, Receipt]:
-    """One receipt a task: the first that was seen."""
-    return {task: found[0] for task, found in receipts.items() if found}

@@ -61,6 +61,10 @@ class Store(Protocol):
         """Raises ObjectNotFound."""
         ...
 
+    async def head_many(self, keys: Sequence[str]) -> Sequence[Head | None]:
+        """The heads in the order of `keys`, None where there is no object; asked for concurrently where that helps."""
+        ...
+
     async def delete(self, keys: Sequence[str]) -> None:
         """Remove the objects; keys that do not exist are no error."""
         ...
@@ -75,6 +79,18 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Release connections. The store is not used afterwards."""
+        ...
+
+
+class Outbox(Protocol):
+    """Where an attempt's outputs and notes go: a store, or a mounted bucket. Every key is written once."""
+
+    async def put(self, key: str, body: bytes) -> None:
+        """Write the whole object, and return only when it is there."""
+        ...
+
+    async def put_file(self, key: str, path: Path) -> None:
+        """Like `put` of the file's bytes, in bounded memory. The file may be consumed."""
         ...
 
 

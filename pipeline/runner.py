@@ -5,78 +5,18 @@ The pass owns no rule: `planner` decides what a commit says, `log` whether it ha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import AsyncIterator, Iterable
 
-from pipeline import keys, wire
-from pipeline.discovery import Judged, Router, confirm_missing, judge
-from pipeline.errors import CommitConflict, ObjectNotFound, StateInvalid
+from pipeline.discovery import Judged, Router, confirm_missing, judge, judge_named
+from pipeline.errors import CommitConflict, ObjectNotFound
+from pipeline.gathering import gather
 from pipeline.log import Log
 from pipeline.maintenance import Vacuumed, vacuum, write_checkpoint
-from pipeline.model import AggregateFile, Assignment, Commit, Page, Receipt, Task
+from pipeline.model import Assignment, Commit, Page, Receipt, Task
+from pipeline.parts import Parts, PassReport, Request
 from pipeline.planner import Evidence, Loss, Proposer
-from pipeline.ports import Clock, Executor, Finished, Ids, Store
-from pipeline.settings import PipelineSettings, Policy
-from pipeline.snapshot import Snapshot
+from pipeline.ports import Finished
 from pipeline.state import State
-
-
-@dataclass(slots=True)
-class PassReport:
-    """What one pass saw and did; the numbers are of sources unless named otherwise."""
-
-    listed: int = 0
-    listed_bytes: int = 0
-    planned: int = 0
-    planned_bytes: int = 0
-    committed: int = 0
-    committed_bytes: int = 0
-    rows: int = 0
-    rejected: int = 0
-    quarantined: int = 0
-    deleted: int = 0
-    changed: int = 0
-    """Sources that were overwritten or deleted under way, or whose transform is no longer declared: a further pass sees to them."""
-    respawned: int = 0
-    """Sources whose attempt was lost and that were dispatched again."""
-    unmatched: int = 0
-    unmatched_sample: list[str] = field(default_factory=list)
-    elsewhere: int = 0
-    """Sources in open tasks of other runners at the end of the pass."""
-    commits: int = 0
-    aggregates: int = 0
-    complete: bool = False
-    """The listing was read to its end."""
-
-
-class Aggregator(Protocol):
-    """Computes the declared aggregates over a snapshot."""
-
-    def is_behind(self, snapshot: Snapshot) -> bool:
-        """Whether the snapshot's aggregates do not follow from its rows and the declarations."""
-        ...
-
-    async def compute(self, snapshot: Snapshot, nonce: str) -> list[AggregateFile]:
-        """Write all aggregates of this snapshot under new keys; those that need no change keep their file."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What a pass is made of; the composition root fills it in."""
-
-    settings: PipelineSettings
-    policy: Policy
-    store: Store
-    executor: Executor
-    clock: Clock
-    ids: Ids
-    writer: str
-    unify: Callable[[str | None, str], str]
-    aggregator: Aggregator | None = None
-    on_progress: Callable[[PassReport], None] = lambda report: None
-    stopping: Callable[[], bool] = lambda: False
 
 
 class Outdated(Exception):
@@ -104,6 +44,7 @@ class Pass:
         self._attempts: dict[str, tuple[str, int]] = {}
         self._receipts: dict[str, Receipt] = {}
         self._losses: dict[str, Loss] = {}
+        self._began: set[tuple[str, int]] = set()
         self._held = 0
         self._since_checkpoint = 0
 
@@ -114,23 +55,23 @@ class Pass:
             raise RuntimeError("the pass has not loaded the state yet")
         return self.loaded
 
-    async def run(self, *, limit: int | None = None) -> PassReport:
-        """Bring the pipeline up to date with what the bucket held when the pass began.
+    async def run(self, request: Request | None = None) -> PassReport:
+        """Bring the pipeline up to date with what the bucket held when the pass began, or do what `request` asks for.
 
         With an attached executor this waits for the work it dispatched; with a detached one it returns after dispatch.
-        `limit` bounds the sources planned.
         """
+        request = request or Request()
         await self.open()
-        await self._gather_receipts()
-        async for page, after, upto, base in self._pages():
+        await self.gather()
+        async for judged, missing, base, more in self._judged(request):
             if self.parts.stopping():
                 break
-            await self._take(page, after, upto, base, limit)
+            await self._take(judged, missing, base, more, request.limit)
             await self._settle_while_full()
-            if limit is not None and self.report.planned >= limit:
+            if (request.limit is not None and self.report.planned >= request.limit) or self._is_full():
                 break
         else:
-            self.report.complete = True
+            self.report.complete = request.names is None
         await self.commit(self._collected())
         await self.drain()
         await self.aggregate()
@@ -160,44 +101,72 @@ class Pass:
             held = page
         yield held or Page(keys=[], etags=[], sizes=[], modified_us=[]), after, None, base
 
-    async def _take(self, page: Page, after: str, upto: str | None, base: int, limit: int | None) -> None:
-        judged = judge(page, self.state, self._router(), after, upto)
-        self._count(page, judged)
+    async def _judged(self, request: Request) -> AsyncIterator[tuple[Judged, list[str], int, bool]]:
+        """What each page says, the keys that are surely missing, the sequence known before it, and whether more follow."""
+        router, store = self._router(), self.parts.store
+        if request.names is not None:
+            names, base = sorted(set(request.names)), self.state.sequence
+            judged = judge_named(await store.head_many(names), names, self.state, router, request.again)
+            self._count(judged)
+            yield judged, judged.absent, base, False
+            return
+        async for page, after, upto, base in self._pages():
+            judged = judge(page, self.state, router, after, upto, request.again)
+            self._count(judged)
+            self.report.listed_bytes += sum(page.sizes)
+            yield judged, await confirm_missing(store, judged.absent), base, upto is not None
+
+    async def _take(self, judged: Judged, missing: list[str], base: int, more: bool, limit: int | None) -> None:
         evidence = self._collected()
         evidence.base, evidence.found, evidence.unusable = base, judged.found, judged.unusable
-        evidence.more_to_come = upto is not None
+        evidence.more_to_come, evidence.missing = more, missing
         if limit is not None:
             _cut(evidence, max(0, limit - self.report.planned))
-        evidence.missing = await confirm_missing(self.parts.store, judged.absent)
+        self.report.over_budget += self._cut_to_budget(evidence)
         if judged.found or judged.absent or judged.unusable:
             await self.commit(evidence)
+
+    def _cut_to_budget(self, evidence: Evidence) -> int:
+        """Leave out what the cost limits do not allow now; how many objects."""
+        if self.parts.budget is None:
+            return 0
+        left_out, now_ms = 0, self.parts.clock.now_ms()
+        for found in evidence.found:
+            transform = self.settings.transform(found.transform)
+            wanted = [i for i, key in enumerate(found.inputs.keys) if self.state.is_due(key, found.inputs.etags[i], now_ms)]
+            if transform is None or not wanted:
+                continue
+            mean_bytes = sum(found.inputs.sizes) / len(found.inputs)
+            room = self.parts.budget.files_affordable(self.state, transform, mean_bytes, now_ms)
+            kept = wanted if room is None else wanted[:room]
+            left_out += len(wanted) - len(kept)
+            found.inputs = found.inputs.take(kept)
+            self.parts.budget.take(self.state, transform, len(kept), mean_bytes)
+        return left_out
+
+    def _is_full(self) -> bool:
+        """Whether nothing more may be dispatched by this pass: a later one goes on."""
+        most = self.parts.policy.open_tasks_max
+        self.report.held_back |= most is not None and len(self.state.tasks) >= most
+        return self.report.held_back or self.report.over_budget > 0
 
     def _router(self) -> Router:
         return Router(self.settings)
 
-    def _count(self, page: Page, judged: Judged) -> None:
+    def _count(self, judged: Judged) -> None:
         self.report.listed += judged.listed
-        self.report.listed_bytes += sum(page.sizes)
         self.report.unmatched += judged.unmatched
         self.report.unmatched_sample = (self.report.unmatched_sample + judged.unmatched_sample)[:5]
 
     # -- receipts ----------------------------------------------------------------------------------------------------
 
-    async def _gather_receipts(self) -> None:
-        """Receipts in the bucket that nobody has settled yet: of detached attempts, and of runners that died."""
-        if not self.state.tasks:
-            return
-        found: list[str] = []
-        async for page in self.parts.store.list(keys.receipt_prefix(self.log.home)):
-            found += [key for key in page.keys if keys.task_of(key) in self.state.tasks]
-        for key, stored in zip(found, await self.parts.store.get_many(found), strict=True):
-            if stored is None:
-                continue
-            try:
-                receipt = wire.decode(Receipt, stored.body, key)
-            except StateInvalid:
-                continue  # damaged or foreign: as if it did not exist, so its task expires and runs again
-            self._receipts.setdefault(receipt.task, receipt)
+    async def gather(self, tasks: Iterable[str] | None = None) -> None:
+        """Take what lies in the bucket of open tasks (or of `tasks`): of detached attempts, and of runners that died."""
+        found = await gather(self.parts.store, self.log.home, self.state, tasks)
+        for task_id, receipt in found.receipts.items():
+            self._receipts.setdefault(task_id, receipt)
+        self._losses |= {task_id: loss for task_id, loss in found.losses.items() if task_id not in self._receipts}
+        self._began |= found.began
 
     async def _settle_while_full(self) -> None:
         while self._in_flight() > self.parts.policy.outstanding_sources_max and self.parts.executor.outstanding:
@@ -246,7 +215,7 @@ class Pass:
 
     def _collected(self) -> Evidence:
         """What this pass holds and has not committed yet."""
-        return Evidence(base=self.state.sequence, receipts=self._receipts, losses=self._losses)
+        return Evidence(base=self.state.sequence, receipts=self._receipts, losses=self._losses, began=self._began)
 
     # -- commits -----------------------------------------------------------------------------------------------------
 
@@ -286,7 +255,7 @@ class Pass:
         report.planned_bytes += sum(sum(t.inputs.sizes) for t in commit.plan)
         report.deleted += len(commit.deleted)
         retired = [tasks[task_id] for task_id in commit.retire]
-        report.changed += sum(len(t.inputs) for t in retired if self.settings.transform(t.transform) is None)
+        report.changed += sum(len(t.inputs) for t in retired if self._is_of_other_code(t))
         report.quarantined += len(commit.quarantine)
         report.respawned += sum(len(self.state.tasks[r.task].inputs) for r in commit.respawn if r.task in self.state.tasks)
         for settled in commit.settle:
@@ -299,7 +268,14 @@ class Pass:
             report.rejected += sum(settled.rejected)
             report.quarantined += by_status.get("failed", 0)
             report.changed += by_status.get("stale", 0) + by_status.get("gone", 0)
+            if self._is_of_other_code(tasks[settled.task]):
+                report.changed += by_status.get("deferred", 0)
         self.parts.on_progress(report)
+
+    def _is_of_other_code(self, task: Task) -> bool:
+        """Whether its transform is not declared any more, or at another version: what is left of it is planned anew."""
+        transform = self.settings.transform(task.transform)
+        return transform is None or transform.version != task.version
 
     async def _dispatch(self, commit: Commit) -> None:
         """Only after the append: work that no commit knows would never be settled."""
@@ -361,6 +337,21 @@ class Pass:
         if done.outputs and not dry_run:
             await self.commit(Evidence(base=self.state.sequence, runs_work=False, vacuumed=done.outputs))
         return done
+
+    async def settle(self, tasks: Iterable[str] | None = None) -> None:
+        """Commit what receipts say, and nothing else; a pass makes good whatever this does not come to."""
+        await self.open()
+        await self.gather(tasks)
+        evidence = self._collected()
+        evidence.runs_work = False
+        await self.commit(evidence)
+
+    async def cancel(self, tasks: Iterable[str], reason: str) -> int:
+        """End open tasks; what they would have published waits for a person. How many there were."""
+        await self.open()
+        wanted = {task: reason for task in tasks if task in self.state.tasks}
+        commit = await self.commit(Evidence(base=self.state.sequence, runs_work=False, cancel=wanted))
+        return len(commit.retire) if commit is not None else 0
 
     async def requeue(self, names: Iterable[str]) -> int:
         """Let quarantined keys be planned again by the next pass; how many there were."""

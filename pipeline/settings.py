@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 DAY_S = 86_400.0
+MEMORY_MB_DEFAULT = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostLimits:
+    """Dollars after which nothing new is dispatched; None: no limit."""
+
+    run_usd: float | None = None
+    day_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What a transform's containers get where machines are rented. On one's own machine only `memory_mb` is enforced."""
+
+    cpu: float = 1.0
+    memory_mb: int | None = None
+    """Bound on a worker's memory; None: no bound here, MEMORY_MB_DEFAULT on Modal."""
+    gpu: tuple[str, ...] = ()
+    """Cards in order of preference, such as `L4` or `H100:2`."""
+    retries: int = 0
+    """Times the engine itself runs a failed container's work again, at once; the protocol's own attempts come later."""
+    min_containers: int = 0
+    max_containers: int | None = None
+    scaledown_window_s: int = 60
+    region: tuple[str, ...] = ()
+    volumes: dict[str, str] = field(default_factory=dict)
+    """Mount path to the name of a Modal volume, for model weights."""
+    pip: tuple[str, ...] = ()
+    apt: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    memory_snapshot: bool = False
+    """Whether containers start from a snapshot of memory taken after `load`."""
+
+    @property
+    def memory_mb_rented(self) -> int:
+        """Memory that is reserved, and paid for, where machines are rented."""
+        return self.memory_mb or MEMORY_MB_DEFAULT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,9 +57,20 @@ class TransformSettings:
     timeout_s: float = 600.0
     """Bound on one call of the user's code."""
     max_attempts: int = 3
-    memory_mb: int | None = None
     batch_size: int | None = None
     """Objects handed to one call (the function takes and returns lists), or None for one object a call."""
+    batch_wait_ms: int = 0
+    """How long a container waits for further small tasks to fill a batch."""
+    safe_to_rerun: bool = True
+    """False: after an attempt without an answer the file waits for a person."""
+    keeps_state: bool = False
+    """A class: made once in each container, its `load` run once."""
+    resources: Resources = field(default_factory=Resources)
+
+    @property
+    def memory_mb(self) -> int | None:
+        """Bound on a worker's memory on one's own machine."""
+        return self.resources.memory_mb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +80,21 @@ class AggregateSettings:
     name: str
     by: dict[str, str]
     sql: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentSettings:
+    """When and how a deployed pipeline runs. A schedule is a cron string, a period in seconds, or None."""
+
+    schedule: str | float | None = None
+    sweep: str | float | None = None
+    """With a sweep, only the sweep lists the bucket; scheduled ticks settle, and take the keys that were hinted."""
+    timezone: str = "UTC"
+    access: Literal["mount", "api"] = "mount"
+    """How workers reach the bucket: through mounts and without credentials, or by the S3 API."""
+    pip: tuple[str, ...] = ()
+    """Packages in every container; those of one transform alone are its own."""
+    apt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +112,8 @@ class PipelineSettings:
     aggregates: tuple[AggregateSettings, ...]
     retention_s: float = 7 * DAY_S
     """How long files stay after their last row was superseded."""
+    deployment: DeploymentSettings = field(default_factory=DeploymentSettings)
+    cost: CostLimits = field(default_factory=CostLimits)
 
     def transform(self, name: str) -> TransformSettings | None:
         """The transform of that name, None if it is no longer declared."""
@@ -60,6 +126,9 @@ class Policy:
 
     task_bytes_max: int = 16 * 2**20
     task_files_max: int = 2_000
+    task_bytes_min: int = 256 * 2**10
+    task_files_min: int = 32
+    """Tasks do not shrink below these towards the end of a listing."""
     file_weight_bytes: int = 2048
     """What a file costs besides its bytes when tasks are sized."""
     attempt_budget_s: float = 30.0
@@ -88,7 +157,28 @@ class Policy:
     """Changed ledger entries held in memory before they are written out, unless the ledger is four times larger still."""
     vacuum_every: int = 512
     """Commits after which a pass ends with a vacuum."""
+    open_tasks_max: int | None = None
+    """Open tasks above which nothing more is planned; the next pass goes on. None: no bound."""
+    containers_max: int | None = None
+    """Where containers are rented: how many a transform gets that declares no `max_containers`. None: the executor says."""
 
-    def lease_ms(self, transform: TransformSettings) -> int:
-        """How long an attempt may take before anyone may dispatch its task again."""
-        return int(1000 * (self.attempt_budget_s + transform.timeout_s + self.lease_margin_s))
+    def lease_ms(self, transform: TransformSettings, *, ahead: int = 0) -> int:
+        """How long an attempt may take before anyone may dispatch its task again; `ahead` tasks may have to run before it."""
+        queue_s = 0.0 if self.containers_max is None else self.attempt_budget_s * (ahead / self.containers(transform))
+        return int(1000 * (self.attempt_budget_s + transform.timeout_s + self.lease_margin_s + queue_s))
+
+    def containers(self, transform: TransformSettings) -> int:
+        """Containers that a transform may have at the same time, where they are rented."""
+        return transform.resources.max_containers or self.containers_max or 1
+
+
+def rented_policy() -> Policy:
+    """Bounds for detached work on rented containers (Modal: at most 2,000 inputs of a function may be pending)."""
+    return Policy(
+        lease_margin_s=180.0,
+        open_tasks_max=1_000,
+        containers_max=100,
+        task_bytes_min=4 * 2**20,
+        task_files_min=250,  # a container that has to start costs a second or two
+        outstanding_sources_max=2_000_000,
+    )

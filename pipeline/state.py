@@ -20,6 +20,7 @@ from pipeline.model import (
     Task,
 )
 from pipeline.snapshot import Changes, Output, Removed, Snapshot
+from pipeline.usage import Usage, note
 
 CHANGES_MAX = 20_000
 """Above so many changed outputs and rows the aggregates are computed from scratch, and the lists are dropped."""
@@ -42,14 +43,15 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     runs: list[Run]
     superseded: dict[str, list[int]] = {}
     """Inputs of open tasks that may not publish any more, by position: a newer task took or already settled their key."""
+    usage: Usage = msgspec.field(default_factory=Usage)
 
 
 class State:
     """One pipeline's state at `sequence`.
 
     tasks: open tasks. wanted: source key -> the only task that may publish it, and at which etag. outputs, removed: files with
-    and without live rows. overlay: ledger entries changed since the runs were written (None: deleted). touched: source key ->
-    the commit that last decided about it, for commits applied in this process.
+    and without live rows. usage: what attempts took so far. overlay: ledger entries changed since the runs were written (None:
+    deleted). touched: source key -> the commit that last decided about it, for commits applied in this process.
     """
 
     __slots__ = (
@@ -67,6 +69,7 @@ class State:
         "sequence",
         "tasks",
         "touched",
+        "usage",
         "wanted",
     )
 
@@ -86,6 +89,7 @@ class State:
         self.ledger = Ledger()
         self.overlay: dict[str, Entry | None] = {}
         self.touched: dict[str, int] = {}
+        self.usage = Usage()
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -101,6 +105,13 @@ class State:
         """Whether this task is the one that may publish the key."""
         wanted = self.wanted.get(key)
         return wanted is not None and wanted[0] == task_id
+
+    def is_due(self, key: str, etag: str, now_ms: int) -> bool:
+        """Whether this version, found in the bucket and not committed, may be planned: nobody has it, and it is not set aside."""
+        quarantined, wanted = self.quarantine.get(key), self.wanted.get(key)
+        if quarantined is not None and quarantined.etag == etag and not 0 < quarantined.retry_at_ms <= now_ms:
+            return False
+        return wanted is None or wanted[1] != etag
 
     def snapshot(self) -> Snapshot:
         """What readers see now. Shares its values with the state: take it, use it, do not apply commits meanwhile."""
@@ -179,6 +190,7 @@ class State:
     def _settle(self, settled: Settled, at_ms: int) -> None:
         task = self._open(settled.task)
         del self.tasks[task.id]
+        note(self.usage, task, settled, at_ms)
         output = keys.output_id(task.id, settled.nonce)
         problems = {p.index: p for p in settled.problems}
         inputs, live, dead = task.inputs, 0, []
@@ -286,6 +298,7 @@ class State:
             aggregates=self.aggregates,
             changes=self.changes,
             runs=runs,
+            usage=self.usage,
             superseded={
                 task.id: lost
                 for task in self.tasks.values()
@@ -301,6 +314,7 @@ class State:
         state.tasks, state.outputs, state.removed = checkpoint.tasks, checkpoint.outputs, checkpoint.removed
         state.quarantine, state.aggregates = checkpoint.quarantine, checkpoint.aggregates
         state.changes, state.runs, state.ledger = checkpoint.changes, checkpoint.runs, ledger
+        state.usage = checkpoint.usage
         for task in state.tasks.values():
             lost = set(checkpoint.superseded.get(task.id, ()))
             for i, key in enumerate(task.inputs.keys):

@@ -7,17 +7,18 @@ from typing import Any, TypeVar
 import msgspec
 
 from pipeline.errors import StateInvalid
-from pipeline.model import FORMAT_VERSION, Commit, Receipt
+from pipeline.jobs import Job
+from pipeline.model import FORMAT_VERSION, Commit, LossNote, Receipt
 from pipeline.state import Checkpoint
 
-T = TypeVar("T", Commit, Receipt, Checkpoint)
+T = TypeVar("T", Commit, Receipt, Checkpoint, LossNote, Job)
 
 STORED_BYTES_MAX = 256 * 2**20
 """A log entry, receipt or checkpoint above this size is refused unread."""
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind, strict=True) for kind in (Commit, Receipt, Checkpoint)
+    kind: msgspec.json.Decoder(kind, strict=True) for kind in (Commit, Receipt, Checkpoint, LossNote, Job)
 }
 
 
@@ -29,7 +30,7 @@ class _Named(msgspec.Struct):
     id: str
 
 
-def encode(value: Commit | Receipt | Checkpoint) -> bytes:
+def encode(value: Commit | Receipt | Checkpoint | LossNote | Job) -> bytes:
     """The value as JSON."""
     return _encode(value)
 

@@ -13,8 +13,7 @@ from pipeline import keys
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, runtime, wait
 from pipeline.cli.render import as_json, count, printable, size, table
-from pipeline.errors import SettingsError
-from pipeline.loading import nearest
+from pipeline.errors import SettingsError, nearest
 
 
 @click.command("plan", epilog="Example:  tidemill plan pipeline.py --bucket ./bucket")

@@ -12,8 +12,7 @@ import msgspec
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, runtime, wait
 from pipeline.cli.render import as_json, count, duration, printable, table
-from pipeline.errors import SettingsError
-from pipeline.loading import nearest
+from pipeline.errors import SettingsError, nearest
 from pipeline.model import Quarantined
 from pipeline.runner import Pass
 

@@ -58,7 +58,7 @@ def _with_tables(message: str, target: Target, broken: Mapping[str, str]) -> str
     """For an unknown table, the nearest right one rather than DuckDB's own guess."""
     import re
 
-    from pipeline.loading import nearest
+    from pipeline.errors import nearest
 
     unknown = re.match(r"Catalog Error: Table with name (\S+) does not exist", message)
     if unknown is None:

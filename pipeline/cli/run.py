@@ -20,7 +20,7 @@ from pipeline.cli.options import Target, on_bucket
 from pipeline.cli.progress import Progress
 from pipeline.cli.render import count, duration, printable, size
 from pipeline.errors import StoreUnavailable
-from pipeline.runner import PassReport
+from pipeline.parts import PassReport, Request
 from pipeline.settings import Policy
 from pipeline.state import State
 
@@ -110,7 +110,8 @@ class _Run:
             runtime.on_progress = lambda report: self._progressed(progress, runtime, report)
             following = asyncio.create_task(progress.follow(lambda: self.executor.under_way))
             try:
-                report, self.states[name] = await runtime.run(self.states.get(name), limit=self.limit)
+                request = Request(limit=self.limit) if self.limit else None
+                report, self.states[name] = await runtime.run(self.states.get(name), request=request)
             finally:
                 following.cancel()
         self.found_problems |= report.quarantined > 0

@@ -165,6 +165,15 @@ class LocalStore:
             raise ObjectNotFound(f"{key!r} does not exist")
         return Head(key=key, etag=version(stat), size_bytes=stat.st_size, modified_us=stat.st_mtime_ns // 1000)
 
+    async def head_many(self, keys: Sequence[str]) -> Sequence[Head | None]:
+        found: list[Head | None] = []
+        for key in keys:
+            try:
+                found.append(await self.head(key))
+            except ObjectNotFound:
+                found.append(None)
+        return found
+
     def open_content(self, key: str, etag: str, size_bytes: int) -> Content:
         return LocalContent(key, self._base + key, etag)
 

@@ -63,6 +63,9 @@ class MemoryStore:
         found = self._current(key, None)
         return Head(key=key, etag=found.etag, size_bytes=found.size_bytes, modified_us=found.modified_us)
 
+    async def head_many(self, keys: Sequence[str]) -> Sequence[Head | None]:
+        return [await self.head(key) if key in self._objects else None for key in keys]
+
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
             self._objects.pop(key, None)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.errors import KeyUnsupported, ObjectNotFound, PreconditionFailed, SettingsError, SourceChanged, StoreUnavailable
 from pipeline.model import Head, Page, Stored
@@ -20,6 +20,8 @@ from pipeline.ports import Content
 from pipeline.stores.s3_content import S3Content
 from pipeline.stores.s3_errors import code_in, explained, of_code
 from pipeline.stores.s3_listing import as_head, as_stored, parse_listing, together
+
+T = TypeVar("T")
 
 KEY_BYTES_MAX = 1024
 CONCURRENT = 32
@@ -228,13 +230,7 @@ class S3Store:
         return as_stored(key, body, etag=etag, size=size, modified=modified, expected=expected)
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[Stored | None]:
-        async def one(key: str) -> Stored | None:
-            try:
-                return await self.get(key)
-            except ObjectNotFound:
-                return None
-
-        return await asyncio.gather(*(one(key) for key in keys))
+        return await asyncio.gather(*(_or_none(self.get(key)) for key in keys))
 
     async def head(self, key: str) -> Head:
         if _ODD.search(self._full(key)):
@@ -245,6 +241,9 @@ class S3Store:
             with explained(key):
                 meta = await self._client().head_async(self._full(key))
         return as_head(key, meta["e_tag"], meta["size"], meta["last_modified"])
+
+    async def head_many(self, keys: Sequence[str]) -> Sequence[Head | None]:
+        return await asyncio.gather(*(_or_none(self.head(key)) for key in keys))
 
     def open_content(self, key: str, etag: str, size_bytes: int) -> Content:
         return S3Content(self.read_range, key, etag, size_bytes)
@@ -320,3 +319,11 @@ class S3Store:
         if not key or size > KEY_BYTES_MAX:
             raise KeyUnsupported(f"{key[:80]!r} has {size} bytes with its prefix; S3 keys have 1 to {KEY_BYTES_MAX}")
         return full
+
+
+async def _or_none(request: Coroutine[Any, Any, T]) -> T | None:
+    """The answer, None where there is no object."""
+    try:
+        return await request
+    except ObjectNotFound:
+        return None

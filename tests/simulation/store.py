@@ -77,6 +77,15 @@ class SimStore:
     async def head(self, key: str) -> Head:
         return await patient("head", key)
 
+    async def head_many(self, keys: Sequence[str]) -> Sequence[Head | None]:
+        found: list[Head | None] = []
+        for key in keys:
+            try:
+                found.append(await patient("head", key))
+            except ObjectNotFound:
+                found.append(None)
+        return found
+
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
             await patient("delete", key)

@@ -15,8 +15,9 @@ from pipeline.errors import ObjectNotFound, TidemillError
 from pipeline.log import Log
 from pipeline.model import AggregateFile, Assignment, Commit, OutputFile
 from pipeline.objects import Object
+from pipeline.parts import Parts
 from pipeline.ports import Finished
-from pipeline.runner import Outdated, Parts, Pass
+from pipeline.runner import Outdated, Pass
 from pipeline.settings import AggregateSettings, PipelineSettings, Policy, TransformSettings
 from pipeline.snapshot import Snapshot
 from pipeline.state import State

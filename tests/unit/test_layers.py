@@ -9,10 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 
-VALUES = {"errors", "model", "keys", "snapshot", "settings"}
-CORE = VALUES | {"wire", "ledger", "state", "planner"}
-SHELL = CORE | {"ports", "log", "discovery", "maintenance", "runner", "objects", "worker", "contents", "home", "audit"}
-API = {"api", "loading"}
+VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", "sizing"}
+CORE = VALUES | {"wire", "ledger", "state", "planner", "jobs", "cost"}
+SHELL = CORE | {
+    *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
+}
+API = {"api", "loading", "options", "schedules"}
 COMPOSITION = {"assembly", "aggregation", "preview", "arrow"}
 
 ALLOWED: dict[str, set[str]] = {

@@ -9,7 +9,7 @@ import pytest
 from pipeline.cli import progress
 from pipeline.cli.progress import Progress
 from pipeline.cli.render import count, duration, printable, size
-from pipeline.runner import PassReport
+from pipeline.parts import PassReport
 
 
 def test_plain_lines_count_what_running_attempts_are_done_with(

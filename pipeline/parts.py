@@ -1,0 +1,93 @@
+"""What a pass is given, asked for, and gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.discovery import Again
+from pipeline.model import AggregateFile
+from pipeline.ports import Clock, Executor, Ids, Store
+from pipeline.settings import PipelineSettings, Policy, TransformSettings
+from pipeline.snapshot import Snapshot
+from pipeline.state import State
+
+
+@dataclass(slots=True)
+class PassReport:
+    """What one pass saw and did; the numbers are of sources unless named otherwise."""
+
+    listed: int = 0
+    listed_bytes: int = 0
+    planned: int = 0
+    planned_bytes: int = 0
+    committed: int = 0
+    committed_bytes: int = 0
+    rows: int = 0
+    rejected: int = 0
+    quarantined: int = 0
+    deleted: int = 0
+    changed: int = 0
+    """Sources that were overwritten or deleted under way, or whose transform is no longer declared: a further pass sees to them."""
+    respawned: int = 0
+    """Sources whose attempt was lost and that were dispatched again."""
+    unmatched: int = 0
+    unmatched_sample: list[str] = field(default_factory=list)
+    elsewhere: int = 0
+    """Sources in open tasks of other runners at the end of the pass."""
+    over_budget: int = 0
+    """New sources that the cost limits did not allow."""
+    held_back: bool = False
+    """As many tasks are open as may be: the next pass goes on."""
+    commits: int = 0
+    aggregates: int = 0
+    complete: bool = False
+    """The listing was read to its end."""
+
+
+class Budget(Protocol):
+    """Says how many more files may be dispatched (see `cost.Budget`)."""
+
+    def files_affordable(self, state: State, transform: TransformSettings, mean_bytes: float, now_ms: int) -> int | None: ...
+    def take(self, state: State, transform: TransformSettings, files: int, mean_bytes: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a pass is asked for. limit: at most so many sources. names: only these keys, and no listing. again: which objects
+    at their committed version are processed once more."""
+
+    limit: int | None = None
+    names: Sequence[str] | None = None
+    again: Again | None = None
+
+
+class Aggregator(Protocol):
+    """Computes the declared aggregates over a snapshot."""
+
+    def is_behind(self, snapshot: Snapshot) -> bool:
+        """Whether the snapshot's aggregates do not follow from its rows and the declarations."""
+        ...
+
+    async def compute(self, snapshot: Snapshot, nonce: str) -> list[AggregateFile]:
+        """Write all aggregates of this snapshot under new keys; those that need no change keep their file."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a pass is made of; the composition root fills it in."""
+
+    settings: PipelineSettings
+    policy: Policy
+    store: Store
+    executor: Executor
+    clock: Clock
+    ids: Ids
+    writer: str
+    unify: Callable[[str | None, str], str]
+    aggregator: Aggregator | None = None
+    budget: Budget | None = None
+    on_progress: Callable[[PassReport], None] = lambda report: None
+    stopping: Callable[[], bool] = lambda: False
