@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 
@@ -25,7 +25,15 @@ from pipeline.options import (
     strings,
 )
 from pipeline.schedules import checked_schedule, checked_timezone
-from pipeline.settings import DAY_S, AggregateSettings, CostLimits, DeploymentSettings, PipelineSettings, TransformSettings
+from pipeline.settings import (
+    DAY_S,
+    AggregateSettings,
+    BackfillSettings,
+    CostLimits,
+    DeploymentSettings,
+    PipelineSettings,
+    TransformSettings,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -123,6 +131,7 @@ class Pipeline:
         )
         self.transforms: list[Transform] = []
         self.aggregates: list[AggregateSettings] = []
+        self.backfills: list[BackfillSettings] = []
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, source={self.source!r})"
@@ -193,6 +202,24 @@ class Pipeline:
             raise SettingsError(f"{label}: sql= is empty")
         self.aggregates.append(AggregateSettings(name=name, by=groups, sql=sql))
 
+    def backfill(
+        self, name: str, *, schedule: str | timedelta, since: timedelta | None = None, prefix: str = "", outdated: bool = False
+    ) -> None:
+        """Declare that objects which were processed before are processed again, on a schedule, once the pipeline is deployed.
+
+        since: those that changed at most so long ago; by default all. prefix: of the key, without the source prefix. outdated: only
+        those whose rows were made by another version of the code. Until the new rows are committed the old ones count.
+        """
+        label = f"pipeline {self.name}, backfill {name}"
+        _checked_name("backfill", name)
+        if any(b.name == name for b in self.backfills):
+            raise SettingsError(f"{label}: the name is taken")
+        checked = checked_schedule(f"{label}: schedule", schedule)
+        if checked is None:
+            raise SettingsError(f"{label}: schedule= is missing")
+        seconds = None if since is None else between(label, "since", since.total_seconds(), 1, 3650 * DAY_S)
+        self.backfills.append(BackfillSettings(name=name, schedule=checked, prefix=prefix, since_s=seconds, outdated=outdated))
+
     def settings(self) -> PipelineSettings:
         """The parsed declaration. Raises SettingsError if no transform is declared."""
         if not self.transforms:
@@ -208,7 +235,7 @@ class Pipeline:
             transforms=tuple(t.settings for t in self.transforms),
             aggregates=tuple(self.aggregates),
             retention_s=self.retention_s,
-            deployment=self.deployment,
+            deployment=replace(self.deployment, backfills=tuple(self.backfills)),
             cost=self.cost,
         )
 

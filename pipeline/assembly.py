@@ -20,19 +20,20 @@ import msgspec
 from pipeline import __version__, keys
 from pipeline.api import Pipeline
 from pipeline.contents import LazyContents
-from pipeline.errors import SettingsError
+from pipeline.cost import Budget
+from pipeline.errors import SettingsError, StoreUnavailable
 from pipeline.home import Marker, open_home
 from pipeline.loading import load_pipelines
 from pipeline.log import Log
 from pipeline.model import FORMAT_VERSION, Assignment, Receipt
 from pipeline.parts import Parts, PassReport, Request
-from pipeline.ports import Executor, Store
+from pipeline.ports import Executor, Outbox, Store
 from pipeline.prefetch import PrefetchedContents
 from pipeline.runner import Outdated, Pass
 from pipeline.settings import PipelineSettings, Policy
 from pipeline.state import State
 from pipeline.stores import open_store
-from pipeline.worker import Code, CodeBroken, Worker, describe
+from pipeline.worker import AttemptLost, Code, CodeBroken, Contents, Worker, describe
 
 if TYPE_CHECKING:
     from pipeline.executors.local import LocalExecutor
@@ -81,6 +82,10 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     budget_s: float
     scratch: str
     """A directory for large outputs on their way, removed by whoever made it."""
+    mounts: dict[str, str] | None = None
+    """Key prefixes to directories, where the worker reaches the bucket through mounts alone."""
+    engine: str = ""
+    """Where the work is done, for receipts; by default host and process."""
 
 
 def table_spec(pipeline: Pipeline) -> TableSpec:
@@ -103,9 +108,7 @@ class LocalAttempts:
         from sinks.parquet import AttemptWriter
 
         self._loop = asyncio.new_event_loop()
-        self._store = self._loop.run_until_complete(_opened(spec.bucket))
-        lazy = self._store.url.startswith("file:")
-        contents = LazyContents(self._store) if lazy else PrefetchedContents(self._store)
+        outbox, contents = self._loop.run_until_complete(_access(spec))
         scratch = Path(spec.scratch)
         self._workers: dict[str, Worker] = {}
         for pipeline in load_pipelines(spec.file):
@@ -121,19 +124,30 @@ class LocalAttempts:
                 )
 
             self._workers[pipeline.name] = Worker(
-                store=self._store,
+                store=outbox,
                 contents=contents,
                 home=keys.home(pipeline.name),
                 code=loaded_on_use(pipeline),
                 make_writer=make_writer,
                 clock=WallClock(),
                 budget_s=spec.budget_s,
-                engine=f"{socket.gethostname()}:{os.getpid()}",
+                engine=spec.engine or f"{socket.gethostname()}:{os.getpid()}",
             )
 
     def run(self, assignment: Assignment, starting: Callable[[int], None]) -> Receipt:
         """One attempt, from reading to receipt."""
         return self._loop.run_until_complete(self._workers[assignment.pipeline].run(assignment, starting))
+
+    def run_together(
+        self, assignments: Sequence[Assignment], starting: Callable[[int], None]
+    ) -> Sequence[Receipt | AttemptLost | StoreUnavailable]:
+        """Attempts of one transform as one (see `Worker.run_together`)."""
+        worker = self._workers[assignments[0].pipeline]
+        return self._loop.run_until_complete(worker.run_together(assignments, starting))
+
+    def load(self, pipeline: str, transform: str) -> None:
+        """Load a transform's code now. Raises CodeBroken."""
+        self._workers[pipeline].load(transform)
 
 
 def loaded_on_use(pipeline: Pipeline) -> Callable[[str], Code | None]:
@@ -153,8 +167,15 @@ def loaded_on_use(pipeline: Pipeline) -> Callable[[str], Code | None]:
     return code
 
 
-async def _opened(bucket: Bucket) -> Store:
-    return bucket.open()
+async def _access(spec: WorkerSpec) -> tuple[Outbox, Contents]:
+    """How a worker writes and reads: through mounts where it is given some, else by the store."""
+    if spec.mounts is not None:
+        from pipeline.stores.mount import MountContents, MountOutbox, Mounts
+
+        mounts = Mounts(spec.mounts)
+        return MountOutbox(mounts), MountContents(mounts)
+    store = spec.bucket.open()
+    return store, LazyContents(store) if store.url.startswith("file:") else PrefetchedContents(store)
 
 
 def preload() -> None:
@@ -201,6 +222,9 @@ class Runtime:
     store: Store
     policy: Policy
     executor: Executor
+    budget: Budget | None = None
+    aggregates: bool = True
+    """Whether passes bring the aggregates up to date."""
     on_progress: Callable[[PassReport], None] = lambda report: None
     stopping: Callable[[], bool] = lambda: False
 
@@ -220,7 +244,8 @@ class Runtime:
             ids=RandomIds(),
             writer=f"tidemill/{__version__} {self.executor.owner}",
             unify=lambda before, new: unify_encoded(before, new, widen=widen, table=name),
-            aggregator=WarehouseAggregator(self.store, self.settings) if self.settings.aggregates else None,
+            aggregator=WarehouseAggregator(self.store, self.settings) if self.settings.aggregates and self.aggregates else None,
+            budget=self.budget,
             on_progress=self.on_progress,
             stopping=self.stopping,
         )
@@ -250,6 +275,12 @@ class Runtime:
         if state is None:
             raise SettingsError(f"the log of {self.settings.name} is being collected faster than it can be read; run again")
         return total, state
+
+    def aggregates_are_behind(self, state: State) -> bool:
+        """Whether the declared aggregates do not follow from this state."""
+        from sinks.aggregates import is_behind
+
+        return bool(self.settings.aggregates) and is_behind(state.snapshot(), self.settings.aggregates)
 
     def log(self) -> Log:
         """The pipeline's log."""

@@ -17,18 +17,22 @@ FETCH_BYTES_MAX = 8 * 2**20
 class LazyContents:
     """Nothing is read before the user's code asks. Right for stores where opening costs little (a local directory)."""
 
+    mounted = False
+
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def expect(self, inputs: Inputs) -> None:
         """Nothing is done beforehand."""
 
-    async def open(self, key: str, etag: str, size_bytes: int) -> Content:
+    async def open(self, key: str, etag: str, size_bytes: int, modified_us: int) -> Content:
         return self._store.open_content(key, etag, size_bytes)
 
 
 class FetchedContents:
     """Small objects are read whole, at the planned version, before the user's code sees them; large ones lazily."""
+
+    mounted = False
 
     def __init__(self, store: Store, *, size_max: int = FETCH_BYTES_MAX) -> None:
         self._store = store
@@ -37,7 +41,7 @@ class FetchedContents:
     def expect(self, inputs: Inputs) -> None:
         """Nothing is done beforehand."""
 
-    async def open(self, key: str, etag: str, size_bytes: int) -> Content:
+    async def open(self, key: str, etag: str, size_bytes: int, modified_us: int) -> Content:
         if size_bytes > self._size_max:
             return self._store.open_content(key, etag, size_bytes)
         try:
@@ -52,6 +56,7 @@ class BytesContent:
     """Content that is in memory already, or the reason why it is not."""
 
     __slots__ = ("_body", "_file", "_problem", "bytes_read")
+    unverified = False
 
     def __init__(self, body: bytes, problem: Exception | None = None) -> None:
         self._body = body

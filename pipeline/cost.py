@@ -49,7 +49,7 @@ class Prices:
         """Work, containers and dollars for so many files. Containers are paid while they idle before they end, too."""
         per_file, basis = seconds_per_file(took, size_bytes / files if files else 0.0)
         seconds = files * per_file
-        tasks = math.ceil(seconds / self.policy.attempt_budget_s) if files else 0
+        tasks = max(1, math.ceil(seconds / self.policy.attempt_budget_s)) if files else 0
         containers = min(self.policy.containers(transform), tasks)
         idle_s = containers * transform.resources.scaledown_window_s
         return Estimate(

@@ -36,7 +36,7 @@ async def gather(store: Store, home: str, state: State, tasks: Iterable[str] | N
     for prefix in [keys.receipt_prefix(home)] if tasks is None else [f"{keys.receipt_prefix(home)}{task}." for task in tasks]:
         async for page in store.list(prefix):
             for key in page.keys:
-                began = keys.began_attempt(key)
+                began = keys.began_dispatch(key)
                 if began is not None:
                     found.began.add(began)
                 elif keys.task_of(key) in state.tasks:
@@ -51,7 +51,10 @@ async def _note(store: Store, state: State, found: Gathered, key: str, body: byt
     try:
         if keys.is_loss_note(key):
             note = wire.decode(LossNote, body, key)
-            found.losses[note.task] = Loss(note.attempt, note.owner, note.reason, note.suspect, note.detail)
+            task = state.tasks.get(note.task)
+            if task is not None and task.dispatch == note.dispatch:
+                loss = Loss(task.attempt, task.owner, note.reason, note.suspect, note.detail, note.innocent, note.dispatch)
+                found.losses[task.id] = loss
             return
         receipt = wire.decode(Receipt, body, key) if keys.is_receipt(key) else None
     except StateInvalid:
@@ -80,6 +83,6 @@ async def verified(store: Store, task: Task, receipt: Receipt) -> Receipt | None
     for i, head in zip(doubtful, await store.head_many([task.inputs.keys[i] for i in doubtful]), strict=True):
         if head is None:
             problems.append(SourceProblem(index=i, status="gone"))
-        elif head.etag != task.inputs.etags[i]:
+        elif head.etag != task.inputs.etags[i] or head.modified_us // 1_000_000 != task.inputs.modified_us[i] // 1_000_000:
             problems.append(SourceProblem(index=i, status="stale"))
     return msgspec.structs.replace(receipt, problems=sorted(problems, key=lambda p: p.index), unverified=[])

@@ -61,9 +61,10 @@ def outcome(
     wanted: tuple[str, str] | None,
 ) -> Outcome:
     """What became of the job's i-th key, by what the state says of it now."""
-    key, etag = job.keys[i], job.etags[i]
+    key = job.keys[i]
     if not job.planned:
         return Outcome(key=key, status="waiting")
+    etag = job.etags[i]
     if not etag:
         return Outcome(key=key, status="missing", reason="there was no such object")
     if wanted is not None and wanted[1] == etag:
@@ -74,5 +75,5 @@ def outcome(
     if entry is not None and entry.etag == etag:
         return Outcome(key=key, status="done", rows=entry.rows)
     if entry is None and quarantined is None and wanted is None:
-        return Outcome(key=key, status="missing", reason="the object was deleted, or overwritten and not yet found again")
+        return Outcome(key=key, status="waiting")
     return Outcome(key=key, status="superseded", reason="a newer version of the object took its place")

@@ -82,17 +82,17 @@ def receipt(home: str, task: str, nonce: str) -> str:
     return f"{home}receipts/{task}.{nonce}.json"
 
 
-def began(home: str, task: str, attempt: int) -> str:
-    """Says, by being there, that an attempt was begun (see `model.RENTED`)."""
-    return f"{home}receipts/{task}.a{attempt}.began"
+def began(home: str, task: str, dispatch: int) -> str:
+    """Says, by being there, that a dispatched attempt was begun (see `model.RENTED`)."""
+    return f"{home}receipts/{task}.d{dispatch}.began"
 
 
-def loss_note(home: str, task: str, attempt: int) -> str:
-    return f"{home}receipts/{task}.a{attempt}.lost"
+def loss_note(home: str, task: str, dispatch: int) -> str:
+    return f"{home}receipts/{task}.d{dispatch}.lost"
 
 
-def began_attempt(key: str) -> tuple[str, int] | None:
-    """Task and attempt in a `began` key, None for any other."""
+def began_dispatch(key: str) -> tuple[str, int] | None:
+    """Task and dispatch in a `began` key, None for any other."""
     parts = key.rsplit("/", 1)[-1].split(".")
     is_one = len(parts) == 3 and parts[2] == "began" and _TASK.match(parts[0]) and parts[1][1:].isdigit()
     return (parts[0], int(parts[1][1:])) if is_one else None

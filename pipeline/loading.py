@@ -36,8 +36,13 @@ def load_pipelines(file: str) -> list[Pipeline]:
     return chosen
 
 
+def is_path(target: str) -> bool:
+    """Whether FILE (without `:name`) is a file's path; else it is a module's name."""
+    return target.endswith(".py") or "/" in target
+
+
 def _import(target: str) -> ModuleType:
-    if target.endswith(".py") or "/" in target:
+    if is_path(target):
         return _import_path(Path(target))
     try:
         return importlib.import_module(target)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+JOBS_KEPT_MS = 90 * 86_400_000
+
+
 async def write_checkpoint(log: Log, state: State, ids: Ids, *, whole: bool = False) -> str:
     """Store the state folded so far: new ledger runs first, then the checkpoint, then the hint. Returns its key.
 
@@ -126,6 +129,7 @@ class Vacuum:
         await self._removed_outputs(due_ms)
         await self._orphans()
         await self._receipts()
+        await self._jobs(now_ms)
         await self._log_and_checkpoints(checkpoint, due_ms)
         await self._ledger_runs()
         return self.done
@@ -166,11 +170,18 @@ class Vacuum:
         return sequence is not None and sequence < self.state.sequence
 
     async def _receipts(self) -> None:
-        """Receipts of tasks that are over: what they said is in the log's fold."""
-        async for page in self.store.list(keys.receipt_prefix(self.log.home)):
-            hits = [key for key in page.keys if (task := keys.task_of(key)) is not None and self._is_over(task)]
-            await self._remove(hits)
-            self.done.receipts += len(hits)
+        """Receipts, notes and stored orders of tasks that are over: what they said is in the log's fold."""
+        for prefix in (keys.receipt_prefix(self.log.home), keys.assignment_prefix(self.log.home)):
+            async for page in self.store.list(prefix):
+                hits = [key for key in page.keys if (task := keys.task_of(key)) is not None and self._is_over(task)]
+                await self._remove(hits)
+                self.done.receipts += len(hits)
+
+    async def _jobs(self, now_ms: int) -> None:
+        """Records of jobs that are old by the store's clock: what became of their keys stays in the state."""
+        async for page in self.store.list(keys.job_prefix(self.log.home)):
+            times = zip(page.keys, page.modified_us, strict=True)
+            await self._remove([key for key, modified_us in times if modified_us // 1000 < now_ms - JOBS_KEPT_MS])
 
     async def _log_and_checkpoints(self, checkpoint: str, due_ms: int) -> None:
         """Log entries that a checkpoint covers and that are older than retention; checkpoints that a newer one replaces."""

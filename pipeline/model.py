@@ -103,6 +103,11 @@ class Task(msgspec.Struct, kw_only=True):
     reason: str = ""
     """Why the last attempt did not finish, where somebody saw it."""
 
+    @property
+    def dispatch(self) -> int:
+        """Counts every dispatch of the task, whatever ended the one before: names what an attempt notes about itself."""
+        return self.attempt + self.losses
+
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """A task as handed to a worker: the task, the attempt's own nonce, and the table's schema so far."""
@@ -175,11 +180,13 @@ class LossNote(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int
     task: str
-    attempt: int
-    owner: str
+    dispatch: int
+    """See `Task.dispatch`."""
     reason: str
     suspect: int | None = None
     detail: str = ""
+    innocent: bool = False
+    """The attempt could not even begin (say, the code cannot be loaded): that says nothing about the inputs."""
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):

@@ -64,10 +64,10 @@ def checked_resources(label: str, options: TransformOptions, *, is_class: bool) 
         cpu=between(label, "cpu", options.get("cpu", 1.0), *CPU_RANGE),
         memory_mb=optional(label, "memory_mb", options.get("memory_mb"), *MEMORY_MB_RANGE),
         gpu=_gpus(label, options.get("gpu", ())),
-        retries=int(between(label, "retries", options.get("retries", 0), 0, 10)),
-        min_containers=int(between(label, "min_containers", options.get("min_containers", 0), 0, 10_000)),
+        retries=whole(label, "retries", options.get("retries", 0), 0, 10),
+        min_containers=whole(label, "min_containers", options.get("min_containers", 0), 0, 10_000),
         max_containers=optional(label, "max_containers", options.get("max_containers"), 1, 10_000),
-        scaledown_window_s=int(between(label, "scaledown_window_s", options.get("scaledown_window_s", 60), 2, 1_200)),
+        scaledown_window_s=whole(label, "scaledown_window_s", options.get("scaledown_window_s", 60), 2, 1_200),
         region=_names(label, "region", options.get("region", ()), _REGION),
         volumes=_volumes(label, options.get("volumes", {})),
         pip=strings(label, "pip", options.get("pip", ())),
@@ -88,7 +88,7 @@ def checked_batch_wait(label: str, options: TransformOptions) -> int:
     """How long batches wait. Raises SettingsError where there are no batches, or for a time beyond Modal's limit."""
     if "batch_wait_ms" in options and options.get("batch_size") is None:
         raise SettingsError(f"{label}: batch_wait_ms needs a batch_size")
-    return int(between(label, "batch_wait_ms", options.get("batch_wait_ms", 0), 0, MODAL_BATCH_WAIT_MAX_MS))
+    return whole(label, "batch_wait_ms", options.get("batch_wait_ms", 0), 0, MODAL_BATCH_WAIT_MAX_MS)
 
 
 def known_options(label: str, options: Mapping[str, Any]) -> None:
@@ -142,9 +142,17 @@ def between(label: str, what: str, value: object, low: float, high: float) -> fl
     return value
 
 
+def whole(label: str, what: str, value: object, low: float, high: float) -> int:
+    """A whole number within its bounds; 2.0 is one, 2.5 is not rounded to one."""
+    number = between(label, what, value, low, high)
+    if number != int(number):
+        raise SettingsError(f"{label}: {what}={value!r} is not a whole number")
+    return int(number)
+
+
 def optional(label: str, what: str, value: object, low: float, high: float) -> int | None:
     """A whole number within its bounds, or None."""
-    return None if value is None else int(between(label, what, value, low, high))
+    return None if value is None else whole(label, what, value, low, high)
 
 
 def boolean(label: str, what: str, value: object) -> bool:
@@ -185,7 +193,7 @@ def _volumes(label: str, value: object) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise SettingsError(f'{label}: volumes={value!r} must map a mount path to a volume\'s name, like {{"/models": "weights"}}')
     for path, name in value.items():
-        canonical = isinstance(path, str) and path.startswith("/") and posixpath.normpath(path) == path
+        canonical = isinstance(path, str) and path.startswith("/") and posixpath.normpath("/" + path.lstrip("/")) == path
         if not canonical or path in ("/", "/root", "/tmp"):  # noqa: S108
             raise SettingsError(f"{label}: volumes: {path!r} must be an absolute path, and not /, /root or /tmp")
         if not isinstance(name, str) or not _NAME.match(name):

@@ -37,6 +37,10 @@ class Loss:
     reason: str
     suspect: int | None = None
     detail: str = ""
+    innocent: bool = False
+    """It says nothing about the inputs, and costs no attempt."""
+    dispatch: int | None = None
+    """The dispatch that was lost, where that is known (see `model.Task.dispatch`)."""
 
 
 @dataclass(slots=True)
@@ -63,7 +67,7 @@ class Evidence:
     runs_work: bool = True
     """Whether the proposer can dispatch: otherwise attempts without an answer are left to somebody who can."""
     began: set[tuple[str, int]] = field(default_factory=set)
-    """Tasks and attempts that noted their beginning (see `model.RENTED`)."""
+    """Tasks and dispatches that noted their beginning (see `model.RENTED`)."""
     requeue: list[str] = field(default_factory=list)
     cancel: dict[str, str] = field(default_factory=dict)
     """Tasks to end without an answer, each with the reason to show."""
@@ -160,15 +164,21 @@ class _Draft:
             if task.id in self.ended:
                 continue
             loss = self.evidence.losses.get(task.id)
-            if loss is not None and (loss.attempt, loss.owner) == (task.attempt, task.owner):
-                self._attempt_failed(task, loss)
+            if loss is not None and _is_about(loss, task):
+                self._lost(task, loss)
             elif task.deadline_ms <= self.now_ms:
-                if task.owner.startswith(RENTED) and (task.id, task.attempt) not in self.evidence.began:
+                if task.owner.startswith(RENTED) and (task.id, task.dispatch) not in self.evidence.began:
                     self._runner_vanished(task, "it was never begun: lost on its way, or too long in the queue")
                 else:
                     self._attempt_failed(task, Loss(task.attempt, task.owner, "no answer before its deadline"))
             elif self.p.is_gone(task.owner):
                 self._runner_vanished(task, "its runner ended")
+
+    def _lost(self, task: Task, loss: Loss) -> None:
+        if loss.innocent:
+            self._runner_vanished(task, loss.reason)
+        else:
+            self._attempt_failed(task, loss)
 
     def _runner_vanished(self, task: Task, reason: str) -> None:
         transform = self.p.settings.transform(task.transform)
@@ -346,6 +356,11 @@ def _fits(receipt: Receipt, task: Task) -> bool:
         and len(receipt.rows) == len(receipt.rejected) == n
         and all(0 <= p.index < n for p in receipt.problems)
     )
+
+
+def _is_about(loss: Loss, task: Task) -> bool:
+    """Whether the loss is that of the task's current attempt."""
+    return (loss.attempt, loss.owner) == (task.attempt, task.owner) and loss.dispatch in (None, task.dispatch)
 
 
 def _settled(receipt: Receipt) -> Settled:

@@ -117,6 +117,11 @@ class Content(Protocol):
         ...
 
     @property
+    def unverified(self) -> bool:
+        """Whether what was read could not be tied to the version here: then whoever settles asks the store."""
+        ...
+
+    @property
     def bytes_read(self) -> int:
         """Bytes delivered so far (for `path`, the object's size)."""
         ...
@@ -136,6 +141,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     suspect: int | None = None
     """Index of the input that was being processed when the attempt was lost, where that is known."""
     detail: str = ""
+    innocent: bool = False
+    """The loss says nothing about the inputs (see `model.LossNote`)."""
 
 
 class Executor(Protocol):

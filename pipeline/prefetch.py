@@ -19,7 +19,7 @@ class PrefetchedContents(FetchedContents):
     def __init__(self, store: Store, *, size_max: int = FETCH_BYTES_MAX) -> None:
         super().__init__(store, size_max=size_max)
         self._size_max = size_max
-        self._coming: deque[tuple[str, str, int]] = deque()
+        self._coming: deque[tuple[str, str, int, int]] = deque()
         self._fetching: dict[str, asyncio.Task[Content]] = {}
         self._bytes: dict[str, int] = {}
 
@@ -28,21 +28,21 @@ class PrefetchedContents(FetchedContents):
         for task in self._fetching.values():
             task.cancel()
         self._fetching, self._bytes = {}, {}
-        self._coming = deque(zip(inputs.keys, inputs.etags, inputs.sizes, strict=True))
+        self._coming = deque(zip(inputs.keys, inputs.etags, inputs.sizes, inputs.modified_us, strict=True))
 
-    async def open(self, key: str, etag: str, size_bytes: int) -> Content:
+    async def open(self, key: str, etag: str, size_bytes: int, modified_us: int) -> Content:
         """The object, which is there already if the network was fast enough."""
         self._read_ahead()
         task = self._fetching.pop(key, None)
         self._bytes.pop(key, None)
-        return await (super().open(key, etag, size_bytes) if task is None else task)
+        return await (super().open(key, etag, size_bytes, modified_us) if task is None else task)
 
     def _read_ahead(self) -> None:
         while self._coming and len(self._fetching) < AHEAD and sum(self._bytes.values()) < AHEAD_BYTES:
-            key, etag, size = self._coming.popleft()
+            key, etag, size, modified_us = self._coming.popleft()
             if size > self._size_max:
                 continue  # read in ranges when its turn comes
-            task = asyncio.ensure_future(super().open(key, etag, size))
+            task = asyncio.ensure_future(super().open(key, etag, size, modified_us))
             task.add_done_callback(_retrieved)
             self._fetching[key], self._bytes[key] = task, size
 

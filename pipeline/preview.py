@@ -3,11 +3,45 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from pipeline.assembly import Runtime
+from pipeline.cost import Budget, Prices
 from pipeline.discovery import Router, confirm_missing, judge
 from pipeline.model import Page
+from pipeline.prices import Rates
+from pipeline.settings import rented_policy
 from pipeline.state import State
+from pipeline.usage import day_of
+
+
+class RouteCost(msgspec.Struct, kw_only=True):
+    """What a route would take on rented containers."""
+
+    containers: int
+    container_s: float
+    wall_s: float
+    usd: float
+    basis: str
+    """Where the seconds a file are from."""
+    files_allowed: int
+    """Files that the cost limits let a run begin now."""
+
+
+class PlanCost(msgspec.Struct, kw_only=True):
+    """What a plan would take on rented containers, and what its limits allow. Transforms run side by side."""
+
+    containers: int = 0
+    container_s: float = 0.0
+    wall_s: float = 0.0
+    usd: float = 0.0
+    files: int = 0
+    files_allowed: int = 0
+    max_cost_usd: float | None = None
+    max_cost_usd_per_day: float | None = None
+    spent_today_usd: float = 0.0
+    """By today's receipts (UTC), wherever they are from."""
+    rates: str = ""
 
 
 class Route(msgspec.Struct):
@@ -17,6 +51,7 @@ class Route(msgspec.Struct):
     new: int = 0
     changed: int = 0
     bytes: int = 0
+    cost: RouteCost | UnsetType = UNSET
 
 
 class Plan(msgspec.Struct):
@@ -30,10 +65,11 @@ class Plan(msgspec.Struct):
     in_progress: int = 0
     unmatched: int = 0
     unmatched_sample: list[str] = []
+    cost: PlanCost | UnsetType = UNSET
 
 
-async def preview(runtime: Runtime) -> Plan:
-    """Compare the bucket with the state. Changes nothing."""
+async def preview(runtime: Runtime, rates: Rates | None = None, now_ms: int = 0) -> Plan:
+    """Compare the bucket with the state. Changes nothing. With rates, also what it would cost to rent containers for it."""
     await runtime.store.check(runtime.settings.source)
     state = await runtime.log().load()
     plan = Plan(pipeline=state.pipeline, in_progress=len(state.wanted))
@@ -47,7 +83,38 @@ async def preview(runtime: Runtime) -> Plan:
         held = page
     await _judge(runtime, state, router, held or Page(keys=[], etags=[], sizes=[], modified_us=[]), after, None, plan, routes)
     plan.routes = list(routes.values())
+    if rates is not None:
+        add_cost(plan, state, Prices(runtime.settings, rented_policy(), rates), now_ms)
     return plan
+
+
+def add_cost(plan: Plan, state: State, prices: Prices, now_ms: int) -> None:
+    """Reckon each route and the whole plan, and what the cost limits would let a run begin now. Pure."""
+    limits = prices.settings.cost
+    total = plan.cost = PlanCost(
+        max_cost_usd=limits.run_usd,
+        max_cost_usd_per_day=limits.day_usd,
+        spent_today_usd=prices.spent_usd(state.usage.by_day.get(day_of(now_ms), {})),
+        rates=prices.rates.source,
+    )
+    budget = Budget(limits, prices)
+    for route in plan.routes:
+        transform, files = prices.settings.transform(route.transform), route.new + route.changed
+        if transform is None or not files:
+            continue
+        room = budget.files_affordable(state, transform, route.bytes / files, now_ms)
+        allowed = files if room is None else min(files, room)
+        budget.take(state, transform, allowed, route.bytes / files)
+        e = prices.estimate(transform, state.usage.took(transform.name), files=files, size_bytes=route.bytes)
+        route.cost = RouteCost(
+            containers=e.containers, container_s=e.seconds, wall_s=e.wall_s, usd=e.usd, basis=e.basis, files_allowed=allowed
+        )
+        total.containers += e.containers
+        total.container_s += e.seconds
+        total.wall_s = max(total.wall_s, e.wall_s)
+        total.usd += e.usd
+        total.files += files
+        total.files_allowed += allowed
 
 
 async def _judge(  # noqa: PLR0917

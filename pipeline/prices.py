@@ -59,6 +59,6 @@ def split_gpu(name: str) -> tuple[str, int]:
     if known not in GPU_USD_PER_S:
         raise ValueError(f"{name!r} is no GPU of Modal's; there is {', '.join(GPU_USD_PER_S)}")
     most = GPUS_MAX.get(known, GPUS_MAX_DEFAULT)
-    if colon and not (count.isdigit() and 1 <= int(count) <= most):
+    if colon and not (count.isascii() and count.isdigit() and 1 <= int(count) <= most):
         raise ValueError(f"{name!r}: a container can have 1 to {most} of {known}")
     return known, int(count) if colon else 1

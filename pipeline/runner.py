@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 
 from pipeline.discovery import Judged, Router, confirm_missing, judge, judge_named
 from pipeline.errors import CommitConflict, ObjectNotFound
-from pipeline.gathering import gather
+from pipeline.gathering import gather, verified
 from pipeline.log import Log
 from pipeline.maintenance import Vacuumed, vacuum, write_checkpoint
 from pipeline.model import Assignment, Commit, Page, Receipt, Task
@@ -187,20 +187,24 @@ class Pass:
 
     async def _absorb(self) -> None:
         for finished in await self.parts.executor.finished():
-            self._note(finished)
+            await self._note(finished)
         full = self._held >= self.parts.policy.settle_sources_min
         if full or self._losses or not self.parts.executor.outstanding:
             await self.commit(self._collected())
 
-    def _note(self, finished: Finished) -> None:
+    async def _note(self, finished: Finished) -> None:
         task_id, attempt = self._attempts.pop(finished.nonce, (finished.task, 0))
-        if finished.receipt is not None:
-            self._receipts.setdefault(task_id, finished.receipt)
-            self._held += len(finished.receipt.rows)
-            self.parts.on_progress(self._expected(finished.receipt))
+        task, receipt, lost = self.state.tasks.get(task_id), finished.receipt, finished.lost
+        if receipt is not None and task is not None:
+            receipt = await verified(self.parts.store, task, receipt)
+            lost = "an output that its receipt names is not there, or is not whole"
+        if receipt is not None:
+            self._receipts.setdefault(task_id, receipt)
+            self._held += len(receipt.rows)
+            self.parts.on_progress(self._expected(receipt))
             return
         owner = self.parts.executor.owner
-        self._losses[task_id] = Loss(attempt, owner, finished.lost, finished.suspect, finished.detail)
+        self._losses[task_id] = Loss(attempt, owner, lost, finished.suspect, finished.detail, finished.innocent)
 
     def _expected(self, receipt: Receipt) -> PassReport:
         """Progress as the user sees it: a finished attempt counts before its commit."""

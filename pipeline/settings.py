@@ -83,6 +83,20 @@ class AggregateSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillSettings:
+    """A scheduled backfill: which objects that were processed before are processed again."""
+
+    name: str
+    schedule: str | float
+    prefix: str
+    """Of the key, without the source prefix."""
+    since_s: float | None
+    """Objects that changed at most so long ago; None: all."""
+    outdated: bool
+    """Only those whose rows were made by another version of the code."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentSettings:
     """When and how a deployed pipeline runs. A schedule is a cron string, a period in seconds, or None."""
 
@@ -95,6 +109,7 @@ class DeploymentSettings:
     pip: tuple[str, ...] = ()
     """Packages in every container; those of one transform alone are its own."""
     apt: tuple[str, ...] = ()
+    backfills: tuple[BackfillSettings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

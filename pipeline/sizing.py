@@ -21,7 +21,9 @@ def task_ranges(
     Full tasks first, smaller ones towards the end so that all workers finish together. A task is bounded by bytes, by number, and
     by the time that files took so far (None: unknown). All but the last are a multiple of `batch`, so that batches are full.
     """
-    timely = policy.task_files_max if not seconds_per_file else max(1, int(policy.attempt_budget_s / seconds_per_file))
+    timely = policy.task_files_max
+    if seconds_per_file:
+        timely = max(1, int(min(timely, policy.attempt_budget_s / seconds_per_file)))
     weights = [size + policy.file_weight_bytes for size in sizes]
     ranges, start, left = [], 0, sum(weights)
     while start < len(sizes):

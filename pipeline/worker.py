@@ -15,7 +15,7 @@ from pipeline import keys, wire
 from pipeline.errors import InputRejected, ObjectNotFound, SettingsError, SourceChanged, StoreUnavailable, TidemillError
 from pipeline.model import FORMAT_VERSION, Assignment, Inputs, OutputFile, Receipt, SourceProblem, SourceStatus
 from pipeline.objects import Object
-from pipeline.ports import Clock, Content, Store
+from pipeline.ports import Clock, Content, Outbox
 
 DETAIL_MAX = 4_000
 REASON_MAX = 500
@@ -66,9 +66,20 @@ class Writer(Protocol):
 class Contents(Protocol):
     """Opens source objects at their planned version; may fetch small ones at once."""
 
+    mounted: bool
+    """Whether objects are read through a file system that knows no versions (see `Receipt.mounted`)."""
+
     def expect(self, inputs: Inputs) -> None: ...
 
-    async def open(self, key: str, etag: str, size_bytes: int) -> Content: ...
+    async def open(self, key: str, etag: str, size_bytes: int, modified_us: int) -> Content: ...
+
+
+def joined(parts: Sequence[Inputs]) -> Inputs:
+    """The inputs of several tasks as one."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = {name: [value for part in parts for value in getattr(part, name)] for name in Inputs.__struct_fields__}
+    return Inputs(**columns)
 
 
 class AttemptLost(TidemillError):
@@ -85,7 +96,7 @@ class Worker:
     def __init__(
         self,
         *,
-        store: Store,
+        store: Outbox,
         contents: Contents,
         home: str,
         code: Callable[[str], Code | None],
@@ -103,138 +114,191 @@ class Worker:
         self._budget_s = budget_s
         self._engine = engine
 
+    def load(self, transform: str) -> None:
+        """Load a transform's code before the first attempt asks for it. Raises CodeBroken."""
+        self._code(transform)
+
     async def run(self, assignment: Assignment, starting: Callable[[int], None]) -> Receipt:
         """Run the attempt and write its receipt. `starting(i)` is called before input i.
 
         Raises AttemptLost or StoreUnavailable where there is no receipt: the attempt counts as lost, its inputs do not. Raises
         CodeBroken if the transform cannot be loaded.
         """
-        writer = self._make_writer(assignment)
+        [result] = await self.run_together([assignment], starting)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def run_together(
+        self, assignments: Sequence[Assignment], starting: Callable[[int], None]
+    ) -> list[Receipt | AttemptLost | StoreUnavailable]:
+        """Run attempts of one transform as one, so that small tasks share its batches; a receipt, or the loss, for each.
+
+        `starting(n)` is called before the n-th input, counted over all attempts. Raises CodeBroken.
+        """
+        attempts = [_Attempt(self, assignment, self._make_writer(assignment)) for assignment in assignments]
         try:
-            return await _Attempt(self, assignment, writer, starting).run()
+            started_s = self._clock.monotonic_s()
+            await self._work(attempts, starting)
+            share_s = (self._clock.monotonic_s() - started_s) / max(sum(len(a.task.inputs) for a in attempts), 1)
+            return [await attempt.end(share_s * len(attempt.task.inputs)) for attempt in attempts]
         except MemoryError:
-            raise AttemptLost("ran out of memory") from None
+            return [AttemptLost("ran out of memory") for _ in attempts]
         finally:
-            writer.close()
+            for attempt in attempts:
+                attempt.writer.close()
+
+    async def _work(self, attempts: Sequence[_Attempt], starting: Callable[[int], None]) -> None:
+        name = attempts[0].task.transform
+        code = self._code(name)
+        if code is None:
+            for attempt in attempts:
+                attempt.lost = AttemptLost(f"no transform named {name!r} is declared here")
+            return
+        items = [(attempt, i) for attempt in attempts for i in range(len(attempt.task.inputs))]
+        self._contents.expect(joined([attempt.task.inputs for attempt in attempts]))
+        started_s, step = self._clock.monotonic_s(), code.batch_size or 1
+        for first in range(0, len(items), step):
+            if first and self._clock.monotonic_s() - started_s > self._budget_s:
+                for attempt, i in items[first:]:
+                    attempt.problem(i, "deferred")
+                return
+            await _step(code, items[first : first + step], first, starting)
+
+
+async def _step(code: Code, items: Sequence[tuple[_Attempt, int]], first: int, starting: Callable[[int], None]) -> None:
+    """One call of the user's code: for one object, or for a batch."""
+    opened: list[_Opened] = []
+    try:
+        for position, (attempt, i) in enumerate(items, first):
+            starting(position)
+            one = await attempt.open(i)
+            if one is not None:
+                opened.append(one)
+        if code.batch_size is None:
+            for one in opened:
+                one.attempt.call(code.call, one)
+        elif opened:
+            _call_batch(code.call, code.batch_size, opened)
+    finally:
+        for one in opened:
+            one.attempt.close(one)
+
+
+def _call_batch(call: Callable[..., object], batch_size: int, opened: list[_Opened]) -> None:
+    """One call for many objects; if it raises, one call for each, so that only the guilty ones fail."""
+    for one in opened:
+        one.attempt.slots += batch_size / len(opened)
+    try:
+        results = call([one.obj for one in opened])
+    except (Exception, SystemExit):  # noqa: BLE001 - whatever the user's code raises
+        for one in opened:
+            one.obj._rejected.clear()
+            one.attempt.call(lambda o: _only(call([o]), 1)[0], one)
+        return
+    try:
+        results = _only(results, len(opened))
+    except InputRejected as error:
+        for one in opened:
+            one.attempt.problem(one.index, "failed", str(error))
+        return
+    for one, result in zip(opened, results, strict=True):
+        one.attempt.call(lambda _, result=result: result, one)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """One input as the user's code gets it."""
+
+    attempt: _Attempt
+    index: int
+    obj: Object
+    content: Content
 
 
 class _Attempt:
-    def __init__(self, worker: Worker, assignment: Assignment, writer: Writer, starting: Callable[[int], None]) -> None:
+    """What one attempt has to say so far."""
+
+    def __init__(self, worker: Worker, assignment: Assignment, writer: Writer) -> None:
         self.w = worker
         self.assignment = assignment
         self.task = assignment.task
         self.writer = writer
-        self.starting = starting
+        self.lost: AttemptLost | StoreUnavailable | None = None
         self.problems: dict[int, SourceProblem] = {}
+        self.unverified: list[int] = []
         self.bytes_read = 0
+        self.slots = 0.0
 
-    async def run(self) -> Receipt:
-        started_s = self.w._clock.monotonic_s()
-        code = self.w._code(self.task.transform)
-        if code is None:
-            raise AttemptLost(f"no transform named {self.task.transform!r} is declared here")
-        step, n = code.batch_size or 1, len(self.task.inputs)
-        self.w._contents.expect(self.task.inputs)
-        for first in range(0, n, step):
-            if first and self.w._clock.monotonic_s() - started_s > self.w._budget_s:
-                for i in range(first, n):
-                    self._problem(i, "deferred")
-                break
-            if code.batch_size is None:
-                await self._one(code.call, first)
-            else:
-                await self._batch(code, range(first, min(first + step, n)))
-        receipt = self._receipt(await self._publish(), self.w._clock.monotonic_s() - started_s)
-        key = keys.receipt(self.w._home, self.task.id, self.assignment.nonce)
-        await self.w._store.put(key, wire.encode(receipt))
+    async def end(self, seconds: float) -> Receipt | AttemptLost | StoreUnavailable:
+        """Write the outputs, then the receipt; or say why there is none."""
+        try:
+            if self.lost is not None:
+                return self.lost
+            receipt = self._receipt(await self._publish(), seconds)
+            key = keys.receipt(self.w._home, self.task.id, self.assignment.nonce)
+            await self.w._store.put(key, wire.encode(receipt))
+        except (AttemptLost, StoreUnavailable) as error:
+            return error
         return receipt
 
-    async def _one(self, call: Callable[..., object], i: int) -> None:
-        opened = await self._open(i)
-        if opened is not None:
-            try:
-                self._call(call, i, *opened)
-            finally:
-                self._close(opened[1])
-
-    async def _batch(self, code: Code, indexes: range) -> None:
-        opened: list[tuple[int, Object, Content]] = []
-        try:
-            for i in indexes:
-                one = await self._open(i)
-                if one is not None:
-                    opened.append((i, *one))
-            if opened:
-                self._call_batch(code, opened)
-        finally:
-            for _, _, content in opened:
-                self._close(content)
-
-    async def _open(self, i: int) -> tuple[Object, Content] | None:
+    async def open(self, i: int) -> _Opened | None:
         """The input, unless it is known already that it is not what was planned."""
-        self.starting(i)
+        if self.lost is not None:
+            return None
         inputs = self.task.inputs
-        key, etag, size = inputs.keys[i], inputs.etags[i], inputs.sizes[i]
-        content = await self.w._contents.open(key, etag, size)
+        key, etag, size, modified_us = inputs.keys[i], inputs.etags[i], inputs.sizes[i], inputs.modified_us[i]
+        try:
+            content = await self.w._contents.open(key, etag, size, modified_us)
+        except StoreUnavailable as error:
+            self.lost = error
+            return None
         problem = content.problem()
         if problem is not None:
             content.close()
             self._unreadable(i, problem)
             return None
-        return Object(key, etag, size, inputs.modified_us[i], content), content
+        return _Opened(self, i, Object(key, etag, size, modified_us, content), content)
 
-    def _close(self, content: Content) -> None:
-        self.bytes_read += content.bytes_read
-        content.close()
+    def close(self, one: _Opened) -> None:
+        """Release the input, once its rows are with the writer."""
+        self.bytes_read += one.content.bytes_read
+        if one.content.unverified:
+            self.unverified.append(one.index)
+        one.content.close()
 
-    def _call_batch(self, code: Code, opened: list[tuple[int, Object, Content]]) -> None:
-        """One call for many objects; if it raises, one call for each, so that only the guilty ones fail."""
-        try:
-            results = code.call([obj for _, obj, _ in opened])
-        except (Exception, SystemExit):  # noqa: BLE001 - whatever the user's code raises
-            for i, obj, content in opened:
-                obj._rejected.clear()
-                self._call(lambda o: _only(code.call([o]), 1)[0], i, obj, content)
-            return
-        try:
-            results = _only(results, len(opened))
-        except InputRejected as error:
-            for i, _, _ in opened:
-                self._problem(i, "failed", str(error))
-            return
-        for (i, obj, content), result in zip(opened, results, strict=True):
-            self._call(lambda _, result=result: result, i, obj, content)
-
-    def _call(self, call: Callable[..., object], i: int, obj: Object, content: Content) -> None:
+    def call(self, call: Callable[..., object], one: _Opened) -> None:
         """Call the user's code for one object; its result goes to the writer, its exception into the receipt."""
+        i, obj = one.index, one.obj
         try:
             self.writer.add(i, obj.key, obj.etag, call(obj), obj._rejected)
         except MemoryError:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises
-            problem = content.problem()
+            problem = one.content.problem()
             if problem is not None:
                 self._unreadable(i, problem)
             elif isinstance(error, InputRejected):
-                self._problem(i, "failed", str(error))
+                self.problem(i, "failed", str(error))
             else:
-                self._problem(i, "failed", describe(error), user_traceback(error))
+                self.problem(i, "failed", describe(error), user_traceback(error))
             return
-        problem = content.problem()
+        problem = one.content.problem()
         if problem is not None:
             self._unreadable(i, problem)
 
     def _unreadable(self, i: int, problem: Exception) -> None:
         if isinstance(problem, ObjectNotFound):
-            self._problem(i, "gone")
+            self.problem(i, "gone")
         elif isinstance(problem, SourceChanged):
-            self._problem(i, "stale")
-        elif isinstance(problem, StoreUnavailable):
-            raise problem
+            self.problem(i, "stale")
+        elif isinstance(problem, InputRejected):
+            self.problem(i, "failed", str(problem))
         else:
-            raise AttemptLost(describe(problem))
+            self.lost = problem if isinstance(problem, StoreUnavailable) else AttemptLost(describe(problem))
 
-    def _problem(self, i: int, status: SourceStatus, reason: str = "", detail: str = "") -> None:
+    def problem(self, i: int, status: SourceStatus, reason: str = "", detail: str = "") -> None:
+        """Note that an input is not `ok`."""
         self.problems[i] = SourceProblem(index=i, status=status, reason=reason[:REASON_MAX], detail=detail[-DETAIL_MAX:])
 
     async def _publish(self) -> Written:
@@ -242,7 +306,7 @@ class _Attempt:
         written = self.writer.finish()
         for i, reason in written.problems.items():
             if i not in self.problems:
-                self._problem(i, "failed", reason)
+                self.problem(i, "failed", reason)
         for finished in written.files:
             if finished.body is not None:
                 await self.w._store.put(finished.file.key, finished.body)
@@ -265,6 +329,9 @@ class _Attempt:
             seconds=round(seconds, 4),
             bytes_read=self.bytes_read,
             engine=self.w._engine,
+            slots=round(self.slots, 4),
+            mounted=self.w._contents.mounted,
+            unverified=sorted(self.unverified),
         )
 
 

@@ -19,6 +19,11 @@ COMMANDS = {
     "lineage": ("pipeline.cli.inspect", "From a source to its outputs, and back."),
     "audit": ("pipeline.cli.inspect", "Prove that every object is in exactly one state and every row is there once."),
     "vacuum": ("pipeline.cli.inspect", "Delete superseded and orphaned files that retention lets go."),
+    "backfill": ("pipeline.cli.backfill", "Process objects again that were processed before."),
+    "submit": ("pipeline.cli.jobs", "Have files processed now; print a job id and leave."),
+    "jobs": ("pipeline.cli.jobs", "Show, wait for, cancel or list what was submitted."),
+    "deploy": ("pipeline.cli.deploy", "Check FILE's pipelines and deploy them to Modal."),
+    "doctor": ("pipeline.cli.doctor", "Say what is missing on this machine and account, and how to mend it."),
 }
 
 EXIT_PROBLEMS = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -12,17 +12,33 @@ import msgspec
 from pipeline import keys
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, runtime, wait
-from pipeline.cli.render import as_json, count, printable, size, table
+from pipeline.cli.render import as_json, count, duration, printable, size, table
 from pipeline.errors import SettingsError, nearest
+
+if TYPE_CHECKING:
+    from pipeline.preview import PlanCost, RouteCost
 
 
 @click.command("plan", epilog="Example:  tidemill plan pipeline.py --bucket ./bucket")
 @on_bucket
-def plan_command(target: Target) -> int:
-    """Say what a run would do: new and changed files by transform, deleted ones, and what no transform takes."""
-    from pipeline.preview import preview
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "modal"]),
+    default="local",
+    show_default=True,
+    help="modal: also containers, time and estimated dollars",
+)
+def plan_command(target: Target, engine: str) -> int:
+    """Say what a run would do: new and changed files by transform, deleted ones, and what no transform takes.
 
-    plans = [wait(preview(runtime(target, p))) for p in target.pipelines]
+    With --engine modal also what it would take there, at the rates of your workspace if Modal says them, else at list prices.
+    """
+    from pipeline.assembly import WallClock
+    from pipeline.preview import preview
+    from pipeline.rates import workspace_rates
+
+    rates = wait(workspace_rates()) if engine == "modal" else None
+    plans = [wait(preview(runtime(target, p), rates, WallClock().now_ms())) for p in target.pipelines]
     if target.as_json:
         as_json([msgspec.to_builtins(plan) for plan in plans])
         return 0
@@ -30,6 +46,8 @@ def plan_command(target: Target) -> int:
         click.echo(f"{plan.pipeline}: {count(plan.listed, 'object')} listed, {size(plan.listed_bytes)}")
         for route in plan.routes:
             click.echo(f"  {route.transform}: {count(route.new, 'new file')}, {route.changed:,} changed, {size(route.bytes)}")
+            if route.cost:
+                click.echo(f"    {_work(route.cost)}; {route.cost.basis}")
         if plan.deleted:
             click.echo(f"  {count(plan.deleted, 'file')} deleted in the bucket: their rows would go")
         if plan.in_progress:
@@ -38,7 +56,32 @@ def plan_command(target: Target) -> int:
             click.echo(f"  {count(plan.unmatched, 'file')} matched by no transform, such as {printable(plan.unmatched_sample[0])}")
         if not plan.routes and not plan.deleted and not plan.in_progress:
             click.echo("  nothing to do")
+        if plan.cost:
+            if plan.routes:
+                click.echo(f"  on Modal: {_work(plan.cost)}; {plan.cost.rates}")
+            click.echo(f"  {_limits(plan.cost)}")
     return 0
+
+
+def _work(cost: RouteCost | PlanCost) -> str:
+    work = f"{cost.container_s:,.1f} container-seconds in about {duration(cost.wall_s)}"
+    return f"{count(cost.containers, 'container')}, {work}, {dollars(cost.usd)}"
+
+
+def _limits(cost: PlanCost) -> str:
+    limits = {"max_cost_usd": cost.max_cost_usd, "max_cost_usd_per_day": cost.max_cost_usd_per_day}
+    named = " and ".join(f"{name}={usd:g}" for name, usd in limits.items() if usd is not None)
+    spent = f"today's receipts cost {dollars(cost.spent_today_usd)}"
+    if not named:
+        return f"no cost limit is declared; {spent}"
+    return f"{named} allow {cost.files_allowed:,} of {count(cost.files, 'file')} now; {spent}"
+
+
+def dollars(usd: float) -> str:
+    """Dollars for people: $1,234.50, $0.0042, and never $0.00 for something."""
+    if usd >= 1:
+        return f"${usd:,.2f}"
+    return f"${usd:.4f}" if usd >= 0.0001 or not usd else "under $0.0001"
 
 
 @click.command("status", epilog="Example:  tidemill status pipeline.py --bucket ./bucket --json")
@@ -57,6 +100,10 @@ def status_command(target: Target, last: int) -> int:
             f" {states['in progress']:,} in progress, {states['quarantined']:,} quarantined"
         )
         click.echo(f"  {count(report['files'], 'Parquet file')}, {size(report['bytes'])}, at commit {report['sequence']}")
+        usage = report["usage"]
+        if usage["seconds_today"] or usage["fill"]:
+            fill = "".join(f"; {name}: batches {share:.0%} full" for name, share in usage["fill"].items())
+            click.echo(f"  today {usage['seconds_today']:,.1f} s of work, {dollars(usage['usd_today'])} on Modal{fill}")
         if report["commits"]:
             table(
                 ("commit", "at (UTC)", "planned", "committed", "rows", "failed", "deleted"),
@@ -97,8 +144,24 @@ async def _status(opened: Any, last: int) -> dict[str, Any]:
         "rows": await _live_rows(state),
         "files": len(files),
         "bytes": sum(f.size_bytes for f in files),
+        "usage": _usage(opened, state),
         "commits": shown,
         "failures": [{"key": q.key, "kind": q.kind, "reason": q.reason} for q in state.quarantine.values()],
+    }
+
+
+def _usage(opened: Any, state: Any) -> dict[str, Any]:
+    """Seconds of work today (UTC), what they cost on Modal at list prices, and how full the batches of late were."""
+    from pipeline.assembly import WallClock
+    from pipeline.cost import Prices
+    from pipeline.usage import day_of
+
+    today = state.usage.by_day.get(day_of(WallClock().now_ms()), {})
+    fills = {t.name: state.usage.took(t.name).fill for t in opened.settings.transforms if t.batch_size}
+    return {
+        "seconds_today": sum(today.values()),
+        "usd_today": Prices(opened.settings, opened.policy).spent_usd(today),
+        "fill": {name: fill for name, fill in fills.items() if fill is not None},
     }
 
 

@@ -65,6 +65,33 @@ def on_bucket(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def on_engine(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the work runs; the command receives an `Engine` second."""
+
+    @click.option("--engine", "engine", type=click.Choice(["local", "modal"]), default="local", show_default=True)
+    @click.option("--workers", type=click.IntRange(1, 1024), help="local: worker processes [default: one for each core]")
+    @click.option("--wait", "waits", is_flag=True, help="modal: wait for all answers, and show progress")
+    @click.option("--ordered", is_flag=True, help="modal: with --wait, take the answers in the order of the files")
+    @click.option("--app", help="modal: the deployed app [default: tidemill-<first pipeline>]")
+    @functools.wraps(command)
+    def wrapped(  # noqa: PLR0917
+        target: Target, engine: str, workers: int | None, waits: bool, ordered: bool, app: str | None, **rest: Any
+    ) -> Any:
+        from pipeline.engines import LocalEngine, ModalEngine
+
+        if engine == "modal":
+            if workers is not None:
+                raise click.UsageError("--workers is for --engine local; max_containers of each transform bounds Modal's")
+            if ordered and not waits:
+                raise click.UsageError("--ordered needs --wait")
+            return command(target, ModalEngine(target.file, target.bucket, app=app, wait=waits, ordered=ordered), **rest)
+        if ordered or app or waits:
+            raise click.UsageError("--wait, --ordered and --app are for --engine modal; local runs always wait")
+        return command(target, LocalEngine(target.file, target.pipelines, target.bucket, workers), **rest)
+
+    return wrapped
+
+
 def runtime(target: Target, pipeline: Pipeline, *, runs_user_code: bool = False) -> Runtime:
     """The pipeline on its bucket, without workers."""
     from pipeline.arrow import keep_arrow_light

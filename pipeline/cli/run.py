@@ -1,4 +1,4 @@
-"""`tidemill run`: passes on this machine until nothing is new; with --watch, until interrupted."""
+"""`tidemill run`: passes until nothing is new; with --watch, until interrupted."""
 
 from __future__ import annotations
 
@@ -8,67 +8,91 @@ import importlib
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import click
 
 from pipeline.arrow import keep_arrow_light
-from pipeline.assembly import Runtime, local_executor
+from pipeline.assembly import Runtime
 from pipeline.cli import EXIT_PROBLEMS
-from pipeline.cli.options import Target, on_bucket
+from pipeline.cli.options import Target, on_bucket, on_engine
 from pipeline.cli.progress import Progress
 from pipeline.cli.render import count, duration, printable, size
+from pipeline.engines import Engine
 from pipeline.errors import StoreUnavailable
 from pipeline.parts import PassReport, Request
-from pipeline.settings import Policy
 from pipeline.state import State
-
-if TYPE_CHECKING:
-    from pipeline.executors.local import LocalExecutor
 
 WATCH_BACKOFF_MAX_S = 60.0
 
 
 @click.command("run", epilog="Example:  tidemill run pipeline.py --bucket ./bucket --watch")
 @on_bucket
+@on_engine
 @click.option("--watch", is_flag=True, help="go on until interrupted (Ctrl-C stops cleanly)")
 @click.option("--interval", "interval_s", type=click.FloatRange(0.1, 86400), default=5.0, help="--watch: seconds between looks")
 @click.option("--limit", type=click.IntRange(1), help="process at most so many files, then stop")
-@click.option("--workers", type=click.IntRange(1, 1024), help="worker processes [default: one for each core]")
-def run_command(target: Target, watch: bool, interval_s: float, limit: int | None, workers: int | None) -> int:
-    """Process every new and changed object of FILE's pipelines on this machine; commit the rows; forget deleted objects.
+@click.option("--job", "job", help="process the files of this job only (see  tidemill submit)")
+def run_command(  # noqa: PLR0917
+    target: Target, engine: Engine, watch: bool, interval_s: float, limit: int | None, job: str | None
+) -> int:
+    """Process every new and changed object of FILE's pipelines; commit the rows; forget deleted objects.
 
-    Exit code 1 if files were quarantined. What is left when a run is killed is picked up by the next one.
+    On this machine, or with --engine modal on the containers of a deployed app: there the command hands the work over and
+    leaves, unless --wait. Exit code 1 if files were quarantined. What is left when a run is killed is picked up by the next one.
     """
-    policy = Policy()
-    executor = local_executor(target.file, target.pipelines, target.bucket, workers, policy)
-    return asyncio.run(_Run(target, executor, policy, watch=watch, interval_s=interval_s, limit=limit).go())
+    if job is not None:
+        return asyncio.run(Run(target, engine, work=partial(_job, job)).go())
+    request = Request(limit=limit) if limit else None
+    return asyncio.run(Run(target, engine, watch=watch, interval_s=interval_s, request=request).go())
 
 
-class _Run:
+async def _job(job: str, runtime: Runtime) -> tuple[PassReport, State]:
+    """A job's files, and nothing else."""
+    from pipeline import submission
+
+    record = await submission.read(runtime, job)
+    if record is None:
+        return PassReport(), await runtime.log().load()
+    return await submission.run(runtime, record)
+
+
+class Run:
+    """One call of `run` or `backfill`: passes over each pipeline on one engine, shown as they go."""
+
     def __init__(
-        self, target: Target, executor: LocalExecutor, policy: Policy, *, watch: bool, interval_s: float, limit: int | None
+        self,
+        target: Target,
+        engine: Engine,
+        *,
+        watch: bool = False,
+        interval_s: float = 5.0,
+        request: Request | None = None,
+        work: Callable[[Runtime], Awaitable[tuple[PassReport, State]]] | None = None,
     ) -> None:
         self.target = target
-        self.executor = executor
-        self.policy = policy
+        self.engine = engine
         self.watch = watch
         self.interval_s = interval_s
-        self.limit = limit
+        self.request = request
+        self.work = work or self._run
         self.states: dict[str, State] = {}
         self.found_problems = False
         self.warming = False
         self.stopped = asyncio.Event()
 
     async def go(self) -> int:
+        """Do it; the exit code."""
         keep_arrow_light()  # the workers' process was forked before
         loop, main = asyncio.get_running_loop(), asyncio.current_task()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, main)
         try:
             store = self.target.bucket.open()
-            runtimes = [Runtime(p, p.settings(), store, self.policy, self.executor) for p in self.target.pipelines]
+            runtimes = [self.engine.runtime(p, store) for p in self.target.pipelines]
             for runtime in runtimes:
                 runtime.stopping = self.stopped.is_set
                 await runtime.open()
@@ -76,11 +100,14 @@ class _Run:
         except asyncio.CancelledError:
             pass  # by `_stop`
         finally:
-            await self.executor.close()
+            await self.engine.close()
         if self.stopped.is_set():
             self._say("stopped; the next run goes on from here")
             return 0 if self.watch else 130
         return EXIT_PROBLEMS if self.found_problems and not self.watch else 0
+
+    async def _run(self, runtime: Runtime) -> tuple[PassReport, State]:
+        return await runtime.run(self.states.get(runtime.settings.name), request=self.request)
 
     def _stop(self, main: asyncio.Task[Any] | None) -> None:
         self.stopped.set()
@@ -108,10 +135,9 @@ class _Run:
         started, name = time.monotonic(), runtime.settings.name
         with Progress(name, quiet=self.target.as_json) as progress:
             runtime.on_progress = lambda report: self._progressed(progress, runtime, report)
-            following = asyncio.create_task(progress.follow(lambda: self.executor.under_way))
+            following = asyncio.create_task(progress.follow(lambda: self.engine.under_way))
             try:
-                request = Request(limit=self.limit) if self.limit else None
-                report, self.states[name] = await runtime.run(self.states.get(name), request=request)
+                report, self.states[name] = await self.work(runtime)
             finally:
                 following.cancel()
         self.found_problems |= report.quarantined > 0
@@ -133,7 +159,7 @@ class _Run:
             head = {"pipeline": name, "sequence": self.states[name].sequence, "seconds": round(seconds, 3)}
             click.echo(json.dumps({**head, **asdict(report)}))
             return
-        for line in summary(name, report, seconds):
+        for line in handed_over(name, report) if self.engine.detached else summary(name, report, seconds):
             click.echo(line)
         if report.quarantined:
             click.echo(f"  see them:  tidemill quarantine list {self.target.file} --bucket {self.target.bucket.url}")
@@ -141,6 +167,24 @@ class _Run:
     def _say(self, text: str) -> None:
         click.echo(f"tidemill: {text}", err=True)
         sys.stderr.flush()
+
+
+def handed_over(name: str, report: PassReport) -> list[str]:
+    """What a run did that left the work to others, for people."""
+    settled = f"; {count(report.committed, 'file')} of earlier ones committed" if report.committed else ""
+    lines = [f"{name}: {count(report.planned, 'file')} handed over ({size(report.planned_bytes)}){settled}"]
+    if report.elsewhere or report.planned:
+        lines.append("  they go on by themselves; see  tidemill status")
+    return lines + _limits(report) + _unmatched(report)
+
+
+def _limits(report: PassReport) -> list[str]:
+    lines = []
+    if report.over_budget:
+        lines.append(f"  {count(report.over_budget, 'file')} held back: the cost limit is reached; a later run goes on")
+    if report.held_back:
+        lines.append("  as many tasks are open as may be: a later run goes on with the rest")
+    return lines
 
 
 def summary(name: str, report: PassReport, seconds: float) -> list[str]:
@@ -159,7 +203,7 @@ def summary(name: str, report: PassReport, seconds: float) -> list[str]:
             lines.append(f"  {count(n, 'row' if text == 'rejected' else 'file')} {text}")
     if report.aggregates:
         lines.append(f"  {count(report.aggregates, 'aggregate')} brought up to date")
-    return lines + _unmatched(report)
+    return lines + _limits(report) + _unmatched(report)
 
 
 def _unmatched(report: PassReport) -> list[str]:

@@ -19,7 +19,7 @@ import msgspec
 
 from pipeline.errors import InvariantViolated, SettingsError
 from pipeline.executors.frames import LENGTH, SLOT, Answer, Job, pack
-from pipeline.executors.spawn import make_spawner
+from pipeline.executors.spawn import ExecSpawner, make_spawner
 from pipeline.model import Assignment
 from pipeline.ports import Finished
 
@@ -54,7 +54,7 @@ class LocalExecutor:
     """Runs assignments in worker processes that live as long as the executor.
 
     entry: `module:function` that makes what runs attempts, called with `spec` in each worker. limits: by
-    `pipeline/transform`. Make it before the process starts a thread; use it within one event loop.
+    `pipeline/transform`. Make it before the process starts a thread, or with fork=False; use it within one event loop.
     """
 
     def __init__(
@@ -64,12 +64,13 @@ class LocalExecutor:
         spec: bytes,
         limits: Mapping[str, Limits],
         workers: int | None = None,
+        fork: bool = True,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self._parallelism = workers or _cores()
         self._limits = limits
         self._on_close = on_close
-        self._spawner = make_spawner(entry, spec, self._parallelism)
+        self._spawner = (make_spawner if fork else ExecSpawner)(entry, spec, self._parallelism)
         self._workers: dict[int, _Worker] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self._queue: deque[Job] = deque()

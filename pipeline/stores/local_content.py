@@ -19,6 +19,7 @@ class LocalContent:
     """One version of one file. What user code got is checked against the version again in `problem`."""
 
     __slots__ = ("_etag", "_files", "_key", "_path", "_problem", "_touched", "bytes_read")
+    unverified = False
 
     def __init__(self, key: str, path: str, etag: str) -> None:
         self._key = key

@@ -16,6 +16,8 @@ RANGE_BYTES = 8 * 2**20
 class S3Content:
     """One version of one object, read with If-Match."""
 
+    unverified = False
+
     def __init__(self, read: Callable[[str, str, int, int], bytes], key: str, etag: str, size_bytes: int) -> None:
         self._read = read
         self._key = key

@@ -10,24 +10,28 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", "sizing"}
-CORE = VALUES | {"wire", "ledger", "state", "planner", "jobs", "cost"}
+CORE = VALUES | {"wire", "ledger", "state", "planner", "jobs", "cost", "orders"}
 SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
+    "selection",
 }
 API = {"api", "loading", "options", "schedules"}
-COMPOSITION = {"assembly", "aggregation", "preview", "arrow"}
 
 ALLOWED: dict[str, set[str]] = {
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in CORE} for name in CORE},
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in SHELL} | {"pipeline.stores.probe"} for name in SHELL - CORE},
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in VALUES | API} for name in API},
     "pipeline.arrow": set(),
+    "pipeline.webhook": set(),
+    "pipeline.station": {f"pipeline.{m}" for m in CORE | {"ports"}},
+    "pipeline.rates": {"pipeline.prices"},
     "pipeline.prefetch": {"pipeline.contents", "pipeline.model", "pipeline.ports"},
     "pipeline.stores": {f"pipeline.{m}" for m in VALUES | {"ports", "contents"}} | {"pipeline.stores"},
-    "pipeline.executors": {f"pipeline.{m}" for m in VALUES | {"ports", "worker"}} | {"pipeline.executors"},
+    "pipeline.executors": {f"pipeline.{m}" for m in VALUES | {"ports", "worker", "wire", "orders"}} | {"pipeline.executors"},
     "sinks": {f"pipeline.{m}" for m in CORE | {"ports"}} | {"sinks"},
 }
-ANYTHING = ("pipeline.assembly", "pipeline.aggregation", "pipeline.preview", "pipeline.cli", "pipeline", "infra")
+COMPOSITION = ("assembly", "aggregation", "preview", "doctor", "rented", "deployment", "engines", "submission", "cli")
+ANYTHING = (*(f"pipeline.{name}" for name in COMPOSITION), "pipeline", "infra")
 
 
 def modules() -> list[str]:

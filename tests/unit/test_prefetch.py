@@ -54,7 +54,7 @@ def test_reads_ahead_in_order_and_bounded() -> None:
         contents = PrefetchedContents(store)
         contents.expect(inputs)
         for key, etag, size in zip(inputs.keys, inputs.etags, inputs.sizes, strict=True):
-            assert (await contents.open(key, etag, size)).read() == key.encode()
+            assert (await contents.open(key, etag, size, 0)).read() == key.encode()
         assert 1 < store.most <= AHEAD
         assert store.reads == 100, "nothing is read twice"
 
@@ -68,11 +68,11 @@ def test_errors_and_changes_belong_to_their_object() -> None:
         contents = PrefetchedContents(store)
         contents.expect(inputs)
         opened = dict(zip(inputs.keys, inputs.etags, strict=True))
-        assert (await contents.open("a", opened["a"], 1)).read() == b"a"
+        assert (await contents.open("a", opened["a"], 1, 0)).read() == b"a"
         with pytest.raises(StoreUnavailable):
-            await contents.open("unavailable", opened["unavailable"], 1)
-        assert isinstance((await contents.open("changed", opened["changed"], 1)).problem(), SourceChanged)
-        assert (await contents.open("z", opened["z"], 1)).read() == b"z"
+            await contents.open("unavailable", opened["unavailable"], 1, 0)
+        assert isinstance((await contents.open("changed", opened["changed"], 1, 0)).problem(), SourceChanged)
+        assert (await contents.open("z", opened["z"], 1, 0)).read() == b"z"
 
     asyncio.run(work())
 
@@ -82,9 +82,9 @@ def test_a_new_attempt_forgets_the_old_one() -> None:
         store, inputs = await filled(["a", "b", "c"])
         contents = PrefetchedContents(store)
         contents.expect(inputs)
-        await contents.open("a", inputs.etags[0], 1)
+        await contents.open("a", inputs.etags[0], 1, 0)
         contents.expect(inputs.take([2]))
-        assert (await contents.open("c", inputs.etags[2], 1)).read() == b"c"
+        assert (await contents.open("c", inputs.etags[2], 1, 0)).read() == b"c"
         await asyncio.sleep(0)
         assert store.now == 0
 

@@ -1,0 +1,362 @@
+"""The deployed app: which function runs what, on which machine, seeing which part of the bucket. No logic of its own.
+
+For each pipeline of FILE (its name is appended where FILE declares several):
+
+    tick        scheduled       a pass: settle, list, plan, commit, hand over
+    sweep       scheduled       the listing, where ticks do not list
+    commit      batched, one    receipts of many workers in one append
+    aggregate   one container   brings aggregates up to date
+    maintain    nightly         vacuum
+    submit                      a job's keys, from elsewhere by Function.from_name
+    backfill_*  scheduled       declared backfills
+    work_*                      attempts of one transform; a class with a method `run` where it keeps state
+
+and one `hint` endpoint, behind Modal's proxy authentication, for notices of uploads.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import modal
+
+from pipeline.api import Pipeline
+from pipeline.deployment import Deployment, checked, from_environment, mounts_of
+from pipeline.engines import app_name
+from pipeline.loading import is_path, load_pipelines
+from pipeline.rented import Control, station_for
+from pipeline.settings import TransformSettings, rented_policy
+from pipeline.station import Station
+from pipeline.webhook import hint_application
+
+SOURCES = ("pipeline", "sinks", "infra")
+PROJECT = "tidemill_project"
+"""The folder, beside our own packages in a container, where FILE and its neighbours are."""
+CONTROL_TIMEOUT_S = 3_600
+COMMIT_TOGETHER = 200
+COMMIT_WAIT_MS = 1_000
+MODAL_BATCH_MAX = 1_000
+STARTUP_S = 120.0
+"""Added to the time of an attempt: an interpreter starts and the user's code is loaded."""
+
+
+def build(namespace: dict[str, Any], deployment: Deployment | None = None) -> modal.App:
+    """The app, with each function under its name in `namespace`, where containers look for it. Raises SettingsError."""
+    wanted = deployment or from_environment()
+    if not modal.is_local():
+        wanted = _in_container(wanted)
+    pipelines = load_pipelines(wanted.file)
+    declared = load_pipelines(wanted.file.partition(":")[0])
+    return _Builder(namespace, checked(wanted, pipelines, app_name(declared)), pipelines).app
+
+
+def _in_container(deployment: Deployment) -> Deployment:
+    import msgspec
+
+    if not is_path(deployment.file.partition(":")[0]):
+        return deployment
+    return msgspec.structs.replace(deployment, file=str(Path(__file__).parent.parent / deployment.file))
+
+
+class _Builder:
+    def __init__(self, namespace: dict[str, Any], deployment: Deployment, pipelines: list[Pipeline]) -> None:
+        self.namespace = namespace
+        self.deployment = deployment
+        self.pipelines = pipelines
+        self.alone = len(load_pipelines(deployment.file.partition(":")[0])) == 1
+        self.app = modal.App(deployment.app)
+        for pipeline in pipelines:
+            _OfPipeline(self, pipeline).add_all()
+        self._add_hint()
+
+    # -- what functions have -----------------------------------------------------------------------------------------
+
+    def image(self, pip: tuple[str, ...] = (), apt: tuple[str, ...] = ()) -> modal.Image:
+        """Our packages at the versions installed here, what the file asks for, our sources, and the user's."""
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        everywhere = [p.settings().deployment for p in self.pipelines]
+        image = modal.Image.debian_slim(python_version=version)
+        packages = sorted({*apt, *(name for d in everywhere for name in d.apt)})
+        if packages:
+            image = image.apt_install(*packages)
+        image = image.pip_install(*_own_requirements(), *sorted({*pip, *(name for d in everywhere for name in d.pip)}))
+        file, colon, name = self.deployment.file.partition(":")
+        if not is_path(file):
+            image = image.env(self.deployment.variables())
+            return image.add_local_python_source(*SOURCES, file.partition(".")[0])
+        inside = f"{PROJECT}/{Path(file).name}{colon}{name}"
+        image = image.env({**self.deployment.variables(), "TIDEMILL_FILE": inside})
+        if modal.is_local():
+            image = image.add_local_dir(
+                Path(file).resolve().parent, f"/root/{PROJECT}", ignore=~modal.FilePatternMatcher("**/*.py")
+            )
+        return image.add_local_python_source(*SOURCES)
+
+    @cached_property
+    def control_image(self) -> modal.Image:
+        """The image of functions that run no transform."""
+        return self.image()
+
+    @cached_property
+    def secrets(self) -> list[modal.Secret]:
+        """What gives a container rights on the bucket by the S3 API."""
+        names = [self.deployment.secret] if self.deployment.secret else []
+        return [modal.Secret.from_name(name) for name in names]
+
+    def name(self, what: str, pipeline: Pipeline) -> str:
+        """A function's name."""
+        return what if self.alone else f"{what}_{pipeline.name}"
+
+    def add(self, name: str, function: Callable[..., Any], wrap: Callable[[Any], Any] = lambda f: f, **settings: Any) -> None:
+        """Declare a function of the app under this name, as if it stood at the module's top level."""
+        function.__name__ = function.__qualname__ = name
+        function.__module__ = self.namespace["__name__"]
+        self.namespace[name] = self.app.function(name=name, **settings)(wrap(function))
+
+    def control(self, **settings: Any) -> dict[str, Any]:
+        """Settings of a control function."""
+        common = {"image": self.control_image, "secrets": self.secrets, "cpu": 1.0, "memory": 2048, "timeout": CONTROL_TIMEOUT_S}
+        return {**common, **settings}
+
+    def spawn(self, name: str, *arguments: Any) -> None:
+        """Submit a call of another function of this app."""
+        self.namespace[name].spawn(*arguments)
+
+    def _add_hint(self) -> None:
+        def hinted(names: list[str]) -> int:
+            """Hand hinted keys to the ticks of the pipelines that read them."""
+            taken = 0
+            for pipeline in self.pipelines:
+                mine = [name for name in names if name.startswith(pipeline.source)]
+                if mine:
+                    self.spawn(self.name("tick", pipeline), mine)
+                    taken += len(mine)
+            return taken
+
+        def hint() -> Any:
+            return hint_application(hinted, bucket=self.deployment.bucket_name, prefix=self.deployment.bucket_prefix)
+
+        self.add(
+            "hint",
+            hint,
+            modal.asgi_app(requires_proxy_auth=True),
+            image=self.control_image,
+            cpu=0.25,
+            memory=512,
+            timeout=60,
+            max_containers=2,
+        )
+
+
+class _OfPipeline:
+    """The functions of one pipeline."""
+
+    def __init__(self, builder: _Builder, pipeline: Pipeline) -> None:
+        self.b = builder
+        self.pipeline = pipeline
+        self.settings = pipeline.settings()
+        self.control = Control(builder.deployment, pipeline, builder.alone)
+
+    def add_all(self) -> None:
+        """Declare all of them."""
+        self._add_passes()
+        self._add_commit()
+        self._add_jobs()
+        for transform in self.settings.transforms:
+            self._add_worker(transform)
+
+    def _name(self, what: str) -> str:
+        return self.b.name(what, self.pipeline)
+
+    def _schedule(self, wanted: str | float) -> modal.schedule.Schedule:
+        if isinstance(wanted, str):
+            return modal.Cron(wanted, timezone=self.settings.deployment.timezone)
+        return modal.Period(seconds=wanted)
+
+    def _add_passes(self) -> None:
+        deployment = self.settings.deployment
+        lists = deployment.sweep is None
+
+        def tick(names: list[str] | None = None) -> None:
+            self._then_aggregate(self._with_rights().tick(names, lists=lists))
+
+        def sweep() -> None:
+            self._then_aggregate(self._with_rights().tick())
+
+        if deployment.schedule is not None:
+            self.b.add(self._name("tick"), tick, **self.b.control(schedule=self._schedule(deployment.schedule)))
+        if deployment.sweep is not None:
+            self.b.add(self._name("sweep"), sweep, **self.b.control(schedule=self._schedule(deployment.sweep)))
+        for wanted in deployment.backfills:
+
+            def backfill(wanted: Any = wanted) -> None:
+                self._then_aggregate(self._with_rights().backfill(wanted))
+
+            name = self._name(f"backfill_{wanted.name}")
+            self.b.add(name, backfill, **self.b.control(schedule=self._schedule(wanted.schedule)))
+
+    def _add_commit(self) -> None:
+        def commit(tasks: list[list[str]]) -> list[int]:
+            wanted = [task for some in tasks for task in some]
+            self._then_aggregate(self._with_rights().settle(wanted))
+            return [len(some) for some in tasks]
+
+        def aggregate() -> None:
+            self._with_rights().aggregate()
+
+        def maintain() -> None:
+            self._with_rights().maintain()
+
+        together = modal.batched(max_batch_size=COMMIT_TOGETHER, wait_ms=COMMIT_WAIT_MS)
+        self.b.add(self._name("commit"), commit, together, **self.b.control(max_containers=1))
+        if self.settings.aggregates:
+            self.b.add(self._name("aggregate"), aggregate, **self.b.control(max_containers=1, memory=4096))
+        self.b.add(self._name("maintain"), maintain, **self.b.control(schedule=modal.Cron("47 3 * * *")))
+
+    def _add_jobs(self) -> None:
+        def submit(job: str, names: list[str], again: bool = False) -> str:
+            self._with_rights().submit(job, names, again=again)
+            return job
+
+        self.b.add(self._name("submit"), submit, **self.b.control())
+
+    def _with_rights(self) -> Control:
+        _assume_role(self.b.deployment)
+        return self.control
+
+    def _then_aggregate(self, behind: bool) -> None:
+        if behind:
+            self.b.spawn(self._name("aggregate"))
+
+    # -- workers -----------------------------------------------------------------------------------------------------
+
+    def _add_worker(self, transform: TransformSettings) -> None:
+        name = f"work_{transform.name}" if self.b.alone else f"work_{self.pipeline.name}_{transform.name}"
+        together = None
+        if transform.batch_size is not None:
+            size = min(transform.batch_size, MODAL_BATCH_MAX)
+            together = modal.batched(max_batch_size=size, wait_ms=transform.batch_wait_ms)
+        if transform.keeps_state:
+            self._add_class(name, transform, together)
+        else:
+            self._add_function(name, transform, together)
+
+    def _add_function(self, name: str, transform: TransformSettings, together: Callable[[Any], Any] | None) -> None:
+        stations: list[Station] = []
+
+        def station() -> Station:
+            if not stations:
+                stations.append(self._station(transform))
+            return stations[0]
+
+        def work_one(order: str) -> str:
+            return station().run([order])[0]
+
+        def work_many(orders: list[str]) -> list[str]:
+            return station().run(orders)
+
+        settings = self._machine(transform)
+        if together is None:
+            self.b.add(name, work_one, **settings)
+        else:
+            self.b.add(name, work_many, together, **settings)
+
+    def _add_class(self, name: str, transform: TransformSettings, together: Callable[[Any], Any] | None) -> None:
+        make = self._station
+
+        def load(self: Any) -> None:
+            self.station = make(transform)
+
+        def run_one(self: Any, order: str) -> str:
+            answers: list[str] = self.station.run([order])
+            return answers[0]
+
+        def run_many(self: Any, orders: list[str]) -> list[str]:
+            answers: list[str] = self.station.run(orders)
+            return answers
+
+        run = run_one if together is None else run_many
+        run.__name__ = "run"
+        methods = {
+            "load": modal.enter(snap=transform.resources.memory_snapshot)(load),
+            "run": modal.method()(run) if together is None else together(run),
+            "__module__": self.b.namespace["__name__"],
+            "__qualname__": name,
+        }
+        settings = self._machine(transform)
+        settings["enable_memory_snapshot"] = transform.resources.memory_snapshot
+        self.b.namespace[name] = self.b.app.cls(**settings)(type(name, (), methods))
+
+    def _station(self, transform: TransformSettings) -> Station:
+        if self.settings.deployment.access == "api":
+            _assume_role(self.b.deployment)
+        commit = self._name("commit")
+        return station_for(
+            self.b.deployment, self.pipeline, transform.name, settled=lambda tasks: self.b.spawn(commit, tasks)
+        )
+
+    def _machine(self, transform: TransformSettings) -> dict[str, Any]:
+        """A worker's container, every setting explicit."""
+        r, by_api = transform.resources, self.settings.deployment.access == "api"
+        secrets = [modal.Secret.from_name(name) for name in r.secrets]
+        volumes: dict[str, Any] = {path: modal.Volume.from_name(name) for path, name in r.volumes.items()}
+        seconds = rented_policy().attempt_budget_s + transform.timeout_s + STARTUP_S
+        return {
+            "image": self.b.image(r.pip, r.apt),
+            "cpu": r.cpu,
+            "memory": r.memory_mb_rented,
+            "gpu": list(r.gpu) or None,
+            "timeout": min(int(seconds), 86_400),
+            "retries": modal.Retries(max_retries=r.retries, initial_delay=1.0),
+            "min_containers": r.min_containers,
+            "max_containers": r.max_containers or rented_policy().containers_max,
+            "scaledown_window": r.scaledown_window_s,
+            "region": list(r.region) or None,
+            "secrets": secrets + (self.b.secrets if by_api else []),
+            "volumes": volumes if by_api else volumes | self._mounts(),
+        }
+
+    def _mounts(self) -> dict[str, modal.CloudBucketMount]:
+        d = self.b.deployment
+        return {
+            mount.path: modal.CloudBucketMount(
+                d.bucket_name,
+                bucket_endpoint_url=d.endpoint_url,
+                key_prefix=d.bucket_prefix + mount.prefix,
+                secret=self.b.secrets[0] if self.b.secrets else None,
+                oidc_auth_role_arn=d.oidc_role_arn,
+                read_only=mount.read_only,
+                force_path_style=d.endpoint_url is not None,
+            )
+            for mount in mounts_of(self.settings, d.mount_root)
+        }
+
+
+def _own_requirements() -> list[str]:
+    """What we need in a container, at the versions installed here: the code was tested with those."""
+    try:
+        listed = importlib.metadata.requires("tidemill") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []  # in a container: the image is built already
+    names = [r.split(";")[0] for r in listed if "extra ==" not in r]
+    bare = [name.rstrip() for name in (n.split("<")[0].split(">")[0].split("=")[0].split("[")[0] for n in names)]
+    return [f"{name}=={importlib.metadata.version(name)}" for name in sorted(bare)]
+
+
+def _assume_role(deployment: Deployment) -> None:
+    """With an OIDC role: let boto3 trade the container's identity for short-lived keys."""
+    token = os.environ.get("MODAL_IDENTITY_TOKEN")
+    if not deployment.oidc_role_arn or not token:
+        return
+    file = Path(tempfile.gettempdir(), "tidemill-identity")
+    file.write_text(token)
+    file.chmod(0o600)
+    os.environ["AWS_ROLE_ARN"] = deployment.oidc_role_arn
+    os.environ["AWS_WEB_IDENTITY_TOKEN_FILE"] = str(file)

@@ -1,0 +1,221 @@
+"""The deployed app on Modal as an executor. Orders go to its `work_...` functions; what they did is read from the bucket.
+
+Three of Modal's ways of running batches meet here. `gather` (`.map`): the pass waits for all answers. `detached` (`.spawn_map`):
+the pass leaves as soon as all orders are handed over; receipts are found later. `jobs` (`.spawn`): detached too, and each call's
+id is kept. The fourth, `@modal.batched`, is how the deployed functions take small orders together (see infra/app.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from pipeline import keys, wire
+from pipeline.errors import ObjectNotFound, SettingsError, StateInvalid, StoreUnavailable
+from pipeline.model import RENTED, Assignment, Receipt
+from pipeline.orders import decode_answer, encode, order_for
+from pipeline.ports import Finished, Store
+
+Way = Literal["gather", "detached", "jobs"]
+
+
+@contextlib.contextmanager
+def explained_modal(what: str) -> Iterator[None]:
+    """Errors of Modal's client as errors of ours, in one line."""
+    from modal import exception as modal
+
+    try:
+        yield
+    except modal.AuthError as error:
+        raise SettingsError(f"Modal refused the token: {_line(error)}; run  modal token new,  or see  tidemill doctor") from None
+    except modal.NotFoundError as error:
+        raise SettingsError(f"{what}: {_line(error)}; run  tidemill deploy  first") from None
+    except (modal.ConnectionError, modal.ServiceError, modal.InternalError, TimeoutError) as error:
+        raise StoreUnavailable(f"Modal does not answer ({_line(error)}); {what} can be run again") from None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+class ModalExecutor:
+    """See `ports.Executor`. functions: by transform name, the deployed function's (`work_parse`) or method's (`work_embed.run`).
+
+    way: see the module. ordered: whether gathered answers come in the order of the orders.
+    """
+
+    def __init__(
+        self,
+        *,
+        app: str,
+        functions: Mapping[str, str],
+        store: Store,
+        parallelism: int,
+        way: Way = "detached",
+        ordered: bool = False,
+        environment: str | None = None,
+    ) -> None:
+        self.owner = f"{RENTED}{app}"
+        self.calls: dict[str, str] = {}
+        """Task to call id, where the way is `jobs`."""
+        self._app = app
+        self._functions = functions
+        self._store = store
+        self._parallelism = parallelism
+        self._way = way
+        self._ordered = ordered
+        self._environment = environment
+        self._waiting: dict[str, Assignment] = {}
+        self._done: list[Finished] = []
+        self._news = asyncio.Event()
+        self._failure: Exception | None = None
+        self._gathering: list[asyncio.Task[None]] = []
+
+    @property
+    def outstanding(self) -> int:
+        """Orders whose answer is waited for; 0 unless the way is `gather`."""
+        return len(self._waiting) + len(self._done)
+
+    @property
+    def parallelism(self) -> int:
+        """Containers that may run at the same time."""
+        return self._parallelism
+
+    @property
+    def under_way(self) -> int:
+        """Inputs that running attempts are done with: not known from here."""
+        return 0
+
+    async def dispatch(self, assignments: Sequence[Assignment]) -> None:
+        """Hand the attempts over. Raises SettingsError where the app is not deployed, StoreUnavailable where Modal is away."""
+        by_transform: dict[str, list[tuple[Assignment, str]]] = {}
+        for assignment in assignments:
+            order, body = order_for(assignment, keys.home(assignment.pipeline), awaited=self._way == "gather")
+            if body is not None:
+                await self._store.put(order.stored, body)
+            by_transform.setdefault(assignment.task.transform, []).append((assignment, encode(order)))
+        for transform, orders in by_transform.items():
+            with explained_modal(f"app {self._app}"):
+                await self._send(transform, orders)
+
+    async def _send(self, transform: str, orders: list[tuple[Assignment, str]]) -> None:
+        function = self._function(transform)
+        await function.hydrate.aio()
+        texts = [text for _, text in orders]
+        if self._way == "detached":
+            await function.spawn_map.aio(texts)
+        elif self._way == "jobs":
+            for assignment, text in orders:
+                self.calls[assignment.task.id] = (await function.spawn.aio(text)).object_id
+        else:
+            self._waiting |= {assignment.task.id: assignment for assignment, _ in orders}
+            self._gathering.append(asyncio.create_task(self._gather(function, [a.task.id for a, _ in orders], texts)))
+
+    def _function(self, transform: str) -> Any:
+        import modal
+
+        name, _, method = self._functions[transform].partition(".")
+        if method:
+            cls = modal.Cls.from_name(self._app, name, environment_name=self._environment)
+            return getattr(cls(), method)
+        return modal.Function.from_name(self._app, name, environment_name=self._environment)
+
+    # -- answers -----------------------------------------------------------------------------------------------------
+
+    async def _gather(self, function: Any, tasks: list[str], texts: list[str]) -> None:
+        """Take the answers of one `.map`. Exceptions do not end it; what has no answer in the end is lost."""
+        problem = "the container failed without an answer"
+        try:
+            answers: AsyncIterator[object] = function.map.aio(texts, order_outputs=self._ordered, return_exceptions=True)
+            async for answer in answers:
+                if isinstance(answer, BaseException):
+                    problem = f"{type(answer).__name__}: {_line(answer)}"
+                else:
+                    await self._take(answer)
+        except Exception as error:  # noqa: BLE001 - the waiting pass must hear of it, whatever it is
+            self._failure = error
+        for task in tasks:
+            assignment = self._waiting.pop(task, None)
+            if assignment is not None:
+                self._report(Finished(task=task, nonce=assignment.nonce, lost=problem))
+        self._news.set()
+
+    async def _take(self, text: object) -> None:
+        answer = decode_answer(text)
+        assignment = self._waiting.get(answer.task) if answer is not None else None
+        if answer is None or assignment is None:
+            return
+        receipt, lost = None, answer.lost
+        if not lost:
+            receipt, lost = await self._receipt(assignment, answer.nonce)
+        del self._waiting[answer.task]
+        self._report(
+            Finished(
+                task=answer.task,
+                nonce=assignment.nonce,
+                receipt=receipt,
+                lost=lost,
+                suspect=answer.suspect,
+                detail=answer.detail,
+                innocent=answer.innocent,
+            )
+        )
+
+    async def _receipt(self, assignment: Assignment, nonce: str) -> tuple[Receipt | None, str]:
+        """The receipt that an answer speaks of: the bucket counts, not the answer."""
+        key = keys.receipt(keys.home(assignment.pipeline), assignment.task.id, nonce)
+        try:
+            return wire.decode(Receipt, (await self._store.get(key)).body, key), ""
+        except (ObjectNotFound, StateInvalid) as error:
+            return None, str(error)
+
+    def _report(self, finished: Finished) -> None:
+        self._done.append(finished)
+        self._news.set()
+
+    async def finished(self) -> list[Finished]:
+        """Wait for at least one attempt to end."""
+        while self._waiting and not self._done and self._failure is None:
+            self._news.clear()
+            await self._news.wait()
+        if self._failure is not None:
+            with explained_modal(f"app {self._app}"):
+                raise self._failure
+        done, self._done = self._done, []
+        return done
+
+    def is_gone(self, owner: str) -> bool:
+        """Nobody can tell from here; deadlines do."""
+        return False
+
+    async def close(self) -> None:
+        """Stop waiting. What was handed over goes on, and is settled later."""
+        for gathering in self._gathering:
+            gathering.cancel()
+
+
+def function_names(pipeline: str, transforms: Mapping[str, bool], *, alone: bool) -> dict[str, str]:
+    """The deployed names by transform: `work_parse`, or `work_flights_parse` in a file with several pipelines.
+
+    transforms: name to whether it keeps state; those are classes with a method `run`.
+    """
+    found = {}
+    for name, keeps_state in transforms.items():
+        work = f"work_{name}" if alone else f"work_{pipeline}_{name}"
+        found[name] = f"{work}.run" if keeps_state else work
+    return found
+
+
+
+def cancel_calls(calls: Sequence[str]) -> int:
+    """Cancel calls that Modal still knows; how many that were."""
+    import modal
+
+    cancelled = 0
+    for call in calls:
+        with contextlib.suppress(modal.exception.Error):
+            modal.FunctionCall.from_id(call).cancel()
+            cancelled += 1
+    return cancelled

@@ -1,0 +1,256 @@
+"""The composition root for rented containers: what the deployed functions do, without a word of Modal's own.
+
+`Control` is for the few functions that commit: they reach the bucket by the S3 API. `station_for` is for workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from pipeline.api import Pipeline
+from pipeline.assembly import Bucket, LocalAttempts, RandomIds, Runtime, WallClock, WorkerSpec
+from pipeline.cost import Budget, Prices
+from pipeline.deployment import Deployment, mounts_of
+from pipeline.discovery import Router
+from pipeline.errors import ObjectNotFound, SettingsError
+from pipeline.executors.modal import ModalExecutor, Way, function_names
+from pipeline.parts import PassReport, Request
+from pipeline.ports import Executor, Store
+from pipeline.runner import Outdated, Pass
+from pipeline.selection import Selection
+from pipeline.settings import BackfillSettings, Policy, rented_policy
+from pipeline.station import Bench, Box, ChildBench, ResidentBench, Station
+
+if TYPE_CHECKING:
+    from pipeline.executors.local import LocalExecutor
+
+T = TypeVar("T")
+
+_AGAIN_MAX = 20
+
+
+def bucket_of(deployment: Deployment) -> Bucket:
+    """The deployment's bucket, reached by the S3 API."""
+    return Bucket(url=deployment.bucket, endpoint_url=deployment.endpoint_url, region=deployment.region)
+
+
+def modal_executor(
+    app: str, pipeline: Pipeline, store: Store, *, alone: bool, way: Way = "detached", ordered: bool = False
+) -> ModalExecutor:
+    """The deployed app's workers as an executor."""
+    settings, policy = pipeline.settings(), rented_policy()
+    return ModalExecutor(
+        app=app,
+        functions=function_names(pipeline.name, {t.name: t.keeps_state for t in settings.transforms}, alone=alone),
+        store=store,
+        parallelism=max(policy.containers(t) for t in settings.transforms),
+        way=way,
+        ordered=ordered,
+    )
+
+
+def rented_runtime(pipeline: Pipeline, store: Store, executor: Executor, policy: Policy | None = None) -> Runtime:
+    """The pipeline on a bucket, with rented workers and the pipeline's cost limits."""
+    settings = pipeline.settings()
+    bounds = policy or rented_policy()
+    budget = Budget(settings.cost, Prices(settings, bounds)) if settings.cost.run_usd or settings.cost.day_usd else None
+    return Runtime(pipeline, settings, store, bounds, executor, budget=budget)
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The deployed control functions of one pipeline. Each may run at any time, several at once, and be ended in the middle."""
+
+    deployment: Deployment
+    pipeline: Pipeline
+    alone: bool
+    """Whether the file declares this pipeline only."""
+
+    def tick(self, names: Sequence[str] | None = None, *, lists: bool = True) -> bool:
+        """One pass: settle, find what is new (all of it, or among `names`), commit, hand over. True if aggregates are behind."""
+        if names is None and not lists:
+            names = ()
+        return self._run(lambda runtime: self._pass(runtime, Request(names=names)))
+
+    def backfill(self, wanted: BackfillSettings) -> bool:
+        """Process again what a declared backfill selects."""
+        settings = self.pipeline.settings()
+        since_us = None if wanted.since_s is None else WallClock().now_ms() * 1000 - int(wanted.since_s * 1e6)
+        chosen = Selection(
+            settings=settings, prefix=settings.source + wanted.prefix, since_us=since_us, outdated=wanted.outdated
+        )
+        request = Request(again=chosen.again(Router(settings)))
+        return self._run(lambda runtime: self._pass(runtime, request))
+
+    async def _pass(self, runtime: Runtime, request: Request) -> bool:
+        report, state = await runtime.run(request=request)
+        print(summary(self.pipeline.name, report), flush=True)  # noqa: T201 - the function's log on Modal
+        return runtime.aggregates_are_behind(state)
+
+    def settle(self, tasks: Iterable[str]) -> bool:
+        """Commit the receipts of these tasks, in one append. True if aggregates are behind."""
+
+        async def work(runtime: Runtime) -> bool:
+            passing = await again_while_outdated(runtime, lambda p: p.settle(list(tasks)))
+            return runtime.aggregates_are_behind(passing.state)
+
+        return self._run(work)
+
+    def aggregate(self) -> None:
+        """Bring the aggregates up to date."""
+
+        async def work(runtime: Runtime) -> None:
+            async def bring(passing: Pass) -> None:
+                await passing.open()
+                await passing.aggregate()
+
+            await again_while_outdated(runtime, bring)
+
+        self._run(work, aggregates=True)
+
+    def maintain(self) -> None:
+        """Delete what retention lets go."""
+
+        async def work(runtime: Runtime) -> None:
+            await again_while_outdated(runtime, lambda p: p.vacuum())
+
+        self._run(work)
+
+    def submit(self, job: str, names: Sequence[str], *, again: bool = False) -> None:
+        """Plan a job's keys now and hand them over, each call's id kept in the job's record."""
+        from pipeline.submission import submit
+
+        async def work(runtime: Runtime) -> None:
+            await submit(runtime, job, names, again=again)
+
+        self._run(work, way="jobs")
+
+    def _run(
+        self, work: Callable[[Runtime], Coroutine[Any, Any, T]], *, way: Way = "detached", aggregates: bool = False
+    ) -> T:
+        async def opened() -> T:
+            store = bucket_of(self.deployment).open()
+            try:
+                executor = modal_executor(self.deployment.app, self.pipeline, store, alone=self.alone, way=way)
+                runtime = rented_runtime(self.pipeline, store, executor)
+                runtime.aggregates = aggregates
+                await runtime.open()
+                return await work(runtime)
+            finally:
+                await store.close()
+
+        return asyncio.run(opened())
+
+
+async def again_while_outdated(runtime: Runtime, work: Callable[[Pass], Coroutine[Any, Any, object]]) -> Pass:
+    """Do something with a fresh pass, and anew where the log was collected underneath."""
+    for _ in range(_AGAIN_MAX):
+        passing = Pass(runtime.parts())
+        try:
+            await work(passing)
+        except Outdated:
+            continue
+        return passing
+    raise SettingsError(f"the log of {runtime.settings.name} is being collected faster than it can be read; run again")
+
+
+def summary(name: str, report: PassReport) -> str:
+    """A pass in one line, for logs."""
+    told = f"{name}: {report.listed} listed, {report.planned} planned, {report.committed} committed, {report.rows} rows"
+    for n, what in (
+        (report.quarantined, "quarantined"),
+        (report.deleted, "deleted"),
+        (report.respawned, "dispatched again"),
+        (report.elsewhere, "in progress"),
+        (report.over_budget, "held back: the cost limit is reached"),
+    ):
+        told += f", {n} {what}" if n else ""
+    return told + (", more next time: as many tasks are open as may be" if report.held_back else "")
+
+
+# -- workers -------------------------------------------------------------------------------------------------------------
+
+
+class StoreBox:
+    """A store as a station's box."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.put = store.put
+        self.put_file = store.put_file
+
+    async def fetch(self, key: str) -> bytes | None:
+        """A small object's bytes, None where there is none."""
+        try:
+            return (await self._store.get(key)).body
+        except ObjectNotFound:
+            return None
+
+
+def station_for(
+    deployment: Deployment, pipeline: Pipeline, transform: str, *, settled: Callable[[list[str]], None] = lambda tasks: None
+) -> Station:
+    """What one container of `work_<transform>` needs to take orders. For classes, the code is loaded before this returns.
+
+    Raises SettingsError (CodeBroken) where that fails.
+    """
+    settings, box = pipeline.settings(), _box(deployment, pipeline)
+    declared = settings.transform(transform)
+    if declared is None:
+        raise SettingsError(f"pipeline {pipeline.name} declares no transform {transform!r}")
+    spec = _worker_spec(deployment, pipeline)
+    bench: Bench
+    if declared.keeps_state:
+        attempts = LocalAttempts(spec)
+        attempts.load(pipeline.name, transform)
+        bench = ResidentBench(attempts, box=box, pipeline=pipeline.name, timeout_s=declared.timeout_s)
+    else:
+        bench = ChildBench(lambda: _child(spec, pipeline))
+    return Station(pipeline.name, box, bench, WallClock(), RandomIds(), settled)
+
+
+def _box(deployment: Deployment, pipeline: Pipeline) -> Box:
+    from pipeline.stores.mount import MountOutbox, Mounts
+
+    settings = pipeline.settings()
+    if settings.deployment.access == "api":
+        return StoreBox(bucket_of(deployment).open())
+    return MountOutbox(Mounts({m.prefix: m.path for m in mounts_of(settings, deployment.mount_root)}))
+
+
+def _worker_spec(deployment: Deployment, pipeline: Pipeline) -> WorkerSpec:
+    settings = pipeline.settings()
+    mounts = {m.prefix: m.path for m in mounts_of(settings, deployment.mount_root)}
+    return WorkerSpec(
+        file=deployment.file,
+        bucket=bucket_of(deployment),
+        budget_s=rented_policy().attempt_budget_s,
+        scratch=tempfile.mkdtemp(prefix="tidemill-"),
+        mounts=mounts if settings.deployment.access == "mount" else None,
+        engine=f"modal:{os.environ.get('MODAL_TASK_ID', '')}",
+    )
+
+
+def _child(spec: WorkerSpec, pipeline: Pipeline) -> LocalExecutor:
+    """One worker process, as a new interpreter: this one has threads."""
+    from pipeline.executors.local import Limits, LocalExecutor
+
+    return LocalExecutor(
+        entry="pipeline.assembly:local_attempts",
+        spec=msgspec.json.encode(spec),
+        workers=1,
+        limits={
+            f"{pipeline.name}/{t.settings.name}": Limits(timeout_s=t.settings.timeout_s, memory_mb=t.settings.memory_mb)
+            for t in pipeline.transforms
+        },
+        fork=False,
+        on_close=lambda: shutil.rmtree(spec.scratch, ignore_errors=True),
+    )
