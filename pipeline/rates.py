@@ -20,6 +20,7 @@ _CARD_KEYS = {"A10": "a10g", "RTX-PRO-6000": "rtx6000"}
 async def workspace_rates() -> Rates:
     """The workspace's own rates; the list prices if Modal gives none within ANSWER_TIMEOUT_S. `source` says which, and why."""
     try:
+        imported_modal()  # takes its time, which is not Modal's
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             workspace = await opened_workspace()
             by_key = {key: float(value) for key, value in (await workspace.billing.rates.aio()).items()}

@@ -19,6 +19,7 @@ from pipeline.api import Pipeline
 from pipeline.assembly import Bucket, LocalAttempts, RandomIds, Runtime, WallClock, WorkerSpec
 from pipeline.cost import Budget, Prices
 from pipeline.deployment import Deployment, mounts_of
+from pipeline.desk import Box, Desk
 from pipeline.discovery import Router
 from pipeline.errors import ObjectNotFound, SettingsError
 from pipeline.executors.modal import ModalExecutor, Way, function_names
@@ -27,7 +28,7 @@ from pipeline.ports import Executor, Store
 from pipeline.runner import Outdated, Pass
 from pipeline.selection import Selection
 from pipeline.settings import BackfillSettings, Policy, rented_policy
-from pipeline.station import Bench, Box, ChildBench, ResidentBench, Station
+from pipeline.station import Bench, ChildBench, ResidentBench, Station
 
 if TYPE_CHECKING:
     from pipeline.executors.local import LocalExecutor
@@ -202,7 +203,8 @@ def station_for(
 
     Raises SettingsError (CodeBroken) where that fails.
     """
-    settings, box = pipeline.settings(), _box(deployment, pipeline)
+    settings = pipeline.settings()
+    desk = Desk(pipeline.name, _box(deployment, pipeline), WallClock(), RandomIds())
     declared = settings.transform(transform)
     if declared is None:
         raise SettingsError(f"pipeline {pipeline.name} declares no transform {transform!r}")
@@ -211,10 +213,10 @@ def station_for(
     if declared.keeps_state:
         attempts = LocalAttempts(spec)
         attempts.load(pipeline.name, transform)
-        bench = ResidentBench(attempts, box=box, pipeline=pipeline.name, timeout_s=declared.timeout_s)
+        bench = ResidentBench(attempts, desk, timeout_s=declared.timeout_s)
     else:
         bench = ChildBench(lambda: _child(spec, pipeline))
-    return Station(pipeline.name, box, bench, WallClock(), RandomIds(), settled)
+    return Station(desk, bench, settled)
 
 
 def _box(deployment: Deployment, pipeline: Pipeline) -> Box:

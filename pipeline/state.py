@@ -109,8 +109,10 @@ class State:
     def is_due(self, key: str, etag: str, now_ms: int) -> bool:
         """Whether this version, found in the bucket and not committed, may be planned: nobody has it, and it is not set aside."""
         quarantined, wanted = self.quarantine.get(key), self.wanted.get(key)
-        if quarantined is not None and quarantined.etag == etag and not 0 < quarantined.retry_at_ms <= now_ms:
-            return False
+        if quarantined is not None and quarantined.etag == etag:
+            retry_at_ms = quarantined.retry_at_ms
+            if retry_at_ms == 0 or retry_at_ms > now_ms:
+                return False
         return wanted is None or wanted[1] != etag
 
     def snapshot(self) -> Snapshot:

@@ -2,7 +2,7 @@
 
 Functions run in a child process, as on one's own machine: a call beyond its time, or a crash, costs the file at hand and not the
 container. Classes keep their state in this process (a model on a GPU, say); there a watch ends the whole process, after leaving a
-note. An engine may run an order twice, or start it again after a death: each execution takes a nonce of its own.
+note. What is read and written around an attempt is the desk's business (pipeline/desk.py).
 """
 
 from __future__ import annotations
@@ -16,25 +16,15 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import msgspec
-
-from pipeline import keys, wire
-from pipeline.errors import SettingsError, StoreError, TidemillError
-from pipeline.model import FORMAT_VERSION, Assignment, LossNote, Receipt
-from pipeline.orders import Answer, Order, decode_assignment, decode_order, encode
-from pipeline.ports import Clock, Finished, Ids, Outbox
+from pipeline.desk import Desk
+from pipeline.errors import SettingsError
+from pipeline.model import Assignment, Receipt
+from pipeline.orders import Answer, decode_order, encode
+from pipeline.ports import Finished
 
 T = TypeVar("T")
 
 EXIT_OVERTIME = 75
-
-
-class Box(Outbox, Protocol):
-    """Where orders' assignments are read and notes are written."""
-
-    async def fetch(self, key: str) -> bytes | None:
-        """A small object's bytes, None where there is none."""
-        ...
 
 
 class Bench(Protocol):
@@ -49,11 +39,8 @@ class Bench(Protocol):
 class Station:
     """One container's work for one transform of one pipeline."""
 
-    pipeline: str
-    box: Box
+    desk: Desk
     bench: Bench
-    clock: Clock
-    ids: Ids
     settled: Callable[[list[str]], None] = lambda tasks: None
     """Told which tasks have a receipt now, so that they can be committed soon. May fail: a pass settles them all the same."""
 
@@ -63,43 +50,18 @@ class Station:
         answers: dict[int, Answer] = {}
         ready: dict[int, Assignment] = {}
         for i, order in enumerate(orders):
-            found = self._begin(order)
+            found = now(self.desk.begin(order))
             if isinstance(found, Answer):
                 answers[i] = found
             else:
                 ready[i] = found
         for i, finished in zip(ready, self._work(list(ready.values())), strict=True):
-            answers[i] = self._end(ready[i], finished)
+            answers[i] = now(self.desk.end(ready[i], finished))
         done = [ready[i].task.id for i in ready if not answers[i].lost and not orders[i].awaited]
         if done:
             with contextlib.suppress(Exception):
                 self.settled(done)
         return [encode(answers[i]) for i in range(len(orders))]
-
-    def _begin(self, order: Order) -> Assignment | Answer:
-        """The assignment under a new nonce, noted as begun; or why there is nothing to run."""
-        try:
-            assignment = self._assignment(order)
-            task = assignment.task
-            if self.clock.now_ms() > task.deadline_ms:
-                late = "it came after its deadline: others have the task by now"
-                return Answer(task=task.id, lost=late, innocent=True)
-            key = keys.loss_note(self._home, task.id, task.dispatch)
-            noted = now(self.box.fetch(key))
-            if noted is not None:  # it ran before, and that ended with the container's death
-                return _as_answer(wire.decode(LossNote, noted, key))
-            now(self.box.put(keys.began(self._home, task.id, task.dispatch), b"began\n"))
-        except TidemillError as error:
-            return Answer(task=order.task, lost=str(error), innocent=True)
-        return msgspec.structs.replace(assignment, nonce=self.ids.nonce())
-
-    def _assignment(self, order: Order) -> Assignment:
-        if order.assignment is not None:
-            return order.assignment
-        body = now(self.box.fetch(order.stored))
-        if body is None:
-            raise StoreError(f"{order.stored} is not there: the task is over, or its order is older than the vacuum keeps")
-        return decode_assignment(body, order.stored)
 
     def _work(self, assignments: list[Assignment]) -> list[Finished]:
         if not assignments:
@@ -108,44 +70,6 @@ class Station:
             return self.bench.run(assignments)
         except SettingsError as error:
             return [Finished(task=a.task.id, nonce=a.nonce, lost=str(error), innocent=True) for a in assignments]
-
-    def _end(self, assignment: Assignment, finished: Finished) -> Answer:
-        task, receipt = assignment.task, finished.receipt
-        if receipt is None:
-            note = loss_note(assignment, finished.lost, finished.suspect, finished.detail, innocent=finished.innocent)
-            with contextlib.suppress(TidemillError):  # without the note the deadline says the same, later
-                now(self.box.put(keys.loss_note(self._home, task.id, task.dispatch), wire.encode(note)))
-            return _as_answer(note)
-        return Answer(
-            task=task.id,
-            nonce=receipt.nonce,
-            sources=len(receipt.rows),
-            rows=sum(receipt.rows),
-            failed=sum(p.status == "failed" for p in receipt.problems),
-            seconds=receipt.seconds,
-        )
-
-    @property
-    def _home(self) -> str:
-        return keys.home(self.pipeline)
-
-
-def loss_note(assignment: Assignment, reason: str, suspect: int | None, detail: str, *, innocent: bool = False) -> LossNote:
-    """What an attempt leaves that cannot give a receipt."""
-    task = assignment.task
-    return LossNote(
-        format=FORMAT_VERSION,
-        task=task.id,
-        dispatch=task.dispatch,
-        reason=reason,
-        suspect=suspect,
-        detail=detail,
-        innocent=innocent,
-    )
-
-
-def _as_answer(note: LossNote) -> Answer:
-    return Answer(task=note.task, lost=note.reason, suspect=note.suspect, detail=note.detail, innocent=note.innocent)
 
 
 def now(work: Coroutine[Any, Any, T]) -> T:
@@ -215,10 +139,9 @@ class Together(Protocol):
 class ResidentBench:
     """Attempts in this process, whose code keeps state. A call beyond `timeout_s` ends the process, after a note is left."""
 
-    def __init__(self, worker: Together, *, box: Box, pipeline: str, timeout_s: float) -> None:
+    def __init__(self, worker: Together, desk: Desk, *, timeout_s: float) -> None:
         self._worker = worker
-        self._box = box
-        self._home = keys.home(pipeline)
+        self._desk = desk
         self._timeout_s = timeout_s
         self._at: tuple[int, float] | None = None
 
@@ -251,7 +174,6 @@ class ResidentBench:
         """Which object of a batch is to blame is not known; alone in its task, it is. The engine replaces this process."""
         reason = f"time limit: one call took longer than {self._timeout_s:g} s (timeout_s)"
         for assignment in assignments:
-            body = wire.encode(loss_note(assignment, reason, None, ""))
             with contextlib.suppress(Exception):
-                now(self._box.put(keys.loss_note(self._home, assignment.task.id, assignment.task.dispatch), body))
+                now(self._desk.end(assignment, Finished(task=assignment.task.id, nonce=assignment.nonce, lost=reason)))
         os._exit(EXIT_OVERTIME)

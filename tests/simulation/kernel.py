@@ -33,6 +33,13 @@ class Request:
         self.result: Any = None
         self.error: Exception | None = None
 
+    def cut_off(self, share: float) -> Request:
+        """What reaches the store of a dead process's request: through a mount, the part of an object that was written so far."""
+        if self.name != "put" or not self.kwargs.get("mounted"):
+            return self
+        key, body, *rest = self.args
+        return Request("put", key, body[: int(len(body) * share)], *rest)
+
     def __await__(self) -> Generator[Request, None, Any]:
         yield self
         if self.error is not None:
@@ -111,7 +118,7 @@ class Kernel:
         if shaky and rng.random() < self.kill:
             self.stats["kills"] += 1
             if process.request is not None and process.sent is False and rng.random() < 0.5:
-                self.dead_letters.append(process.request)
+                self.dead_letters.append(process.request.cut_off(rng.random()))
             self.end(process)
         elif shaky and rng.random() < self.stall:
             self.stats["stalls"] += 1

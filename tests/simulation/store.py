@@ -140,7 +140,7 @@ class SimStore:
             raise ObjectNotFound(key)
         return self.objects[key]
 
-    def do_put(self, key: str, body: bytes, create_only: bool, if_match: str | None) -> Head:
+    def do_put(self, key: str, body: bytes, create_only: bool, if_match: str | None, *, mounted: bool = False) -> Head:
         current = self.objects.get(key)
         if create_only and current is not None:
             raise PreconditionFailed(key)

@@ -19,7 +19,9 @@ CAUGHT = {
     "read-any-version": 200,
     "readers-ignore-dead-keys": 100,
     "taken-means-ours": 100,
+    "one-nonce-an-order": 600,
     "trust-listings": 800,
+    "trust-mounts": 500,
     "vacuum-open-tasks": 100,
     "vacuum-shares-runs": 100,
 }

@@ -11,10 +11,12 @@ import msgspec
 
 from pipeline import keys
 from pipeline.contents import FetchedContents
+from pipeline.desk import Desk
 from pipeline.errors import ObjectNotFound, TidemillError
 from pipeline.log import Log
-from pipeline.model import AggregateFile, Assignment, Commit, OutputFile
+from pipeline.model import RENTED, AggregateFile, Assignment, Commit, OutputFile
 from pipeline.objects import Object
+from pipeline.orders import Answer, Order, order_for
 from pipeline.parts import Parts
 from pipeline.ports import Finished
 from pipeline.runner import Outdated, Pass
@@ -24,6 +26,7 @@ from pipeline.state import State
 from pipeline.worker import Code, Worker
 
 from .kernel import Died, Kernel, Process, Request, SimClock, Violation
+from .rented import MountBox, MountedContents, StoreBox
 from .store import SimStore
 
 RETENTION_S = 400
@@ -40,6 +43,9 @@ class World:
         self.store.stale_listings = rng.random() < 0.25
         self.duplicate, self.lose = rng.choice([0, 0.3]), rng.choice([0, 0.2])
         self.attached = rng.random() < 0.4
+        self.rented = rng.random() < 0.5
+        """Whether detached work runs in rented containers, by orders; `mounted`: and through mounts."""
+        self.mounted = rng.random() < 0.6
         self.settings = PipelineSettings(
             name="p",
             source=SOURCE,
@@ -97,6 +103,35 @@ class World:
             self.kernel.stats[f"gave up: {type(error).__name__}"] += 1
             self.oracle.no_corruption(error)
 
+    async def execute(self, order: Order) -> None:
+        """One execution of an order in a rented container."""
+        box = (MountBox if self.mounted else StoreBox)(self.store)
+        desk = Desk("p", box, SimClock(self.kernel, 0), self.kernel)
+        found = await desk.begin(order)
+        if isinstance(found, Answer):
+            self.kernel.stats["orders refused"] += 1
+            return
+        worker = Worker(
+            store=box,
+            contents=MountedContents(self.store) if self.mounted else FetchedContents(self.store),
+            home=keys.home("p"),
+            code={"t": Code(call=user_code, batch_size=None)}.get,
+            make_writer=SimWriter,
+            clock=SimClock(self.kernel, 0),
+            budget_s=self.policy.attempt_budget_s,
+        )
+        [result] = await worker.run_together([found], lambda i: None)
+        receipt, lost = (None, str(result)) if isinstance(result, Exception) else (result, "")
+        await desk.end(found, Finished(task=found.task.id, nonce=found.nonce, receipt=receipt, lost=lost))
+
+    async def settle(self, tasks: list[str], skew_s: int) -> None:
+        """The committer: settles some tasks, and dispatches nothing."""
+        try:
+            await Pass(self.parts(SimExecutor(self, attached=False), skew_s)).settle(tasks)
+        except (TidemillError, Outdated) as error:
+            self.kernel.stats[f"gave up: {type(error).__name__}"] += 1
+            self.oracle.no_corruption(error)
+
     def start_tick(self, *, steady: bool = False, vacuum: bool | None = None) -> Process:
         rng = self.kernel.rng
         attached = self.attached and not steady
@@ -131,6 +166,13 @@ class World:
         while self.waiting and (not self.kernel.faults or rng.random() < 0.5):
             assignment = self.waiting.pop(0)
             if self.kernel.faults and rng.random() < self.lose:
+                continue
+            if self.rented:
+                order, _ = order_for(assignment, keys.home("p"))
+                for _ in range(1 + (self.kernel.faults and rng.random() < self.duplicate)):
+                    self.kernel.start("worker", self.execute(order))
+                if self.kernel.faults and rng.random() < 0.2:
+                    self.kernel.start("tick", self.settle([assignment.task.id], self.skew()))
                 continue
             self.kernel.start("worker", self.work(assignment))
             if self.kernel.faults and rng.random() < self.duplicate:
@@ -217,7 +259,8 @@ class SimExecutor:
 
     def __init__(self, world: World, *, attached: bool) -> None:
         self.world, self.attached = world, attached
-        self.owner = world.kernel.nonce()
+        self.rented = world.rented and not attached
+        self.owner = f"{RENTED}app" if self.rented else world.kernel.nonce()
         self.parallelism = 2
         self.running: dict[str, tuple[Process, Assignment]] = {}
         self.ended: list[Finished] = []
@@ -251,6 +294,8 @@ class SimExecutor:
 
     def is_gone(self, owner: str) -> bool:
         """Right about dead runners, and now and then wrong about living ones: that must be harmless."""
+        if self.rented:
+            return False
         process = self.world.owners.get(owner)
         dead = process is None or not process.alive
         return (dead and self.attached) or (self.world.kernel.faults and self.world.kernel.rng.random() < 0.02)

@@ -13,7 +13,7 @@ VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", 
 CORE = VALUES | {"wire", "ledger", "state", "planner", "jobs", "cost", "orders"}
 SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
-    "selection",
+    *("selection", "desk"),
 }
 API = {"api", "loading", "options", "schedules"}
 
@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in VALUES | API} for name in API},
     "pipeline.arrow": set(),
     "pipeline.webhook": set(),
-    "pipeline.station": {f"pipeline.{m}" for m in CORE | {"ports"}},
+    "pipeline.station": {f"pipeline.{m}" for m in CORE | {"ports", "desk"}},
     "pipeline.rates": {"pipeline.prices"},
     "pipeline.prefetch": {"pipeline.contents", "pipeline.model", "pipeline.ports"},
     "pipeline.stores": {f"pipeline.{m}" for m in VALUES | {"ports", "contents"}} | {"pipeline.stores"},
