@@ -22,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import modal
@@ -94,9 +94,8 @@ class _Builder:
         inside = f"{PROJECT}/{Path(file).name}{colon}{name}"
         image = image.env({**self.deployment.variables(), "TIDEMILL_FILE": inside})
         if modal.is_local():
-            image = image.add_local_dir(
-                Path(file).resolve().parent, f"/root/{PROJECT}", ignore=~modal.FilePatternMatcher("**/*.py")
-            )
+            folder, there = Path(file).resolve().parent, str(PurePosixPath("/root", PROJECT))
+            image = image.add_local_dir(folder, there, ignore=~modal.FilePatternMatcher("**/*.py"))
         return image.add_local_python_source(*SOURCES)
 
     @cached_property

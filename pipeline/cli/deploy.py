@@ -20,7 +20,7 @@ from pipeline.loading import is_path, load_pipelines
 
 @click.command("deploy", epilog="Example:  tidemill deploy pipeline.py --bucket s3://my-bucket --secret my-bucket-keys")
 @on_bucket
-@click.option("--app", default="", help="the app's name [default: tidemill-<first pipeline>]")
+@click.option("--app", envvar=VARIABLES["app"], default="", help="the app's name [default: tidemill-<first pipeline>]")
 @click.option("--secret", envvar=VARIABLES["secret"], help="the Modal secret with the bucket's AWS keys")
 @click.option("--oidc-role", "role", envvar=VARIABLES["oidc_role_arn"], metavar="ARN", help="or the AWS role to assume")
 @click.option("--environment", "-e", envvar="MODAL_ENVIRONMENT", help="the Modal environment to deploy to")
@@ -90,5 +90,6 @@ def _send(app: Any, deployment: Deployment, *, quiet: bool) -> None:
     from pipeline.executors.modal import explained_modal
 
     shown = contextlib.nullcontext() if quiet else modal.enable_output()
-    with explained_modal("tidemill deploy"), shown:
+    missing = "make it first, with  modal secret create  or  modal volume create"
+    with explained_modal("deploy", missing=missing), shown:
         app.deploy(name=deployment.app, environment_name=deployment.environment)

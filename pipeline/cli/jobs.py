@@ -35,7 +35,7 @@ def new_job() -> str:
 @on_bucket
 @click.argument("names", metavar="KEY...", nargs=-1, required=True)
 @click.option("--engine", type=click.Choice(["local", "modal"]), default="local", show_default=True)
-@click.option("--app", help="modal: the deployed app [default: tidemill-<first pipeline>]")
+@click.option("--app", envvar="TIDEMILL_APP", help="modal: the deployed app [default: tidemill-<first pipeline>]")
 @click.option("--again", is_flag=True, help="also files that are processed already")
 def submit_command(target: Target, names: tuple[str, ...], engine: str, app: str | None, again: bool) -> int:
     """Have files processed now, ahead of the next pass; print a job id and leave. See  tidemill jobs wait ID.
@@ -59,8 +59,6 @@ def submit_command(target: Target, names: tuple[str, ...], engine: str, app: str
 
         asyncio.run(go())
     else:
-        if app:
-            raise click.UsageError("--app is for --engine modal")
         opened = runtime(target, pipeline)
         wait(_record(opened, job, names, again))
         _in_background(target, pipeline.name, job)

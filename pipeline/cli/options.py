@@ -72,7 +72,7 @@ def on_engine(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--workers", type=click.IntRange(1, 1024), help="local: worker processes [default: one for each core]")
     @click.option("--wait", "waits", is_flag=True, help="modal: wait for all answers, and show progress")
     @click.option("--ordered", is_flag=True, help="modal: with --wait, take the answers in the order of the files")
-    @click.option("--app", help="modal: the deployed app [default: tidemill-<first pipeline>]")
+    @click.option("--app", envvar="TIDEMILL_APP", help="modal: the deployed app [default: tidemill-<first pipeline>]")
     @functools.wraps(command)
     def wrapped(  # noqa: PLR0917
         target: Target, engine: str, workers: int | None, waits: bool, ordered: bool, app: str | None, **rest: Any
@@ -85,8 +85,8 @@ def on_engine(command: Callable[..., Any]) -> Callable[..., Any]:
             if ordered and not waits:
                 raise click.UsageError("--ordered needs --wait")
             return command(target, ModalEngine(target.file, target.bucket, app=app, wait=waits, ordered=ordered), **rest)
-        if ordered or app or waits:
-            raise click.UsageError("--wait, --ordered and --app are for --engine modal; local runs always wait")
+        if ordered or waits:
+            raise click.UsageError("--wait and --ordered are for --engine modal; local runs always wait")
         return command(target, LocalEngine(target.file, target.pipelines, target.bucket, workers), **rest)
 
     return wrapped

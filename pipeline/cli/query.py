@@ -65,6 +65,8 @@ def _with_tables(message: str, target: Target, broken: Mapping[str, str]) -> str
         return message
     if unknown[1] in broken:
         return f"aggregate {unknown[1]} cannot be computed: {broken[unknown[1]]}"
+    if unknown[1] in _tables(target):
+        return f"table {unknown[1]} is empty: no rows are committed yet"
     return f"there is no table {unknown[1]!r}{nearest(unknown[1], _tables(target))}"
 
 

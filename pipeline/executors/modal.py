@@ -22,7 +22,7 @@ Way = Literal["gather", "detached", "jobs"]
 
 
 @contextlib.contextmanager
-def explained_modal(what: str) -> Iterator[None]:
+def explained_modal(what: str, *, missing: str = "run  tidemill deploy  first") -> Iterator[None]:
     """Errors of Modal's client as errors of ours, in one line."""
     from modal import exception as modal
 
@@ -31,7 +31,7 @@ def explained_modal(what: str) -> Iterator[None]:
     except modal.AuthError as error:
         raise SettingsError(f"Modal refused the token: {_line(error)}; run  modal token new,  or see  tidemill doctor") from None
     except modal.NotFoundError as error:
-        raise SettingsError(f"{what}: {_line(error)}; run  tidemill deploy  first") from None
+        raise SettingsError(f"{what}: {_line(error)}; {missing}") from None
     except (modal.ConnectionError, modal.ServiceError, modal.InternalError, TimeoutError) as error:
         raise StoreUnavailable(f"Modal does not answer ({_line(error)}); {what} can be run again") from None
 
