@@ -40,6 +40,9 @@ SOURCES = ("pipeline", "sinks", "infra")
 PROJECT = "tidemill_project"
 """The folder, beside our own packages in a container, where FILE and its neighbours are."""
 CONTROL_TIMEOUT_S = 3_600
+CONTROL_IDLE_S = 5
+"""An idle container is paid for; the next pass is minutes away."""
+COMMIT_IDLE_S = 30
 COMMIT_TOGETHER = 200
 COMMIT_WAIT_MS = 1_000
 MODAL_BATCH_MAX = 1_000
@@ -95,7 +98,7 @@ class _Builder:
         image = image.env({**self.deployment.variables(), "TIDEMILL_FILE": inside})
         if modal.is_local():
             folder, there = Path(file).resolve().parent, str(PurePosixPath("/root", PROJECT))
-            image = image.add_local_dir(folder, there, ignore=~modal.FilePatternMatcher("**/*.py"))
+            image = image.add_local_dir(folder, there, ignore=_stays_at_home)
         return image.add_local_python_source(*SOURCES)
 
     @cached_property
@@ -121,8 +124,8 @@ class _Builder:
 
     def control(self, **settings: Any) -> dict[str, Any]:
         """Settings of a control function."""
-        common = {"image": self.control_image, "secrets": self.secrets, "cpu": 1.0, "memory": 2048, "timeout": CONTROL_TIMEOUT_S}
-        return {**common, **settings}
+        common = {"image": self.control_image, "secrets": self.secrets, "cpu": 1.0, "memory": 2048}
+        return {**common, "timeout": CONTROL_TIMEOUT_S, "scaledown_window": CONTROL_IDLE_S, **settings}
 
     def spawn(self, name: str, *arguments: Any) -> None:
         """Submit a call of another function of this app."""
@@ -150,6 +153,7 @@ class _Builder:
             cpu=0.25,
             memory=512,
             timeout=60,
+            scaledown_window=60,
             max_containers=2,
         )
 
@@ -214,7 +218,7 @@ class _OfPipeline:
             self._with_rights().maintain()
 
         together = modal.batched(max_batch_size=COMMIT_TOGETHER, wait_ms=COMMIT_WAIT_MS)
-        self.b.add(self._name("commit"), commit, together, **self.b.control(max_containers=1))
+        self.b.add(self._name("commit"), commit, together, **self.b.control(max_containers=1, scaledown_window=COMMIT_IDLE_S))
         if self.settings.aggregates:
             self.b.add(self._name("aggregate"), aggregate, **self.b.control(max_containers=1, memory=4096))
         self.b.add(self._name("maintain"), maintain, **self.b.control(schedule=modal.Cron("47 3 * * *")))
@@ -336,6 +340,12 @@ class _OfPipeline:
             )
             for mount in mounts_of(self.settings, d.mount_root)
         }
+
+
+def _stays_at_home(path: Path) -> bool:
+    """Whether a file of the user's project does not travel: only Python sources do, and none of an environment's."""
+    hidden = any(part.startswith(".") or part in ("venv", "site-packages", "node_modules") for part in path.parts)
+    return hidden or path.suffix != ".py"
 
 
 def _own_requirements() -> list[str]:

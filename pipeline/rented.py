@@ -44,9 +44,16 @@ def bucket_of(deployment: Deployment) -> Bucket:
 
 
 def modal_executor(
-    app: str, pipeline: Pipeline, store: Store, *, alone: bool, way: Way = "detached", ordered: bool = False
+    app: str,
+    pipeline: Pipeline,
+    store: Store,
+    *,
+    alone: bool,
+    way: Way = "detached",
+    ordered: bool = False,
+    environment: str | None = None,
 ) -> ModalExecutor:
-    """The deployed app's workers as an executor."""
+    """The deployed app's workers as an executor. environment: Modal's, by default the one its client is set to."""
     settings, policy = pipeline.settings(), rented_policy()
     return ModalExecutor(
         app=app,
@@ -55,6 +62,7 @@ def modal_executor(
         parallelism=max(policy.containers(t) for t in settings.transforms),
         way=way,
         ordered=ordered,
+        environment=environment,
     )
 
 
@@ -140,7 +148,8 @@ class Control:
         async def opened() -> T:
             store = bucket_of(self.deployment).open()
             try:
-                executor = modal_executor(self.deployment.app, self.pipeline, store, alone=self.alone, way=way)
+                d = self.deployment
+                executor = modal_executor(d.app, self.pipeline, store, alone=self.alone, way=way, environment=d.environment)
                 runtime = rented_runtime(self.pipeline, store, executor)
                 runtime.aggregates = aggregates
                 await runtime.open()

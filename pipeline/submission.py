@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 
 import msgspec
@@ -16,6 +17,11 @@ from pipeline.parts import PassReport, Request
 from pipeline.state import State
 
 KEYS_MAX = 10_000
+
+
+def new_job() -> str:
+    """An id that nobody else has."""
+    return f"job-{secrets.token_hex(8)}"
 
 
 async def record(runtime: Runtime, job: str, names: list[str], *, again: bool) -> Job:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import subprocess
 import sys
 import time
@@ -26,11 +25,6 @@ POLL_S = 0.5
 POLL_MAX_S = 5.0
 
 
-def new_job() -> str:
-    """A job's id."""
-    return f"job-{secrets.token_hex(8)}"
-
-
 @click.command("submit", epilog="Example:  tidemill submit pipeline.py uploads/a.pdf uploads/b.pdf --bucket ./bucket")
 @on_bucket
 @click.argument("names", metavar="KEY...", nargs=-1, required=True)
@@ -44,7 +38,7 @@ def submit_command(target: Target, names: tuple[str, ...], engine: str, app: str
     """
     from pipeline import submission
 
-    job = new_job()
+    job = submission.new_job()
     pipelines = [p for p in target.pipelines if names[0].startswith(p.source)]
     if not pipelines:
         raise SettingsError(f"{names[0]!r} is below no source of {target.file} ({', '.join(p.source for p in target.pipelines)})")

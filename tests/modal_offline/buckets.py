@@ -165,7 +165,9 @@ def stop_fuse(process: subprocess.Popen[str], path: Path) -> None:
 
 @cache
 def mount_kind() -> str:
-    """`fuse` where a file system can be mounted here, found by mounting one; else `directory`."""
+    """`fuse` where a file system can be mounted here, found by mounting one; else `directory`, or where the tests ask for it."""
+    if os.environ.get("TIDEMILL_TEST_MOUNTS") == "directory":
+        return "directory"
     folder = Path(tempfile.mkdtemp(prefix="offline-fuse-"))
     settings = {"bucket": "none", "path": str(folder), "prefix": "", "read_only": True, "endpoint": "http://127.0.0.1:9"}
     try:
@@ -182,20 +184,21 @@ def mount_kind() -> str:
 def pull(mount: BucketMount) -> None:
     """Make a directory equal to what is in the bucket."""
     client, prefix = s3_client(mount.settings), mount.settings["prefix"]
-    there: dict[str, str] = {}
+    there: dict[str, tuple[str, float]] = {}
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=mount.settings["bucket"], Prefix=prefix)
     for one in (one for page in pages for one in page.get("Contents", [])):
         name = one["Key"][len(prefix) :]
         if all(part not in ("", ".", "..") for part in name.split("/")):
-            there[name] = one["ETag"]
+            there[name] = one["ETag"], one["LastModified"].timestamp()
     for name in set(mount.etags) - set(there):
         (mount.path / name).unlink(missing_ok=True)
         del mount.etags[name]
-    for name, etag in there.items():
+    for name, (etag, modified_s) in there.items():
         if mount.etags.get(name) != etag:
             path = mount.path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             client.download_file(mount.settings["bucket"], prefix + name, str(path))
+            os.utime(path, (modified_s, modified_s))
             mount.etags[name] = etag
             mount.seen[name] = stamp(path)
 

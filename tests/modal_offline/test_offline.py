@@ -253,12 +253,12 @@ class TestCalling:
 
     def test_web_endpoints(self, cloud: Offline) -> None:
         """Requests reach ASGI and WSGI applications, and answers stream back."""
-        request = urllib.request.Request(cloud.url("works", "hint") + "/a/b?c=d", data=b"body", method="POST")  # noqa: S310
-        with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+        request = urllib.request.Request(cloud.url("works", "hint") + "/a/b?c=d", data=b"body", method="POST")
+        with urllib.request.urlopen(request, timeout=20) as answer:
             assert (answer.status, answer.headers["x-kind"]) == (202, "asgi")
             assert answer.read() == b"POST /a/b?c=d body!"
         assert function("hint").get_web_url() == cloud.url("works", "hint")
-        with urllib.request.urlopen(cloud.url("works", "plain") + "/x", timeout=20) as answer:  # noqa: S310
+        with urllib.request.urlopen(cloud.url("works", "plain") + "/x", timeout=20) as answer:
             assert answer.read() == b"/x"
 
 
