@@ -137,9 +137,8 @@ class _Draft:
                 continue
             try:
                 schema = self.p.unify(self.schema, receipt.schema) if receipt.schema else self.schema
-            except InputRejected as error:
-                self.ended.add(task_id)
-                self._respawn(task, attempt=task.attempt, losses=task.losses, reason=str(error))
+            except InputRejected:
+                self._run_anew(task)
                 continue
             self.schema = schema
             self.ended.add(task_id)
@@ -148,6 +147,14 @@ class _Draft:
             self._replan_deferred(task, receipt)
         if self.schema != self.state.schema:
             self.commit.schema = self.schema
+
+    def _run_anew(self, task: Task) -> None:
+        """Its receipt contradicts the table as it is by now: a new task meets the table's types, and finds no such receipt."""
+        self.ended.add(task.id)
+        self.commit.retire.append(task.id)
+        wanted = [i for i, key in enumerate(task.inputs.keys) if self.state.is_wanted(key, task.id)]
+        if wanted:
+            self._plan_again(task, task.inputs.take(wanted))
 
     def _replan_deferred(self, task: Task, receipt: Receipt) -> None:
         """Inputs whose turn never came go into a new task at once."""

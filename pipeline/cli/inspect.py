@@ -103,7 +103,8 @@ def status_command(target: Target, last: int) -> int:
         usage = report["usage"]
         if usage["seconds_today"] or usage["fill"]:
             fill = "".join(f"; {name}: batches {share:.0%} full" for name, share in usage["fill"].items())
-            click.echo(f"  today {usage['seconds_today']:,.1f} s of work, {dollars(usage['usd_today'])} on Modal{fill}")
+            price = f", {dollars(usage['usd_today'])} on Modal" if usage["usd_today"] is not None else ""
+            click.echo(f"  today {usage['seconds_today']:,.1f} s of work{price}{fill}")
         if report["commits"]:
             table(
                 ("commit", "at (UTC)", "planned", "committed", "rows", "failed", "deleted"),
@@ -151,16 +152,17 @@ async def _status(opened: Any, last: int) -> dict[str, Any]:
 
 
 def _usage(opened: Any, state: Any) -> dict[str, Any]:
-    """Seconds of work today (UTC), what they cost on Modal at list prices, and how full the batches of late were."""
+    """Seconds of work today (UTC), what they cost on Modal at list prices (None without a schedule), and how full batches were."""
     from pipeline.assembly import WallClock
     from pipeline.cost import Prices
     from pipeline.usage import day_of
 
     today = state.usage.by_day.get(day_of(WallClock().now_ms()), {})
+    is_deployed = opened.settings.deployment.schedule is not None
     fills = {t.name: state.usage.took(t.name).fill for t in opened.settings.transforms if t.batch_size}
     return {
         "seconds_today": sum(today.values()),
-        "usd_today": Prices(opened.settings, opened.policy).spent_usd(today),
+        "usd_today": Prices(opened.settings, opened.policy).spent_usd(today) if is_deployed else None,
         "fill": {name: fill for name, fill in fills.items() if fill is not None},
     }
 

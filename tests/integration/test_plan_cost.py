@@ -151,7 +151,7 @@ def test_an_engine_that_is_none(tmp_path: Path) -> None:
 
 
 def test_status_says_what_was_used_today(tmp_path: Path) -> None:
-    p = uploaded(tmp_path)
+    p = uploaded(tmp_path, LOGS.replace('source="up/"', 'source="up/", schedule="0 * * * *"'))
     p.run()
     [report] = json.loads(p.call("status", "--json").stdout)
     usage = report["usage"]
@@ -160,6 +160,9 @@ def test_status_says_what_was_used_today(tmp_path: Path) -> None:
     assert usage["fill"] == {}
     [said] = [line for line in p.call("status").stdout.splitlines() if line.startswith("  today ")]
     assert said.endswith(" on Modal")
+    p.write(LOGS)
+    [said] = [line for line in p.call("status").stdout.splitlines() if line.startswith("  today ")]
+    assert said.endswith(" s of work"), "without a schedule it is not meant for Modal"
 
 
 def test_status_says_how_full_batches_were(tmp_path: Path) -> None:
@@ -174,4 +177,4 @@ def test_status_of_a_pipeline_that_never_ran_has_no_such_line(tmp_path: Path) ->
     p = uploaded(tmp_path, BATCHES)
     assert len(p.call("status").stdout.splitlines()) == 2
     [report] = json.loads(p.call("status", "--json").stdout)
-    assert report["usage"] == {"seconds_today": 0, "usd_today": 0.0, "fill": {}}
+    assert report["usage"] == {"seconds_today": 0, "usd_today": None, "fill": {}}

@@ -71,7 +71,7 @@ class TestDeploying:
         assert found["hint"].webhook_config.type
         assert "ENV COLOUR='deep blue'" in cloud.image_commands("works", "tick")
         assert cloud.image_commands("works", "tick")[0].startswith("FROM python:3.11")
-        assert cloud.mounted_files("works", "tick") == ["/root/works_app.py"]
+        assert cloud.mounted_files("works", "tick") == ["/root" + "/works_app.py"]
 
     def test_a_missing_secret_stops_the_deploy(self, cloud: Offline, tmp_path: Path) -> None:
         """As on Modal: a secret that does not exist, or lacks a key, is an error at deploy."""
