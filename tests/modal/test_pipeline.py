@@ -273,3 +273,19 @@ def test_hints_are_looked_up_and_processed_without_a_listing(cloud: Cloud) -> No
     project.fire("sweep")
     assert sums(project) == {"a": (1, 1), "b": (1, 1)}
     assert cloud.modal.functions(project.app)["hint"].webhook_config.requires_proxy_auth
+
+
+def test_a_cost_limit_holds_files_back_and_a_later_run_goes_on(cloud: Cloud) -> None:
+    limited = flow("api").replace('schedule="*/5 * * * *"', 'schedule="*/5 * * * *", max_cost_usd=0.0000145')
+    project = cloud.project(limited)
+    project.deploy()
+    for i in range(6):
+        project.upload(f"up/{i}.jsonl", lines({"kind": "a", "v": i}))
+    report = project.run("--engine", "modal")
+    assert (report["planned"], report["over_budget"]) == (4, 2), "at an assumed fifth of a second each"
+    cloud.modal.wait_idle()
+    said = project.call("run", "--engine", "modal").stdout
+    assert "2 files handed over" in said
+    cloud.modal.wait_idle()
+    project.fire()
+    assert sums(project) == {"a": (6, 15)}
