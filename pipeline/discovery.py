@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pipeline.evidence import Found
 from pipeline.ledger import overlay_between
 from pipeline.model import Head, Inputs, Page, Quarantined
-from pipeline.planner import Found
 from pipeline.ports import Store
 from pipeline.settings import PipelineSettings
 from pipeline.state import State

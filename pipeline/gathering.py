@@ -12,8 +12,8 @@ import msgspec
 
 from pipeline import keys, wire
 from pipeline.errors import StateInvalid
+from pipeline.evidence import Loss
 from pipeline.model import LossNote, Receipt, SourceProblem, Task
-from pipeline.planner import Loss
 from pipeline.ports import Store
 from pipeline.state import State
 

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Iterable
 
 from pipeline.discovery import Judged, Router, confirm_missing, judge, judge_named
 from pipeline.errors import CommitConflict, ObjectNotFound
+from pipeline.evidence import Evidence, Loss
 from pipeline.gathering import gather, verified
 from pipeline.log import Log
 from pipeline.maintenance import Vacuumed, vacuum, write_checkpoint
 from pipeline.model import Assignment, Commit, Page, Receipt, Task
 from pipeline.parts import Parts, PassReport, Request
-from pipeline.planner import Evidence, Loss, Proposer
+from pipeline.planner import Proposer
 from pipeline.ports import Finished
 from pipeline.state import State
 

@@ -7,6 +7,7 @@ killed writer had written so far: a receipt, written last, records what is whole
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -21,7 +22,7 @@ from pipeline.model import Inputs
 from pipeline.ports import Content
 from pipeline.stores.local_content import ABSENT, explained
 
-_UNREACHABLE = re.compile(r"(^|/)(\.{0,2})(/|$)|\x00")
+_UNREACHABLE = re.compile(r"(^|/)(\.{0,2})(/|\Z)|\x00")
 BUFFER_BYTES = 1024 * 1024
 
 
@@ -39,7 +40,11 @@ class Mounts:
                 if _UNREACHABLE.search(rest):
                     break
                 return Path(directory, rest)
-        raise InputRejected(f"{key!r} cannot be reached through a mounted bucket: rename the object, or set access='api'")
+        raise _unreachable(key)
+
+
+def _unreachable(key: str) -> InputRejected:
+    return InputRejected(f"{key!r} cannot be reached through a mounted bucket: rename the object, or set access='api'")
 
 
 class MountOutbox:
@@ -104,8 +109,9 @@ class MountContent:
 
     def read(self) -> bytes:
         with self._opened() as file:
-            body = self._whole(file)
-        self.bytes_read += len(body)
+            body = file.readall()
+        if len(body) != self._size:
+            raise self._changed()
         return body
 
     def open(self) -> BinaryIO:
@@ -116,15 +122,6 @@ class MountContent:
         self._untied = True
         self.bytes_read += self._size
         return self._path
-
-    def _whole(self, file: _Digested) -> bytes:
-        try:
-            body = file.readall()
-        except OSError as error:
-            raise self.failed(error) from None
-        if len(body) != self._size:
-            raise self._changed()
-        return body
 
     def _opened(self) -> _Digested:
         if self._problem is not None:
@@ -144,8 +141,10 @@ class MountContent:
         return stat.st_size == self._size and stat.st_mtime_ns // 1_000_000_000 == self._modified_s
 
     def failed(self, error: OSError) -> Exception:
-        """An error of the file system: the object is gone, or another by now, or the mount is unwell."""
-        if error.errno in ABSENT:
+        """An error of the file system: the object is gone, or hidden by a folder, or another by now, or the mount is unwell."""
+        if error.errno in (errno.EISDIR, errno.ENAMETOOLONG):
+            self._problem = _unreachable(self._key)
+        elif error.errno in ABSENT:
             self._problem = ObjectNotFound(f"{self._key!r} was deleted after it was planned")
         elif self._is_still_there():
             self._problem = StoreUnavailable(f"{self._key!r}: {error.strerror or error}")
@@ -205,8 +204,12 @@ class _Digested(io.FileIO):
 
     def readall(self) -> bytes:
         at = self.tell()
-        body = super().readall() or b""
+        try:
+            body = super().readall() or b""
+        except OSError as error:
+            raise self._content.failed(error) from None
         self._add(at, body)
+        self._content.digested(len(body))
         return body
 
     def _add(self, at: int, part: bytes | memoryview) -> None:

@@ -1,0 +1,53 @@
+"""What was seen outside the log, on its way into a proposal: found objects, receipts, losses. Pure values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.model import Inputs, Quarantined, Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One attempt that ended without a receipt, as its executor saw it."""
+
+    attempt: int
+    owner: str
+    reason: str
+    suspect: int | None = None
+    detail: str = ""
+    innocent: bool = False
+    """It says nothing about the inputs, and costs no attempt."""
+    dispatch: int | None = None
+    """The dispatch that was lost, where that is known (see `model.Task.dispatch`)."""
+
+
+@dataclass(slots=True)
+class Found:
+    """New or changed objects of one transform, as parallel columns, with the output their previous version is in."""
+
+    transform: str
+    inputs: Inputs
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What was seen outside the log. `base` is the sequence that was loaded before `found` and `missing` were listed."""
+
+    base: int = 0
+    found: list[Found] = field(default_factory=list)
+    more_to_come: bool = False
+    """Further pages follow: tasks need not shrink towards the end yet."""
+    missing: list[str] = field(default_factory=list)
+    """Known keys that neither the listing nor a request for them found."""
+    unusable: list[Quarantined] = field(default_factory=list)
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+    losses: dict[str, Loss] = field(default_factory=dict)
+    runs_work: bool = True
+    """Whether the proposer can dispatch: otherwise attempts without an answer are left to somebody who can."""
+    began: set[tuple[str, int]] = field(default_factory=set)
+    """Tasks and dispatches that noted their beginning (see `model.RENTED`)."""
+    requeue: list[str] = field(default_factory=list)
+    cancel: dict[str, str] = field(default_factory=dict)
+    """Tasks to end without an answer, each with the reason to show."""
+    vacuumed: list[str] = field(default_factory=list)
