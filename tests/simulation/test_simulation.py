@@ -19,11 +19,11 @@ CAUGHT = {
     "read-any-version": 200,
     "readers-ignore-dead-keys": 100,
     "taken-means-ours": 100,
-    "one-nonce-an-order": 600,
-    "trust-listings": 800,
-    "trust-mounts": 500,
+    "one-nonce-an-order": 500,
+    "trust-listings": 200,
+    "trust-mounts": 400,
     "vacuum-open-tasks": 100,
-    "vacuum-shares-runs": 100,
+    "vacuum-shares-runs": 300,
 }
 """Rules that the simulation guards, and how many histories may pass before one shows that the rule is missing."""
 
