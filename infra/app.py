@@ -10,6 +10,7 @@ For each pipeline of FILE (its name is appended where FILE declares several):
     submit                      a job's keys, from elsewhere by Function.from_name
     backfill_*  scheduled       declared backfills
     work_*                      attempts of one transform; a class with a method `run` where it keeps state
+    batch_*     batched         the same for small tasks, where the transform waits for company (see pipeline/pools.py)
 
 and one `hint` endpoint, behind Modal's proxy authentication, for notices of uploads.
 """
@@ -31,6 +32,7 @@ from pipeline.api import Pipeline
 from pipeline.deployment import Deployment, checked, from_environment, mounts_of
 from pipeline.engines import app_name
 from pipeline.loading import is_path, load_pipelines
+from pipeline.pools import pools_of
 from pipeline.rented import Control, station_for
 from pipeline.settings import TransformSettings, rented_policy
 from pipeline.station import Station
@@ -241,17 +243,18 @@ class _OfPipeline:
     # -- workers -----------------------------------------------------------------------------------------------------
 
     def _add_worker(self, transform: TransformSettings) -> None:
-        name = f"work_{transform.name}" if self.b.alone else f"work_{self.pipeline.name}_{transform.name}"
-        together = None
-        if transform.batch_size is not None:
-            size = min(transform.batch_size, MODAL_BATCH_MAX)
+        pools = pools_of(self.pipeline.name, transform, rented_policy(), alone=self.b.alone)
+        add = self._add_class if transform.keeps_state else self._add_function
+        if pools.work:
+            add(pools.work, transform, pools.work_containers, None)
+        if pools.batch:
+            size = min(pools.batch_size, MODAL_BATCH_MAX)
             together = modal.batched(max_batch_size=size, wait_ms=transform.batch_wait_ms)
-        if transform.keeps_state:
-            self._add_class(name, transform, together)
-        else:
-            self._add_function(name, transform, together)
+            add(pools.batch, transform, pools.batch_containers, together)
 
-    def _add_function(self, name: str, transform: TransformSettings, together: Callable[[Any], Any] | None) -> None:
+    def _add_function(
+        self, name: str, transform: TransformSettings, containers: int, together: Callable[[Any], Any] | None
+    ) -> None:
         stations: list[Station] = []
 
         def station() -> Station:
@@ -265,13 +268,15 @@ class _OfPipeline:
         def work_many(orders: list[str]) -> list[str]:
             return station().run(orders)
 
-        settings = self._machine(transform)
+        settings = self._machine(transform, containers)
         if together is None:
             self.b.add(name, work_one, **settings)
         else:
             self.b.add(name, work_many, together, **settings)
 
-    def _add_class(self, name: str, transform: TransformSettings, together: Callable[[Any], Any] | None) -> None:
+    def _add_class(
+        self, name: str, transform: TransformSettings, containers: int, together: Callable[[Any], Any] | None
+    ) -> None:
         make = self._station
 
         def load(self: Any) -> None:
@@ -293,7 +298,7 @@ class _OfPipeline:
             "__module__": self.b.namespace["__name__"],
             "__qualname__": name,
         }
-        settings = self._machine(transform)
+        settings = self._machine(transform, containers)
         settings["enable_memory_snapshot"] = transform.resources.memory_snapshot
         self.b.namespace[name] = self.b.app.cls(**settings)(type(name, (), methods))
 
@@ -305,7 +310,7 @@ class _OfPipeline:
             self.b.deployment, self.pipeline, transform.name, settled=lambda tasks: self.b.spawn(commit, tasks)
         )
 
-    def _machine(self, transform: TransformSettings) -> dict[str, Any]:
+    def _machine(self, transform: TransformSettings, containers: int) -> dict[str, Any]:
         """A worker's container, every setting explicit."""
         r, by_api = transform.resources, self.settings.deployment.access == "api"
         secrets = [modal.Secret.from_name(name) for name in r.secrets]
@@ -318,8 +323,8 @@ class _OfPipeline:
             "gpu": list(r.gpu) or None,
             "timeout": min(int(seconds), 86_400),
             "retries": modal.Retries(max_retries=r.retries, initial_delay=1.0),
-            "min_containers": r.min_containers,
-            "max_containers": r.max_containers or rented_policy().containers_max,
+            "min_containers": min(r.min_containers, containers),
+            "max_containers": containers,
             "scaledown_window": r.scaledown_window_s,
             "region": list(r.region) or None,
             "secrets": secrets + (self.b.secrets if by_api else []),

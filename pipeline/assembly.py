@@ -21,7 +21,7 @@ from pipeline import __version__, keys
 from pipeline.api import Pipeline
 from pipeline.contents import LazyContents
 from pipeline.cost import Budget
-from pipeline.errors import SettingsError, StoreUnavailable
+from pipeline.errors import SettingsError, TidemillError
 from pipeline.home import Marker, open_home
 from pipeline.loading import load_pipelines
 from pipeline.log import Log
@@ -33,7 +33,7 @@ from pipeline.runner import Outdated, Pass
 from pipeline.settings import PipelineSettings, Policy
 from pipeline.state import State
 from pipeline.stores import open_store
-from pipeline.worker import AttemptLost, Code, CodeBroken, Contents, Worker, describe
+from pipeline.worker import Code, CodeBroken, Contents, Worker, describe
 
 if TYPE_CHECKING:
     from pipeline.executors.local import LocalExecutor
@@ -140,7 +140,7 @@ class LocalAttempts:
 
     def run_together(
         self, assignments: Sequence[Assignment], starting: Callable[[int], None]
-    ) -> Sequence[Receipt | AttemptLost | StoreUnavailable]:
+    ) -> Sequence[Receipt | TidemillError]:
         """Attempts of one transform as one (see `Worker.run_together`)."""
         worker = self._workers[assignments[0].pipeline]
         return self._loop.run_until_complete(worker.run_together(assignments, starting))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline.model import Inputs, Quarantined, Receipt
+from pipeline.model import Inputs, Quarantined, Receipt, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +51,14 @@ class Evidence:
     cancel: dict[str, str] = field(default_factory=dict)
     """Tasks to end without an answer, each with the reason to show."""
     vacuumed: list[str] = field(default_factory=list)
+
+
+def fits(receipt: Receipt, task: Task) -> bool:
+    """Whether the receipt speaks of this task's inputs at all (a damaged or foreign one is ignored)."""
+    n = len(task.inputs)
+    return (
+        receipt.task == task.id
+        and receipt.version == task.version
+        and len(receipt.rows) == len(receipt.rejected) == n
+        and all(0 <= p.index < n for p in receipt.problems)
+    )

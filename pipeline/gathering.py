@@ -12,7 +12,7 @@ import msgspec
 
 from pipeline import keys, wire
 from pipeline.errors import StateInvalid
-from pipeline.evidence import Loss
+from pipeline.evidence import Loss, fits
 from pipeline.model import LossNote, Receipt, SourceProblem, Task
 from pipeline.ports import Store
 from pipeline.state import State
@@ -60,7 +60,7 @@ async def _note(store: Store, state: State, found: Gathered, key: str, body: byt
     except StateInvalid:
         return  # damaged, cut off or foreign: as if it did not exist, so its task expires and runs again
     task = state.tasks.get(receipt.task) if receipt is not None else None
-    if receipt is None or task is None or receipt.task in found.receipts:
+    if receipt is None or task is None or receipt.task in found.receipts or not fits(receipt, task):
         return
     checked = await verified(store, task, receipt)
     if checked is not None:

@@ -72,8 +72,9 @@ def outcome(
     if quarantined is not None and quarantined.etag == etag:
         status: Status = "cancelled" if quarantined.kind == "cancelled" else "failed"
         return Outcome(key=key, status=status, reason=quarantined.reason)
-    if entry is not None and entry.etag == etag:
+    is_there = entry is not None and entry.etag == etag
+    if entry is not None and is_there and (entry.sequence > job.base or not job.again):
         return Outcome(key=key, status="done", rows=entry.rows)
-    if entry is None and quarantined is None and wanted is None:
+    if (entry is None or is_there) and quarantined is None and wanted is None:
         return Outcome(key=key, status="waiting")
     return Outcome(key=key, status="superseded", reason="a newer version of the object took its place")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pipeline import keys
 from pipeline.errors import InputRejected
-from pipeline.evidence import Evidence, Loss
+from pipeline.evidence import Evidence, Loss, fits
 from pipeline.model import (
     FORMAT_VERSION,
     RENTED,
@@ -88,7 +88,7 @@ class _Draft:
         """End each open task that has a receipt, with the first one seen. Receipts of any other task are ignored."""
         for task_id, receipt in self.evidence.receipts.items():
             task = self.state.tasks.get(task_id)
-            if task is None or not _fits(receipt, task):
+            if task is None or not fits(receipt, task):
                 continue
             try:
                 schema = self.p.unify(self.schema, receipt.schema) if receipt.schema else self.schema
@@ -307,17 +307,6 @@ class _Draft:
     def _deadline_ms(self, transform: TransformSettings) -> int:
         ahead = len(self.state.tasks) + len(self.commit.plan)
         return self.now_ms + self.p.policy.lease_ms(transform, ahead=ahead)
-
-
-def _fits(receipt: Receipt, task: Task) -> bool:
-    """Whether the receipt speaks of this task's inputs at all (a damaged or foreign one is ignored)."""
-    n = len(task.inputs)
-    return (
-        receipt.task == task.id
-        and receipt.version == task.version
-        and len(receipt.rows) == len(receipt.rejected) == n
-        and all(0 <= p.index < n for p in receipt.problems)
-    )
 
 
 def _is_about(loss: Loss, task: Task) -> bool:

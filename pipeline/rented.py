@@ -22,8 +22,9 @@ from pipeline.deployment import Deployment, mounts_of
 from pipeline.desk import Box, Desk
 from pipeline.discovery import Router
 from pipeline.errors import ObjectNotFound, SettingsError
-from pipeline.executors.modal import ModalExecutor, Way, function_names
+from pipeline.executors.modal import ModalExecutor, Way
 from pipeline.parts import PassReport, Request
+from pipeline.pools import all_pools
 from pipeline.ports import Executor, Store
 from pipeline.runner import Outdated, Pass
 from pipeline.selection import Selection
@@ -57,7 +58,7 @@ def modal_executor(
     settings, policy = pipeline.settings(), rented_policy()
     return ModalExecutor(
         app=app,
-        functions=function_names(pipeline.name, {t.name: t.keeps_state for t in settings.transforms}, alone=alone),
+        pools=all_pools(pipeline.name, settings.transforms, policy, alone=alone),
         store=store,
         parallelism=max(policy.containers(t) for t in settings.transforms),
         way=way,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from pipeline.desk import Desk
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, StateInvalid
 from pipeline.model import Assignment, Receipt
 from pipeline.orders import Answer, decode_order, encode
 from pipeline.ports import Finished
@@ -46,22 +46,29 @@ class Station:
 
     def run(self, texts: Sequence[str]) -> list[str]:
         """Execute orders; an answer for each, in their order. Whatever happens to one is no matter of the others."""
-        orders = [decode_order(text) for text in texts]
         answers: dict[int, Answer] = {}
         ready: dict[int, Assignment] = {}
-        for i, order in enumerate(orders):
+        awaited: set[int] = set()
+        for i, text in enumerate(texts):
+            try:
+                order = decode_order(text)
+            except StateInvalid as error:
+                answers[i] = Answer(task="", lost=str(error), innocent=True)
+                continue
             found = now(self.desk.begin(order))
             if isinstance(found, Answer):
                 answers[i] = found
             else:
                 ready[i] = found
+            if order.awaited:
+                awaited.add(i)
         for i, finished in zip(ready, self._work(list(ready.values())), strict=True):
             answers[i] = now(self.desk.end(ready[i], finished))
-        done = [ready[i].task.id for i in ready if not answers[i].lost and not orders[i].awaited]
+        done = [ready[i].task.id for i in ready if not answers[i].lost and i not in awaited]
         if done:
             with contextlib.suppress(Exception):
                 self.settled(done)
-        return [encode(answers[i]) for i in range(len(orders))]
+        return [encode(answers[i]) for i in range(len(texts))]
 
     def _work(self, assignments: list[Assignment]) -> list[Finished]:
         if not assignments:
@@ -106,11 +113,11 @@ class ChildBench:
     def run(self, assignments: Sequence[Assignment]) -> list[Finished]:
         """One after the other."""
         try:
-            ended = {f.task: f for f in now(self._run(assignments))}
+            ended = {f.nonce: f for f in now(self._run(assignments))}
         except BaseException:  # the code cannot be loaded, or the engine interrupts: the child must not go on by itself
             self.close()
             raise
-        return [ended[a.task.id] for a in assignments]
+        return [ended[a.nonce] for a in assignments]
 
     async def _run(self, assignments: Sequence[Assignment]) -> list[Finished]:
         if self._executor is None:

@@ -9,7 +9,7 @@ import msgspec
 
 from pipeline import keys, wire
 from pipeline.assembly import Runtime, WallClock
-from pipeline.discovery import Known
+from pipeline.discovery import Known, Router
 from pipeline.errors import ObjectNotFound, SettingsError
 from pipeline.jobs import Job, Outcome, outcome
 from pipeline.model import FORMAT_VERSION
@@ -28,10 +28,12 @@ async def record(runtime: Runtime, job: str, names: list[str], *, again: bool) -
     """Write the job down before anything is done about it. Raises SettingsError for keys the pipeline does not read."""
     if not 0 < len(names) <= KEYS_MAX:
         raise SettingsError(f"a job has 1 to {KEYS_MAX:,} keys, not {len(names):,}")
-    source = runtime.settings.source
+    source, router = runtime.settings.source, Router(runtime.settings)
     for name in names:
         if not name.startswith(source):
             raise SettingsError(f"{name!r} is not below {source!r}, the source of pipeline {runtime.settings.name}")
+        if not router.includes(name) or router.route(name) is None:
+            raise SettingsError(f"{name!r} is taken by no transform of pipeline {runtime.settings.name}")
     made = Job(
         format=FORMAT_VERSION,
         id=job,
@@ -67,11 +69,16 @@ async def submit(runtime: Runtime, job: str, names: Sequence[str], *, again: boo
     await run(runtime, known or await record(runtime, job, list(dict.fromkeys(names)), again=again))
 
 
+def open_tasks(job: Job, state: State) -> list[str]:
+    """Tasks under way that were planned since the job's beginning and hold nothing but its keys."""
+    wanted = set(job.keys)
+    fresh = [t for t in state.tasks.values() if job.planned and (keys.task_sequence(t.id) or 0) > job.base]
+    return [t.id for t in fresh if wanted.issuperset(t.inputs.keys)]
+
+
 async def note_calls(runtime: Runtime, job: Job, state: State) -> None:
     """Remember which tasks are the job's alone, and which calls run them, so that it can be cancelled."""
-    wanted = set(job.keys)
-    fresh = [t for t in state.tasks.values() if (keys.task_sequence(t.id) or 0) > job.base]
-    mine = [t.id for t in fresh if wanted.issuperset(t.inputs.keys)]
+    mine = open_tasks(job, state)
     calls: dict[str, str] = getattr(runtime.executor, "calls", {})
     job.tasks = list(dict.fromkeys([*job.tasks, *mine]))
     job.calls = list(dict.fromkeys([*job.calls, *(calls[task] for task in mine if task in calls)]))
@@ -106,6 +113,8 @@ async def outcomes(runtime: Runtime, job: Job) -> list[Outcome]:
     for i, head in zip(unknown, await runtime.store.head_many([job.keys[i] for i in unknown]), strict=True):
         if head is None:
             found[i] = Outcome(key=job.keys[i], status="missing", reason="the object was deleted")
+        elif head.etag != job.etags[i]:
+            found[i] = Outcome(key=job.keys[i], status="superseded", reason="the object was overwritten; a later pass takes it")
     return found
 
 

@@ -13,6 +13,7 @@ from urllib.parse import unquote_plus
 
 BODY_MAX = 256 * 1024
 KEYS_MAX = 1_000
+KEY_BYTES_MAX = 1_024
 
 Message = MutableMapping[str, Any]
 
@@ -38,7 +39,7 @@ def hint_application(
             body = await _body(receive)
             names = keys_in(body, bucket=bucket, prefix=prefix) if body is not None else None
             if names is None:
-                status, answer = 400, {"error": "this is no notice: send S3's event, or {\"keys\": [\"...\"]}, below 256 kB"}
+                status, answer = 400, {"error": 'this is no notice: send S3\'s event, or {"keys": ["..."]}, below 256 kB'}
             else:
                 accepted = await asyncio.to_thread(hinted, names) if names else 0
                 status, answer = 202, {"accepted": accepted}  # type: ignore[dict-item]
@@ -82,7 +83,15 @@ def keys_in(body: bytes, *, bucket: str, prefix: str = "") -> list[str] | None:
     named = _named(notice, bucket)
     if named is None or len(named) > KEYS_MAX:
         return None
-    return list(dict.fromkeys(key[len(prefix) :] for key in named if key.startswith(prefix) and key != prefix))
+    return list(dict.fromkeys(key[len(prefix) :] for key in named if key.startswith(prefix) and key != prefix and _may_be_one(key)))
+
+
+def _may_be_one(key: str) -> bool:
+    """Whether a store can be asked for the key at all: else the look-up would fail, and the other keys with it."""
+    try:
+        return len(key.encode()) <= KEY_BYTES_MAX
+    except UnicodeEncodeError:
+        return False
 
 
 def _named(notice: Any, bucket: str) -> list[str] | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline import keys, wire
-from pipeline.errors import InputRejected, ObjectNotFound, SettingsError, SourceChanged, StoreUnavailable, TidemillError
+from pipeline.errors import InputRejected, ObjectNotFound, SettingsError, SourceChanged, StoreError, TidemillError
 from pipeline.model import FORMAT_VERSION, Assignment, Inputs, OutputFile, Receipt, SourceProblem, SourceStatus
 from pipeline.objects import Object
 from pipeline.ports import Clock, Content, Outbox
@@ -121,7 +121,7 @@ class Worker:
     async def run(self, assignment: Assignment, starting: Callable[[int], None]) -> Receipt:
         """Run the attempt and write its receipt. `starting(i)` is called before input i.
 
-        Raises AttemptLost or StoreUnavailable where there is no receipt: the attempt counts as lost, its inputs do not. Raises
+        Raises AttemptLost or a StoreError where there is no receipt: the attempt counts as lost, its inputs do not. Raises
         CodeBroken if the transform cannot be loaded.
         """
         [result] = await self.run_together([assignment], starting)
@@ -131,7 +131,7 @@ class Worker:
 
     async def run_together(
         self, assignments: Sequence[Assignment], starting: Callable[[int], None]
-    ) -> list[Receipt | AttemptLost | StoreUnavailable]:
+    ) -> list[Receipt | TidemillError]:
         """Run attempts of one transform as one, so that small tasks share its batches; a receipt, or the loss, for each.
 
         `starting(n)` is called before the n-th input, counted over all attempts. Raises CodeBroken.
@@ -224,13 +224,13 @@ class _Attempt:
         self.assignment = assignment
         self.task = assignment.task
         self.writer = writer
-        self.lost: AttemptLost | StoreUnavailable | None = None
+        self.lost: TidemillError | None = None
         self.problems: dict[int, SourceProblem] = {}
         self.unverified: list[int] = []
         self.bytes_read = 0
         self.slots = 0.0
 
-    async def end(self, seconds: float) -> Receipt | AttemptLost | StoreUnavailable:
+    async def end(self, seconds: float) -> Receipt | TidemillError:
         """Write the outputs, then the receipt; or say why there is none."""
         try:
             if self.lost is not None:
@@ -238,7 +238,7 @@ class _Attempt:
             receipt = self._receipt(await self._publish(), seconds)
             key = keys.receipt(self.w._home, self.task.id, self.assignment.nonce)
             await self.w._store.put(key, wire.encode(receipt))
-        except (AttemptLost, StoreUnavailable) as error:
+        except TidemillError as error:
             return error
         return receipt
 
@@ -250,7 +250,7 @@ class _Attempt:
         key, etag, size, modified_us = inputs.keys[i], inputs.etags[i], inputs.sizes[i], inputs.modified_us[i]
         try:
             content = await self.w._contents.open(key, etag, size, modified_us)
-        except StoreUnavailable as error:
+        except StoreError as error:
             self.lost = error
             return None
         problem = content.problem()
@@ -295,7 +295,7 @@ class _Attempt:
         elif isinstance(problem, InputRejected):
             self.problem(i, "failed", str(problem))
         else:
-            self.lost = problem if isinstance(problem, StoreUnavailable) else AttemptLost(describe(problem))
+            self.lost = problem if isinstance(problem, StoreError) else AttemptLost(describe(problem))
 
     def problem(self, i: int, status: SourceStatus, reason: str = "", detail: str = "") -> None:
         """Note that an input is not `ok`."""

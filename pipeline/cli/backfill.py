@@ -44,11 +44,9 @@ def moment(text: str, now: datetime) -> datetime | None:
     if text in named:
         return named[text]
     ago = _AGO.match(text)
-    if ago is not None:
-        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
+        found = now - timedelta(**{_UNITS[ago[2]]: int(ago[1])}) if ago is not None else datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 

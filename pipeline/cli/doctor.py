@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from pipeline.cli import EXIT_PROBLEMS
-from pipeline.cli.options import wait
-from pipeline.cli.render import as_json, printable
+from pipeline.cli import EXIT_PROBLEMS, render
+from pipeline.cli.options import bucket_options, wait
 
 if TYPE_CHECKING:
     from pipeline.assembly import Bucket
@@ -19,33 +18,21 @@ if TYPE_CHECKING:
 
 @click.command("doctor", epilog="Example:  tidemill doctor pipeline.py --bucket s3://bucket/prefix")
 @click.argument("file", required=False)
-@click.option("--bucket", envvar="TIDEMILL_BUCKET", help="file:///dir, a directory, or s3://bucket/prefix [$TIDEMILL_BUCKET]")
-@click.option(
-    "--endpoint-url",
-    envvar=["TIDEMILL_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
-    help="another S3 service than AWS (R2, MinIO, ...) [$AWS_ENDPOINT_URL]",
-)
-@click.option("--region", envvar=["AWS_REGION", "AWS_DEFAULT_REGION"], help="the bucket's region [$AWS_REGION]")
-@click.option("--json", "in_json", is_flag=True, help="print JSON for programs")
-@click.option("--debug", is_flag=True, help="show tracebacks of errors")
-def doctor_command(  # noqa: PLR0917
-    file: str | None, bucket: str | None, endpoint_url: str | None, region: str | None, in_json: bool, debug: bool
-) -> int:
+@bucket_options
+def doctor_command(file: str | None, bucket: Bucket | None, as_json: bool) -> int:
     """Check this machine and the Modal account, and where given FILE's pipelines and the bucket. One line for each check.
 
     Writes two small objects below each pipeline's home prefix and deletes them. Exit code 1 if anything failed.
     """
-    from pipeline.assembly import Bucket
     from pipeline.doctor import failed
 
-    where = Bucket(url=bucket, endpoint_url=endpoint_url, region=region) if bucket else None
-    checks = wait(_checks(file, where))
-    if in_json:
-        as_json([msgspec.to_builtins(check) for check in checks])
+    checks = wait(_checks(file, bucket))
+    if as_json:
+        render.as_json([msgspec.to_builtins(check) for check in checks])
     else:
         for check in checks:
             mend = f"; to mend it: {check.mend}" if check.mend else ""
-            click.echo(f"{check.status:4}  {printable(check.check)}: {printable(check.found)}{mend}")
+            click.echo(f"{check.status:4}  {render.printable(check.check)}: {render.printable(check.found)}{mend}")
     return EXIT_PROBLEMS if failed(checks) else 0
 
 

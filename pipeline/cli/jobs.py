@@ -163,9 +163,11 @@ def wait_command(target: Target, job: str, timeout_s: float) -> int:
 def cancel_command(target: Target, job: str) -> int:
     """End a job's work. Files that are done stay; the others are set aside until  tidemill quarantine retry."""
     from pipeline.runner import Pass
+    from pipeline.submission import open_tasks
 
     opened, record = _found(target, job)
-    ended = wait(Pass(opened.parts()).cancel(record.tasks, f"cancelled with {record.id}"))
+    under_way = open_tasks(record, wait(opened.log().load()))  # a local run notes a job's tasks when they are done
+    ended = wait(Pass(opened.parts()).cancel([*record.tasks, *under_way], f"cancelled with {record.id}"))
     if record.calls:
         from pipeline.executors.modal import cancel_calls, explained_modal
 

@@ -37,10 +37,9 @@ class Target:
         raise SettingsError(f"{self.file} declares several pipelines ({names}): say which one, as {example}")
 
 
-def on_bucket(command: Callable[..., Any]) -> Callable[..., Any]:
-    """FILE and the bucket's options; the command receives a `Target` first."""
+def bucket_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Which bucket, and how to answer; the command receives the bucket, None where none is given, as `bucket`."""
 
-    @click.argument("file")
     @click.option("--bucket", envvar="TIDEMILL_BUCKET", help="file:///dir, a directory, or s3://bucket/prefix [$TIDEMILL_BUCKET]")
     @click.option(
         "--endpoint-url",
@@ -51,16 +50,26 @@ def on_bucket(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--json", "as_json", is_flag=True, help="print JSON for programs")
     @click.option("--debug", is_flag=True, help="show tracebacks of errors")
     @functools.wraps(command)
-    def wrapped(  # noqa: PLR0917
-        file: str, bucket: str | None, endpoint_url: str | None, region: str | None, as_json: bool, debug: bool, **rest: Any
-    ) -> Any:
+    def wrapped(bucket: str | None, endpoint_url: str | None, region: str | None, debug: bool, **rest: Any) -> Any:
         from pipeline.assembly import Bucket
+
+        return command(bucket=Bucket(url=bucket, endpoint_url=endpoint_url, region=region) if bucket else None, **rest)
+
+    return wrapped
+
+
+def on_bucket(command: Callable[..., Any]) -> Callable[..., Any]:
+    """FILE and the bucket's options; the command receives a `Target` first."""
+
+    @click.argument("file")
+    @bucket_options
+    @functools.wraps(command)
+    def wrapped(file: str, bucket: Bucket | None, as_json: bool, **rest: Any) -> Any:
         from pipeline.loading import load_pipelines
 
-        if not bucket:
+        if bucket is None:
             raise click.UsageError("no bucket: give --bucket (file:///dir or s3://bucket/prefix) or set TIDEMILL_BUCKET")
-        target = Target(file, load_pipelines(file), Bucket(url=bucket, endpoint_url=endpoint_url, region=region), as_json)
-        return command(target, **rest)
+        return command(Target(file, load_pipelines(file), bucket, as_json), **rest)
 
     return wrapped
 

@@ -1,8 +1,8 @@
-"""The deployed app on Modal as an executor. Orders go to its `work_...` functions; what they did is read from the bucket.
+"""The deployed app on Modal as an executor. Orders go to its functions; what they did is read from the bucket.
 
 Three of Modal's ways of running batches meet here. `gather` (`.map`): the pass waits for all answers. `detached` (`.spawn_map`):
 the pass leaves as soon as all orders are handed over; receipts are found later. `jobs` (`.spawn`): detached too, and each call's
-id is kept. The fourth, `@modal.batched`, is how the deployed functions take small orders together (see infra/app.py).
+id is kept. The fourth, `@modal.batched`, is how deployed functions take small orders together (see pipeline/pools.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pipeline import keys, wire
 from pipeline.errors import ObjectNotFound, SettingsError, StateInvalid, StoreUnavailable
 from pipeline.model import RENTED, Assignment, Receipt
 from pipeline.orders import decode_answer, encode, order_for
+from pipeline.pools import Pools
 from pipeline.ports import Finished, Store
 
 Way = Literal["gather", "detached", "jobs"]
@@ -41,7 +42,7 @@ def _line(error: BaseException) -> str:
 
 
 class ModalExecutor:
-    """See `ports.Executor`. functions: by transform name, the deployed function's (`work_parse`) or method's (`work_embed.run`).
+    """See `ports.Executor`. pools: by transform name, the deployed functions that run it.
 
     way: see the module. ordered: whether gathered answers come in the order of the orders.
     """
@@ -50,7 +51,7 @@ class ModalExecutor:
         self,
         *,
         app: str,
-        functions: Mapping[str, str],
+        pools: Mapping[str, Pools],
         store: Store,
         parallelism: int,
         way: Way = "detached",
@@ -61,7 +62,7 @@ class ModalExecutor:
         self.calls: dict[str, str] = {}
         """Task to call id, where the way is `jobs`."""
         self._app = app
-        self._functions = functions
+        self._pools = pools
         self._store = store
         self._parallelism = parallelism
         self._way = way
@@ -90,18 +91,19 @@ class ModalExecutor:
 
     async def dispatch(self, assignments: Sequence[Assignment]) -> None:
         """Hand the attempts over. Raises SettingsError where the app is not deployed, StoreUnavailable where Modal is away."""
-        by_transform: dict[str, list[tuple[Assignment, str]]] = {}
+        by_function: dict[str, list[tuple[Assignment, str]]] = {}
         for assignment in assignments:
             order, body = order_for(assignment, keys.home(assignment.pipeline), awaited=self._way == "gather")
             if body is not None:
                 await self._store.put(order.stored, body)
-            by_transform.setdefault(assignment.task.transform, []).append((assignment, encode(order)))
-        for transform, orders in by_transform.items():
+            function = self._pools[assignment.task.transform].function_for(len(assignment.task.inputs))
+            by_function.setdefault(function, []).append((assignment, encode(order)))
+        for function, orders in by_function.items():
             with explained_modal(f"app {self._app}"):
-                await self._send(transform, orders)
+                await self._send(function, orders)
 
-    async def _send(self, transform: str, orders: list[tuple[Assignment, str]]) -> None:
-        function = self._function(transform)
+    async def _send(self, name: str, orders: list[tuple[Assignment, str]]) -> None:
+        function = self._function(name)
         await function.hydrate.aio()
         texts = [text for _, text in orders]
         if self._way == "detached":
@@ -113,10 +115,10 @@ class ModalExecutor:
             self._waiting |= {assignment.task.id: assignment for assignment, _ in orders}
             self._gathering.append(asyncio.create_task(self._gather(function, [a.task.id for a, _ in orders], texts)))
 
-    def _function(self, transform: str) -> Any:
+    def _function(self, full_name: str) -> Any:
         import modal
 
-        name, _, method = self._functions[transform].partition(".")
+        name, _, method = full_name.partition(".")
         if method:
             cls = modal.Cls.from_name(self._app, name, environment_name=self._environment)
             return getattr(cls(), method)
@@ -194,19 +196,6 @@ class ModalExecutor:
         """Stop waiting. What was handed over goes on, and is settled later."""
         for gathering in self._gathering:
             gathering.cancel()
-
-
-def function_names(pipeline: str, transforms: Mapping[str, bool], *, alone: bool) -> dict[str, str]:
-    """The deployed names by transform: `work_parse`, or `work_flights_parse` in a file with several pipelines.
-
-    transforms: name to whether it keeps state; those are classes with a method `run`.
-    """
-    found = {}
-    for name, keeps_state in transforms.items():
-        work = f"work_{name}" if alone else f"work_{pipeline}_{name}"
-        found[name] = f"{work}.run" if keeps_state else work
-    return found
-
 
 
 def cancel_calls(calls: Sequence[str]) -> int:

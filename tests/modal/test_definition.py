@@ -80,7 +80,7 @@ def mounts(function: api_pb2.Function) -> dict[str, tuple[str, bool]]:
 
 def test_the_functions_there_are(functions: dict[str, api_pb2.Function]) -> None:
     control = {"tick", "sweep", "commit", "aggregate", "maintain", "submit", "backfill_nightly", "hint"}
-    assert set(functions) == control | {"work_words", "work_embed.*", "work_embed.run"}
+    assert set(functions) == control | {"work_words", "work_embed.*", "work_embed.run", "batch_embed.*", "batch_embed.run"}
 
 
 def test_schedules(functions: dict[str, api_pb2.Function]) -> None:
@@ -124,7 +124,8 @@ def test_containers(functions: dict[str, api_pb2.Function]) -> None:
     scale = words.autoscaler_settings
     assert (scale.min_containers, scale.max_containers, scale.scaledown_window) == (1, 7, 30)
     assert list(words.scheduler_placement.regions) == ["eu-west-1", "eu"]
-    assert functions["work_embed.*"].autoscaler_settings.max_containers == 100
+    pools = [functions[name].autoscaler_settings.max_containers for name in ("work_embed.*", "batch_embed.*")]
+    assert pools == [75, 25], "together no more than the transform may have"
     assert {n for n, f in functions.items() if f.autoscaler_settings.max_containers == 1} == {"commit", "aggregate"}
 
 
@@ -135,10 +136,9 @@ def test_retries_are_those_that_were_declared(functions: dict[str, api_pb2.Funct
 
 def test_batches(functions: dict[str, api_pb2.Function]) -> None:
     found = {n: (f.batch_max_size, f.batch_linger_ms) for n, f in functions.items() if f.batch_max_size}
-    embed = found.pop("work_embed.*", None) or found.pop("work_embed.run")
-    found.pop("work_embed.run", None)
-    assert embed == (64, 250)
-    assert found == {"commit": (200, 1000)}
+    assert {found.pop(name, (64, 250)) for name in ("batch_embed.*", "batch_embed.run")} == {(64, 250)}
+    assert functions["batch_embed.*"].batch_max_size == 64
+    assert found == {"commit": (200, 1000)}, "tasks that fill their batches by themselves do not wait for others"
 
 
 def test_workers_see_their_part_of_the_bucket_and_hold_no_keys(
@@ -150,7 +150,7 @@ def test_workers_see_their_part_of_the_bucket_and_hold_no_keys(
         "deep/tables/media/": ("output", False),
         "deep/_tidemill/media/receipts/": ("receipts", False),
     }
-    for name in ("work_words", "work_embed.*"):
+    for name in ("work_words", "work_embed.*", "batch_embed.*"):
         assert mounts(functions[name]) == expected
     assert [bool(functions[n].secret_ids) for n in ("work_words", "tick", "commit", "aggregate", "maintain", "submit")] == [
         *(False, True, True, True, True, True)
@@ -195,7 +195,7 @@ def test_two_pipelines_of_one_file(cloud: Cloud) -> None:
     assert functions["tick_first"].schedule.period.seconds + 60 * functions["tick_first"].schedule.period.minutes == 600
     assert not functions["work_first_parse"].cloud_bucket_mounts
     assert functions["work_first_parse"].secret_ids, 'access="api" needs keys'
-    assert functions["work_second_parse"].batch_max_size == 8
+    assert functions["batch_second_parse"].batch_max_size == 8
 
 
 @pytest.mark.parametrize(

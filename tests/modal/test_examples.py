@@ -158,8 +158,11 @@ def test_languages_are_found_by_a_model_in_batches_whose_fill_status_shows(cloud
     ]
     shown = project.call("status").stdout
     assert "detect: batches 62% full" in shown, shown
-    definition = cloud.modal.functions(project.app)["work_detect.run"]
+    functions = cloud.modal.functions(project.app)
+    definition = functions["batch_detect.run"]
     assert (definition.batch_max_size, definition.batch_linger_ms) == (32, 500)
+    pools = [functions[name].autoscaler_settings.max_containers for name in ("work_detect.run", "batch_detect.run")]
+    assert pools == [3, 1], "small tasks share a container, the others have the rest"
     assert cloud.modal.gpus(project.app, "work_detect.run") == ["L4:1", "A10:1"]
     assert any("py3langid==0.4.0" in command for command in cloud.modal.image_commands(project.app, "work_detect.run"))
     project.audit()

@@ -289,3 +289,40 @@ def test_a_cost_limit_holds_files_back_and_a_later_run_goes_on(cloud: Cloud) -> 
     cloud.modal.wait_idle()
     project.fire()
     assert sums(project) == {"a": (6, 15)}
+
+
+BATCHES = """
+from pipeline import Pipeline, Object
+
+texts = Pipeline("texts", source="up/", schedule="*/5 * * * *", access="api")
+
+@texts.transform(batch_size=4, batch_wait_ms=2000, max_containers=4)
+class Count:
+    def load(self):
+        self.calls = 0
+    def __call__(self, objs: list[Object]):
+        self.calls += 1
+        return [{"name": o.name, "together": len(objs), "call": self.calls} for o in objs]
+"""
+
+
+def test_small_tasks_share_a_batch_and_full_ones_do_not_wait(cloud: Cloud) -> None:
+    project = cloud.project(BATCHES)
+    project.deploy()
+    cloud.modal.pause("batch_count.run")
+    for i in range(3):
+        project.upload(f"up/small-{i}", "x")
+        project.call("submit", f"up/small-{i}", "--engine", "modal")
+    cloud.modal.resume("batch_count.run")
+    cloud.modal.wait_idle()
+    rows = "SELECT DISTINCT together, call FROM texts WHERE name LIKE '{}%' ORDER BY ALL"
+    assert project.sql(rows.format("small")) == [{"together": 3, "call": 1}], "three jobs, one call"
+    assert len(project.inputs("batch_count.run")) == 3
+    assert "count: batches 75% full" in project.call("status").stdout
+
+    for i in range(8):
+        project.upload(f"up/many-{i}", "x")
+    project.fire()
+    assert project.sql(rows.format("many")) == [{"together": 4, "call": 1}, {"together": 4, "call": 2}]
+    assert len(project.inputs("work_count.run")) == 1
+    project.audit()

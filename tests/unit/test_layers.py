@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 
-VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", "sizing"}
+VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", "sizing", "pools"}
 CORE = VALUES | {"wire", "ledger", "state", "evidence", "planner", "jobs", "cost", "orders"}
 SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
