@@ -30,6 +30,8 @@ async def record(runtime: Runtime, job: str, names: list[str], *, again: bool) -
         raise SettingsError(f"a job has 1 to {KEYS_MAX:,} keys, not {len(names):,}")
     source, router = runtime.settings.source, Router(runtime.settings)
     for name in names:
+        if name.encode("utf-8", "replace").decode() != name:
+            raise SettingsError(f"{name!r} is not valid UTF-8, so it cannot be an object key")
         if not name.startswith(source):
             raise SettingsError(f"{name!r} is not below {source!r}, the source of pipeline {runtime.settings.name}")
         if not router.includes(name) or router.route(name) is None:

@@ -81,6 +81,9 @@ def backfill_command(  # noqa: PLR0917
     if transform is not None and transform not in names:
         raise SettingsError(f"{target.file} declares no transform {transform!r}{nearest(transform, names)}")
 
+    if since is not None and until is not None and since >= until:
+        raise click.UsageError(f"nothing lies between --since {since:%Y-%m-%dT%H:%M:%S} and --until {until:%Y-%m-%dT%H:%M:%S}")
+
     async def work(runtime: Runtime) -> tuple[PassReport, State]:
         before = await runtime.log().load()
         if not target.as_json:

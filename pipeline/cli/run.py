@@ -22,7 +22,7 @@ from pipeline.cli.options import Target, on_bucket, on_engine
 from pipeline.cli.progress import Progress
 from pipeline.cli.render import count, duration, printable, size
 from pipeline.engines import Engine
-from pipeline.errors import StoreUnavailable
+from pipeline.errors import SettingsError, StoreUnavailable
 from pipeline.parts import PassReport, Request
 from pipeline.state import State
 
@@ -45,16 +45,20 @@ def run_command(  # noqa: PLR0917
     leaves, unless --wait. Exit code 1 if files were quarantined. What is left when a run is killed is picked up by the next one.
     """
     if job is not None:
-        return asyncio.run(Run(target, engine, work=partial(_job, job)).go())
+        if watch or limit:
+            raise click.UsageError("--job goes with neither --watch nor --limit: it runs the job's files, once")
+        return asyncio.run(Run(target, engine, work=partial(_job, job, alone=len(target.pipelines) == 1)).go())
     request = Request(limit=limit) if limit else None
     return asyncio.run(Run(target, engine, watch=watch, interval_s=interval_s, request=request).go())
 
 
-async def _job(job: str, runtime: Runtime) -> tuple[PassReport, State]:
-    """A job's files, and nothing else."""
+async def _job(job: str, runtime: Runtime, *, alone: bool) -> tuple[PassReport, State]:
+    """A job's files, and nothing else. alone: no other pipeline of the file can be the job's."""
     from pipeline import submission
 
     record = await submission.read(runtime, job)
+    if record is None and alone:
+        raise SettingsError(f"there is no job {job!r} of pipeline {runtime.settings.name} in this bucket")
     if record is None:
         return PassReport(), await runtime.log().load()
     return await submission.run(runtime, record)
