@@ -310,11 +310,12 @@ def _here() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process began, by the kernel's own count; empty if there is none."""
+    """When a process began, by the kernel's own count; empty if there is none, or it ended and only waits to be buried."""
     stat = Path(f"/proc/{pid}/stat")
     if stat.parent.parent.joinpath("self").exists():
         try:
-            return stat.read_text().rpartition(")")[2].split()[19]
+            told = stat.read_text().rpartition(")")[2].split()
+            return "" if told[0] in "ZX" else told[19]
         except OSError:
             return ""
     import psutil

@@ -223,6 +223,21 @@ def test_a_job_is_cancelled_while_it_runs_and_what_it_does_later_does_not_count(
     project.audit()
 
 
+def test_committed_rows_count_while_a_job_makes_them_anew_and_stay_if_it_is_cancelled(project: Jobs, gate: Gate) -> None:
+    project.rows("held.jsonl", 1)
+    project.run()
+    project.write(gate.source)
+    job = project.submit("up/held.jsonl", "--again")
+    gate.wait_until_it_runs()
+    assert project.audit()["sources"] == {"committed, and in progress once more": 1}
+    project.call("jobs cancel", job)
+    gate.let_go()
+    project.ended(job)
+    assert project.show(job) == {"up/held.jsonl": "cancelled"}
+    assert project.totals() == {"held": 1}
+    assert project.audit()["sources"] == {"committed, and quarantined once more": 1}
+
+
 def test_a_file_that_changes_while_its_job_runs_is_superseded(project: Jobs, gate: Gate) -> None:
     project.write(gate.source)
     project.rows("held.jsonl", 1)
@@ -358,6 +373,7 @@ def test_a_backfill_also_takes_new_files_and_leaves_rows_that_the_new_code_canno
     report = grown.backfill(code=1)
     assert (report["committed"], report["quarantined"]) == (4, 1)
     assert grown.totals() == {"new": 101, "old": 2, "day=1/deep": 103, "text": 2, "fresh": 107}
+    assert grown.audit()["sources"] == {"committed": 4, "committed, and quarantined once more": 1}
 
 
 def test_a_backfill_that_was_broken_off_goes_on_where_it_was(grown: Jobs) -> None:

@@ -7,25 +7,26 @@ import pytest
 from .__main__ import history
 from .mutations import ALL
 
-SEEDS = 2_000
+SEEDS = 1_600
 PARTS = 8
 
 CAUGHT = {
-    "fixed-output-names": 100,
-    "forget-superseded": 400,
-    "late-aggregates": 100,
-    "lost-is-final": 200,
-    "no-base-sequence": 100,
-    "read-any-version": 200,
-    "readers-ignore-dead-keys": 100,
-    "taken-means-ours": 100,
-    "one-nonce-an-order": 500,
-    "trust-listings": 200,
-    "trust-mounts": 400,
-    "vacuum-open-tasks": 100,
-    "vacuum-shares-runs": 300,
+    "fixed-output-names": (0, 100),
+    "forget-superseded": (240, 340),
+    "late-aggregates": (0, 100),
+    "lost-is-final": (0, 200),
+    "no-base-sequence": (0, 100),
+    "one-nonce-an-order": (450, 550),
+    "read-any-version": (0, 200),
+    "readers-ignore-dead-keys": (0, 100),
+    "taken-means-ours": (0, 100),
+    "trust-listings": (0, 200),
+    "trust-mounts": (320, 420),
+    "vacuum-open-tasks": (0, 100),
+    "vacuum-shares-runs": (240, 340),
 }
-"""Rules that the simulation guards, and how many histories may pass before one shows that the rule is missing."""
+"""Rules that the simulation guards, and histories of which one shows that the rule is missing. Where a change of the code moves
+them: `python -m tests.simulation --seeds 2000 --mutation NAME` says which."""
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -44,7 +45,8 @@ def test_one_seed_is_one_history() -> None:
 @pytest.mark.parametrize("name", sorted(CAUGHT))
 def test_a_missing_rule_is_noticed(name: str) -> None:
     assert name in ALL
-    assert any(history(seed, name)[1] for seed in range(CAUGHT[name])), f"no history notices that this rule is gone: {ALL[name][0]}"
+    noticed = any(history(seed, name)[1] for seed in range(*CAUGHT[name]))
+    assert noticed, f"no history notices that this rule is gone: {ALL[name][0]}"
 
 
 def test_a_mutation_leaves_the_code_as_it_was() -> None:

@@ -542,3 +542,19 @@ def test_an_interrupted_bench_leaves_no_child_behind() -> None:
     assert not [
         p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE and "executors" in " ".join(p.cmdline())
     ]
+
+
+def test_a_runner_that_ended_is_gone_also_before_anybody_asked_how_it_ended() -> None:
+    """In a container nobody may ever ask: its tasks must not wait for their deadline."""
+    executor = child()
+    try:
+        script = "import sys; from tests.unit.test_station import child; print(child().owner, flush=True); sys.stdin.read()"
+        with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdin=-1, stdout=-1, text=True) as other:
+            assert other.stdout is not None
+            owner = other.stdout.readline().strip()
+            assert not executor.is_gone(owner)
+            other.kill()
+            os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # it ended, and is not buried
+            assert executor.is_gone(owner)
+    finally:
+        asyncio.run(executor.close())
