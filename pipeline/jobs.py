@@ -41,6 +41,8 @@ class Job(msgspec.Struct, kw_only=True):
     """Whether versions that are committed already are run again."""
     base: int = 0
     """The commit before the job's own."""
+    cancelled: bool = False
+    """Cancelled before it was planned: it never is."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +65,7 @@ def outcome(
     """What became of the job's i-th key, by what the state says of it now."""
     key = job.keys[i]
     if not job.planned:
-        return Outcome(key=key, status="waiting")
+        return Outcome(key=key, status="cancelled" if job.cancelled else "waiting")
     etag = job.etags[i]
     if not etag:
         return Outcome(key=key, status="missing", reason="there was no such object")

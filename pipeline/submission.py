@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
 from pipeline import keys, wire
 from pipeline.assembly import Runtime, WallClock
 from pipeline.discovery import Known, Router
-from pipeline.errors import ObjectNotFound, SettingsError
+from pipeline.errors import ObjectNotFound, SettingsError, StateInvalid
 from pipeline.jobs import Job, Outcome, outcome
 from pipeline.model import FORMAT_VERSION
 from pipeline.parts import PassReport, Request
+from pipeline.runner import Pass
 from pipeline.state import State
 
 KEYS_MAX = 10_000
@@ -56,6 +58,10 @@ async def run(runtime: Runtime, job: Job) -> tuple[PassReport, State]:
     """
     heads = await runtime.store.head_many(job.keys)
     before = await runtime.log().load()
+    if job.cancelled:
+        return PassReport(), before
+    if job.again:
+        before = await _without_quarantine(runtime, job, before)
     versions = {head.key: head.etag for head in heads if head is not None}
     job.etags = [versions.get(key, "") for key in job.keys]
     job.base, job.planned = before.sequence, True
@@ -63,6 +69,28 @@ async def run(runtime: Runtime, job: Job) -> tuple[PassReport, State]:
     report, state = await runtime.run(before, request=Request(names=list(versions), again=_always if job.again else None))
     await note_calls(runtime, job, state)
     return report, state
+
+
+async def _without_quarantine(runtime: Runtime, job: Job, state: State) -> State:
+    """The state after the job's quarantined keys were let go: who asks for a file again means those too."""
+    set_aside = [key for key in job.keys if key in state.quarantine]
+    if not set_aside:
+        return state
+    passing = Pass(runtime.parts(), state)
+    await passing.requeue(set_aside)
+    return passing.state
+
+
+async def cancel(runtime: Runtime, job: Job) -> int:
+    """End the job's tasks, or keep it from ever being planned; how many tasks were ended."""
+    if not job.planned:
+        job.cancelled = True
+        await _write(runtime, job)
+        return 0
+    passing = Pass(runtime.parts())
+    await passing.open()
+    # A local run notes a job's tasks only once they are done.
+    return await passing.cancel([*job.tasks, *open_tasks(job, passing.state)], f"cancelled with {job.id}")
 
 
 async def submit(runtime: Runtime, job: str, names: Sequence[str], *, again: bool) -> None:
@@ -125,8 +153,9 @@ async def listed(runtime: Runtime, *, last: int) -> list[Job]:
     found: list[Job] = []
     async for page in runtime.store.list(keys.job_prefix(keys.home(runtime.settings.name))):
         for key, stored in zip(page.keys, await runtime.store.get_many(page.keys), strict=True):
-            if stored is not None:
-                found.append(wire.decode(Job, stored.body, key))
+            with suppress(StateInvalid):  # damaged or foreign: no reason to hide the others
+                if stored is not None:
+                    found.append(wire.decode(Job, stored.body, key))
     return sorted(found, key=lambda job: job.submitted_ms)[-last:]
 
 

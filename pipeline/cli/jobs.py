@@ -116,6 +116,8 @@ def _show(target: Target, record: Job, found: Sequence[Outcome]) -> int:
         )
         if len(found) > SHOWN_MAX:
             click.echo(f"... and {len(found) - SHOWN_MAX:,} more; --json prints all")
+        if not record.planned and not record.cancelled:
+            click.echo(f"not planned yet; if that lasts:  tidemill run {target.file} --job {record.id}")
     return EXIT_PROBLEMS if states["failed"] or states["missing"] else 0
 
 
@@ -133,8 +135,8 @@ def show_command(target: Target, job: str) -> int:
 @jobs_command.command("wait", epilog="Example:  tidemill jobs wait pipeline.py job-0123456789abcdef --bucket ./bucket")
 @on_bucket
 @click.argument("job")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0), default=3600.0, show_default=True, help="seconds to wait at most")
-def wait_command(target: Target, job: str, timeout_s: float) -> int:
+@click.option("--timeout", "timeout_s", type=click.IntRange(0, 30 * 86_400), default=3600, show_default=True, help="seconds")
+def wait_command(target: Target, job: str, timeout_s: int) -> int:
     """Wait until every file of a job has ended, then show it. Exit code 1 if some failed, or the time is up."""
     from pipeline import submission
 
@@ -147,7 +149,7 @@ def wait_command(target: Target, job: str, timeout_s: float) -> int:
             return _show(target, record, found)
         if time.monotonic() > until:
             _show(target, record, found)
-            click.echo(f"tidemill: {count(left, 'file')} not ended after {timeout_s:g} s", err=True)
+            click.echo(f"tidemill: {count(left, 'file')} not ended after {timeout_s} s", err=True)
             return EXIT_PROBLEMS
         if left != told and not target.as_json:
             told = left
@@ -162,12 +164,10 @@ def wait_command(target: Target, job: str, timeout_s: float) -> int:
 @click.argument("job")
 def cancel_command(target: Target, job: str) -> int:
     """End a job's work. Files that are done stay; the others are set aside until  tidemill quarantine retry."""
-    from pipeline.runner import Pass
-    from pipeline.submission import open_tasks
+    from pipeline import submission
 
     opened, record = _found(target, job)
-    under_way = open_tasks(record, wait(opened.log().load()))  # a local run notes a job's tasks when they are done
-    ended = wait(Pass(opened.parts()).cancel([*record.tasks, *under_way], f"cancelled with {record.id}"))
+    ended = wait(submission.cancel(opened, record))
     if record.calls:
         from pipeline.executors.modal import cancel_calls, explained_modal
 
@@ -176,7 +176,8 @@ def cancel_command(target: Target, job: str) -> int:
     if target.as_json:
         as_json({"job": job, "cancelled_tasks": ended})
     else:
-        click.echo(f"{job}: {count(ended, 'task')} cancelled" if ended else f"{job}: nothing was under way")
+        idle = "cancelled before it began" if record.cancelled else "nothing was under way"
+        click.echo(f"{job}: {count(ended, 'task')} cancelled" if ended else f"{job}: {idle}")
     return 0
 
 

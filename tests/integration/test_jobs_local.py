@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import select
@@ -13,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline import submission
 from tests.helpers import LOGS, Project, lines
 
 TWO_TRANSFORMS = (
@@ -414,3 +416,49 @@ def test_a_backfill_that_makes_no_sense_is_refused_in_one_line(project: Jobs, ar
     refused = project.call("backfill", *arguments, code=2)
     assert told in refused.stderr
     assert refused.stderr.count("\n") == 1
+
+
+def recorded(project: Jobs, *names: str) -> str:
+    """A job that was written down by a process that died before it planned anything."""
+    from pipeline.assembly import Bucket, Runtime
+    from pipeline.executors.none import NoExecutor
+    from pipeline.loading import load_pipelines
+    from pipeline.settings import Policy
+
+    async def write() -> str:
+        [pipeline] = load_pipelines(str(project.file))
+        runtime = Runtime(pipeline, pipeline.settings(), Bucket(url=project.bucket).open(), Policy(), NoExecutor())
+        await runtime.open()
+        return (await submission.record(runtime, submission.new_job(), list(names), again=False)).id
+
+    return asyncio.run(write())
+
+
+def test_a_job_that_nobody_planned_can_be_taken_up_or_cancelled(project: Jobs) -> None:
+    project.rows("a.jsonl", 1)
+    left, unwanted = recorded(project, "up/a.jsonl"), recorded(project, "up/a.jsonl")
+    assert f"tidemill run {project.file} --job {left}" in project.call("jobs show", left).stdout
+    assert "cancelled before it began" in project.call("jobs cancel", unwanted).stdout
+    assert project.run("--job", unwanted)["committed"] == 0
+    assert project.show(unwanted) == {"up/a.jsonl": "cancelled"}
+    assert project.run("--job", left)["committed"] == 1
+    assert project.show(left) == {"up/a.jsonl": "done"}
+
+
+def test_again_means_files_in_quarantine_too(project: Jobs) -> None:
+    project.upload("bad.jsonl", "not json\n")
+    project.run(code=1)
+    project.write(LOGS.replace("json.loads(line)", '{"kind": "mended", "v": 1}'))
+    assert project.wait(project.submit("up/bad.jsonl"), code=1)["up/bad.jsonl"]["status"] == "failed"
+    assert project.wait(project.submit("up/bad.jsonl", "--again"))["up/bad.jsonl"]["status"] == "done"
+    assert project.totals() == {"mended": 1}
+    project.audit()
+
+
+def test_a_damaged_record_hides_no_other_job(project: Jobs) -> None:
+    project.rows("a.jsonl", 1)
+    job = project.submit("up/a.jsonl")
+    project.wait(job)
+    (project.root / "_tidemill" / "logs" / "jobs" / "job-damaged.json").write_text('{"format": 1, "id"')
+    assert [one["job"] for one in project.listed()] == [job]
+    assert "damaged or truncated" in project.call("jobs show", "job-damaged", code=2).stderr
