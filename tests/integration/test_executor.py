@@ -15,8 +15,9 @@ from pipeline.errors import SettingsError, TidemillError
 from pipeline.executors import local
 from pipeline.executors.local import Limits, LocalExecutor
 from pipeline.executors.spawn import ExecSpawner, ForkSpawner
-from pipeline.model import FORMAT_VERSION, Assignment, Inputs, Receipt, Task
+from pipeline.model import FORMAT_VERSION, Assignment, Receipt
 from pipeline.ports import Finished
+from tests.builders import inputs_of, task_of
 
 SPAWNERS = [ForkSpawner, ExecSpawner]
 
@@ -61,19 +62,7 @@ class Attempts:
 
 
 def assignment(number: int, *deeds: str) -> Assignment:
-    n = len(deeds)
-    inputs = Inputs(keys=list(deeds), etags=["e"] * n, sizes=[1] * n, modified_us=[0] * n, replaces=[None] * n)
-    task = Task(
-        id=f"{number:020d}-000000",
-        transform="t",
-        version="v",
-        generation=0,
-        inputs=inputs,
-        attempt=1,
-        losses=0,
-        deadline_ms=0,
-        owner="",
-    )
+    task = task_of(f"{number:020d}-000000", inputs_of(*deeds), transform="t", owner="")
     return Assignment(pipeline="p", task=task, nonce=f"n{number}", schema=None)
 
 

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cost import Budget, Prices
-from pipeline.model import Inputs, Settled, SourceProblem, Task
+from pipeline.model import Settled, SourceProblem, Task
 from pipeline.prices import GPU_USD_PER_S, Rates, split_gpu
 from pipeline.rates import rates_of
 from pipeline.settings import CostLimits, PipelineSettings, Policy, Resources, TransformSettings, rented_policy
 from pipeline.sizing import task_ranges
 from pipeline.state import State
 from pipeline.usage import DAYS_KEPT, WINDOW_FILES, Took, Usage, day_of, note
+from tests.builders import inputs_of, pipeline_settings, task_of
 
 DAY_MS = 86_400_000
 CPU_S, GIB_S = 0.0000131, 0.00000222
@@ -27,18 +28,7 @@ def transform(name: str = "f", **resources: Any) -> TransformSettings:
 
 
 def settings(*transforms: TransformSettings, **limits: float) -> PipelineSettings:
-    return PipelineSettings(
-        name="p",
-        source="up/",
-        include=("**",),
-        exclude=(),
-        output="out/",
-        partition_by=(),
-        widen="none",
-        transforms=transforms or (transform(),),
-        aggregates=(),
-        cost=CostLimits(**limits),
-    )
+    return pipeline_settings(*transforms or (transform(),), cost=CostLimits(**limits))
 
 
 def prices(*transforms: TransformSettings, rates: Rates | None = None) -> Prices:
@@ -47,8 +37,7 @@ def prices(*transforms: TransformSettings, rates: Rates | None = None) -> Prices
 
 def task(name: str = "f", sizes: tuple[int, ...] = (10, 10), id: str = "t") -> Task:
     keys = [f"up/{i}" for i in range(len(sizes))]
-    inputs = Inputs(keys=keys, etags=keys, sizes=list(sizes), modified_us=[0] * len(keys), replaces=[None] * len(keys))
-    return Task(id=id, transform=name, version="1", generation=1, inputs=inputs, attempt=1, losses=0, deadline_ms=0, owner="")
+    return task_of(id, inputs_of(*keys, sizes=list(sizes)), transform=name, version="1")
 
 
 def settled(seconds: float, *, slots: float = 0.0, bytes_read: int = 20, deferred: int = 0) -> Settled:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from pipeline import keys, wire
 from pipeline.gathering import Gathered, gather, verified
-from pipeline.model import FORMAT_VERSION, Inputs, LossNote, OutputFile, Receipt, SourceProblem, SourceStatus, Stored, Task
+from pipeline.model import FORMAT_VERSION, LossNote, OutputFile, Receipt, SourceProblem, SourceStatus, Stored, Task
 from pipeline.state import State
 from pipeline.stores.memory import MemoryStore
+from tests.builders import inputs_of, task_of
 
 HOME = keys.home("p")
 ONE, TWO, OVER = keys.task_id(7, 0), keys.task_id(7, 1), keys.task_id(3, 0)
@@ -30,16 +31,8 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
 def task(id: str = ONE, *names: str, etags: tuple[str, ...] = (), modified_us: tuple[int, ...] = ()) -> Task:
     named = [f"up/{name}" for name in names or ("a", "b")]
     n = len(named)
-    inputs = Inputs(
-        keys=named,
-        etags=list(etags) or ["e"] * n,
-        sizes=[1] * n,
-        modified_us=list(modified_us) or [0] * n,
-        replaces=[None] * n,
-    )
-    return Task(
-        id=id, transform="f", version="v", generation=0, inputs=inputs, attempt=1, losses=2, deadline_ms=0, owner="modal:app"
-    )
+    columns = {"etags": list(etags) or ["e"] * n, "modified_us": list(modified_us) or [0] * n}
+    return task_of(id, inputs_of(*named, **columns), losses=2)
 
 
 def state_of(*tasks: Task) -> State:

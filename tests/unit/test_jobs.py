@@ -16,6 +16,7 @@ from pipeline.ledger import Entry
 from pipeline.model import FORMAT_VERSION, Quarantined
 from pipeline.selection import Selection
 from pipeline.settings import PipelineSettings, TransformSettings
+from tests.builders import pipeline_settings
 
 KEY = "up/a"
 
@@ -108,19 +109,9 @@ HOUR_US = 3_600_000_000
 
 
 def settings() -> PipelineSettings:
-    return PipelineSettings(
-        name="p",
-        source="up/",
-        include=("**",),
-        exclude=(),
-        output="out/",
-        partition_by=(),
-        widen="none",
-        transforms=(
-            TransformSettings(name="csv", version="c2", match=("**/*.csv",)),
-            TransformSettings(name="rest", version="r1", match=("**/*.t*",)),
-        ),
-        aggregates=(),
+    return pipeline_settings(
+        TransformSettings(name="csv", version="c2", match=("**/*.csv",)),
+        TransformSettings(name="rest", version="r1", match=("**/*.t*",)),
     )
 
 

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 
 from pipeline.assembly import WallClock
 from pipeline.errors import InputRejected, ObjectNotFound, SourceChanged, StoreError, StoreUnavailable
-from pipeline.model import Assignment, Inputs, Receipt, Task
+from pipeline.model import Assignment, Receipt
 from pipeline.objects import Object
 from pipeline.stores import mount
 from pipeline.stores.memory import MemoryStore
 from pipeline.stores.mount import MountContent, MountContents, MountOutbox, Mounts
 from pipeline.worker import AttemptLost, Code, Worker
+from tests.builders import inputs_of, task_of
 
 T0 = 1_700_000_000
 """When files were uploaded, in seconds."""
@@ -370,16 +371,8 @@ class Rows:
 
 def attempt(mounted: Mounted, call: Callable[[Object], object], *names: str) -> Receipt:
     n = len(names)
-    inputs = Inputs(
-        keys=[f"up/{name}" for name in names],
-        etags=[digest(BODY)] * n,
-        sizes=[len(BODY)] * n,
-        modified_us=[T0 * 1_000_000] * n,
-        replaces=[None] * n,
-    )
-    task = Task(
-        id="t", transform="f", version="v", generation=0, inputs=inputs, attempt=1, losses=0, deadline_ms=0, owner="modal:app"
-    )
+    columns = {"etags": [digest(BODY)] * n, "sizes": [len(BODY)] * n, "modified_us": [T0 * 1_000_000] * n}
+    task = task_of("t", inputs_of(*(f"up/{name}" for name in names), **columns))
     worker = Worker(
         store=MemoryStore(),
         contents=mounted.contents,

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputRejected
 from pipeline.evidence import Evidence, Found, Loss
-from pipeline.model import FORMAT_VERSION, Commit, Inputs, OutputFile, Receipt, SourceProblem, Task
+from pipeline.model import Commit, Inputs, OutputFile, Receipt, SourceProblem, Task
 from pipeline.planner import Proposer
-from pipeline.settings import PipelineSettings, Policy, Resources, TransformSettings, rented_policy
+from pipeline.settings import Policy, Resources, TransformSettings, rented_policy
 from pipeline.state import State
 from pipeline.usage import Took
+from tests.builders import inputs_of, pipeline_settings, receipt_of
 
 OWNER = "modal:app"
 SOON, LATE = 1_000, 10_000_000_000
@@ -28,19 +29,8 @@ def transform(**options: Any) -> TransformSettings:
 
 
 def proposer(*transforms: TransformSettings, policy: Policy | None = None, owner: str = OWNER, parallelism: int = 4) -> Proposer:
-    settings = PipelineSettings(
-        name="p",
-        source="up/",
-        include=("**",),
-        exclude=(),
-        output="out/",
-        partition_by=(),
-        widen="none",
-        transforms=transforms or (transform(),),
-        aggregates=(),
-    )
     return Proposer(
-        settings=settings,
+        settings=pipeline_settings(*transforms or (transform(),)),
         policy=policy or rented_policy(),
         owner=owner,
         writer="test",
@@ -51,10 +41,7 @@ def proposer(*transforms: TransformSettings, policy: Policy | None = None, owner
 
 
 def inputs(*names: str, etag: str = "e1", size: int = 10) -> Inputs:
-    n = len(names)
-    return Inputs(
-        keys=[f"up/{name}" for name in names], etags=[etag] * n, sizes=[size] * n, modified_us=[0] * n, replaces=[None] * n
-    )
+    return inputs_of(*(f"up/{name}" for name in names), etags=[etag] * len(names), sizes=[size] * len(names))
 
 
 class History:
@@ -93,20 +80,7 @@ def lost(task: Task, **options: Any) -> Evidence:
 
 
 def receipt(task: Task, *problems: SourceProblem, files: tuple[OutputFile, ...] = ()) -> Receipt:
-    n, bad = len(task.inputs), {p.index for p in problems}
-    return Receipt(
-        format=FORMAT_VERSION,
-        task=task.id,
-        nonce="n",
-        version=task.version,
-        rows=[0 if i in bad else 1 for i in range(n)],
-        rejected=[0] * n,
-        problems=list(problems),
-        files=list(files),
-        schema=None,
-        seconds=1.0,
-        bytes_read=1,
-    )
+    return receipt_of(task, *problems, files=list(files))
 
 
 # -- overdue -------------------------------------------------------------------------------------------------------------

@@ -20,13 +20,14 @@ from pipeline import keys, orders, wire
 from pipeline.desk import Desk
 from pipeline.errors import StoreUnavailable
 from pipeline.executors.local import Limits, LocalExecutor
-from pipeline.model import FORMAT_VERSION, Assignment, Inputs, LossNote, Receipt, SourceProblem, Task
+from pipeline.model import FORMAT_VERSION, Assignment, LossNote, Receipt, SourceProblem
 from pipeline.orders import INLINE_BYTES, Answer, Order, decode_answer, encode, order_for
 from pipeline.ports import Finished
 from pipeline.rented import StoreBox
 from pipeline.station import EXIT_OVERTIME, Bench, ChildBench, ResidentBench, Station, now
 from pipeline.stores.memory import MemoryStore
 from pipeline.worker import AttemptLost, CodeBroken
+from tests.builders import inputs_of, task_of
 from tests.helpers import ROOT
 
 HOME = keys.home("p")
@@ -34,20 +35,8 @@ DEADLINE_MS = 1_000
 
 
 def assignment(number: int = 1, *names: str, dispatch: int = 1, nonce: str = "") -> Assignment:
-    named = list(names or ("up/a",))
-    n = len(named)
-    inputs = Inputs(keys=named, etags=["e"] * n, sizes=[1] * n, modified_us=[0] * n, replaces=[None] * n)
-    task = Task(
-        id=keys.task_id(number, 0),
-        transform="f",
-        version="v",
-        generation=0,
-        inputs=inputs,
-        attempt=dispatch,
-        losses=0,
-        deadline_ms=DEADLINE_MS,
-        owner="modal:app",
-    )
+    inputs = inputs_of(*names or ("up/a",))
+    task = task_of(keys.task_id(number, 0), inputs, attempt=dispatch, deadline_ms=DEADLINE_MS)
     return Assignment(pipeline="p", task=task, nonce=nonce or f"planned{number}", schema=None)
 
 

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from pipeline import keys, wire
 from pipeline.contents import BytesContent
 from pipeline.errors import KeyUnsupported, ObjectNotFound, SourceChanged, StoreDenied, StoreUnavailable
-from pipeline.model import Assignment, Inputs, OutputFile, Receipt, Task
+from pipeline.model import Assignment, Inputs, OutputFile, Receipt
 from pipeline.objects import Object
 from pipeline.ports import Content
 from pipeline.stores.memory import MemoryStore
 from pipeline.worker import AttemptLost, Code, CodeBroken, Worker
+from tests.builders import inputs_of, task_of
 
 HOME = keys.home("p")
 
@@ -148,19 +149,7 @@ class Shop:
 
 
 def attempt(number: int, *names: str, transform: str = "f") -> Assignment:
-    n = len(names)
-    inputs = Inputs(keys=list(names), etags=["e"] * n, sizes=[1] * n, modified_us=[0] * n, replaces=[None] * n)
-    task = Task(
-        id=keys.task_id(number, 0),
-        transform=transform,
-        version="v",
-        generation=0,
-        inputs=inputs,
-        attempt=1,
-        losses=0,
-        deadline_ms=0,
-        owner="modal:app",
-    )
+    task = task_of(keys.task_id(number, 0), inputs_of(*names), transform=transform)
     return Assignment(pipeline="p", task=task, nonce=f"n{number}", schema=None)
 
 
