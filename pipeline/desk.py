@@ -35,6 +35,8 @@ class Desk:
     box: Box
     clock: Clock
     ids: Ids
+    version: str | None = None
+    """The version of the transform's code here; None: not told, and not looked at."""
 
     async def begin(self, order: Order) -> Assignment | Answer:
         """The assignment under a new nonce, noted as begun; or why there is nothing to run."""
@@ -48,10 +50,18 @@ class Desk:
             noted = await self.box.fetch(key)
             if noted is not None:  # it ran before, and that ended with the container's death
                 return _as_answer(wire.decode(LossNote, noted, key))
+            if self.version not in (None, task.version):
+                return await self.end(assignment, self._of_other_code(assignment))
             await self.box.put(keys.began(self._home, task.id, task.dispatch), b"began\n")
         except TidemillError as error:
             return Answer(task=order.task, lost=str(error), innocent=True)
         return msgspec.structs.replace(assignment, nonce=self.ids.nonce())
+
+    def _of_other_code(self, assignment: Assignment) -> Finished:
+        """Rows must not be made by other code than they say: a pass that knows this code plans the files anew."""
+        task = assignment.task
+        why = f"planned for version {task.version} of {task.transform}, the deployed code is {self.version}: deploy again"
+        return Finished(task=task.id, nonce=assignment.nonce, lost=why, innocent=True, broken=True)
 
     async def _assignment(self, order: Order) -> Assignment:
         if order.assignment is not None:
@@ -84,7 +94,7 @@ class Desk:
         )
         with suppress(TidemillError):  # without the note the deadline says the same, later
             await self.box.put(keys.loss_note(self._home, task.id, task.dispatch), wire.encode(note))
-        return _as_answer(note)
+        return msgspec.structs.replace(_as_answer(note), broken=finished.broken)
 
     @property
     def _home(self) -> str:

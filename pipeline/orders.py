@@ -32,6 +32,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     suspect: int | None = None
     detail: str = ""
     innocent: bool = False
+    broken: bool = False
+    """See `ports.Finished.broken`."""
     sources: int = 0
     rows: int = 0
     failed: int = 0

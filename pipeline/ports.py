@@ -143,6 +143,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     innocent: bool = False
     """The loss says nothing about the inputs (see `model.LossNote`)."""
+    broken: bool = False
+    """The workers cannot run this code at all: no further attempt of theirs can."""
 
 
 class Executor(Protocol):

@@ -214,10 +214,10 @@ def station_for(
     Raises SettingsError (CodeBroken) where that fails.
     """
     settings = pipeline.settings()
-    desk = Desk(pipeline.name, _box(deployment, pipeline), WallClock(), RandomIds())
     declared = settings.transform(transform)
     if declared is None:
         raise SettingsError(f"pipeline {pipeline.name} declares no transform {transform!r}")
+    desk = Desk(pipeline.name, _box(deployment, pipeline), WallClock(), RandomIds(), declared.version)
     spec = _worker_spec(deployment, pipeline)
     bench: Bench
     if declared.keeps_state:

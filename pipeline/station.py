@@ -76,7 +76,7 @@ class Station:
         try:
             return self.bench.run(assignments)
         except SettingsError as error:
-            return [Finished(task=a.task.id, nonce=a.nonce, lost=str(error), innocent=True) for a in assignments]
+            return [Finished(task=a.task.id, nonce=a.nonce, lost=str(error), innocent=True, broken=True) for a in assignments]
 
 
 def now(work: Coroutine[Any, Any, T]) -> T:

@@ -149,6 +149,10 @@ class ModalExecutor:
         assignment = self._waiting.get(answer.task) if answer is not None else None
         if answer is None or assignment is None:
             return
+        if answer.broken:
+            self._failure = SettingsError(f"the deployed workers cannot run this: {answer.lost}")
+            self._news.set()
+            return
         receipt, lost = None, answer.lost
         if not lost:
             receipt, lost = await self._receipt(assignment, answer.nonce)

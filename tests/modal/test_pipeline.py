@@ -326,3 +326,28 @@ def test_small_tasks_share_a_batch_and_full_ones_do_not_wait(cloud: Cloud) -> No
     assert project.sql(rows.format("many")) == [{"together": 4, "call": 1}, {"together": 4, "call": 2}]
     assert len(project.inputs("work_count.run")) == 1
     project.audit()
+
+
+def test_code_runs_only_what_was_planned_for_it(cloud: Cloud) -> None:
+    """Orders that wait while new code is deployed are planned anew: rows say which code made them, and say the truth."""
+    project = cloud.project(flow("api"))
+    project.deploy()
+    project.upload("up/a.jsonl", lines({"kind": "a", "v": 1}))
+    cloud.modal.pause("work_parse")
+    project.fire()
+    project.write(flow("api", version="2"))
+    project.deploy()
+    cloud.modal.resume("work_parse")
+    cloud.modal.wait_idle()
+    assert sums(project) == {}
+    project.fire()
+    project.fire()
+    assert project.sql("SELECT version FROM sources") == [{"version": "2"}]
+    assert sums(project) == {"a": (1, 1)}
+
+    project.write(flow("api", version="3"))
+    refused = project.call("backfill", "--engine", "modal", "--wait", code=2)
+    assert "planned for version 3 of parse, the deployed code is 2: deploy again" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 2, refused.stderr
+    assert sums(project) == {"a": (1, 1)}, "the old rows stay"
+    project.audit()
