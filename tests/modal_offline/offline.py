@@ -48,7 +48,8 @@ class Offline:
         self._fleet = Fleet(self._world, self._boxes)
         self._web = Web(self._world, self._fleet.calls)
         catalogue = Catalogue(self._world, self._fleet.published, self._fleet.stop_app, self._web.endpoint)
-        self._dispatcher = Dispatcher(self._world, [catalogue, Stores(self._world), self._fleet.calls, self._fleet, self._web])
+        parts: list[object] = [catalogue, Stores(self._world), self._fleet.calls, self._fleet, self._web]
+        self._dispatcher = Dispatcher(self._world, parts, self._buckets.push)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="modal-offline", daemon=True)
         self._server: Server | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from grpclib import GRPCError, Status
@@ -21,9 +21,11 @@ TASK_HEADER = "x-offline-task"
 class Dispatcher:
     """Answers each call by the first part that has a method of its name; what no part has is UNIMPLEMENTED, and recorded."""
 
-    def __init__(self, world: World, parts: list[object]) -> None:
+    def __init__(self, world: World, parts: list[object], push: Callable[[str], Awaitable[None]]) -> None:
+        """`push` uploads what a container wrote into directories that stand for mounts: before it calls others, who may look."""
         self._world = world
         self._parts = parts
+        self._push = push
 
     def __mapping__(self) -> Mapping[str, Handler]:
         return ModalClientBase.__mapping__(self)  # type: ignore[arg-type]
@@ -39,6 +41,8 @@ class Dispatcher:
             self._world.problems.append(text)
             raise GRPCError(Status.UNIMPLEMENTED, text)
         caller = str(dict(stream.metadata or ()).get(TASK_HEADER, ""))
+        if caller and name == "FunctionMap":
+            await self._push(caller)
         try:
             if inspect.isasyncgenfunction(method):
                 async for message in method(request, caller):
