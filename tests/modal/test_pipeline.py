@@ -40,7 +40,7 @@ logs.aggregate("by_kind", by=["kind"], sql="SELECT kind, count(*) AS n, sum(v) A
 '''
 
 
-def flow(access: str = "mount", version: str = "1", timeout_s: float = 2) -> str:
+def flow(access: str = "mount", version: str = "1", timeout_s: float = 60) -> str:
     text = FLOW.replace("{access}", access).replace("{version}", version)
     return text.replace("timeout_s=2", f"timeout_s={timeout_s}")
 
@@ -124,7 +124,7 @@ def test_a_killed_and_a_preempted_container_cost_nothing(cloud: Cloud, tmp_path:
 
 
 def test_a_call_beyond_its_time_costs_its_own_file_alone(cloud: Cloud, tmp_path: Path) -> None:
-    project = cloud.project(flow(timeout_s=1))
+    project = cloud.project(flow(timeout_s=5))
     project.deploy()
     hold = tmp_path / "hold"
     project.upload("up/slow-once.jsonl", lines({"kind": "slow", "v": 1, "hold": str(hold)}))
