@@ -26,10 +26,10 @@ from typing import Any
 import boto3
 
 from pipeline.assembly import Bucket
+from pipeline.executors.none import NoExecutor
 from pipeline.loading import load_pipelines
 from pipeline.model import Assignment
 from pipeline.orders import encode, order_for
-from pipeline.ports import Finished
 from pipeline.rented import rented_runtime
 from pipeline.runner import Pass
 from tests.servers import KEYS, seaweed_url
@@ -47,11 +47,10 @@ def parse(obj: Object):
 BODY = b'{"kind": "a", "v": 1}\n'
 
 
-class Counting:
+class Counting(NoExecutor):
     """Takes orders and drops them: what is measured is everything before."""
 
     owner = "modal:bench"
-    outstanding = 0
     parallelism = 50
 
     def __init__(self) -> None:
@@ -63,15 +62,6 @@ class Counting:
             order, body = order_for(assignment, "home/")
             self.orders += 1
             self.bytes += len(encode(order)) + len(body or b"")
-
-    async def finished(self) -> list[Finished]:
-        return []
-
-    def is_gone(self, owner: str) -> bool:
-        return False
-
-    async def close(self) -> None:
-        return None
 
 
 def bucket_with(files: int) -> tuple[str, str]:

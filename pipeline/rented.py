@@ -71,7 +71,8 @@ def rented_runtime(pipeline: Pipeline, store: Store, executor: Executor, policy:
     """The pipeline on a bucket, with rented workers and the pipeline's cost limits."""
     settings = pipeline.settings()
     bounds = policy or rented_policy()
-    budget = Budget(settings.cost, Prices(settings, bounds)) if settings.cost.run_usd or settings.cost.day_usd else None
+    is_limited = settings.cost.run_usd is not None or settings.cost.day_usd is not None
+    budget = Budget(settings.cost, Prices(settings, bounds)) if is_limited else None
     return Runtime(pipeline, settings, store, bounds, executor, budget=budget)
 
 

@@ -311,3 +311,24 @@ def test_tasks_are_as_long_as_an_attempts_time_allows() -> None:
 def test_an_object_larger_than_a_task_is_a_task_of_its_own() -> None:
     policy = Policy(task_bytes_max=100, file_weight_bytes=0)
     assert task_ranges([10, 500, 10], policy, workers=1, more_to_come=True) == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_a_limit_of_nothing_is_a_limit() -> None:
+    """Zero dollars dispatch nothing; only an absent limit is none."""
+    from pipeline.api import Pipeline
+    from pipeline.executors.none import NoExecutor
+    from pipeline.rented import rented_runtime
+    from pipeline.stores.memory import MemoryStore
+
+    def budget(**limits: float) -> Any:
+        made = Pipeline("p", source="up/", **limits)  # type: ignore[arg-type]
+        made.transform(does_nothing)
+        return rented_runtime(made, MemoryStore(), NoExecutor()).budget
+
+    assert budget() is None
+    for limits in ({"max_cost_usd": 0}, {"max_cost_usd_per_day": 0}):
+        assert budget(**limits).files_affordable(State("p"), transform(), 10, 0) == 0
+
+
+def does_nothing(obj: object) -> None:
+    """A transform that does nothing."""
