@@ -33,7 +33,8 @@ from pipeline.runner import Outdated, Pass
 from pipeline.settings import PipelineSettings, Policy
 from pipeline.state import State
 from pipeline.stores import open_store
-from pipeline.worker import Code, CodeBroken, Contents, Worker, describe
+from pipeline.tracebacks import describe
+from pipeline.worker import Code, CodeBroken, Contents, Worker
 
 if TYPE_CHECKING:
     from pipeline.executors.local import LocalExecutor
@@ -160,7 +161,8 @@ def loaded_on_use(pipeline: Pipeline) -> Callable[[str], Code | None]:
         if transform is None:
             return None
         try:
-            return Code(call=transform.load(), batch_size=transform.settings.batch_size)
+            settings = transform.settings
+            return Code(call=transform.load(), batch_size=settings.batch_size, safe_to_rerun=settings.safe_to_rerun)
         except Exception as error:
             raise CodeBroken(f"transform {name} of {pipeline.name} cannot be loaded: {describe(error)}") from error
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline.model import Inputs, Quarantined, Receipt, Task
+from pipeline import keys
+from pipeline.model import MAIN_TABLE, REJECTED_TABLE, Inputs, OutputFile, Quarantined, Receipt, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,27 @@ class Evidence:
     vacuumed: list[str] = field(default_factory=list)
 
 
-def fits(receipt: Receipt, task: Task) -> bool:
-    """Whether the receipt speaks of this task's inputs at all (a damaged or foreign one is ignored)."""
+def fits(receipt: Receipt, task: Task, output: str) -> bool:
+    """Whether the receipt speaks of this task's inputs, and names only files that its own attempt may have written below `output`.
+
+    A damaged or foreign one is ignored: what it names would be read by queries, and deleted by a vacuum one day.
+    """
     n = len(task.inputs)
     return (
         receipt.task == task.id
         and receipt.version == task.version
         and len(receipt.rows) == len(receipt.rejected) == n
+        and min(receipt.rows + receipt.rejected, default=0) >= 0
         and all(0 <= p.index < n for p in receipt.problems)
+        and len({p.index for p in receipt.problems}) == len(receipt.problems)
+        and len({file.key for file in receipt.files}) == len(receipt.files)
+        and all(_is_own(file, keys.output_id(task.id, receipt.nonce), output) for file in receipt.files)
     )
+
+
+def _is_own(file: OutputFile, output_id: str, output: str) -> bool:
+    prefix = {MAIN_TABLE: keys.rows_prefix(output), REJECTED_TABLE: keys.rejected_prefix(output)}.get(file.table)
+    if prefix is None or not file.key.startswith(prefix) or min(file.size_bytes, file.rows) < 0:
+        return False
+    folders = file.key.removeprefix(prefix).split("/")[:-1]
+    return keys.output_of(file.key) == output_id and not any(part in ("", ".", "..") for part in folders)

@@ -27,8 +27,11 @@ class Gathered:
     began: set[tuple[str, int]] = field(default_factory=set)
 
 
-async def gather(store: Store, home: str, state: State, tasks: Iterable[str] | None = None) -> Gathered:
-    """All that lies under the receipts prefix about open tasks; of those named in `tasks` alone where given."""
+async def gather(store: Store, home: str, state: State, output: str, tasks: Iterable[str] | None = None) -> Gathered:
+    """All that lies under the receipts prefix about open tasks; of those named in `tasks` alone where given.
+
+    `output` is the prefix that their files must lie below.
+    """
     found = Gathered()
     names: list[str] = []
     if not state.tasks:
@@ -43,11 +46,11 @@ async def gather(store: Store, home: str, state: State, tasks: Iterable[str] | N
                     names.append(key)
     for key, stored in zip(names, await store.get_many(names), strict=True):
         if stored is not None:
-            await _note(store, state, found, key, stored.body)
+            await _note(store, state, found, key, stored.body, output=output)
     return found
 
 
-async def _note(store: Store, state: State, found: Gathered, key: str, body: bytes) -> None:
+async def _note(store: Store, state: State, found: Gathered, key: str, body: bytes, *, output: str) -> None:
     try:
         if keys.is_loss_note(key):
             note = wire.decode(LossNote, body, key)
@@ -60,7 +63,7 @@ async def _note(store: Store, state: State, found: Gathered, key: str, body: byt
     except StateInvalid:
         return  # damaged, cut off or foreign: as if it did not exist, so its task expires and runs again
     task = state.tasks.get(receipt.task) if receipt is not None else None
-    if receipt is None or task is None or receipt.task in found.receipts or not fits(receipt, task):
+    if receipt is None or task is None or receipt.task in found.receipts or not fits(receipt, task, output):
         return
     checked = await verified(store, task, receipt)
     if checked is not None:

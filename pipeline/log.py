@@ -35,11 +35,11 @@ class Log:
         self.pipeline = pipeline
         self.home = keys.home(pipeline)
         self._clock = clock
-        self._policy = policy
+        self.policy = policy
 
     async def load(self) -> State:
         """The newest state. Raises StateInvalid if it cannot be read, CommitConflict if it never holds still."""
-        for _ in range(self._policy.loads_max):
+        for _ in range(self.policy.loads_max):
             state = await self._from_checkpoint()
             if state is not None and await self.catch_up(state):
                 return state
@@ -83,7 +83,7 @@ class Log:
 
     async def _send(self, key: str, body: bytes, commit_id: str) -> int | None:
         """Put the entry; the store's time of it, or None if another entry is there."""
-        for attempt in range(self._policy.sends_max):
+        for attempt in range(self.policy.sends_max):
             if attempt:
                 await self._clock.sleep(min(0.05 * 2**attempt, 2.0))
             try:

@@ -184,7 +184,8 @@ class Vacuum:
             await self._remove([key for key, modified_us in times if modified_us // 1000 < now_ms - JOBS_KEPT_MS])
 
     async def _log_and_checkpoints(self, checkpoint: str, due_ms: int) -> None:
-        """Log entries that a checkpoint covers and that are older than retention; checkpoints that a newer one replaces."""
+        """Log entries that a checkpoint covers and that are older than retention, or too many; checkpoints that a newer one
+        replaces."""
         newest = keys.checkpoint_sequence(checkpoint) or 0
         old, reached = await self._old_log_entries(newest, due_ms)
         if reached and not self.dry_run:
@@ -198,15 +199,15 @@ class Vacuum:
             self.done.checkpoints += len(older)
 
     async def _old_log_entries(self, newest: int, due_ms: int) -> tuple[list[str], int]:
-        old: list[str] = []
-        reached = 0
+        covered: list[tuple[int, str, bool]] = []
         async for page in self.store.list(keys.log_prefix(self.log.home)):
             for key, modified_us in zip(page.keys, page.modified_us, strict=True):
                 sequence = keys.log_sequence(key)
-                if sequence is not None and sequence < newest and modified_us // 1000 < due_ms:
-                    old.append(key)
-                    reached = max(reached, sequence)
-        return old, reached
+                if sequence is not None and sequence < newest:
+                    covered.append((sequence, key, modified_us // 1000 < due_ms))
+        surplus = len(covered) - self.log.policy.log_entries_max
+        old = [(sequence, key) for i, (sequence, key, is_due) in enumerate(covered) if is_due or i < surplus]
+        return [key for _, key in old], max((sequence for sequence, _ in old), default=0)
 
     async def _ledger_runs(self) -> None:
         """Runs older than this vacuum's checkpoint: it shares none, so they belong to checkpoints that it replaces."""

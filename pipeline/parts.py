@@ -32,6 +32,9 @@ class PassReport:
     """Sources that were overwritten or deleted under way, or whose transform is no longer declared: a further pass sees to them."""
     respawned: int = 0
     """Sources whose attempt was lost and that were dispatched again."""
+    unread: int = 0
+    """Sources that the store did not give, or whose rows it did not take: a later pass tries them again."""
+    unread_reason: str = ""
     unmatched: int = 0
     unmatched_sample: list[str] = field(default_factory=list)
     elsewhere: int = 0

@@ -88,7 +88,7 @@ class _Draft:
         """End each open task that has a receipt, with the first one seen. Receipts of any other task are ignored."""
         for task_id, receipt in self.evidence.receipts.items():
             task = self.state.tasks.get(task_id)
-            if task is None or not fits(receipt, task):
+            if task is None or not fits(receipt, task, self.p.settings.output):
                 continue
             try:
                 schema = self.p.unify(self.schema, receipt.schema) if receipt.schema else self.schema
@@ -137,10 +137,17 @@ class _Draft:
                 self._runner_vanished(task, "its runner ended")
 
     def _lost(self, task: Task, loss: Loss) -> None:
-        if loss.innocent:
-            self._runner_vanished(task, loss.reason)
-        else:
+        if not loss.innocent:
             self._attempt_failed(task, loss)
+        elif task.losses + 1 < self.p.policy.innocent_losses_max:
+            self._respawn(task, attempt=task.attempt, losses=task.losses + 1, reason=loss.reason)
+        else:
+            self._give_back(task)
+
+    def _give_back(self, task: Task) -> None:
+        """An outage says nothing about the inputs: none is quarantined, and a later pass plans those that are still there."""
+        self.commit.retire.append(task.id)
+        self.decided.update(key for key in task.inputs.keys if self.state.is_wanted(key, task.id))
 
     def _runner_vanished(self, task: Task, reason: str) -> None:
         transform = self.p.settings.transform(task.transform)

@@ -182,6 +182,7 @@ def summary(name: str, report: PassReport) -> str:
         (report.deleted, "deleted"),
         (report.respawned, "dispatched again"),
         (report.elsewhere, "in progress"),
+        (report.unread, f"put off ({report.unread_reason})"),
         (report.over_budget, "held back: the cost limit is reached"),
     ):
         told += f", {n} {what}" if n else ""

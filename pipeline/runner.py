@@ -20,7 +20,7 @@ from pipeline.ports import Finished
 from pipeline.state import State
 
 
-class Outdated(Exception):
+class Outdated(CommitConflict):
     """The log moved on so far that this pass must start again from a fresh state."""
 
 
@@ -163,7 +163,7 @@ class Pass:
 
     async def gather(self, tasks: Iterable[str] | None = None) -> None:
         """Take what lies in the bucket of open tasks (or of `tasks`): of detached attempts, and of runners that died."""
-        found = await gather(self.parts.store, self.log.home, self.state, tasks)
+        found = await gather(self.parts.store, self.log.home, self.state, self.settings.output, tasks)
         for task_id, receipt in found.receipts.items():
             self._receipts.setdefault(task_id, receipt)
         self._losses |= {task_id: loss for task_id, loss in found.losses.items() if task_id not in self._receipts}
@@ -236,6 +236,7 @@ class Pass:
             before = dict.fromkeys([*(s.task for s in proposal.settle), *proposal.retire])
             tasks = {task_id: self.state.tasks[task_id] for task_id in before}
             if await self.log.append(self.state, proposal):
+                self._tally_losses(proposal, tasks)
                 self._forget_evidence()
                 self._tally(proposal, tasks)
                 await self._dispatch(proposal)
@@ -248,7 +249,7 @@ class Pass:
 
     async def _catch_up(self) -> None:
         if not await self.log.catch_up(self.state):
-            raise Outdated
+            raise Outdated(f"the log of {self.settings.name} was collected while it was being used; run again")
 
     def _forget_evidence(self) -> None:
         self._receipts, self._losses, self._held = {}, {}, 0
@@ -276,6 +277,13 @@ class Pass:
             if self._is_of_other_code(tasks[settled.task]):
                 report.changed += by_status.get("deferred", 0)
         self.parts.on_progress(report)
+
+    def _tally_losses(self, commit: Commit, tasks: dict[str, Task]) -> None:
+        for task_id in commit.retire:
+            loss = self._losses.get(task_id)
+            if loss is not None and loss.innocent and not self._is_of_other_code(tasks[task_id]):
+                self.report.unread += len(tasks[task_id].inputs)
+                self.report.unread_reason = loss.reason
 
     def _is_of_other_code(self, task: Task) -> bool:
         """Whether its transform is not declared any more, or at another version: what is left of it is planned anew."""

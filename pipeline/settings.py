@@ -152,6 +152,8 @@ class Policy:
     """Added to an attempt's longest regular time to give its deadline."""
     losses_max: int = 20
     """Dispatches whose runner vanished, before they count as failed attempts."""
+    innocent_losses_max: int = 3
+    """Dispatches of a task that the store or the deployment made impossible, before it is given back: a later pass plans it."""
     lost_backoff_s: float = 60.0
     lost_backoff_max_s: float = DAY_S
     lost_tries_max: int = 12
@@ -172,6 +174,8 @@ class Policy:
     """Changed ledger entries held in memory before they are written out, unless the ledger is four times larger still."""
     vacuum_every: int = 512
     """Commits after which a pass ends with a vacuum."""
+    log_entries_max: int = 20_000
+    """Log entries that a vacuum leaves, however young they are: what they said is in the checkpoint."""
     open_tasks_max: int | None = None
     """Open tasks above which nothing more is planned; the next pass goes on. None: no bound."""
     containers_max: int | None = None

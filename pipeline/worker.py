@@ -5,20 +5,31 @@ The receipt is the only thing that can publish rows. Whatever dies before it lea
 
 from __future__ import annotations
 
-import traceback
+import errno
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from pipeline import keys, wire
-from pipeline.errors import InputRejected, ObjectNotFound, SettingsError, SourceChanged, StoreError, TidemillError
+from pipeline.errors import (
+    InputRejected,
+    ObjectNotFound,
+    SettingsError,
+    SourceChanged,
+    StoreError,
+    StoreUnavailable,
+    TidemillError,
+)
 from pipeline.model import FORMAT_VERSION, Assignment, Inputs, OutputFile, Receipt, SourceProblem, SourceStatus
 from pipeline.objects import Object
 from pipeline.ports import Clock, Content, Outbox
+from pipeline.tracebacks import describe, one_line, user_traceback
 
-DETAIL_MAX = 4_000
-REASON_MAX = 500
+UNREAD_MAX = 3
+"""Inputs in a row that the store does not give, before an attempt stops asking for more."""
+MACHINE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
+"""What an OSError in user code says about the machine rather than about the input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,7 @@ class Code:
 
     call: Callable[..., object]
     batch_size: int | None
+    safe_to_rerun: bool = True
 
 
 class WrittenFile(Protocol):
@@ -83,7 +95,7 @@ def joined(parts: Sequence[Inputs]) -> Inputs:
 
 
 class AttemptLost(TidemillError):
-    """The attempt cannot say anything about its inputs (no memory, no store): no receipt is written."""
+    """The attempt cannot say anything about its inputs (no memory, no disk space): no receipt is written."""
 
 
 class CodeBroken(SettingsError):
@@ -121,8 +133,8 @@ class Worker:
     async def run(self, assignment: Assignment, starting: Callable[[int], None]) -> Receipt:
         """Run the attempt and write its receipt. `starting(i)` is called before input i.
 
-        Raises AttemptLost or a StoreError where there is no receipt: the attempt counts as lost, its inputs do not. Raises
-        CodeBroken if the transform cannot be loaded.
+        Raises AttemptLost or a StoreError where there is no receipt: the attempt counts as lost, its inputs do not; after
+        StoreUnavailable not even the attempt. Raises CodeBroken if the transform cannot be loaded.
         """
         [result] = await self.run_together([assignment], starting)
         if isinstance(result, Exception):
@@ -155,6 +167,8 @@ class Worker:
             for attempt in attempts:
                 attempt.lost = AttemptLost(f"no transform named {name!r} is declared here")
             return
+        for attempt in attempts:
+            attempt.safe_to_rerun = code.safe_to_rerun
         items = [(attempt, i) for attempt in attempts for i in range(len(attempt.task.inputs))]
         self._contents.expect(joined([attempt.task.inputs for attempt in attempts]))
         started_s, step = self._clock.monotonic_s(), code.batch_size or 1
@@ -200,7 +214,7 @@ def _call_batch(call: Callable[..., object], batch_size: int, opened: list[_Open
         results = _only(results, len(opened))
     except InputRejected as error:
         for one in opened:
-            one.attempt.problem(one.index, "failed", str(error))
+            one.attempt._answer(one.index, "failed", str(error))
         return
     for one, result in zip(opened, results, strict=True):
         one.attempt.call(lambda _, result=result: result, one)
@@ -225,6 +239,11 @@ class _Attempt:
         self.task = assignment.task
         self.writer = writer
         self.lost: TidemillError | None = None
+        self.safe_to_rerun = True
+        self.called = False
+        self.answered = 0
+        self.outage: TidemillError | None = None
+        self.unread_in_a_row = 0
         self.problems: dict[int, SourceProblem] = {}
         self.unverified: list[int] = []
         self.bytes_read = 0
@@ -233,25 +252,37 @@ class _Attempt:
     async def end(self, seconds: float) -> Receipt | TidemillError:
         """Write the outputs, then the receipt; or say why there is none."""
         try:
+            if self.lost is None and not self.answered:
+                self.lost = self.outage
             if self.lost is not None:
-                return self.lost
+                return self._loss(self.lost)
             receipt = self._receipt(await self._publish(), seconds)
             key = keys.receipt(self.w._home, self.task.id, self.assignment.nonce)
             await self.w._store.put(key, wire.encode(receipt))
         except TidemillError as error:
-            return error
+            return self._loss(error)
+        except OSError as error:
+            return AttemptLost(describe(error))
         return receipt
+
+    def _loss(self, error: TidemillError) -> TidemillError:
+        """An outage is nobody's fault, unless code that must not run twice has run."""
+        may_rerun = self.safe_to_rerun or not self.called
+        return error if may_rerun or not isinstance(error, StoreUnavailable) else AttemptLost(str(error))
 
     async def open(self, i: int) -> _Opened | None:
         """The input, unless it is known already that it is not what was planned."""
         if self.lost is not None:
+            return None
+        if self.unread_in_a_row >= UNREAD_MAX:
+            self.problem(i, "deferred")
             return None
         inputs = self.task.inputs
         key, etag, size, modified_us = inputs.keys[i], inputs.etags[i], inputs.sizes[i], inputs.modified_us[i]
         try:
             content = await self.w._contents.open(key, etag, size, modified_us)
         except StoreError as error:
-            self.lost = error
+            self._unread(i, error)
             return None
         problem = content.problem()
         if problem is not None:
@@ -269,7 +300,7 @@ class _Attempt:
 
     def call(self, call: Callable[..., object], one: _Opened) -> None:
         """Call the user's code for one object; its result goes to the writer, its exception into the receipt."""
-        i, obj = one.index, one.obj
+        i, obj, self.called = one.index, one.obj, True
         try:
             self.writer.add(i, obj.key, obj.etag, call(obj), obj._rejected)
         except MemoryError:
@@ -277,29 +308,52 @@ class _Attempt:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises
             problem = one.content.problem()
             if problem is not None:
-                self._unreadable(i, problem)
+                self._unreadable(i, problem, called=True)
+            elif isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+                self._unread(i, AttemptLost(describe(error)), called=True)
             elif isinstance(error, InputRejected):
-                self.problem(i, "failed", str(error))
+                self._answer(i, "failed", str(error))
             else:
-                self.problem(i, "failed", describe(error), user_traceback(error))
+                self._answer(i, "failed", describe(error), user_traceback(error))
             return
         problem = one.content.problem()
         if problem is not None:
-            self._unreadable(i, problem)
-
-    def _unreadable(self, i: int, problem: Exception) -> None:
-        if isinstance(problem, ObjectNotFound):
-            self.problem(i, "gone")
-        elif isinstance(problem, SourceChanged):
-            self.problem(i, "stale")
-        elif isinstance(problem, InputRejected):
-            self.problem(i, "failed", str(problem))
+            self._unreadable(i, problem, called=True)
         else:
-            self.lost = problem if isinstance(problem, StoreError) else AttemptLost(describe(problem))
+            self._answered()
+
+    def _unreadable(self, i: int, problem: Exception, *, called: bool = False) -> None:
+        if isinstance(problem, ObjectNotFound):
+            self._answer(i, "gone")
+        elif isinstance(problem, SourceChanged):
+            self._answer(i, "stale")
+        elif isinstance(problem, InputRejected):
+            self._answer(i, "failed", str(problem))
+        elif isinstance(problem, StoreError):
+            self._unread(i, problem, called=called)
+        else:
+            self.lost = AttemptLost(describe(problem))
+
+    def _unread(self, i: int, error: TidemillError, *, called: bool = False) -> None:
+        """The store or the machine fails: the input waits for another attempt, and the others have their turn."""
+        if called and not self.safe_to_rerun:
+            self._answer(i, "failed", f"{describe(error)}; its code has begun, and is declared safe_to_rerun=False")
+            return
+        self.problem(i, "deferred", describe(error))
+        self.outage = error
+        self.unread_in_a_row += 1
+
+    def _answer(self, i: int, status: SourceStatus, reason: str = "", detail: str = "") -> None:
+        self.problem(i, status, reason, detail)
+        self._answered()
+
+    def _answered(self) -> None:
+        self.answered += 1
+        self.unread_in_a_row = 0
 
     def problem(self, i: int, status: SourceStatus, reason: str = "", detail: str = "") -> None:
         """Note that an input is not `ok`."""
-        self.problems[i] = SourceProblem(index=i, status=status, reason=reason[:REASON_MAX], detail=detail[-DETAIL_MAX:])
+        self.problems[i] = SourceProblem(index=i, status=status, reason=one_line(reason), detail=detail)
 
     async def _publish(self) -> Written:
         """Write the outputs. Rows of inputs that turned out unreadable after `add` are left out by name in the commit."""
@@ -341,17 +395,3 @@ def _only(results: object, expected: int) -> Sequence[object]:
         came = f"{len(results)} results" if isinstance(results, list | tuple) else type(results).__name__
         raise InputRejected(f"the batch function returned {came} for {expected} objects; expected a list of {expected}")
     return results
-
-
-def describe(error: BaseException) -> str:
-    """One line: the exception's type and message."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def user_traceback(error: BaseException) -> str:
-    """The traceback from the user's code on, without ours above it. It shows source lines, never values of variables."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = Path(__file__).parent
-    below = [f for f in frames if own not in Path(f.filename).parents]
-    return "".join(traceback.format_list(below or frames)) + describe(error)

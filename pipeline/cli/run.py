@@ -22,11 +22,13 @@ from pipeline.cli.options import Target, on_bucket, on_engine
 from pipeline.cli.progress import Progress
 from pipeline.cli.render import count, duration, printable, size
 from pipeline.engines import Engine
-from pipeline.errors import SettingsError, StoreUnavailable
+from pipeline.errors import CommitConflict, CommitUnknown, ObjectNotFound, SettingsError, StoreUnavailable
 from pipeline.parts import PassReport, Request
 from pipeline.state import State
 
 WATCH_BACKOFF_MAX_S = 60.0
+_LATER = (StoreUnavailable, ObjectNotFound, CommitConflict, CommitUnknown)
+"""What a later pass may find to be over: a watching run goes on."""
 
 
 @click.command("run", epilog="Example:  tidemill run pipeline.py --bucket ./bucket --watch")
@@ -42,7 +44,8 @@ def run_command(  # noqa: PLR0917
     """Process every new and changed object of FILE's pipelines; commit the rows; forget deleted objects.
 
     On this machine, or with --engine modal on the containers of a deployed app: there the command hands the work over and
-    leaves, unless --wait. Exit code 1 if files were quarantined. What is left when a run is killed is picked up by the next one.
+    leaves, unless --wait. Exit code 1 if files were quarantined or put off. What is left when a run is killed is picked up by
+    the next one.
     """
     if job is not None:
         if watch or limit:
@@ -125,7 +128,7 @@ class Run:
                 for runtime in runtimes:
                     await self._pass(runtime)
                 backoff_s = self.interval_s
-            except StoreUnavailable as error:
+            except _LATER as error:
                 if not self.watch:
                     raise
                 self._say(f"{error}; trying again in {duration(backoff_s)}")
@@ -144,7 +147,7 @@ class Run:
                 report, self.states[name] = await self.work(runtime)
             finally:
                 following.cancel()
-        self.found_problems |= report.quarantined > 0
+        self.found_problems |= report.quarantined > 0 or report.unread > 0
         if report.commits or not self.watch:
             self._show(runtime, report, time.monotonic() - started)
 
@@ -179,7 +182,7 @@ def handed_over(name: str, report: PassReport) -> list[str]:
     lines = [f"{name}: {count(report.planned, 'file')} handed over ({size(report.planned_bytes)}){settled}"]
     if report.elsewhere or report.planned:
         lines.append("  they go on by themselves; see  tidemill status")
-    return lines + _limits(report) + _unmatched(report)
+    return lines + _unread(report) + _limits(report) + _unmatched(report)
 
 
 def _limits(report: PassReport) -> list[str]:
@@ -207,7 +210,13 @@ def summary(name: str, report: PassReport, seconds: float) -> list[str]:
             lines.append(f"  {count(n, 'row' if text == 'rejected' else 'file')} {text}")
     if report.aggregates:
         lines.append(f"  {count(report.aggregates, 'aggregate')} brought up to date")
-    return lines + _limits(report) + _unmatched(report)
+    return lines + _unread(report) + _limits(report) + _unmatched(report)
+
+
+def _unread(report: PassReport) -> list[str]:
+    if not report.unread:
+        return []
+    return [f"  {count(report.unread, 'file')} put off, the next run tries again: {printable(report.unread_reason)}"]
 
 
 def _unmatched(report: PassReport) -> list[str]:

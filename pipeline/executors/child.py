@@ -12,14 +12,14 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from pipeline.errors import TidemillError
+from pipeline.errors import StoreUnavailable, TidemillError
 from pipeline.executors.frames import LENGTH, SLOT, Answer, Job, pack
+from pipeline.tracebacks import describe, one_line, whole_traceback
 from pipeline.worker import CodeBroken
 
 
@@ -34,8 +34,8 @@ def serve(connection: socket.socket, board: mmap.mmap, slot: int, entry: str, sp
         code = 0
     except ConnectionError:
         pass  # the runner is gone: nobody wants to know
-    except BaseException:  # noqa: BLE001 - reported, then the process ends whatever happens
-        traceback.print_exc()
+    except BaseException as error:  # noqa: BLE001 - reported, then the process ends whatever happens
+        sys.stderr.write(whole_traceback(error) + "\n")
     finally:
         sys.stderr.flush()
         os._exit(code)
@@ -54,7 +54,7 @@ def _work(connection: socket.socket, board: mmap.mmap, at: int, entry: str, spec
     try:
         attempts = resolve(entry)(spec)
     except Exception as error:  # noqa: BLE001 - whatever the user's module or `load` raises
-        connection.sendall(pack(Answer(broken=_one_line(error), detail=traceback.format_exc())))
+        connection.sendall(pack(Answer(broken=_one_line(error), detail=whole_traceback(error))))
         return
     connection.sendall(pack(Answer()))
     gc.freeze()
@@ -75,9 +75,9 @@ def _run(attempts: Any, job: Job, starting: Callable[[int], None]) -> Answer:
     except CodeBroken as error:
         return Answer(serial=job.serial, broken=_one_line(error))
     except TidemillError as error:
-        return Answer(serial=job.serial, lost=_one_line(error))
+        return Answer(serial=job.serial, lost=_one_line(error), innocent=isinstance(error, StoreUnavailable))
     except Exception as error:  # noqa: BLE001 - a bug of ours must not end the worker
-        return Answer(serial=job.serial, lost=_one_line(error), detail=traceback.format_exc())
+        return Answer(serial=job.serial, lost=_one_line(error), detail=whole_traceback(error))
 
 
 def _receive(connection: socket.socket, jobs: queue.SimpleQueue[bytes]) -> None:
@@ -92,5 +92,4 @@ def _receive(connection: socket.socket, jobs: queue.SimpleQueue[bytes]) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, TidemillError) else f"{type(error).__name__}: {text}"
+    return one_line(str(error)) if isinstance(error, TidemillError) else describe(error)

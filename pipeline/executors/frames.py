@@ -27,6 +27,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     serial: int = 0
     receipt: Receipt | None = None
     lost: str = ""
+    innocent: bool = False
     detail: str = ""
     broken: str = ""
     """Why the worker cannot work at all, in one line."""

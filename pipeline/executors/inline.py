@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from pipeline.errors import StoreUnavailable
+from pipeline.errors import StoreError, StoreUnavailable
 from pipeline.model import Assignment
 from pipeline.ports import Finished
 from pipeline.worker import AttemptLost, Worker
@@ -40,8 +40,9 @@ class InlineExecutor:
         assignment = self._queue.popleft()
         try:
             receipt = await self._worker.run(assignment, lambda index: None)
-        except (AttemptLost, StoreUnavailable) as error:
-            return [Finished(task=assignment.task.id, nonce=assignment.nonce, lost=str(error))]
+        except (AttemptLost, StoreError) as error:
+            innocent = isinstance(error, StoreUnavailable)
+            return [Finished(task=assignment.task.id, nonce=assignment.nonce, lost=str(error), innocent=innocent)]
         return [Finished(task=assignment.task.id, nonce=assignment.nonce, receipt=receipt)]
 
     def is_gone(self, owner: str) -> bool:

@@ -218,6 +218,7 @@ class LocalExecutor:
                 lost=answer.lost,
                 suspect=suspect,
                 detail=answer.detail,
+                innocent=answer.innocent,
             )
         )
 

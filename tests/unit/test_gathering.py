@@ -82,7 +82,7 @@ class Notes:
             self.put(keys.receipt(HOME, one.task, one.nonce), one)
 
     def gather(self, state: State, tasks: list[str] | None = None) -> Gathered:
-        found: Gathered = run(gather(self.store, HOME, state, tasks))
+        found: Gathered = run(gather(self.store, HOME, state, "out/", tasks))
         return found
 
 
@@ -201,6 +201,39 @@ def test_whatever_lies_there_nothing_but_a_receipt_is_taken_for_one(rubbish: lis
     assert all(loss.reason == "it died" for loss in found.losses.values())
 
 
+OWN = f"rows/{keys.output_id(ONE, 'n')}.0.parquet"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["../../up/a"],
+        ["x.parquet"],
+        [f"rows/{keys.output_id(TWO, 'n')}.0.parquet"],
+        [f"rows/{keys.output_id(ONE, 'other')}.0.parquet"],
+        [f"rows/../../other/rows/{keys.output_id(ONE, 'n')}.0.parquet"],
+        [f"rows//{keys.output_id(ONE, 'n')}.0.parquet"],
+        [f"rejected/{keys.output_id(ONE, 'n')}.0.parquet"],
+        [OWN, OWN],
+    ],
+)
+def test_a_receipt_that_names_files_of_others_is_as_if_it_did_not_exist(names: list[str]) -> None:
+    """Queries would read them, and a vacuum would delete them one day."""
+    notes = Notes()
+    own = receipt(task(), files=[output(OWN, 5)])
+    notes.put(keys.receipt(HOME, ONE, "a"), msgspec.structs.replace(own, files=[output(name, 5) for name in names]))
+    assert notes.gather(state_of(task())).receipts == {}
+    notes.put(keys.receipt(HOME, ONE, "z"), own)
+    assert notes.gather(state_of(task())).receipts[ONE].files == own.files, "and hides none that is sound"
+
+
+@pytest.mark.parametrize("change", [{"rows": [-1, 1]}, {"rejected": [-1, 0]}, {"rows": [1]}, {"version": "other"}])
+def test_a_receipt_with_impossible_counts_is_as_if_it_did_not_exist(change: dict[str, Any]) -> None:
+    notes = Notes()
+    notes.put(keys.receipt(HOME, ONE, "a"), msgspec.structs.replace(receipt(task()), **change))
+    assert notes.gather(state_of(task())).receipts == {}
+
+
 # -- asked of the store --------------------------------------------------------------------------------------------------
 
 
@@ -298,9 +331,11 @@ def test_numbers_of_sources_that_there_are_not_are_ignored(sources: Sources) -> 
 
 def test_gathered_receipts_are_verified(sources: Sources) -> None:
     run(sources.store.put("up/a", b"new"))
-    made = receipt(sources.task, mounted=True, unverified=[0, 1], files=[output("x", 5)])
+    name = f"rows/{keys.output_id(ONE, 'n')}.0.parquet"
+    run(sources.store.put(f"out/{name}", b"12345"))
+    made = receipt(sources.task, mounted=True, unverified=[0, 1], files=[output(name, 5)])
     run(sources.store.put(keys.receipt(HOME, ONE, "n"), wire.encode(made)))
-    found = run(gather(sources.store, HOME, state_of(sources.task)))
+    found = run(gather(sources.store, HOME, state_of(sources.task), "out/"))
     assert [(p.index, p.status) for p in found.receipts[ONE].problems] == [(0, "stale")]
 
 

@@ -175,6 +175,21 @@ def test_an_innocent_loss_costs_no_attempt() -> None:
     assert (respawn.attempt, respawn.losses) == (1, 1)
 
 
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+def test_an_outage_gives_files_back_to_a_later_pass_and_quarantines_none(names: list[str]) -> None:
+    history = History(transform(max_attempts=1), policy=Policy(innocent_losses_max=3, containers_max=10))
+    history.plan(inputs(*names))
+    for losses in (1, 2):
+        history.commit(lost(history.only_task(), innocent=True), SOON)
+        assert (history.only_task().attempt, history.only_task().losses) == (1, losses)
+    task = history.only_task()
+    commit = history.commit(lost(task, innocent=True), SOON)
+    assert (commit.retire, commit.respawn, commit.plan, commit.quarantine) == ([task.id], [], [], [])
+    assert history.state.quarantine == {}
+    [again] = history.plan(inputs(*names), SOON)
+    assert (again.attempt, again.losses, len(again.inputs)) == (1, 0, len(names))
+
+
 @pytest.mark.parametrize("first", ["innocent", "overdue"])
 def test_a_loss_note_counts_for_its_own_dispatch_only(first: str) -> None:
     history = History()
@@ -351,8 +366,9 @@ def test_what_must_not_run_twice_is_dispatched_again_if_it_never_ran(how: str) -
 
 def test_on_ones_own_machine_what_must_not_run_twice_is_not_dispatched_again_after_its_runner_ended() -> None:
     history = History(ONCE, owner="local:here")
-    [task] = history.plan(inputs("a"))
-    commit = history.commit(lost(task, innocent=True), SOON)
+    history.plan(inputs("a"))
+    history.proposer = replace(history.proposer, is_gone=lambda owner: True)
+    commit = history.commit(Evidence(), SOON)
     assert (commit.respawn, [q.kind for q in commit.quarantine]) == ([], ["lost"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,6 +47,7 @@ class Contents:
 
     def __init__(self) -> None:
         self.away: dict[str, Exception] = {}
+        self.instead: dict[str, Content] = {}
         self.expected: list[str] = []
 
     def expect(self, inputs: Inputs) -> None:
@@ -57,7 +59,7 @@ class Contents:
             return BytesContent(b"", error)
         if error is not None:
             raise error
-        return BytesContent(key.encode())
+        return self.instead.get(key) or BytesContent(key.encode())
 
 
 class Written:
@@ -116,6 +118,7 @@ class Shop:
         self.started: list[int] = []
         self.budget_s = 60.0
         self.batch_size = batch_size
+        self.safe_to_rerun = True
         self._call = call or (lambda objects: [[o.key] for o in objects])
 
     def call(self, objects: Any) -> object:
@@ -126,7 +129,7 @@ class Shop:
         return found if isinstance(objects, list) or not isinstance(found, list) else found[0]
 
     def code(self, name: str) -> Code | None:
-        return Code(self.call, self.batch_size) if name == "f" else None
+        return Code(self.call, self.batch_size, self.safe_to_rerun) if name == "f" else None
 
     def writer(self, assignment: Assignment) -> Rows:
         made = self.writers[assignment.task.id] = Rows(assignment)
@@ -221,15 +224,80 @@ def test_seconds_are_shared_by_the_number_of_objects() -> None:
 # -- what goes wrong -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable("slow down"), StoreDenied("no right to read b")])
-def test_an_attempt_that_is_lost_while_reading_loses_no_other(error: Exception) -> None:
+UNREADABLE = [StoreUnavailable("slow down"), StoreDenied("no right to read b")]
+
+
+@pytest.mark.parametrize("error", UNREADABLE)
+def test_an_input_that_the_store_does_not_give_waits_and_stops_no_other(error: Exception) -> None:
     shop = Shop(2)
     shop.contents.away["b"] = error
     one, two, three = shop.run(attempt(1, "a"), attempt(2, "b", "c"), attempt(3, "d"))
+    assert (one.rows, two.rows, three.rows) == ([1], [0, 1], [1])
+    assert statuses(two) == {0: "deferred"}
+    assert str(error) in two.problems[0].reason
+
+
+@pytest.mark.parametrize("error", UNREADABLE)
+def test_an_attempt_whose_every_input_is_away_is_lost_and_loses_no_other(error: Exception) -> None:
+    shop = Shop(2)
+    shop.contents.away["b"] = error
+    one, two, three = shop.run(attempt(1, "a"), attempt(2, "b"), attempt(3, "d"))
     assert (one.rows, three.rows) == ([1], [1])
     assert two is error
     assert [key for batch in shop.batches for key in batch] == ["a", "d"], "nothing more is done for what is lost"
     assert keys.receipt(HOME, keys.task_id(2, 0), "n2") not in shop.store._objects
+
+
+def test_an_attempt_asks_a_store_that_is_away_only_a_few_times() -> None:
+    shop = Shop(None)
+    names = [f"k{i}" for i in range(9)]
+    shop.contents.away |= dict.fromkeys(names[1:], StoreUnavailable("slow down"))
+    [found] = shop.run(attempt(1, *names))
+    assert (found.rows, statuses(found)) == ([1] + [0] * 8, dict.fromkeys(range(1, 9), "deferred"))
+    assert [bool(p.reason) for p in found.problems] == [True] * 3 + [False] * 5, "the rest is put off without a request"
+
+
+def no_space(objects: list[Object]) -> object:
+    if objects[0].key == "b":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    return [[o.key] for o in objects]
+
+
+def test_a_full_disk_under_user_code_condemns_no_input() -> None:
+    [found] = Shop(None, no_space).run(attempt(1, "a", "b", "c"))
+    assert (found.rows, statuses(found)) == ([1, 0, 1], {1: "deferred"})
+    [lost] = Shop(None, no_space).run(attempt(1, "b"))
+    assert isinstance(lost, AttemptLost), "alone it may be the input's own fault, so it counts"
+
+
+def read_it(objects: list[Object]) -> object:
+    return [[o.read().decode()] for o in objects]
+
+
+class Broken(BytesContent):
+    """Content that ends in the middle."""
+
+    def read(self) -> bytes:
+        self._problem = StoreUnavailable("connection reset")
+        raise self._problem
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_what_must_not_run_twice_fails_where_its_input_broke_off(safe: bool) -> None:
+    shop = Shop(None, read_it)
+    shop.safe_to_rerun = safe
+    shop.contents.instead["b"] = Broken(b"")
+    [found] = shop.run(attempt(1, "a", "b"))
+    assert statuses(found) == {1: "deferred" if safe else "failed"}
+    assert "connection reset" in found.problems[0].reason
+
+
+@pytest.mark.parametrize(("safe", "kind"), [(True, StoreUnavailable), (False, AttemptLost)])
+def test_an_outage_while_writing_is_nobodys_fault_but_code_that_must_not_run_twice_has_run(safe: bool, kind: type) -> None:
+    shop = Shop(None)
+    shop.safe_to_rerun, shop.store = safe, Full("out/", StoreUnavailable("full"))
+    [lost] = shop.run(attempt(1, "a"))
+    assert type(lost) is kind
 
 
 class Full(MemoryStore):
