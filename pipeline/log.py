@@ -83,15 +83,16 @@ class Log:
 
     async def _send(self, key: str, body: bytes, commit_id: str) -> int | None:
         """Put the entry; the store's time of it, or None if another entry is there."""
+        why = ""
         for attempt in range(self.policy.sends_max):
             if attempt:
                 await self._clock.sleep(min(0.05 * 2**attempt, 2.0))
             try:
                 await self._put_once(key, body)
                 return await self._read_back(key, commit_id)
-            except StoreUnavailable:
-                continue
-        raise CommitUnknown(f"the store did not answer whether {key} was committed; the next pass will find out")
+            except StoreUnavailable as error:
+                why = str(error)
+        raise CommitUnknown(f"it is not known whether {key} was committed ({why}); the next pass finds out")
 
     async def _put_once(self, key: str, body: bytes) -> None:
         with suppress(PreconditionFailed):  # the number is taken: by us, if an earlier send landed and its answer was lost

@@ -124,8 +124,20 @@ class Pass:
         if limit is not None:
             _cut(evidence, max(0, limit - self.report.planned))
         self.report.over_budget += self._cut_to_budget(evidence)
+        settles = bool(evidence.receipts or evidence.losses)
         if judged.found or judged.absent or judged.unusable:
             await self.commit(evidence)
+        if settles and not self._is_full():
+            self.report.changed += self._left_over(evidence)
+
+    def _left_over(self, evidence: Evidence) -> int:
+        """Objects that changed or went while an older version of theirs was only settled by the same commit."""
+        now_ms, left = self.parts.clock.now_ms(), 0
+        for found in evidence.found:
+            for key, etag in zip(found.inputs.keys, found.inputs.etags, strict=True):
+                entry = self.state.entry(key)
+                left += (entry is None or entry.etag != etag) and self.state.is_due(key, etag, now_ms)
+        return left + sum(self.state.entry(key) is not None and key not in self.state.wanted for key in evidence.missing)
 
     def _cut_to_budget(self, evidence: Evidence) -> int:
         """Leave out what the cost limits do not allow now; how many objects."""

@@ -76,7 +76,10 @@ class Kernel:
         self.fail_after = choose([0, 0.02, 0.1])
         self.kill = choose([0, 0.005, 0.03])
         self.stall = choose([0, 0.01, 0.03])
-        self.skew_max = choose([0, 30, 5000])
+        self.skew_max = choose([0, 30, 5000, 200_000])
+        self.outages = choose([0, 0, 0.003])
+        self.outage: tuple[str, int] = ("", 0)
+        """Below which prefix requests fail, and until when."""
         self._serial = 0
         self.store: Any = None
 
@@ -110,6 +113,8 @@ class Kernel:
         if self.dead_letters and rng.random() < 0.1:
             self.stats["late"] += 1
             self.perform(self.dead_letters.pop(rng.randrange(len(self.dead_letters))))
+        if self.outages and rng.random() < self.outages:
+            self.outage = (rng.choice(["", "src/", "out/", "_tidemill/"]), self.now + rng.choice([20, 100, 400]))
         ready = [p for p in self.processes if p.wake <= self.now]
         if not ready:
             return bool(self.processes)
@@ -139,7 +144,7 @@ class Kernel:
 
     def _deliver(self, process: Process, request: Request, shaky: bool) -> None:
         process.sent = True
-        if shaky and request.name != "pause" and self.rng.random() < self.fail_before:
+        if shaky and request.name != "pause" and (self._is_out(request) or self.rng.random() < self.fail_before):
             self.stats["errors before"] += 1
             request.error, request.result = StoreUnavailable("lost on the way"), None
             return
@@ -147,6 +152,13 @@ class Kernel:
         if shaky and request.name in ("put", "delete", "get") and self.rng.random() < self.fail_after:
             self.stats["errors after"] += 1
             request.error, request.result = StoreUnavailable("answer lost"), None
+
+    def _is_out(self, request: Request) -> bool:
+        prefix, until = self.outage
+        if self.now > until or not request.args[0].startswith(prefix):
+            return False
+        self.stats["in an outage"] += 1
+        return True
 
     def run_alone(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine to its end without faults and without anybody else moving."""

@@ -6,17 +6,19 @@ Each mutation replaces one method of the code under test, and nothing of the sim
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 from pipeline import keys, maintenance, runner
-from pipeline.errors import ObjectNotFound
+from pipeline.errors import ObjectNotFound, PreconditionFailed
 from pipeline.log import Log
 from pipeline.maintenance import Vacuum
 from pipeline.model import Assignment, Commit, Stored
 from pipeline.runner import Pass
 from pipeline.state import Checkpoint, State
+from tests.unit import test_log
 
 from .store import SimStore
 
@@ -33,6 +35,14 @@ def removes(rule: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
 
 
 @contextmanager
+def _both(*patches: Any) -> Iterator[None]:
+    with ExitStack() as stack:
+        for one in patches:
+            stack.enter_context(one)
+        yield
+
+
+@contextmanager
 def applied(name: str | None) -> Iterator[None]:
     """The code under test with one rule removed."""
     if name is None:
@@ -42,9 +52,101 @@ def applied(name: str | None) -> Iterator[None]:
         yield
 
 
+@removes("settle only receipts of open tasks, the first one wins")
+def settle_blindly() -> Any:
+    """A task stays open after it was settled, so that the receipt of any later attempt settles it again."""
+    real = State._settle
+
+    def settle(self: State, settled: Any, at_ms: int) -> None:
+        task = self.tasks[settled.task]
+        mine = [i for i, key in enumerate(task.inputs.keys) if self.is_wanted(key, task.id)]
+        real(self, settled, at_ms)
+        self.tasks[task.id] = task
+        for i in mine:
+            self.wanted.setdefault(task.inputs.keys[i], (task.id, task.inputs.etags[i]))
+
+    return patch.object(State, "_settle", settle)
+
+
+class _Tolerant(dict[str, Any]):
+    def __delitem__(self, key: str) -> None:
+        self.pop(key, None)
+
+
 @removes("`wanted` decides which task may publish a key")
 def any_task_publishes() -> Any:
-    return patch.object(State, "is_wanted", lambda self, key, task_id: key in self.wanted)
+    real = State.__init__
+
+    def init(self: State, pipeline: str) -> None:
+        real(self, pipeline)
+        self.wanted = _Tolerant()
+
+    return _both(patch.object(State, "__init__", init), patch.object(State, "is_wanted", lambda self, key, task_id: True))
+
+
+@removes("receipts have a nonce for each attempt")
+def fixed_receipt_names() -> Any:
+    return patch.object(keys, "receipt", lambda home, task, nonce: f"{home}receipts/{task}.x.json")
+
+
+@removes("dispatch after the commit")
+def dispatch_first() -> Any:
+    real = Log.append
+
+    async def commit(self: Pass, evidence: Any) -> Any:
+        async def append(log: Log, state: State, proposal: Commit) -> bool:
+            planned = [Assignment(pipeline="p", task=t, nonce=self.parts.ids.nonce(), schema=None) for t in proposal.plan]
+            await self.parts.executor.dispatch(planned)
+            return await real(log, state, proposal)
+
+        with patch.object(Log, "append", append):
+            return await real_commit(self, evidence)
+
+    async def nothing(self: Pass, commit: Commit) -> None:
+        return None
+
+    real_commit = Pass.commit
+    return _both(patch.object(Pass, "commit", commit), patch.object(Pass, "_dispatch", nothing))
+
+
+@removes("a number that is taken is ours if it reads back as ours")
+def taken_means_lost() -> Any:
+    async def put_once(self: Log, key: str, body: bytes) -> None:
+        await self.store.put(key, body, create_only=True)
+
+    real = Log.append
+
+    async def append(self: Log, state: State, commit: Commit) -> bool:
+        try:
+            return await real(self, state, commit)
+        except PreconditionFailed:
+            return False
+
+    return _both(patch.object(Log, "_put_once", put_once), patch.object(Log, "append", append))
+
+
+@removes("code runs only what was planned for its own version")
+def code_of_any_version() -> Any:
+    from pipeline.desk import Desk
+
+    real = Desk.begin
+
+    async def begin(self: Any, order: Any) -> Any:
+        import dataclasses
+
+        return await real(dataclasses.replace(self, version=None), order)
+
+    return patch.object(Desk, "begin", begin)
+
+
+@removes("a vacuum collects only log entries that its checkpoint covers")
+def collect_uncovered() -> Any:
+    async def old(self: Vacuum, newest: int, due_ms: int) -> tuple[list[str], int]:
+        names = [k async for page in self.store.list(keys.log_prefix(self.log.home)) for k in page.keys]
+        sequences = [keys.log_sequence(name) or 0 for name in names]
+        return names, max(sequences, default=0)
+
+    return patch.object(Vacuum, "_old_log_entries", old)
 
 
 @removes("a checkpoint remembers which inputs of open tasks are superseded")
@@ -226,3 +328,20 @@ def one_nonce_an_order() -> Any:
         return order.assignment if isinstance(found, Assignment) and order.assignment is not None else found
 
     return patch.object(Desk, "begin", begin)
+
+
+DIRECTED = {
+    "no-floor": test_log.test_an_entry_recreated_below_the_floor_did_not_happen,
+    "no-id-chain": test_log.test_a_reader_does_not_follow_an_entry_of_another_history,
+    "taken-means-lost": partial(test_log.test_a_lost_answer_neither_loses_nor_doubles_the_commit, ["after"]),
+}
+"""Rules that random histories seldom or never miss, and the test that fails without them."""
+
+PROVEN_REDUNDANT = {
+    "fixed-receipt-names": """A receipt carries its attempt's nonce and the keys of files that only this attempt wrote. If a later attempt of
+    the same task overwrites it, whoever reads the name finds one of the two, whole; either settles the task, the files of the other are
+    orphans, and a settled task ignores both. If a mount publishes a cut-off receipt over a whole one, it is no receipt (`wire.decode`
+    refuses it), and the deadline gives the task another attempt. So nothing is lost or doubled. The names keep the nonce because mounts
+    cannot overwrite, and so that a whole receipt outlives a cut-off one.""",
+}
+"""Rules that no history can miss, with the reason why they are kept."""

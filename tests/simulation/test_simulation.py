@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .__main__ import history
-from .mutations import ALL
+from .mutations import ALL, DIRECTED, PROVEN_REDUNDANT, applied
 
 SEEDS = 1_600
 PARTS = 8
@@ -47,6 +47,17 @@ def test_a_missing_rule_is_noticed(name: str) -> None:
     assert name in ALL
     noticed = any(history(seed, name)[1] for seed in range(*CAUGHT[name]))
     assert noticed, f"no history notices that this rule is gone: {ALL[name][0]}"
+
+
+@pytest.mark.parametrize("name", sorted(DIRECTED))
+def test_a_rule_that_histories_do_not_miss_has_a_test_that_does(name: str) -> None:
+    DIRECTED[name]()
+    with applied(name), pytest.raises(AssertionError):
+        DIRECTED[name]()
+
+
+def test_each_rule_is_guarded() -> None:
+    assert {*CAUGHT, *DIRECTED, *PROVEN_REDUNDANT} == set(ALL)
 
 
 def test_a_mutation_leaves_the_code_as_it_was() -> None:

@@ -1,0 +1,190 @@
+"""Who acts in the simulated world: passes, workers, the committer, operators, readers, and the user who uploads.
+
+Each is a coroutine over the project's own code. To let another part of the product take part (compaction, generations, another
+sink, another source of hints), write its coroutine here and name it in ACTORS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline import keys
+from pipeline.contents import FetchedContents
+from pipeline.desk import Desk
+from pipeline.errors import TidemillError
+from pipeline.log import Log
+from pipeline.model import Assignment
+from pipeline.orders import Answer, Order
+from pipeline.parts import Request as Wish
+from pipeline.ports import Finished
+from pipeline.runner import Outdated, Pass
+from pipeline.worker import Code, Worker
+
+from .doubles import SimExecutor, SimWriter, user_code
+from .kernel import Request, SimClock
+from .rented import MountBox, MountedContents, StoreBox
+from .scene import SOURCE
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Somebody who appears now and then: the chance at each step, and how many there may be at once."""
+
+    start: Callable[[World], None]
+    chance: float
+    most: int = 3
+    kind: str = "tick"
+
+
+def _pass(world: World) -> None:
+    world.start_tick()
+
+
+def _named_pass(world: World) -> None:
+    """A pass over hinted keys: some new, some known, some that never were."""
+    rng = world.kernel.rng
+    world.start_tick(wish=Wish(names=[f"{SOURCE}{rng.randrange(14):02d}" for _ in range(rng.randint(1, 4))]))
+
+
+def _backfill(world: World) -> None:
+    """Everything that was committed once more, or what other code made."""
+    version = None if world.kernel.rng.random() < 0.5 else world.version
+    world.start_tick(wish=Wish(again=lambda key, modified_us, before: before.version != version))
+
+
+def _operator(world: World) -> None:
+    world.kernel.start("tick", operate(world))
+
+
+def _reader(world: World) -> None:
+    world.kernel.start("reader", read(world, pauses=world.kernel.rng.choice([0, 0, 10, 25])))
+
+
+def _deployment(world: World) -> None:
+    """From now on new passes and containers run other code; some old machines do not know yet (see `World.start_tick`)."""
+    world.version = "v2"
+
+
+ACTORS = (
+    Actor(_pass, 0.06),
+    Actor(_reader, 0.03, most=9, kind="reader"),
+    Actor(_named_pass, 0.006),
+    Actor(_operator, 0.006),
+    Actor(_backfill, 0.002),
+    Actor(_deployment, 0.001),
+)
+
+
+async def tick(world: World, executor: SimExecutor, skew_s: int, vacuum: bool, wish: Wish | None) -> None:
+    """One pass of a runner, and sometimes a vacuum after it."""
+    try:
+        running = Pass(world.parts(executor, skew_s, executor.version))
+        await running.run(wish)
+        if vacuum:
+            await running.vacuum()
+    except (TidemillError, Outdated) as error:
+        world.gave_up(error)
+
+
+async def settle(world: World, tasks: list[str], skew_s: int) -> None:
+    """The committer: settles some tasks, and dispatches nothing."""
+    try:
+        await world.plain_pass(skew_s).settle(tasks)
+    except (TidemillError, Outdated) as error:
+        world.gave_up(error)
+
+
+async def operate(world: World) -> None:
+    """A person: releases quarantined files, or cancels what is under way."""
+    rng = world.kernel.rng
+    running = world.plain_pass(world.skew())
+    try:
+        await running.open()
+        known, tasks = sorted(running.state.quarantine), sorted(running.state.tasks)
+        if known and rng.random() < 0.7:
+            await running.requeue(rng.sample(known, rng.randint(1, len(known))))
+        elif tasks:
+            await running.cancel([rng.choice(tasks)], "not wanted any more")
+    except (TidemillError, Outdated) as error:
+        world.gave_up(error)
+
+
+async def release(world: World) -> None:
+    """What a person set aside is wanted again."""
+    running = world.plain_pass(0)
+    await running.open()
+    await running.requeue([q.key for q in running.state.quarantine.values() if q.kind == "cancelled"])
+
+
+def _worker(world: World, store: StoreBox | object, contents: object, version: str) -> Worker:
+    return Worker(
+        store=store,  # type: ignore[arg-type]
+        contents=contents,  # type: ignore[arg-type]
+        home=keys.home("p"),
+        code={"t": Code(call=user_code(version), batch_size=None)}.get,
+        make_writer=SimWriter,
+        clock=SimClock(world.kernel, 0),
+        budget_s=world.policy.attempt_budget_s,
+    )
+
+
+async def execute(world: World, order: Order) -> None:
+    """One execution of an order in a rented container, which runs the code that was deployed last."""
+    version = world.version
+    box = (MountBox if world.mounted else StoreBox)(world.store)
+    desk = Desk("p", box, SimClock(world.kernel, 0), world.kernel, version)
+    found = await desk.begin(order)
+    if isinstance(found, Answer):
+        world.kernel.stats["orders refused"] += 1
+        return
+    contents = MountedContents(world.store) if world.mounted else FetchedContents(world.store)
+    worker = _worker(world, box, contents, version)
+    [result] = await worker.run_together([found], lambda i: None)
+    receipt, lost = (None, str(result)) if isinstance(result, Exception) else (result, "")
+    await desk.end(found, Finished(task=found.task.id, nonce=found.nonce, receipt=receipt, lost=lost))
+
+
+async def work(world: World, assignment: Assignment, version: str, executor: SimExecutor | None = None) -> None:
+    """One attempt in a worker process of a runner."""
+    worker = _worker(world, world.store, FetchedContents(world.store), version)
+    receipt, lost = None, ""
+    try:
+        receipt = await worker.run(assignment, lambda i: None)
+    except TidemillError as error:
+        lost = str(error)
+    if executor is not None:
+        task = assignment.task.id
+        executor.ended.append(Finished(task=task, nonce=assignment.nonce, receipt=receipt, lost=lost))
+
+
+async def read(world: World, pauses: int = 0) -> None:
+    """A query: load the state, be slow, read every file of the snapshot."""
+    started = world.kernel.now
+    try:
+        state = await Log(world.store, "p", clock=SimClock(world.kernel, 0), policy=world.policy).load()
+        for _ in range(pauses):
+            await Request("pause")
+        await world.oracle.check_snapshot(state, started)
+    except TidemillError as error:
+        world.oracle.no_corruption(error)
+
+
+async def live_in(world: World) -> None:
+    """The user's side: upload, overwrite, delete."""
+    rng = world.kernel.rng
+    names = rng.choice([3, 6, 14])
+    for i in range(rng.randint(4, 30)):
+        key = f"{SOURCE}{rng.randrange(names):02d}"
+        body = rng.choice([f"v{i}"] * 12 + ["dies", "raises"])
+        draw = rng.random()
+        if draw < 0.75:
+            await Request("put", key, body.encode(), False, None)
+        elif draw < 0.9:
+            await Request("delete", key)
+        for _ in range(rng.choice([0, 1, 5, 20, 60])):
+            await Request("pause")

@@ -1,0 +1,148 @@
+"""The invariants: what must hold at every commit, for every reader, and once everything has come to rest."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pipeline import keys
+from pipeline.errors import ObjectNotFound
+from pipeline.log import Log
+from pipeline.model import Commit
+from pipeline.state import State
+
+from .doubles import Row, count_groups, live_rows
+from .kernel import SimClock, Violation
+from .scene import RETENTION_S, SOURCE
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+class Oracle:
+    """Watches every object that reaches the store and knows what must hold."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.state = State("p")
+        self.commits: dict[str, bytes] = {}
+        self.present_since: dict[str, int] = {}
+        self.versions: dict[str, str] = {}
+        self.decided_at: dict[str, int] = {}
+
+    @property
+    def now(self) -> int:
+        return self.world.kernel.now
+
+    def on_put(self, key: str, body: bytes, existed: bool) -> None:
+        if key.startswith(SOURCE):
+            self.versions[self.world.store.objects[key].etag] = body.decode()
+            if not existed:
+                self.present_since[key] = self.now
+        sequence = keys.log_sequence(key)
+        if sequence is None:
+            return
+        if sequence <= self.state.sequence:
+            self.world.kernel.stats["re-created below the floor"] += 1
+            return
+        self._commit(msgspec.json.decode(body, type=Commit))
+
+    def on_delete(self, key: str) -> None:
+        self.present_since.pop(key, None)
+
+    def _commit(self, commit: Commit) -> None:
+        for deleted in commit.deleted:
+            since = self.present_since.get(deleted.key)
+            if since is not None and since < self.decided_at.get(deleted.key, 0):
+                raise Violation(f"rows of the present source {deleted.key} were removed")
+        before = {k: self.state.entry(k) for s in commit.settle for k in self.state.tasks[s.task].inputs.keys}
+        self.state.apply(commit, self.now * 1000)
+        self.world.kernel.stats["commits"] += 1
+        for key, old in before.items():
+            new = self.state.entry(key)
+            if old is not None and new is not None and int(new.etag[1:]) < int(old.etag[1:]):
+                raise Violation(f"{key} went back from {old.etag} to {new.etag}")
+        for key, sequence in self.state.touched.items():
+            if sequence == commit.sequence:
+                self.decided_at[key] = self.now
+
+    def no_corruption(self, error: Exception) -> None:
+        if type(error).__name__ in ("StateInvalid", "InvariantViolated"):
+            raise Violation(f"{type(error).__name__}: {error}")
+
+    async def check_snapshot(self, state: State, started: int) -> None:
+        """A reader sees every committed source once, at its committed version, and aggregates that follow from that."""
+        snapshot = state.snapshot()
+        try:
+            rows = await live_rows(self.world, snapshot)
+            stored = [await self.world.store.get(f.key) for f in snapshot.aggregates.values()]
+        except ObjectNotFound as error:
+            if self.now - started > RETENTION_S:
+                self.world.kernel.stats["readers too slow"] += 1
+                return
+            raise Violation(f"a live file is missing: {error}") from None
+        check_rows(rows, state, self.versions)
+        current = stored and not (snapshot.changes.added or snapshot.changes.gone or snapshot.changes.everything)
+        if current and json.loads(stored[0].body) != count_groups(rows):
+            raise Violation("the aggregate is not the recomputation")
+        self.world.kernel.stats["reads"] += 1
+
+    def at_rest(self) -> bool:
+        """Whether nothing is under way or waits for its time, but for what can never be done."""
+        poison = {k for k, b in self.world.store.bodies.items() if b == b"dies"}
+        waiting = {q.key for q in self.state.quarantine.values() if q.kind == "lost"}
+        return waiting <= poison and all(set(t.inputs.keys) <= poison for t in self.state.tasks.values())
+
+    def check_final(self) -> None:
+        world = self.world
+        log = Log(world.store, "p", clock=SimClock(world.kernel, 0), policy=world.policy)
+        state: State = world.kernel.run_alone(log.load())
+        world.kernel.run_alone(self.check_snapshot(state, self.now))
+        if state.outputs and not state.aggregates:
+            raise Violation("no aggregate was ever committed")
+        sources = {k: (world.store.objects[k].etag, b.decode()) for k, b in world.store.bodies.items() if k.startswith(SOURCE)}
+        for key, (etag, body) in sources.items():
+            entry, quarantined = state.entry(key), state.quarantine.get(key)
+            if body in ("dies", "raises"):
+                open_now = state.wanted.get(key)
+                if not (quarantined and quarantined.etag == etag) and not (open_now and open_now[1] == etag):
+                    raise Violation(f"poison {key} is not in quarantine")
+            elif entry is None or entry.etag != etag:
+                raise Violation(f"lost: {key} at {etag} is not committed, but {entry}")
+            elif quarantined is not None:
+                raise Violation(f"{key} is committed and in quarantine")
+        known = set(state.overlay) | set(state.ledger.table.column("key").to_pylist() if state.ledger.table else ())
+        for key in known:
+            if key not in sources and state.entry(key) is not None:
+                raise Violation(f"rows of the deleted source {key} are live")
+        self._check_bounds(state)
+
+    def _check_bounds(self, state: State) -> None:
+        """What is stored does not grow with history: at most what is live, retained, or since the last vacuum."""
+        objects = self.world.store.objects
+        for prefix, most in (("log/", 60), ("checkpoint/", 60), ("ledger/", 60), ("receipts/", 60)):
+            count = sum(k.startswith(keys.home("p") + prefix) for k in objects)
+            if count > most:
+                raise Violation(f"{count} objects under {prefix}")
+
+
+def check_rows(rows: list[Row], state: State, versions: dict[str, str]) -> None:
+    seen: dict[str, str] = {}
+    for key, etag, body, version in rows:
+        if versions[etag] != body:
+            raise Violation(f"{key} at {etag} was {versions[etag]!r}, its row says {body!r}")
+        if key in seen:
+            raise Violation(f"{key} is read twice")
+        seen[key] = etag
+        entry = state.entry(key)
+        if entry is None or entry.etag != etag:
+            raise Violation(f"{key}: rows of {etag}, ledger {entry}")
+        if entry.version != version:
+            raise Violation(f"{key}: its rows were made by {version}, the ledger says {entry.version}")
+    table = state.ledger.table
+    known = set(state.overlay) | set(table.column("key").to_pylist() if table is not None else ())
+    live = {key for key in known if state.entry(key) is not None}
+    if live != set(seen):
+        raise Violation(f"rows and ledger differ: {sorted(live ^ set(seen))}")
