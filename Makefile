@@ -6,7 +6,7 @@ FIRST ?= 1
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test setup check simulate soak chaos bench lock clean
+.PHONY: help demo test setup check simulate soak bench lock clean
 
 help:
 	@echo "make demo      set up, then run the main job on real data in ./demo-bucket"
@@ -14,8 +14,7 @@ help:
 	@echo "make setup     set up .venv alone"
 	@echo "make check     style and types alone"
 	@echo "make simulate  SEEDS=10000 FIRST=1: histories of the protocol under faults"
-	@echo "make soak      kill a real run many times at random moments (RUNS=20)"
-	@echo "make chaos     runs, vacuums, queries, uploads and kills at once (SECONDS=120)"
+	@echo "make soak      watching runs on one bucket, killed and stopped while files change (SECONDS=600 STORE=file|s3|both SEED=1)"
 	@echo "make bench     measure against a hand-written script and dlt"
 
 .venv/bin/python:
@@ -47,13 +46,11 @@ test: check
 simulate: .venv/ready
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST)
 
-RUNS ?= 20
+SECONDS ?= 600
+STORE ?= both
+SEED ?= 1
 soak: .venv/ready
-	@$(BIN)/python -m tests.soak --runs $(RUNS)
-
-SECONDS ?= 120
-chaos: .venv/ready
-	@$(BIN)/python -m tests.chaos --seconds $(SECONDS)
+	@$(BIN)/python -m tests.soak --seconds $(SECONDS) --store $(STORE) --seed $(SEED)
 
 bench: .venv/ready
 	@$(BIN)/python -m bench

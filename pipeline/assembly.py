@@ -22,7 +22,7 @@ from pipeline.api import Pipeline
 from pipeline.contents import LazyContents
 from pipeline.cost import Budget
 from pipeline.errors import SettingsError, TidemillError
-from pipeline.home import Marker, open_home
+from pipeline.home import Marker, open_home, require_home
 from pipeline.loading import load_pipelines
 from pipeline.log import Log
 from pipeline.model import FORMAT_VERSION, Assignment, Receipt
@@ -262,6 +262,8 @@ class Runtime:
     async def run(self, state: State | None = None, *, request: Request | None = None) -> tuple[PassReport, State]:
         """Passes until nothing that the first one could see is left to do. Returns the sum, and the state to carry over."""
         total = PassReport()
+        if state is not None:
+            await require_home(self.store, self.settings.name)
         for _ in range(RUN_PASSES_MAX):
             running = Pass(self.parts(), state)
             try:

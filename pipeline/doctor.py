@@ -27,7 +27,7 @@ from pipeline.errors import SettingsError, StoreDenied, StoreError, StoreUnavail
 from pipeline.loading import load_pipelines
 from pipeline.ports import Clock, Ids, Store
 from pipeline.rates import ANSWER_TIMEOUT_S, imported_modal, opened_workspace
-from pipeline.stores.probe import probe_conditional_writes
+from pipeline.stores.probe import ALTERNATIVE, ORDERED, UNORDERED, Probed, probe
 
 PYTHON_MIN = (3, 11)
 MODAL_PIN = ">=1.6,<1.7"
@@ -48,6 +48,11 @@ class Check(msgspec.Struct, frozen=True):
 def failed(checks: Iterable[Check]) -> bool:
     """Whether anything must be mended."""
     return any(check.status == "FAIL" for check in checks)
+
+
+def unsafe(checks: Iterable[Check]) -> bool:
+    """Whether the store is none to commit to."""
+    return any(check.status == "FAIL" and check.mend == ALTERNATIVE for check in checks)
 
 
 # -- the machine ---------------------------------------------------------------------------------------------------------
@@ -291,7 +296,7 @@ async def bucket_checks(bucket: Bucket, pipelines: Sequence[Pipeline], clock: Cl
 
 
 async def store_checks(store: Store, source: str, home: str, clock: Clock, ids: Ids) -> list[Check]:
-    """List the source prefix, prove conditional writes below the home prefix, compare the clocks. Leaves no object behind."""
+    """List the source prefix, prove below the home prefix what commits rely on, compare the clocks. Leaves no object behind."""
 
     async def listed() -> Check:
         await store.check(source)
@@ -301,17 +306,18 @@ async def store_checks(store: Store, source: str, home: str, clock: Clock, ids: 
         return Check(f"list {source or '/'}", "ok", f"no objects yet in {store.url}")
 
     async def probed() -> Check:
-        await probe_conditional_writes(store, home, ids.nonce())
-        return Check(f"write {home}", "ok", "conditional writes are honoured")
+        found.append(await probe(store, home, ids.nonce()))
+        return Check(f"write {home}", "ok", "conditional writes and reads are honoured, and seen at once")
 
     async def compared() -> Check:
         return clock_check(await _skew_s(store, f"{home}clock-{ids.nonce()}", clock))
 
+    found: list[Probed] = []
     checks = [await _tried(f"list {source or '/'}", listed)]
     for name, check in ((f"write {home}", probed), ("clock", compared)):
         if not failed(checks):
             checks.append(await _tried(name, check))
-    return checks
+    return checks + [Check(f"order {home}", "warn", UNORDERED, ORDERED) for probed in found if not probed.ordered]
 
 
 def clock_check(skew_s: float) -> Check:
@@ -359,13 +365,14 @@ async def _tried(name: str, check: Callable[[], Awaitable[Check]]) -> Check:
 
 def _refused(name: str, error: TidemillError) -> Check:
     mends = {
-        StoreUnsafe: "use a store that honours conditional writes",
+        StoreUnsafe: ALTERNATIVE,
         StoreDenied: "check the credentials; python -m infra.policy FILE s3://... prints what they must allow",
         StoreUnavailable: "check the network and --endpoint-url, and try again",
         StoreError: "check --bucket, --region and --endpoint-url",
         TidemillError: "check --bucket, --region and --endpoint-url",
     }
-    return Check(name, "FAIL", " ".join(str(error).split()), next(mend for kind, mend in mends.items() if isinstance(error, kind)))
+    text = " ".join(str(error).split()).removesuffix(f": {ALTERNATIVE}")
+    return Check(name, "FAIL", text, next(mend for kind, mend in mends.items() if isinstance(error, kind)))
 
 
 async def _skew_s(store: Store, key: str, clock: Clock) -> float:

@@ -8,7 +8,7 @@ from pipeline import keys
 from pipeline.errors import ObjectNotFound, PreconditionFailed, SettingsError, StateInvalid
 from pipeline.model import FORMAT_VERSION
 from pipeline.ports import Ids, Store
-from pipeline.stores.probe import probe_conditional_writes
+from pipeline.stores.probe import Probed, probe
 
 
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,31 +18,63 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: str
     source: str
     output: str
+    probed: Probed | None = None
+    """What was found out about the store when the home was made. For people: nothing depends on it."""
 
 
 async def open_home(store: Store, marker: Marker, ids: Ids) -> None:
     """Make sure that the pipeline's home exists, in a format this version reads, on a store that keeps its promises.
 
     Raises StateInvalid for a newer or damaged format, SettingsError if the pipeline moved its source or output prefix,
-    StoreUnsafe if the store ignores conditional writes.
+    StoreUnsafe if the store does not keep what commits rely on (see `stores.probe`).
     """
     home = keys.home(marker.pipeline)
     key = keys.format_marker(home)
     try:
         _check(read_marker((await store.get(key)).body, key), marker, key)
     except ObjectNotFound:
-        await probe_conditional_writes(store, home, ids.nonce())
+        await _refuse_remains(store, marker, home, key)
+        marker = msgspec.structs.replace(marker, probed=await probe(store, home, ids.nonce()))
         try:
             await store.put(key, msgspec.json.encode(marker), create_only=True)
         except PreconditionFailed:  # another run was first
             _check(read_marker((await store.get(key)).body, key), marker, key)
 
 
+async def require_home(store: Store, pipeline: str) -> None:
+    """Raises SettingsError if the home is gone that was there before: what a process remembers of it must not be added to."""
+    home = keys.home(pipeline)
+    try:
+        await store.head(keys.format_marker(home))
+    except ObjectNotFound:
+        raise SettingsError(
+            f"{keys.format_marker(home)} was deleted under this run: bring {home} back from a backup, then run again"
+        ) from None
+
+
+async def _refuse_remains(store: Store, marker: Marker, home: str, key: str) -> None:
+    """Raises SettingsError where there is no marker but something that a pipeline left: its home was deleted, in part or whole,
+    or the output prefix is another pipeline's. A new beginning there would process every file again, beside the rows of before.
+    """
+    for prefix in (keys.log_prefix(home), keys.checkpoint_prefix(home), keys.rows_prefix(marker.output)):
+        async for page in store.list(prefix):
+            if not page.keys:
+                continue
+            try:
+                await store.head(key)
+            except ObjectNotFound:
+                raise SettingsError(
+                    f"{key} is missing, but {page.keys[0]} is there: the state of pipeline {marker.pipeline} was deleted;"
+                    f" bring {home} back from a backup, or, to begin anew, delete both {home} and {marker.output}"
+                ) from None
+            return  # another run is making the home right now
+
+
 def read_marker(body: bytes, key: str) -> Marker:
     """The marker stored under `key`. Raises StateInvalid."""
     try:
         found = msgspec.json.decode(body, type=Marker)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StateInvalid(f"{key} is damaged: {error}") from None
     if found.format > FORMAT_VERSION:
         raise StateInvalid(

@@ -172,8 +172,10 @@ def decode(body: bytes, run: Run) -> pa.Table:
 
     if hashlib.sha256(body).hexdigest() != run.sha256:
         raise StateInvalid(f"ledger run {run.key} is damaged: its checksum is not the one its checkpoint recorded")
-    table = pq.read_table(pa.BufferReader(body), use_threads=False)
-    return table.select(_schema().names)
+    try:
+        return pq.read_table(pa.BufferReader(body), use_threads=False).select(_schema().names)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise StateInvalid(f"ledger run {run.key} is no ledger run: {' '.join(str(error).split())[:200]}") from None
 
 
 def runs_to_absorb(runs: Sequence[Run], new_rows: int) -> int:

@@ -13,6 +13,7 @@ from types import CodeType, ModuleType
 
 from pipeline.api import Pipeline, check_together
 from pipeline.errors import SettingsError, nearest
+from pipeline.tracebacks import describe
 
 
 def load_pipelines(file: str) -> list[Pipeline]:
@@ -106,9 +107,8 @@ class _Fresh(importlib.machinery.SourceFileLoader):
 
 def _where(error: Exception, target: str) -> str:
     """One line: what went wrong in the user's file, and where."""
-    text = " ".join(str(error).split())
     if isinstance(error, SyntaxError):
         return f"{error.filename or target}, line {error.lineno}: {type(error).__name__}: {error.msg}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
     at = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else target
-    return f"{target} cannot be imported: {at}: {type(error).__name__}: {text}"
+    return f"{target} cannot be imported: {at}: {describe(error)}"

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from pipeline.errors import InputRejected
+from pipeline.limits import MIB, memory_mb_held
 from pipeline.ports import Content
 
 
@@ -41,11 +43,13 @@ class Object:
         return self.key.rsplit("/", 1)[-1]
 
     def read(self) -> bytes:
-        """The whole object."""
+        """The whole object. Raises InputRejected where it is larger than the transform's `memory_mb`: stream it with `open`."""
+        self._refuse_beyond_memory("read()")
         return self._content.read()
 
     def text(self, encoding: str = "utf-8") -> str:
-        """The whole object as text. Raises UnicodeDecodeError where it is not in `encoding`."""
+        """The whole object as text. Raises UnicodeDecodeError where it is not in `encoding`; else like `read`."""
+        self._refuse_beyond_memory("text()")
         return self._content.read().decode(encoding)
 
     def open(self) -> BinaryIO:
@@ -60,6 +64,14 @@ class Object:
     def path(self) -> Path:
         """A real file with the object's bytes, for libraries that want one. Do not write to it."""
         return self._content.path()
+
+    def _refuse_beyond_memory(self, what: str) -> None:
+        memory_mb = memory_mb_held()
+        if memory_mb is not None and self.size_bytes > memory_mb * MIB:
+            raise InputRejected(
+                f"memory limit: {what} of {self.size_bytes // MIB:,} MB does not fit into {memory_mb:,} MB (memory_mb):"
+                " use open() or lines(), or raise the limit"
+            )
 
     def reject(self, row: object, reason: str) -> None:
         """Put one bad row into the table of rejected rows, with its source and the reason; the file goes on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pipeline import keys
+from pipeline import keys, wire
 from pipeline.errors import StateInvalid
 from pipeline.model import Assignment
 
@@ -58,22 +58,28 @@ def encode(message: Order | Answer) -> str:
 def decode_order(text: str) -> Order:
     """The order in a text. Raises StateInvalid."""
     try:
-        return msgspec.json.decode(text, type=Order)
-    except msgspec.DecodeError as error:
+        order = msgspec.json.decode(text, type=Order)
+    except (*wire.UNREADABLE, UnicodeEncodeError) as error:
         raise StateInvalid(f"this is no order of Tidemill's: {error}") from None
+    if order.assignment is not None and not wire.is_even(order.assignment.task):
+        raise StateInvalid("this is no order of Tidemill's: the columns of its inputs are not equally long")
+    return order
 
 
 def decode_answer(text: object) -> Answer | None:
     """The answer in a text; None for anything else."""
     try:
         return msgspec.json.decode(text, type=Answer) if isinstance(text, str) else None
-    except msgspec.DecodeError:
+    except (*wire.UNREADABLE, UnicodeEncodeError):
         return None
 
 
 def decode_assignment(body: bytes, key: str) -> Assignment:
     """A stored assignment. Raises StateInvalid."""
     try:
-        return msgspec.json.decode(body, type=Assignment)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        assignment = msgspec.json.decode(body, type=Assignment)
+    except wire.UNREADABLE as error:
         raise StateInvalid(f"{key} is not a valid assignment (damaged or truncated): {error}") from None
+    if not wire.is_even(assignment.task):
+        raise StateInvalid(f"{key} is not a valid assignment: the columns of its inputs are not equally long")
+    return assignment

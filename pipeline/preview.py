@@ -68,8 +68,11 @@ class Plan(msgspec.Struct):
     cost: PlanCost | UnsetType = UNSET
 
 
-async def preview(runtime: Runtime, rates: Rates | None = None, now_ms: int = 0) -> Plan:
-    """Compare the bucket with the state. Changes nothing. With rates, also what it would cost to rent containers for it."""
+async def preview(runtime: Runtime, now_ms: int, rates: Rates | None = None) -> Plan:
+    """Compare the bucket with the state as a pass would at `now_ms`. Changes nothing.
+
+    With rates, also what it would cost to rent containers for it.
+    """
     await runtime.store.check(runtime.settings.source)
     state = await runtime.log().load()
     plan = Plan(pipeline=state.pipeline, in_progress=len(state.wanted))
@@ -78,10 +81,11 @@ async def preview(runtime: Runtime, rates: Rates | None = None, now_ms: int = 0)
     held: Page | None = None
     async for page in runtime.store.list(runtime.settings.source):
         if held is not None and held.keys:
-            await _judge(runtime, state, router, held, after, held.keys[-1], plan, routes)
+            await _judge(runtime, state, router, held, after, held.keys[-1], now_ms, plan, routes)
             after = held.keys[-1]
         held = page
-    await _judge(runtime, state, router, held or Page(keys=[], etags=[], sizes=[], modified_us=[]), after, None, plan, routes)
+    last = held or Page(keys=[], etags=[], sizes=[], modified_us=[])
+    await _judge(runtime, state, router, last, after, None, now_ms, plan, routes)
     plan.routes = list(routes.values())
     if rates is not None:
         add_cost(plan, state, Prices(runtime.settings, rented_policy(), rates), now_ms)
@@ -124,6 +128,7 @@ async def _judge(  # noqa: PLR0917
     page: Page,
     after: str,
     upto: str | None,
+    now_ms: int,
     plan: Plan,
     routes: dict[str, Route],
 ) -> None:
@@ -137,7 +142,7 @@ async def _judge(  # noqa: PLR0917
         route = routes.setdefault(found.transform, Route(found.transform))
         inputs = found.inputs
         for i, key in enumerate(inputs.keys):
-            if _is_settled(state, key, inputs.etags[i]):
+            if not state.is_due(key, inputs.etags[i], now_ms):
                 continue
             route.bytes += inputs.sizes[i]
             if inputs.replaces[i] is None:
@@ -146,9 +151,3 @@ async def _judge(  # noqa: PLR0917
                 route.changed += 1
     for name in [name for name, route in routes.items() if not route.new and not route.changed]:
         del routes[name]
-
-
-def _is_settled(state: State, key: str, etag: str) -> bool:
-    """Whether a pass would leave this version alone: it is in progress, or quarantined."""
-    wanted, quarantined = state.wanted.get(key), state.quarantine.get(key)
-    return (wanted is not None and wanted[1] == etag) or (quarantined is not None and quarantined.etag == etag)

@@ -191,6 +191,8 @@ class State:
 
     def _settle(self, settled: Settled, at_ms: int) -> None:
         task = self._open(settled.task)
+        if not len(settled.rows) == len(settled.rejected) == len(task.inputs):
+            raise StateInvalid(f"log entry {self.sequence} settles task {task.id} with a wrong number of sources")
         del self.tasks[task.id]
         note(self.usage, task, settled, at_ms)
         output = keys.output_id(task.id, settled.nonce)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from pipeline import keys, wire
+from pipeline.contents import joined
 from pipeline.errors import (
     InputRejected,
     ObjectNotFound,
@@ -21,6 +23,7 @@ from pipeline.errors import (
     StoreUnavailable,
     TidemillError,
 )
+from pipeline.limits import is_out_of_memory
 from pipeline.model import FORMAT_VERSION, Assignment, Inputs, OutputFile, Receipt, SourceProblem, SourceStatus
 from pipeline.objects import Object
 from pipeline.ports import Clock, Content, Outbox
@@ -84,14 +87,6 @@ class Contents(Protocol):
     def expect(self, inputs: Inputs) -> None: ...
 
     async def open(self, key: str, etag: str, size_bytes: int, modified_us: int) -> Content: ...
-
-
-def joined(parts: Sequence[Inputs]) -> Inputs:
-    """The inputs of several tasks as one."""
-    if len(parts) == 1:
-        return parts[0]
-    columns = {name: [value for part in parts for value in getattr(part, name)] for name in Inputs.__struct_fields__}
-    return Inputs(**columns)
 
 
 class AttemptLost(TidemillError):
@@ -203,9 +198,10 @@ def _call_batch(call: Callable[..., object], batch_size: int, opened: list[_Open
     """One call for many objects; if it raises, one call for each, so that only the guilty ones fail."""
     for one in opened:
         one.attempt.slots += batch_size / len(opened)
-    try:
+    results = nothing = object()
+    with suppress(Exception, SystemExit):
         results = call([one.obj for one in opened])
-    except (Exception, SystemExit):  # noqa: BLE001 - whatever the user's code raises
+    if results is nothing:  # not within a handler: what one object raises is no consequence of another's
         for one in opened:
             one.obj._rejected.clear()
             one.attempt.call(lambda o: _only(call([o]), 1)[0], one)
@@ -305,7 +301,9 @@ class _Attempt:
             self.writer.add(i, obj.key, obj.etag, call(obj), obj._rejected)
         except MemoryError:
             raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises
+        except (Exception, SystemExit) as error:
+            if is_out_of_memory(error):
+                raise MemoryError from error
             problem = one.content.problem()
             if problem is not None:
                 self._unreadable(i, problem, called=True)

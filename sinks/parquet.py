@@ -330,6 +330,8 @@ def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
     for wanted, column in zip(schema, table.columns, strict=True):
         try:
             columns.append(_cast_column(column, wanted.type))
+        except MemoryError:
+            raise
         except (pa.ArrowException, ValueError) as error:
             reason = " ".join(str(error).split())
             raise InputRejected(f"column {wanted.name!r} is {column.type} and does not fit {wanted.type}: {reason}") from None
@@ -383,5 +385,3 @@ def _as_json(row: Any) -> str:
         return json.dumps(row, default=str, ensure_ascii=False)
     except (TypeError, ValueError):
         return repr(row)
-
-

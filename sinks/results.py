@@ -94,6 +94,8 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         if columns is not None:
             return pa.table({name: pa.array(values) for name, values in columns.items()})
         return _as_table(pa.array(rows))
+    except MemoryError:  # pyarrow's is both
+        raise
     except (pa.ArrowException, OverflowError, UnicodeError, ValueError, TypeError) as error:
         raise InputRejected(_explained(rows, error)) from None
 

@@ -6,18 +6,20 @@ rows. Rows of superseded or deleted sources lie in shared files: they are left o
 
 from __future__ import annotations
 
+import re
 import tempfile
-import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ObjectNotFound, SettingsError, StoreUnavailable
+from pipeline.errors import ObjectNotFound, SettingsError, StoreDenied, StoreUnavailable
 from pipeline.model import MAIN_TABLE, REJECTED_TABLE, OutputFile
 from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Snapshot
 from sinks import sql
 from sinks.files import Files
+from sinks.guard import Guard, Limits, half_of_memory_mb
 from sinks.schema import PROVENANCE, decode
+from sinks.statements import STATEMENT_CHARS_MAX, parsed, refusal
 
 if TYPE_CHECKING:
     import duckdb
@@ -26,26 +28,42 @@ if TYPE_CHECKING:
 REJECTED_SUFFIX = "__rejected"
 INTERNAL = "_tidemill"
 """DuckDB schema of what views need and nobody asks for."""
+_STORE_ERROR = re.compile(r"\ATraceback .*^(?:[\w.]+\.)?(ObjectNotFound|StoreUnavailable|StoreDenied): ([^\n]*)", re.S | re.M)
+"""What DuckDB 2.0 says when a registered file system raises: a bare `duckdb.Error` with the whole traceback as its text."""
+ROWS_AT_ONCE = 65_536
+SPILL_SHARE = 4
+"""How often the memory's size may lie on disk."""
 _REJECTED_COLUMNS = {"row": "VARCHAR", "reason": "VARCHAR", **dict.fromkeys(PROVENANCE, "VARCHAR")}
 
 
 class Warehouse:
-    """A private DuckDB with views over snapshots. Use it as a context manager; it reads, and never writes to the bucket."""
+    """A private DuckDB with views over snapshots. Use it as a context manager; it reads, and never writes to the bucket.
 
-    def __init__(self, files: Files, *, threads: int | None = None, memory_limit: str | None = None) -> None:
+    memory_mb: what queries may take of this process's memory, by default half of the machine's. DuckDB gets a part of it and spills
+    the rest to disk, up to `SPILL_SHARE` times as much.
+    """
+
+    def __init__(self, files: Files, *, threads: int | None = None, memory_mb: int | None = None) -> None:
         import duckdb
 
         self._files = files
+        self._limits = Limits(memory_mb or half_of_memory_mb())
         self._spill = tempfile.TemporaryDirectory(prefix="tidemill-sql-", ignore_cleanup_errors=True)
-        config: dict[str, Any] = {"temp_directory": self._spill.name, "autoinstall_known_extensions": False}
+        config: dict[str, Any] = {
+            "temp_directory": self._spill.name,
+            "memory_limit": f"{self._limits.engine_mb}MiB",
+            "max_temp_directory_size": f"{self._limits.memory_mb * SPILL_SHARE}MiB",
+            "autoinstall_known_extensions": False,
+            "python_enable_replacements": False,  # else a query could name the variables of this program
+        }
         if threads is not None:
             config["threads"] = threads
-        if memory_limit is not None:
-            config["memory_limit"] = memory_limit
         self.connection: duckdb.DuckDBPyConnection = duckdb.connect(":memory:", config=config)
         self.connection.execute(f"CREATE SCHEMA {INTERNAL}")
         files.register(self.connection)
         self._paths: list[str] = []
+        self._tables: set[str] = set()
+        self._locked = False
         self.broken: dict[str, str] = {}
         """Aggregates that cannot be computed, with the reason."""
 
@@ -74,9 +92,7 @@ class Warehouse:
         ):
             clean = [f for o in snapshot.outputs.values() if not o.dead for f in o.files if f.table == table]
             mixed = [f for o in snapshot.outputs.values() if o.dead for f in o.files if f.table == table]
-            live = (
-                f"WHERE NOT EXISTS (SELECT 1 FROM {dead_table} d WHERE d.task = f._task AND d.key = f._source_key)"
-            )
+            live = f"WHERE NOT EXISTS (SELECT 1 FROM {dead_table} d WHERE d.task = f._task AND d.key = f._source_key)"
             parts = [*self.scans(clean, wanted), *(f"{scan} {live}" for scan in self.scans(mixed, wanted))]
             self.add_view(name, " UNION ALL ".join(parts) or _nothing(wanted))
 
@@ -115,6 +131,7 @@ class Warehouse:
     def add_view(self, name: str, select: str) -> None:
         """A view by that name. Raises SettingsError for SQL that does not work on these tables."""
         self.execute(f"CREATE OR REPLACE VIEW {sql.name(name)} AS {select}")
+        self._tables.add(name)
 
     def add_table(self, name: str, table: pa.Table, *, schema: str = "main") -> str:
         """A table in DuckDB's memory; its quoted name."""
@@ -122,6 +139,8 @@ class Warehouse:
         self.connection.register("_incoming", table)
         self.execute(f"CREATE OR REPLACE TABLE {quoted} AS SELECT * FROM _incoming")
         self.connection.unregister("_incoming")
+        if schema == "main":
+            self._tables.add(name)
         return quoted
 
     def add_aggregates(self, snapshot: Snapshot, aggregates: Iterable[AggregateSettings], definitions: dict[str, str]) -> None:
@@ -143,35 +162,49 @@ class Warehouse:
     # -- queries -----------------------------------------------------------------------------------------------------
 
     def lock(self) -> None:
-        """From here on nothing but the snapshot's own files can be read, and nothing written. Cannot be undone."""
+        """From here on nothing but the snapshot's own tables can be asked, and nothing written. Cannot be undone."""
         paths = sql.texts(dict.fromkeys(self._paths))
         self.connection.execute(f"SET allowed_paths = {paths}")
+        self.connection.execute("SET autoload_known_extensions = false")
         self.connection.execute("SET enable_external_access = false")
         self.connection.execute("SET lock_configuration = true")
+        self._locked = True
 
     def query(self, statement: str, *, timeout_s: float | None = None) -> pa.Table:
-        """The result of one SELECT (or DESCRIBE, SHOW, SUMMARIZE). Raises SettingsError for anything else, and for SQL errors."""
+        """The result of one SELECT (or DESCRIBE, SHOW, SUMMARIZE).
+
+        Raises SettingsError for anything else, for SQL errors, and for what takes more than `timeout_s` or the warehouse's memory.
+        DuckDB cannot be interrupted everywhere: who must hold these limits against anybody runs the query in a process
+        of its own, as `tidemill sql` does (pipeline/cli/confined.py).
+        """
         import duckdb
 
+        self._check(statement)
+        guard = Guard(self.connection.interrupt, self._limits, timeout_s)
         try:
-            statements = self.connection.extract_statements(statement)
-        except duckdb.Error as error:
-            raise SettingsError(_one_line(error)) from None
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise SettingsError("give one SELECT statement: tables are read only, files change them")
-        timer = threading.Timer(timeout_s, self.connection.interrupt) if timeout_s is not None else None
-        if timer is not None:
-            timer.start()
-        try:
-            result: pa.Table = self.connection.sql(statement).to_arrow_table()
+            with guard:
+                reader = self.connection.sql(statement).to_arrow_reader(ROWS_AT_ONCE)
+                return guard.collected(reader)
         except duckdb.InterruptException:
-            raise SettingsError(f"the query took longer than {timeout_s:g} s and was stopped (--timeout)") from None
+            raise SettingsError(guard.reason or "the query was interrupted") from None
+        except duckdb.OutOfMemoryException:
+            raise SettingsError(self._limits.exceeded) from None
         except duckdb.Error as error:
             raise _translated(error) from None
-        finally:
-            if timer is not None:
-                timer.cancel()
-        return result
+
+    def _check(self, statement: str) -> None:
+        """Refuse what is no single SELECT and, once locked, what asks for more than the snapshot's tables."""
+        import duckdb
+
+        if len(statement) > STATEMENT_CHARS_MAX:
+            raise SettingsError(f"the statement has {len(statement):,} characters; at most {STATEMENT_CHARS_MAX:,} are read")
+        try:
+            found = self.connection.execute("SELECT json_serialize_sql(?, skip_null := true, skip_empty := true)", [statement])
+            refused = refusal(parsed(found.fetchall()[0][0]), self._tables if self._locked else None)
+        except (duckdb.Error, UnicodeError) as error:
+            raise SettingsError(_one_line(error)) from None
+        if refused is not None:
+            raise SettingsError(refused)
 
     def execute(self, statement: str) -> None:
         """Run a statement of ours, with its errors in the words of this module."""
@@ -208,6 +241,10 @@ def _nothing(wanted: dict[str, str]) -> str:
 def _translated(error: Exception) -> Exception:
     import duckdb
 
+    ours = _STORE_ERROR.search(str(error))
+    if ours is not None:  # raised by the store's file system, below DuckDB
+        kind = {"ObjectNotFound": ObjectNotFound, "StoreDenied": StoreDenied}.get(ours[1], StoreUnavailable)
+        return kind(f"{ours[2]}{' (the vacuum removed it meanwhile: ask again)' if kind is ObjectNotFound else ''}")
     text = _one_line(error)
     if isinstance(error, duckdb.IOException):
         gone = "No such file" in text or "No files found" in text

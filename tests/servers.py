@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import json
 import os
 import secrets
@@ -12,9 +13,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import boto3
 
@@ -33,18 +36,34 @@ def free_port() -> int:
 
 @cache
 def moto_url() -> str:
-    """A moto server that answers one request at a time: it checks and then writes, with no lock of its own."""
+    """A moto server that decides one request at a time: by itself it checks a condition and then writes, with no lock."""
     import logging
 
-    from moto.server import ThreadedMotoServer
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     os.environ.update(KEYS)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    atexit.register(server.stop)
-    host, port = server.get_host_and_port()
-    return f"http://{host}:{port}"
+    app = _OneAtATime(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    atexit.register(server.shutdown)
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+class _OneAtATime:
+    """A WSGI application that gets the next request when the one before is answered; bodies are read before its turn."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._turn = threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        size = environ.get("CONTENT_LENGTH")
+        if size:
+            environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(size)))
+        with self._turn:
+            return list(self._app(environ, start_response))
 
 
 @cache

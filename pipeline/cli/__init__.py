@@ -68,19 +68,19 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit, at once: nothing is left to tear down, and native threads may fail at that."""
-    code = invoke(args)
+    code = invoke(args, alone=True)
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
 
 
-def invoke(args: list[str] | None = None) -> int:
-    """Run the command line; the exit code."""
+def invoke(args: list[str] | None = None, *, alone: bool = False) -> int:
+    """Run the command line; the exit code. alone: this process does nothing else, so a command may fork it."""
     arguments = sys.argv[1:] if args is None else list(args)
     debug = "--debug" in arguments
     try:
-        result = cli.main(args=arguments, standalone_mode=False, prog_name="tidemill")
+        result = cli.main(args=arguments, standalone_mode=False, prog_name="tidemill", obj="alone" if alone else None)
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.Abort:
@@ -113,4 +113,7 @@ def _report(error: Exception) -> int:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """On one line, and nothing in it steers the terminal: keys and messages are other people's."""
+    from pipeline.tracebacks import visible
+
+    return visible(" ".join(text.split()))

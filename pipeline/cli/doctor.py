@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from pipeline.cli import EXIT_PROBLEMS, render
+from pipeline.cli import EXIT_BAD_INPUT, EXIT_PROBLEMS, render
 from pipeline.cli.options import bucket_options, wait
 
 if TYPE_CHECKING:
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 def doctor_command(file: str | None, bucket: Bucket | None, as_json: bool) -> int:
     """Check this machine and the Modal account, and where given FILE's pipelines and the bucket. One line for each check.
 
-    Writes two small objects below each pipeline's home prefix and deletes them. Exit code 1 if anything failed.
+    Writes a few small objects below each pipeline's home prefix and deletes them. Exit code 1 if anything failed, 2 if the store
+    breaks promises that commits rely on.
     """
-    from pipeline.doctor import failed
+    from pipeline.doctor import failed, unsafe
 
     checks = wait(_checks(file, bucket))
     if as_json:
@@ -33,6 +34,8 @@ def doctor_command(file: str | None, bucket: Bucket | None, as_json: bool) -> in
         for check in checks:
             mend = f"; to mend it: {check.mend}" if check.mend else ""
             click.echo(f"{check.status:4}  {render.printable(check.check)}: {render.printable(check.found)}{mend}")
+    if unsafe(checks):
+        return EXIT_BAD_INPUT
     return EXIT_PROBLEMS if failed(checks) else 0
 
 

@@ -14,6 +14,7 @@ from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, runtime, wait
 from pipeline.cli.render import as_json, count, duration, printable, size, table
 from pipeline.errors import SettingsError, nearest
+from pipeline.tracebacks import visible
 
 if TYPE_CHECKING:
     from pipeline.preview import PlanCost, RouteCost
@@ -38,7 +39,7 @@ def plan_command(target: Target, engine: str) -> int:
     from pipeline.rates import workspace_rates
 
     rates = wait(workspace_rates()) if engine == "modal" else None
-    plans = [wait(preview(runtime(target, p), rates, WallClock().now_ms())) for p in target.pipelines]
+    plans = [wait(preview(runtime(target, p), WallClock().now_ms(), rates)) for p in target.pipelines]
     if target.as_json:
         as_json([msgspec.to_builtins(plan) for plan in plans])
         return 0
@@ -115,7 +116,7 @@ def status_command(target: Target, last: int) -> int:
                 numbers=(0, 2, 3, 4, 5, 6),
             )
         for failure in report["failures"][:5]:
-            click.echo(f"  quarantined: {printable(failure['key'])}: {failure['reason']}")
+            click.echo(f"  quarantined: {printable(failure['key'])}: {visible(failure['reason'])}")
         if len(report["failures"]) > 5:
             click.echo(f"  ... and {len(report['failures']) - 5} more:  tidemill quarantine list {target.file}")
     return 0
@@ -147,7 +148,9 @@ async def _status(opened: Any, last: int) -> dict[str, Any]:
         "bytes": sum(f.size_bytes for f in files),
         "usage": _usage(opened, state),
         "commits": shown,
-        "failures": [{"key": q.key, "kind": q.kind, "reason": q.reason} for q in state.quarantine.values()],
+        "failures": [
+            {"key": q.key, "kind": q.kind, "reason": q.reason} for q in state.quarantine.values() if q.key not in state.wanted
+        ],
     }
 
 

@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline import keys
+from pipeline.cli.confined import Here, confine
 from pipeline.cli.options import Target, on_bucket, runtime, wait
 from pipeline.errors import ObjectNotFound, SettingsError, TidemillError
+from sinks.guard import half_of_memory_mb
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_SHOWN = 1_000
 TRIES = 5
+MEMORY_MB_MIN = 256
+"""A process that has loaded DuckDB and Arrow takes about 130 MB."""
 
 
 @click.command("sql", epilog='Example:  tidemill sql pipeline.py "SELECT carrier, count(*) FROM flights GROUP BY 1" --format csv')
@@ -26,32 +31,46 @@ TRIES = 5
 @click.argument("statement", required=False)
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True)
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), default=300.0, show_default=True, help="seconds")
-def sql_command(target: Target, statement: str | None, form: str, timeout_s: float) -> int:
+@click.option(
+    "--memory-mb", type=click.IntRange(min=MEMORY_MB_MIN), help="for the query's process [default: half of the machine's]"
+)
+def sql_command(target: Target, statement: str | None, form: str, timeout_s: float, memory_mb: int | None) -> int:
     """Ask in DuckDB's SQL; without STATEMENT, list the tables. Read only.
 
     Tables: each pipeline by its name (rows, with _source_key, _source_etag, _task), NAME__rejected, each aggregate, and the
-    state: sources, outputs, commits, quarantine.
+    state: sources, outputs, commits, quarantine. A query that takes longer or more memory than it may is stopped.
     """
-    from pipeline.cli.tables import open_warehouse
-
-    runtimes = [runtime(target, p) for p in target.pipelines]
     if statement is None:
         click.echo("\n".join(_tables(target)))
         return 0
-    wait(runtimes[0].store.check(runtimes[0].settings.source))
+    memory = memory_mb or max(half_of_memory_mb(), MEMORY_MB_MIN)
+    here = confine(timeout_s=timeout_s, memory_mb=memory)
+    if isinstance(here, int):
+        return here
+    result = _answer(target, statement, here, timeout_s, memory)
+    _print(result, "json" if target.as_json else form)
+    return 0
+
+
+def _answer(target: Target, statement: str, here: Here, timeout_s: float, memory_mb: int) -> pa.Table:
+    from pipeline.cli.tables import open_warehouse
+
+    runtimes = [runtime(target, p) for p in target.pipelines]
+    wait(runtimes[0].store.check(keys.checkpoint_prefix(keys.home(runtimes[0].settings.name))))
     for attempt in range(1, TRIES + 1):
         try:
-            with wait(open_warehouse(runtimes, statement)) as warehouse:
+            with wait(open_warehouse(runtimes, statement, memory_mb=memory_mb)) as warehouse:
                 warehouse.lock()
+                here.query_begins()
                 result = warehouse.query(statement, timeout_s=timeout_s)
-            break
+                here.query_ended()
+                return result
         except ObjectNotFound:  # a vacuum was faster: look at the newest snapshot
             if attempt == TRIES:
                 raise
         except SettingsError as error:
             raise SettingsError(_with_tables(str(error), target, warehouse.broken)) from None
-    _print(result, "json" if target.as_json else form)
-    return 0
+    raise AssertionError("the last try returns or raises")
 
 
 def _with_tables(message: str, target: Target, broken: Mapping[str, str]) -> str:
@@ -60,14 +79,14 @@ def _with_tables(message: str, target: Target, broken: Mapping[str, str]) -> str
 
     from pipeline.errors import nearest
 
-    unknown = re.match(r"Catalog Error: Table with name (\S+) does not exist", message)
+    unknown = re.match(r"there is no table '([^']+)'", message)
     if unknown is None:
         return message
     if unknown[1] in broken:
         return f"aggregate {unknown[1]} cannot be computed: {broken[unknown[1]]}"
     if unknown[1] in _tables(target):
         return f"table {unknown[1]} is empty: no rows are committed yet"
-    return f"there is no table {unknown[1]!r}{nearest(unknown[1], _tables(target))}"
+    return f"there is no table {unknown[1]!r}{nearest(unknown[1], _tables(target))}: queries read the pipeline's tables only"
 
 
 def _tables(target: Target) -> list[str]:

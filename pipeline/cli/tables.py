@@ -16,10 +16,10 @@ from sinks.files import files_of
 from sinks.warehouse import Warehouse
 
 
-async def open_warehouse(runtimes: Sequence[Runtime], wanted: str) -> Warehouse:
+async def open_warehouse(runtimes: Sequence[Runtime], wanted: str, *, memory_mb: int | None = None) -> Warehouse:
     """Views and tables for a statement; state tables only where `wanted` mentions them. The caller closes it."""
     states = [await runtime.log().load() for runtime in runtimes]
-    warehouse = Warehouse(files_of(runtimes[0].store))
+    warehouse = Warehouse(files_of(runtimes[0].store), memory_mb=memory_mb)
     for runtime, state in zip(runtimes, states, strict=True):
         snapshot = state.snapshot()
         warehouse.add_snapshot(snapshot)

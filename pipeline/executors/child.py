@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from pipeline import limits
 from pipeline.errors import StoreUnavailable, TidemillError
 from pipeline.executors.frames import LENGTH, SLOT, Answer, Job, pack
 from pipeline.tracebacks import describe, one_line, whole_traceback
@@ -66,7 +67,20 @@ def _work(connection: socket.socket, board: mmap.mmap, at: int, entry: str, spec
             SLOT.pack_into(board, at, serial, index, time.monotonic())
 
         starting(-1)
-        connection.sendall(pack(_run(attempts, job, starting)))
+        if job.scratch:
+            limits.use_scratch(f"{job.scratch}/{os.getpid()}")
+        limits.hold_memory(job.memory_mb)
+        answer = _run(attempts, job, starting)
+        if answer.ends:
+            answer = msgspec.structs.replace(answer, suspect=_at_hand(board, at))
+        connection.sendall(pack(answer))
+        if answer.ends:
+            return
+
+
+def _at_hand(board: mmap.mmap, at: int) -> int | None:
+    index = int(SLOT.unpack_from(board, at)[1])
+    return index if index >= 0 else None
 
 
 def _run(attempts: Any, job: Job, starting: Callable[[int], None]) -> Answer:
@@ -75,9 +89,19 @@ def _run(attempts: Any, job: Job, starting: Callable[[int], None]) -> Answer:
     except CodeBroken as error:
         return Answer(serial=job.serial, broken=_one_line(error))
     except TidemillError as error:
+        if limits.is_out_of_memory(error):
+            return _out_of_memory(job)
         return Answer(serial=job.serial, lost=_one_line(error), innocent=isinstance(error, StoreUnavailable))
     except Exception as error:  # noqa: BLE001 - a bug of ours must not end the worker
+        if limits.is_out_of_memory(error):
+            return _out_of_memory(job)
         return Answer(serial=job.serial, lost=_one_line(error), detail=whole_traceback(error))
+
+
+def _out_of_memory(job: Job) -> Answer:
+    """The process ends: it holds what the code at hand left behind, and the next file would be blamed for that."""
+    why = f"memory limit: the worker needed more than {job.memory_mb} MB (memory_mb)"
+    return Answer(serial=job.serial, lost=why, ends=True)
 
 
 def _receive(connection: socket.socket, jobs: queue.SimpleQueue[bytes]) -> None:

@@ -19,6 +19,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     serial: int
     assignment: Assignment
+    memory_mb: int | None = None
+    """Bound on the worker's memory while it runs this."""
+    scratch: str = ""
+    """Below it, each worker has a folder for temporary files, named by its process id. Empty: the system's own place."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +33,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     lost: str = ""
     innocent: bool = False
     detail: str = ""
+    suspect: int | None = None
+    """The input at hand when the job was lost, where the worker knows it is to blame."""
+    ends: bool = False
+    """The worker ends after this answer, and another takes its place."""
     broken: str = ""
     """Why the worker cannot work at all, in one line."""
 

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import socket
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +29,7 @@ PREFETCH = 2
 """Jobs a worker holds: one it runs, one it starts without asking."""
 WATCH_S = 0.1
 FAILED_STARTS_MAX = 3
+NATIVE = " (a crash in native code)"
 
 _RUNNING: set[str] = set()
 
@@ -80,6 +83,7 @@ class LocalExecutor:
         self._outstanding = self._serial = self._failed_starts = 0
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
+        self._scratch = tempfile.mkdtemp(prefix="tidemill-")
         self.owner = f"{_here()}:{os.getpid()}:{_started(os.getpid())}:{secrets.token_hex(4)}"
         _RUNNING.add(self.owner)
 
@@ -107,7 +111,9 @@ class LocalExecutor:
         """Queue the attempts; starts as many workers as there is work for."""
         for assignment in assignments:
             self._serial += 1
-            self._queue.append(Job(serial=self._serial, assignment=assignment))
+            limits = self._limits.get(f"{assignment.pipeline}/{assignment.task.transform}")
+            memory_mb = limits.memory_mb if limits is not None else None
+            self._queue.append(Job(serial=self._serial, assignment=assignment, memory_mb=memory_mb, scratch=self._scratch))
         self._outstanding += len(assignments)
         for slot in range(self._parallelism):
             if slot not in self._workers and len(self._workers) < self._outstanding:
@@ -152,6 +158,7 @@ class LocalExecutor:
         if self._serving:
             await asyncio.wait(self._serving)
         self._spawner.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
         self._on_close()
 
     # -- workers -----------------------------------------------------------------------------------------------------
@@ -204,7 +211,9 @@ class LocalExecutor:
             job = worker.jobs.popleft()
             if job.serial != answer.serial:
                 raise InvariantViolated(f"worker {worker.pid} answered job {answer.serial}, expected {job.serial}")
-            self._report(job, answer)
+            self._report(job, answer, answer.suspect)
+            if answer.ends:
+                worker.doomed = answer.lost
         self._hand_out()
         self._news.set()
 
@@ -227,7 +236,8 @@ class LocalExecutor:
         del self._workers[worker.slot]
         _kill(worker.pid)  # it closed its connection: it is ending, or of no use
         ended = describe_end(self._spawner.reap(worker.pid))
-        reason = worker.doomed or ended
+        shutil.rmtree(f"{self._scratch}/{worker.pid}", ignore_errors=True)  # what a killed worker had no time to remove
+        reason = worker.doomed or ended + self._maybe_memory(worker, ended)
         serial, index, _ = SLOT.unpack_from(self._spawner.board, worker.slot * SLOT.size)
         if worker.jobs and worker.jobs[0].serial == serial:
             self._report(worker.jobs.popleft(), Answer(lost=reason), index if index >= 0 else None)
@@ -263,6 +273,11 @@ class LocalExecutor:
             return f"memory limit: the worker used more than {limits.memory_mb} MB (memory_mb)"
         return ""
 
+    def _maybe_memory(self, worker: _Worker, ended: str) -> str:
+        """Native code that is refused memory often crashes: then the limit is named as what it may have died of."""
+        memory_mb = worker.jobs[0].memory_mb if worker.jobs else None
+        return f"; its memory limit was {memory_mb} MB (memory_mb)" if memory_mb is not None and NATIVE in ended else ""
+
 
 def describe_end(status: int) -> str:
     """A wait status in words."""
@@ -272,9 +287,9 @@ def describe_end(status: int) -> str:
     name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
     why = {
         "SIGKILL": " (by somebody, or by the system when it ran out of memory)",
-        "SIGSEGV": " (a crash in native code)",
-        "SIGABRT": " (a crash in native code)",
-        "SIGBUS": " (a crash in native code)",
+        "SIGSEGV": NATIVE,
+        "SIGABRT": NATIVE,
+        "SIGBUS": NATIVE,
     }
     return f"the worker process was killed by {name}{why.get(name, '')}"
 

@@ -8,12 +8,11 @@ followed and not listed. Temporary files lie in `.tidemill/` below the root, whi
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import secrets
-import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from stat import S_ISREG
 from typing import BinaryIO
@@ -27,6 +26,7 @@ from pipeline.errors import (
 )
 from pipeline.model import Head, Page, Stored
 from pipeline.ports import Content
+from pipeline.stores.disk import Disk, Names, Presence, copy_all, hold, locked, roomless, sweep, write_all
 from pipeline.stores.local_content import ABSENT, LocalContent, explained, version
 
 PRIVATE = ".tidemill"
@@ -42,22 +42,27 @@ _Stats = list[os.stat_result]
 class LocalStore:
     """The Store port over one directory. Any number of processes may use it at once, on a local file system."""
 
-    def __init__(self, root: Path, *, create: bool = False) -> None:
+    def __init__(self, root: Path, *, create: bool = False, disk: Disk | None = None) -> None:
         self.root = root.absolute()
         self.url = self.root.as_uri()
         if create:
             self.root.mkdir(parents=True, exist_ok=True)
         self._base = str(self.root) + "/"
         self._private = self.root / PRIVATE
+        self._disk = disk or Disk()
+        self._names = Names(self._disk, str(self.root))
+        self._present = Presence(self.root)
 
     async def check(self, prefix: str = "") -> None:
         """Raises SettingsError where the directory does not exist, StoreDenied where it cannot be read and written."""
         if not self.root.is_dir():
             what = "is not a directory" if self.root.exists() else "does not exist"
             raise SettingsError(f"the bucket {self.root} {what}: make it with  mkdir -p {self.root}")
-        with explained(str(self.root)):
+        self._present()
+        with explained(str(self.root)), roomless(str(self.root)):
             os.listdir(self.root)  # noqa: PTH208 - a permission test
-            (self._private / "tmp").mkdir(parents=True, exist_ok=True)
+            self._private_folder()
+            sweep(str(self._private / "tmp"))
 
     # -- listing -----------------------------------------------------------------------------------------------------
 
@@ -73,6 +78,7 @@ class LocalStore:
         folder = prefix.rpartition("/")[0]
         if folder and unsupported(folder) is not None:
             return
+        self._present()
         with explained(prefix):
             for more_keys, more_stats in self._walk(folder + "/" if folder else "", prefix, after, unusable):
                 keys += more_keys
@@ -80,6 +86,7 @@ class LocalStore:
                 while len(keys) >= PAGE_KEYS:
                     yield _page(keys[:PAGE_KEYS], stats[:PAGE_KEYS], unusable)
                     keys, stats, unusable[:] = keys[PAGE_KEYS:], stats[PAGE_KEYS:], []
+        self._present()
         if keys or unusable:
             yield _page(keys, stats, unusable)
 
@@ -139,12 +146,16 @@ class LocalStore:
         path = self._base + key
         try:
             if unsupported(key) is not None or not S_ISREG(os.lstat(path).st_mode):
-                raise ObjectNotFound(f"{key!r} does not exist")
+                raise self._missing(key)
             file = open(path, "rb", buffering=0)  # noqa: SIM115, PTH123
         except (FileNotFoundError, NotADirectoryError):
-            raise ObjectNotFound(f"{key!r} does not exist") from None
+            raise self._missing(key) from None
         with file:
             yield file
+
+    def _missing(self, key: str) -> ObjectNotFound:
+        self._present()
+        return ObjectNotFound(f"{key!r} does not exist")
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[Stored | None]:
         found: list[Stored | None] = []
@@ -162,7 +173,7 @@ class LocalStore:
             except (FileNotFoundError, NotADirectoryError):
                 stat = None
         if stat is None or not S_ISREG(stat.st_mode):
-            raise ObjectNotFound(f"{key!r} does not exist")
+            raise self._missing(key)
         return Head(key=key, etag=version(stat), size_bytes=stat.st_size, modified_us=stat.st_mtime_ns // 1000)
 
     async def head_many(self, keys: Sequence[str]) -> Sequence[Head | None]:
@@ -181,70 +192,97 @@ class LocalStore:
 
     async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
         target = self._target(key)
-        with explained(key):
-            temporary = self._temporary()
+        with self._temporary(key) as temporary:
+            descriptor = self._disk.create(temporary)
             try:
-                with temporary.open("xb", buffering=0) as file:
-                    view = memoryview(body)
-                    while view:
-                        view = view[file.write(view) :]
-                    os.fsync(file.fileno())
+                hold(descriptor)
+                write_all(self._disk, descriptor, body)
+                self._disk.sync(descriptor)
                 self._place(temporary, target, key, create_only, if_match)
             finally:
-                temporary.unlink(missing_ok=True)
+                os.close(descriptor)
 
     async def put_file(self, key: str, path: Path) -> None:
         target = self._target(key)
-        with explained(key):
-            temporary = self._temporary()
+        with self._temporary(key) as temporary:
             try:
-                try:
-                    path.rename(temporary)
-                except OSError:
-                    shutil.copyfile(path, temporary)
-                with temporary.open("rb") as file:
-                    os.fsync(file.fileno())
+                self._disk.replace(str(path), temporary)
+                descriptor = self._disk.open(temporary)
+            except OSError:  # another file system, say
+                descriptor = self._disk.create(temporary)
+                copy_all(self._disk, str(path), descriptor)
+            try:
+                hold(descriptor)
+                self._disk.sync(descriptor)
                 self._place(temporary, target, key, False, None)
             finally:
-                temporary.unlink(missing_ok=True)
+                os.close(descriptor)
 
-    def _target(self, key: str) -> Path:
+    def _target(self, key: str) -> str:
         reason = unsupported(key)
         if reason is not None:
             raise KeyUnsupported(f"{key[:200]!r} cannot be a file: {reason}")
-        return Path(self._base + key)
+        return self._base + key
 
-    def _temporary(self) -> Path:
-        folder = self._private / "tmp"
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-        return folder / secrets.token_hex(12)
-
-    def _place(self, temporary: Path, target: Path, key: str, create_only: bool, if_match: str | None) -> None:
-        """Move the finished file to its key, in one step that a concurrent writer either sees or does not."""
-        for _ in range(_PLACES_MAX):
-            self._make_folders(target.parent, key)
+    @contextmanager
+    def _temporary(self, key: str) -> Iterator[str]:
+        """The name of a new temporary file, which is gone afterwards."""
+        self._present()
+        folder = str(self._private / "tmp")
+        temporary = f"{folder}/{secrets.token_hex(12)}"
+        with explained(key), roomless(key):
+            self._private_folder()
             try:
-                with self._lock(exclusive=if_match is not None):
+                yield temporary
+            finally:
+                with suppress(OSError):  # what stays is removed by a later `check`
+                    self._disk.unlink(temporary)
+
+    def _private_folder(self) -> None:
+        """Never with what is above them: where the bucket's directory is gone, none must be made in its place."""
+        for folder in (self._private, self._private / "tmp"):
+            if not folder.is_dir():
+                with suppress(FileExistsError):
+                    self._disk.mkdir(str(folder))
+
+    def _place(self, temporary: str, target: str, key: str, create_only: bool, if_match: str | None) -> None:
+        """Move the finished file to its key, in one step that a concurrent writer either sees or does not; then make its name
+        durable. What exists already is durable, too, before anything is created beside it or PreconditionFailed is said:
+        a commit must not outlive the one it follows, nor be believed before it is on the disk.
+        """
+        folder = os.path.dirname(target)  # noqa: PTH120
+        for _ in range(_PLACES_MAX):
+            try:
+                self._names.anchor(folder, partial(_no_link, key))
+                if create_only:
+                    self._names.settle(folder)
+                with locked(str(self._private / "lock"), exclusive=if_match is not None):
                     if if_match is not None:
                         self._require(target, key, if_match)
                     if create_only:
-                        os.link(temporary, target)
+                        self._disk.link(temporary, target)
                     else:
-                        temporary.replace(target)
+                        self._disk.replace(temporary, target)
             except FileNotFoundError:
+                self._present()
                 continue  # a concurrent delete removed the empty folder
             except FileExistsError:
-                if not target.is_dir():
+                if not os.path.isdir(target):  # noqa: PTH112
+                    self._names.settle(folder)
                     raise PreconditionFailed(f"{key!r} exists") from None
                 raise KeyUnsupported(f"{key!r} cannot be a file: a directory is there") from None
-            except (IsADirectoryError, NotADirectoryError):
+            except IsADirectoryError:
                 raise KeyUnsupported(f"{key!r} cannot be a file: a directory with files is there") from None
-            _sync(target.parent)
+            except NotADirectoryError:
+                raise KeyUnsupported(f"{key!r} cannot be a file: one of its folders is a file") from None
+            try:
+                self._disk.sync_folder(folder)
+            except FileNotFoundError:  # deleted again, and its folder with it
+                self._present()
             return
         raise StoreUnavailable(f"{key!r}: its folder kept being removed")
 
-    def _require(self, target: Path, key: str, if_match: str) -> None:
+    def _require(self, target: str, key: str, if_match: str) -> None:
         try:
             current = version(os.lstat(target))
         except FileNotFoundError:
@@ -252,55 +290,30 @@ class LocalStore:
         if current != if_match:
             raise PreconditionFailed(f"{key!r} is at version {current}, not {if_match}")
 
-    def _make_folders(self, folder: Path, key: str) -> None:
-        if folder.is_dir():
-            if folder.is_symlink():
-                raise KeyUnsupported(f"{key!r} cannot be a file: {folder} is a symbolic link")
-            return
-        self._make_folders(folder.parent, key)
-        try:
-            folder.mkdir(exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise KeyUnsupported(f"{key!r} cannot be a file: {folder} is a file") from None
-        except FileNotFoundError:
-            return  # removed meanwhile: the caller tries again
-        _sync(folder.parent)
-
     async def delete(self, keys: Sequence[str]) -> None:
         folders = set()
+        self._present()
+        with explained(str(self.root)):
+            self._private_folder()
         for key in keys:
             if unsupported(key) is not None:
                 continue
-            path = Path(self._base + key)
-            with explained(key), self._lock(exclusive=False), suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                path.unlink()
-                folders.add(path.parent)
+            path, lock = self._base + key, locked(str(self._private / "lock"), exclusive=False)
+            with explained(key), lock, suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                self._disk.unlink(path)
+                folders.add(os.path.dirname(path))  # noqa: PTH120
+        self._present()
         for folder in folders:
             self._prune(folder)
 
-    def _prune(self, folder: Path) -> None:
+    def _prune(self, folder: str) -> None:
         """Remove folders that became empty: a store of objects has none."""
-        while folder != self.root:
+        while folder != str(self.root):
             try:
-                folder.rmdir()
+                self._disk.rmdir(folder)
             except OSError:
                 return
-            folder = folder.parent
-
-    @contextmanager
-    def _lock(self, *, exclusive: bool) -> Iterator[None]:
-        """Compare-and-swap excludes all other writers; these do not exclude each other."""
-        path = self._private / "lock"
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:
-            self._private.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
-            yield
-        finally:
-            os.close(descriptor)
+            folder = os.path.dirname(folder)  # noqa: PTH120
 
     async def close(self) -> None:
         return None
@@ -361,11 +374,6 @@ def _page(keys: list[str], stats: list[os.stat_result], unusable: list[str]) -> 
     )
 
 
-def _sync(folder: Path) -> None:
-    """Make a name durable. Some file systems cannot; then the rename is as durable as they make it."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _no_link(key: str, folder: str) -> None:
+    if os.path.islink(folder):  # noqa: PTH114
+        raise KeyUnsupported(f"{key!r} cannot be a file: {folder} is a symbolic link")

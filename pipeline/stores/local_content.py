@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from pipeline.errors import KeyUnsupported, ObjectNotFound, SourceChanged, StoreDenied, StoreUnavailable
 
+ONE_READ_BYTES = 2**30
+"""Linux gives at most 2 GiB in one read."""
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -33,12 +35,16 @@ class LocalContent:
     def read(self) -> bytes:
         descriptor, size = self._opened()
         try:
-            body = os.read(descriptor, size + 1)
-            if len(body) != size:  # large, or being written: then `problem` says so afterwards
-                with io.FileIO(descriptor, closefd=False) as rest:
-                    body += rest.readall()
+            # Never more than one byte beyond the version's size: a file may grow faster than it is read.
+            body = os.read(descriptor, size + 1) if size < ONE_READ_BYTES else b""
+            if len(body) < size:  # large, or cut off meanwhile, or a file system that gives less than was asked for
+                with io.BufferedReader(io.FileIO(descriptor, closefd=False)) as file:
+                    rest = file.read(size + 1 - len(body))
+                body = body + rest if body else rest
         finally:
             os.close(descriptor)
+        if len(body) != size and self._problem is None:
+            self._problem = self._changed()
         self.bytes_read += len(body)
         return body
 
@@ -61,9 +67,10 @@ class LocalContent:
             raise self._problem
         self._touched = True
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # O_NONBLOCK: where a pipe took the file's place, opening it must not wait for somebody to write.
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            self._problem = self._absent() if error.errno in ABSENT else translated(error, self._key)
+            self._problem = self._not_opened(error)
             raise self._problem from None
         stat = os.fstat(descriptor)
         if version(stat) != self._etag:
@@ -80,6 +87,11 @@ class LocalContent:
             except OSError as error:
                 self._problem = self._absent() if error.errno in ABSENT else translated(error, self._key)
         return self._problem
+
+    def _not_opened(self, error: OSError) -> Exception:
+        if error.errno == errno.ENXIO:  # a socket took its place, say
+            return self._changed()
+        return self._absent() if error.errno in ABSENT else translated(error, self._key)
 
     def _absent(self) -> Exception:
         return ObjectNotFound(f"{self._key!r} was deleted after it was planned")

@@ -45,8 +45,11 @@ class MemoryStore:
         return [self._objects.get(key) for key in keys]
 
     async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
-        if not 0 < len(key.encode()) <= KEY_BYTES_MAX:
-            raise KeyUnsupported(f"{key[:80]!r} has {len(key.encode())} bytes; keys have 1 to {KEY_BYTES_MAX}")
+        size = len(key.encode("utf-8", "surrogatepass"))
+        if not 0 < size <= KEY_BYTES_MAX:
+            raise KeyUnsupported(f"{key[:80]!r} has {size} bytes; keys have 1 to {KEY_BYTES_MAX}")
+        if any("\ud800" <= c <= "\udfff" for c in key):
+            raise KeyUnsupported(f"{key[:80]!r} is not valid Unicode")
         if create_only and key in self._objects:
             raise PreconditionFailed(f"{key!r} exists")
         if if_match is not None:

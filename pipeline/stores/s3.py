@@ -14,12 +14,20 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.errors import KeyUnsupported, ObjectNotFound, PreconditionFailed, SettingsError, SourceChanged, StoreUnavailable
+from pipeline.errors import (
+    KeyUnsupported,
+    ObjectNotFound,
+    PreconditionFailed,
+    SettingsError,
+    SourceChanged,
+    StoreUnavailable,
+    StoreUnsafe,
+)
 from pipeline.model import Head, Page, Stored
 from pipeline.ports import Content
 from pipeline.stores.s3_content import S3Content
-from pipeline.stores.s3_errors import code_in, explained, of_code
-from pipeline.stores.s3_listing import as_head, as_stored, parse_listing, together
+from pipeline.stores.s3_errors import RangeEmpty, code_in, explained, of_code
+from pipeline.stores.s3_listing import as_head, as_stored, parse_listing, span, together, whole_size
 
 T = TypeVar("T")
 
@@ -111,6 +119,11 @@ class S3Store:
 
     # -- listing -----------------------------------------------------------------------------------------------------
 
+    @property
+    def sorts(self) -> bool:
+        """Whether the service is known to list in another order than that of the keys' bytes."""
+        return bool(self._sorts)
+
     async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[Page]:
         last = ""
         async for page in self._gathered(prefix, start_after):
@@ -134,7 +147,7 @@ class S3Store:
                 yield part
             return
         pages: _Pages = []
-        async for page in self._raw_pages(prefix, start_after):
+        async for page in self.pages(prefix, start_after):
             pages.append(page)
             if len(pages) == PAGES_TOGETHER:
                 yield together(pages)
@@ -142,20 +155,24 @@ class S3Store:
         if pages:
             yield together(pages)
 
-    async def _raw_pages(self, prefix: str, start_after: str) -> AsyncIterator[Page]:
-        token: str | None = None
+    async def pages(self, prefix: str, start_after: str = "", *, size: int = 1000) -> AsyncIterator[Page]:
+        """Pages of up to `size` keys as the service gives them, in whatever order."""
+        token, before = None, None
         after = self._full(start_after) if start_after else ""
         while True:
-            page, token = await asyncio.to_thread(self._list_page, self._full(prefix), after, 1000, token)
+            page, token = await asyncio.to_thread(self._list_page, self._full(prefix), after, size, token)
             if page.keys:
                 yield page
             if token is None:
                 return
+            if token == before:
+                raise StoreUnavailable(f"{self.url}: the listing does not go on: the service names the same next page twice")
+            before = token
 
     async def _sorted(self, prefix: str, start_after: str) -> AsyncIterator[Page]:
         """The whole listing in memory, in byte order, without repeats."""
         rows: dict[str, tuple[str, int, int]] = {}
-        async for page in self._raw_pages(prefix, ""):
+        async for page in self.pages(prefix, ""):
             rows.update(zip(page.keys, zip(page.etags, page.sizes, page.modified_us, strict=True), strict=True))
         names = sorted((key for key in rows if key > start_after), key=str.encode)
         for start in range(0, len(names), 1000 * PAGES_TOGETHER):
@@ -177,7 +194,7 @@ class S3Store:
             raise self._refused(response.status, response.data.decode("utf-8", "replace"))
         if self._sorts is None:
             self._sorts = "seaweed" in response.headers.get("Server", "").lower()
-        return parse_listing(response.data, len(self._prefix))
+        return parse_listing(response.data, len(self._prefix), self.url)
 
     def _pool(self) -> Any:
         if self._http is None:
@@ -198,36 +215,50 @@ class S3Store:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def get(self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None) -> Stored:
-        if byte_range is not None and byte_range[1] <= byte_range[0]:
-            head = await self.head(key)
-            return Stored(body=b"", etag=head.etag, size_bytes=head.size_bytes, modified_us=head.modified_us)
-        if _ODD.search(self._full(key)):
-            return await asyncio.to_thread(self._get_exact, key, if_match, byte_range)
-        options: dict[str, Any] = {}
-        if if_match is not None:
-            options["if_match"] = f'"{if_match}"'
-        if byte_range is not None:
-            options["range"] = byte_range
-        async with self._limit():
-            with explained(key):
-                result = await self._client().get_async(self._full(key), options=options)
-                body = bytes(await result.bytes_async())
+        start, end = byte_range or (0, None)
+        if end is not None and end <= start:
+            return self._nothing(await self.head(key), if_match, start, end)
+        try:
+            if _ODD.search(self._full(key)):
+                return await asyncio.to_thread(self._get_exact, key, if_match, start, end)
+            options = _reading(if_match, start, end)
+            async with self._limit():
+                with explained(key):
+                    result = await self._client().get_async(self._full(key), options=options)
+                    body = bytes(await result.bytes_async())
+        except RangeEmpty:
+            return self._nothing(await self.head(key), if_match, start, end)
         meta = result.meta
-        expected = meta["size"] if byte_range is None else max(0, min(byte_range[1], meta["size"]) - byte_range[0])
-        return as_stored(key, body, etag=meta["e_tag"], size=meta["size"], modified=meta["last_modified"], expected=expected)
+        self._answered(key, meta["e_tag"], if_match)
+        etag, size, modified = meta["e_tag"], meta["size"], meta["last_modified"]
+        return as_stored(key, body, etag=etag, size=size, modified=modified, expected=span(start, end, size))
 
-    def _get_exact(self, key: str, if_match: str | None, byte_range: tuple[int, int] | None) -> Stored:
+    def _nothing(self, head: Head, if_match: str | None, start: int, end: int | None) -> Stored:
+        """No bytes of an object: S3 answers 416 where a range begins at its end or behind, as each range of an empty one does."""
+        if if_match not in (None, head.etag):
+            raise PreconditionFailed(f"{head.key!r} exists, or is at another version")
+        if span(start, end, head.size_bytes):
+            raise StoreUnavailable(f"{head.key!r}: the store sent 0 bytes of {span(start, end, head.size_bytes)}")
+        return Stored(body=b"", etag=head.etag, size_bytes=head.size_bytes, modified_us=head.modified_us)
+
+    def _answered(self, key: str, etag: str | None, if_match: str | None) -> None:
+        """Raises StoreUnsafe where a read at one version was answered with another: nothing that is read could be trusted."""
+        if if_match is not None and (etag or "").strip('"') != if_match:
+            raise StoreUnsafe(f"{self.url} answered {key!r} at version {etag} where {if_match} was asked for (If-Match)")
+
+    def _get_exact(self, key: str, if_match: str | None, start: int, end: int | None) -> Stored:
         parameters: dict[str, Any] = {"Bucket": self._bucket, "Key": self._full(key)}
         if if_match is not None:
             parameters["IfMatch"] = f'"{if_match}"'
-        if byte_range is not None:
-            parameters["Range"] = f"bytes={byte_range[0]}-{byte_range[1] - 1}"
         with explained(key):
-            found = self._boto.get_object(**parameters)
+            found = self._boto.get_object(**parameters, Range=f"bytes={start}-{'' if end is None else end - 1}")
             body = found["Body"].read()
-        size = int(found["ContentRange"].rpartition("/")[2]) if "ContentRange" in found else found["ContentLength"]
-        etag, modified, expected = found["ETag"], found["LastModified"], found["ContentLength"]
-        return as_stored(key, body, etag=etag, size=size, modified=modified, expected=expected)
+        self._answered(key, found["ETag"], if_match)
+        if not body and "ContentRange" not in found:  # SeaweedFS, of a key that ends with a slash
+            raise RangeEmpty(f"{key}: the object has no bytes in the range that was asked for")
+        size = whole_size(key, found.get("ContentRange"), start)
+        etag, modified = found["ETag"], found["LastModified"]
+        return as_stored(key, body, etag=etag, size=size, modified=modified, expected=span(start, end, size))
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[Stored | None]:
         return await asyncio.gather(*(_or_none(self.get(key)) for key in keys))
@@ -249,22 +280,23 @@ class S3Store:
         return S3Content(self.read_range, key, etag, size_bytes)
 
     def read_range(self, key: str, etag: str, start: int, end: int) -> bytes:
-        """Bytes [start, end) of one version, synchronously, for user code. `etag` "" reads whatever version is there.
+        """Bytes [start, end) of one version, clipped to it, synchronously, for user code. `etag` "" reads whatever is there.
 
         Raises ObjectNotFound, SourceChanged, StoreUnavailable, StoreDenied.
         """
         try:
             if _ODD.search(self._full(key)):
-                return self._get_exact(key, etag or None, (start, end)).body
-            options: dict[str, Any] = {"range": (start, end)}
-            if etag:
-                options["if_match"] = f'"{etag}"'
+                return self._get_exact(key, etag or None, start, end).body
             with explained(key):
-                body = bytes(self._client().get(self._full(key), options=options).bytes())
+                result = self._client().get(self._full(key), options=_reading(etag or None, start, end))
+                body = bytes(result.bytes())
         except PreconditionFailed:
             raise SourceChanged(f"{key!r} was overwritten after it was planned") from None
-        if len(body) > end - start:
-            raise StoreUnavailable(f"{key!r}: the store sent more bytes than were asked for")
+        except RangeEmpty:
+            raise StoreUnavailable(f"{key!r}: the store has no bytes from {start} on") from None
+        self._answered(key, result.meta["e_tag"], etag or None)
+        if len(body) != span(start, end, result.meta["size"]):
+            raise StoreUnavailable(f"{key!r}: the store sent {len(body)} bytes of {span(start, end, result.meta['size'])}")
         return body
 
     # -- writing -----------------------------------------------------------------------------------------------------
@@ -319,6 +351,15 @@ class S3Store:
         if not key or size > KEY_BYTES_MAX:
             raise KeyUnsupported(f"{key[:80]!r} has {size} bytes with its prefix; S3 keys have 1 to {KEY_BYTES_MAX}")
         return full
+
+
+def _reading(if_match: str | None, start: int, end: int | None) -> dict[str, Any]:
+    """How obstore is asked. Always for a range: its answer names the object's size apart from its own length, so that an answer
+    cut off on its way is noticed even where its length was made to fit."""
+    options: dict[str, Any] = {"range": {"offset": start} if end is None else (start, end)}
+    if if_match is not None:
+        options["if_match"] = f'"{if_match}"'
+    return options
 
 
 async def _or_none(request: Coroutine[Any, Any, T]) -> T | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pipeline.errors import KeyUnsupported, ObjectNotFound, PreconditionFailed, SettingsError, StoreDenied, StoreUnavailable
 
@@ -16,9 +17,14 @@ _CODE = re.compile(r"<Code>([^<]+)</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
 
 
+class RangeEmpty(StoreUnavailable):
+    """The range that was asked for begins at the object's end, or behind it."""
+
+
 @contextmanager
 def explained(what: str, *, conditional_write: bool = False) -> Iterator[None]:
     """Errors of the three clients as errors of a store, in one line without the request's body or any signature."""
+    from boto3.exceptions import Boto3Error
     from botocore import exceptions as boto
     from obstore import exceptions as fast
     from urllib3 import exceptions as http
@@ -28,9 +34,11 @@ def explained(what: str, *, conditional_write: bool = False) -> Iterator[None]:
     except FileNotFoundError:
         raise _missing(what, conditional_write) from None
     except boto.ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        raise of_code(code, status, what, conditional_write=conditional_write) from None
+        raise _refusal(error, what, conditional_write) from None
+    except Boto3Error as error:  # of `upload_file`, around the client's own
+        if isinstance(error.__context__, boto.ClientError):
+            raise _refusal(error.__context__, what, conditional_write) from None
+        raise StoreUnavailable(f"{what}: {_line(error)}") from None
     except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.TokenRetrievalError, boto.ProfileNotFound) as error:
         raise StoreDenied(f"{what}: {_line(error)} (credentials are found the way boto3 finds them)") from None
     except (boto.InvalidRegionError, boto.ParamValidationError) as error:
@@ -49,6 +57,13 @@ def explained(what: str, *, conditional_write: bool = False) -> Iterator[None]:
         raise of_code(code, status, what, text=str(error), conditional_write=conditional_write) from None
 
 
+def _refusal(error: Any, what: str, conditional_write: bool) -> Exception:
+    """Of botocore's ClientError."""
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return of_code(code, status, what, conditional_write=conditional_write)
+
+
 def _found(error: Exception) -> tuple[str, int]:
     """The service's error code and the HTTP status within an error's text."""
     text = str(error)
@@ -64,6 +79,10 @@ def code_in(body: str) -> str:
 
 def of_code(code: str, status: int, what: str, *, text: str = "", conditional_write: bool = False) -> Exception:
     """The error for a service's code (or, without one, its HTTP status)."""
+    if code == "NoSuchUpload":  # the answer to its end was lost, and it was ended again: the object may be there
+        return StoreUnavailable(f"{what}: it is not known whether the upload in parts was finished")
+    if code in ("InvalidRange", "416") or status == 416:
+        return RangeEmpty(f"{what}: the object has no bytes in the range that was asked for")
     if code in ("NoSuchKey", "NotFound", "404") or (status == 404 and code != "NoSuchBucket"):
         return _missing(what, conditional_write)
     if code == "NoSuchBucket":
@@ -86,5 +105,6 @@ def _missing(what: str, conditional_write: bool) -> Exception:
 
 def _line(error: object) -> str:
     """The first line of an error, short, without query strings (they carry signatures)."""
-    text = re.sub(r"\?\S+", "?...", " ".join(str(error).split()))
+    text = str(error).partition("Debug source:")[0]  # what obstore prints of its own structures
+    text = re.sub(r"\?\S+", "?...", " ".join(text.split()))
     return text[:300]

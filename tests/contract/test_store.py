@@ -362,5 +362,3 @@ def test_a_half_written_local_object_is_never_seen(tmp_path: Path) -> None:
     (tmp_path / ".tidemill" / "tmp" / "left-over").write_bytes(b"half")
     run(store.put("whole", b"x"))
     assert run(listed(store, "")) == ["whole"]
-
-

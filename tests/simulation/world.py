@@ -31,6 +31,7 @@ class World:
         self.rented = rng.random() < 0.5
         """Whether detached work runs in rented containers, by orders; `mounted`: and through mounts."""
         self.mounted = rng.random() < 0.6
+        self.aggregates = True
         self.version = "v1"
         """Of the code that was deployed last."""
         self.policy = scene.policy(rng)

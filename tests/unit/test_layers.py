@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 
-VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", "sizing", "pools"}
+VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", "sizing", "pools", "tracebacks", "limits"}
 CORE = VALUES | {"wire", "ledger", "state", "evidence", "planner", "jobs", "cost", "orders"}
 SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.executors": {f"pipeline.{m}" for m in VALUES | {"ports", "worker", "wire", "orders"}} | {"pipeline.executors"},
     "sinks": {f"pipeline.{m}" for m in CORE | {"ports"}} | {"sinks"},
 }
-COMPOSITION = ("assembly", "aggregation", "preview", "doctor", "rented", "deployment", "engines", "submission", "cli")
+COMPOSITION = ("assembly", "aggregation", "preview", "replay", "doctor", "rented", "deployment", "engines", "submission", "cli")
 ANYTHING = (*(f"pipeline.{name}" for name in COMPOSITION), "pipeline", "infra")
 
 

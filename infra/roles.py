@@ -1,0 +1,125 @@
+"""The least rights of each role on a bucket, as IAM statements by prefix. Pure.
+
+Each action and prefix here is used by a request that the code makes (tests/security/test_roles.py records them). Listing is wider
+than the listings that are made: without s3:ListBucket at its key, S3 answers 403 for an absent object, where the protocol needs a 404.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from pipeline import keys
+from pipeline.api import Pipeline
+from pipeline.errors import SettingsError, nearest
+
+Role = Literal["reader", "worker", "committer", "operator"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+Rights = Mapping[str, Sequence[str]]
+"""Actions to key patterns, relative to the bucket's URL; for s3:ListBucket the patterns of prefixes."""
+
+READ, WRITE, DELETE, LIST, ABORT = "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucket", "s3:AbortMultipartUpload"
+VERSIONS, READ_VERSION = "s3:ListBucketVersions", "s3:GetObjectVersion"
+
+
+def role_named(name: str) -> Role:
+    """The role. Raises SettingsError for a name that is none."""
+    for role in ROLES:
+        if role == name:
+            return role
+    raise SettingsError(f"there is no role {name!r}{nearest(name, ROLES)}: reader, worker, committer or operator")
+
+
+def policy_of(role: Role, pipelines: Sequence[Pipeline], bucket: str, prefix: str = "") -> dict[str, Any]:
+    """An IAM policy document. prefix: within the bucket, with a slash at its end, or nothing."""
+    arn = f"arn:aws:s3:::{bucket}"
+    sums: dict[str, set[str]] = {}
+    for pipeline in pipelines:
+        for action, patterns in _RIGHTS[role](pipeline).items():
+            sums.setdefault(action, set()).update(prefix + pattern for pattern in patterns)
+    return {"Version": "2012-10-17", "Statement": [_statement(action, sorted(found), arn) for action, found in sums.items()]}
+
+
+def _statement(action: str, patterns: Sequence[str], arn: str) -> dict[str, Any]:
+    common = {"Sid": action.removeprefix("s3:"), "Effect": "Allow", "Action": action}
+    if action in (LIST, VERSIONS):
+        return {**common, "Resource": arn, "Condition": {"StringLike": {"s3:prefix": list(patterns)}}}
+    return {**common, "Resource": [f"{arn}/{pattern}" for pattern in patterns]}
+
+
+def _reader(pipeline: Pipeline) -> Rights:
+    """SQL, status, lineage: what is committed, and never a source."""
+    home, out = keys.home(pipeline.name), _output(pipeline)
+    state = _state(home)
+    return {LIST: state[:-1], READ: [*state, *out]}  # a run of the ledger is never looked for
+
+
+def _worker(pipeline: Pipeline) -> Rights:
+    """Attempts: reads sources and orders, leaves rows, receipts and notes. A receipt makes nothing count by itself."""
+    home, rows = keys.home(pipeline.name), _output(pipeline)[:2]
+    receipts, orders = f"{keys.receipt_prefix(home)}*", f"{keys.assignment_prefix(home)}*"
+    return {
+        LIST: [f"{pipeline.source}*", receipts, orders],
+        READ: [f"{pipeline.source}*", receipts, orders],
+        WRITE: [receipts, *rows],
+        ABORT: rows,
+    }
+
+
+def _committer(pipeline: Pipeline) -> Rights:
+    """Settles receipts and brings aggregates up to date: appends to the log, and deletes nothing."""
+    home, out = keys.home(pipeline.name), _output(pipeline)
+    state, receipts = _state(home), f"{keys.receipt_prefix(home)}*"
+    return {
+        LIST: [*state[:-1], receipts, f"{pipeline.source}*", *out[:2]],
+        READ: [*state, receipts, keys.format_marker(home), f"{pipeline.source}*", *out],
+        WRITE: [f"{keys.log_prefix(home)}*", *_folded(home), out[2]],
+    }
+
+
+def _operator(pipeline: Pipeline) -> Rights:
+    """Everything: runs, ticks, jobs, backfills, the vacuum. Never writes or deletes a source."""
+    home, out = keys.home(pipeline.name), _output(pipeline)
+    probes = [f"{home}probe-*", f"{home}clock-*"]
+    work = [f"{keys.receipt_prefix(home)}*", f"{keys.assignment_prefix(home)}*", f"{keys.job_prefix(home)}*"]
+    folded = _folded(home)
+    return {
+        LIST: [f"{home}*", f"{pipeline.source}*", *out],
+        READ: [f"{home}*", f"{pipeline.source}*", *out],
+        WRITE: [keys.format_marker(home), f"{keys.log_prefix(home)}*", keys.floor(home), *folded, *work, *probes, *out],
+        DELETE: [f"{keys.log_prefix(home)}*", *folded[:2], *work, *probes, *out],
+        ABORT: out[:2],
+        VERSIONS: [f"{pipeline.source}*"],
+        READ_VERSION: [f"{pipeline.source}*"],
+    }
+
+
+def _state(home: str) -> list[str]:
+    """What loading the state reads; the ledger last."""
+    return [
+        f"{keys.log_prefix(home)}*",
+        f"{keys.checkpoint_prefix(home)}*",
+        keys.hint(home),
+        keys.floor(home),
+        f"{keys.ledger_prefix(home)}*",
+    ]
+
+
+def _folded(home: str) -> list[str]:
+    """What a checkpoint writes."""
+    return [f"{keys.checkpoint_prefix(home)}*", f"{keys.ledger_prefix(home)}*", keys.hint(home)]
+
+
+def _output(pipeline: Pipeline) -> list[str]:
+    """Rows, rejected rows, aggregates."""
+    found = (keys.rows_prefix, keys.rejected_prefix, keys.aggregate_prefix)
+    return [f"{prefix(pipeline.output)}*" for prefix in found]
+
+
+_RIGHTS: Mapping[Role, Callable[[Pipeline], Rights]] = {
+    "reader": _reader,
+    "worker": _worker,
+    "committer": _committer,
+    "operator": _operator,
+}

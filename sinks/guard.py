@@ -1,0 +1,94 @@
+"""Bounds on one query in this process: its time, and the memory it adds. Both end it by DuckDB's interrupt, repeated as needed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.errors import SettingsError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LOOK_S = 0.05
+
+
+def half_of_memory_mb() -> int:
+    """Half of this machine's memory."""
+    import psutil
+
+    return int(psutil.virtual_memory().total) // 2 // 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How a query's memory is shared out: DuckDB counts its buffers only, so the process is looked at as well."""
+
+    memory_mb: int
+
+    @property
+    def engine_mb(self) -> int:
+        """For DuckDB's buffers; beyond that it spills to disk."""
+        return max(self.memory_mb * 6 // 10, 1)
+
+    @property
+    def result_bytes(self) -> int:
+        """For the result, as Arrow."""
+        return self.memory_mb * 2**20 * 3 // 10
+
+    @property
+    def exceeded(self) -> str:
+        """What is said where it is too much."""
+        return f"the query needs more than {self.memory_mb:,} MB of memory and was stopped (--memory-mb)"
+
+
+class Guard:
+    """Watches from a thread while its block runs. `reason` says why it interrupted, "" if it did not."""
+
+    def __init__(self, interrupt: Callable[[], None], limits: Limits, timeout_s: float | None) -> None:
+        self._interrupt = interrupt
+        self._limits = limits
+        self._timeout_s = timeout_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="tidemill-query-guard", daemon=True)
+        self.reason = ""
+
+    def __enter__(self) -> Guard:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def collected(self, reader: pa.RecordBatchReader) -> pa.Table:
+        """The whole result. Raises SettingsError where it is larger than its share of the memory."""
+        import pyarrow as pa
+
+        return pa.Table.from_batches(self._bounded(reader), schema=reader.schema)
+
+    def _bounded(self, batches: Iterable[pa.RecordBatch]) -> list[pa.RecordBatch]:
+        size, kept = 0, []
+        for batch in batches:
+            size += batch.nbytes
+            if size > self._limits.result_bytes:
+                limit = self._limits.result_bytes >> 20
+                raise SettingsError(f"the result has more than {limit:,} MB: ask for fewer rows (LIMIT), or give more --memory-mb")
+            kept.append(batch)
+        return kept
+
+    def _watch(self) -> None:
+        import psutil
+
+        process, began = psutil.Process(), time.monotonic()
+        memory_max = process.memory_info().rss + self._limits.memory_mb * 2**20
+        while not self._over.wait(LOOK_S):
+            if self._timeout_s is not None and time.monotonic() - began > self._timeout_s:
+                self.reason = f"the query took longer than {self._timeout_s:g} s and was stopped (--timeout)"
+            elif process.memory_info().rss > memory_max:
+                self.reason = self._limits.exceeded
+            if self.reason:
+                self._interrupt()
