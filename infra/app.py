@@ -274,9 +274,7 @@ class _OfPipeline:
         else:
             self.b.add(name, work_many, together, **settings)
 
-    def _add_class(
-        self, name: str, transform: TransformSettings, containers: int, together: Callable[[Any], Any] | None
-    ) -> None:
+    def _add_class(self, name: str, transform: TransformSettings, containers: int, together: Callable[[Any], Any] | None) -> None:
         make = self._station
 
         def load(self: Any) -> None:
@@ -306,9 +304,7 @@ class _OfPipeline:
         if self.settings.deployment.access == "api":
             _assume_role(self.b.deployment)
         commit = self._name("commit")
-        return station_for(
-            self.b.deployment, self.pipeline, transform.name, settled=lambda tasks: self.b.spawn(commit, tasks)
-        )
+        return station_for(self.b.deployment, self.pipeline, transform.name, settled=lambda tasks: self.b.spawn(commit, tasks))
 
     def _machine(self, transform: TransformSettings, containers: int) -> dict[str, Any]:
         """A worker's container, every setting explicit."""

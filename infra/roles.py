@@ -1,7 +1,7 @@
 """The least rights of each role on a bucket, as IAM statements by prefix. Pure.
 
 Each action and prefix here is used by a request that the code makes (tests/security/test_roles.py records them). Listing is wider
-than the listings that are made: without s3:ListBucket at its key, S3 answers 403 for an absent object, where the protocol needs a 404.
+than the listings that are made: without s3:ListBucket at its key, S3 answers 403 for an absent object, not 404.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def role_named(name: str) -> Role:
     for role in ROLES:
         if role == name:
             return role
-    raise SettingsError(f"there is no role {name!r}{nearest(name, ROLES)}: reader, worker, committer or operator")
+    raise SettingsError(f"there is no role {name!r}{nearest(name, [*ROLES])}; there are reader, worker, committer and operator")
 
 
 def policy_of(role: Role, pipelines: Sequence[Pipeline], bucket: str, prefix: str = "") -> dict[str, Any]:

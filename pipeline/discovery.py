@@ -115,7 +115,7 @@ def judge(  # noqa: PLR0917
         judged.found = [Found(router.everything, _all_new(page))] if page.keys else []
         judged.absent = sorted(_absent_quarantined(page, state, known, after, upto))
         return judged
-    _compare(judged, page, known, router, again)
+    _compare(judged, page, known, router, _also_waiting(state, again))
     judged.absent = sorted([*known, *_absent_quarantined(page, state, known, after, upto)])
     return judged
 
@@ -132,7 +132,7 @@ def judge_named(heads: Sequence[Head | None], names: Sequence[str], state: State
     entries = {head.key: state.entry(head.key) for head in there}
     known = {key: Known(e.etag, e.output, e.version, e.sequence) for key, e in entries.items() if e is not None}
     judged = Judged(listed=len(there))
-    _compare(judged, page, known, router, again)
+    _compare(judged, page, known, router, _also_waiting(state, again))
     judged.absent = [name for name, head in zip(names, heads, strict=True) if head is None]
     return judged
 
@@ -161,6 +161,14 @@ def _compare(judged: Judged, page: Page, known: dict[str, Known], router: Router
         inputs.modified_us.append(modified)
         inputs.replaces.append(before.output if before is not None else None)
     judged.found = [Found(name, inputs) for name, inputs in columns.items()]
+
+
+def _also_waiting(state: State, again: Again | None) -> Again | None:
+    """Committed versions that were to be processed once more, and whose attempt gave no answer, still are."""
+    waiting = {key: entry.etag for key, entry in state.quarantine.items() if entry.retry_at_ms}
+    if not waiting:
+        return again
+    return lambda key, modified, before: waiting.get(key) == before.etag or (again is not None and again(key, modified, before))
 
 
 def _all_new(page: Page) -> Inputs:

@@ -142,12 +142,18 @@ class _Draft:
         elif task.losses + 1 < self.p.policy.innocent_losses_max:
             self._respawn(task, attempt=task.attempt, losses=task.losses + 1, reason=loss.reason)
         else:
-            self._give_back(task)
+            self._give_back(task, loss)
 
-    def _give_back(self, task: Task) -> None:
-        """An outage says nothing about the inputs: none is quarantined, and a later pass plans those that are still there."""
+    def _give_back(self, task: Task, loss: Loss) -> None:
+        """An outage says nothing about the inputs: a later pass finds those that are still there and plans them. One that is
+        committed, and was to be processed once more, would not be found: it waits in quarantine for that."""
         self.commit.retire.append(task.id)
-        self.decided.update(key for key in task.inputs.keys if self.state.is_wanted(key, task.id))
+        for i, key in enumerate(task.inputs.keys):
+            if self.state.is_wanted(key, task.id):
+                self.decided.add(key)
+                entry = self.state.entry(key)
+                if entry is not None and entry.etag == task.inputs.etags[i]:
+                    self._quarantine_lost(task, i, loss)
 
     def _runner_vanished(self, task: Task, reason: str) -> None:
         transform = self.p.settings.transform(task.transform)

@@ -150,8 +150,7 @@ class State:
             self.quarantine[entry.key] = entry
             self.touched[entry.key] = self.sequence
         for key in commit.requeue:
-            self.quarantine.pop(key, None)
-            self.touched[key] = self.sequence
+            self._release(key)
         for planned in commit.plan:
             self._plan(planned)
         for deleted in commit.deleted:
@@ -168,6 +167,13 @@ class State:
             self._publish_aggregates(commit.aggregates, at_ms)
         for output in commit.vacuumed:
             self.removed.pop(output, None)
+
+    def _release(self, key: str) -> None:
+        """The next listing plans it. One that is committed, and was to be processed once more, is due for that."""
+        self.touched[key] = self.sequence
+        waiting, entry = self.quarantine.pop(key, None), self.entry(key)
+        if waiting is not None and entry is not None and entry.etag == waiting.etag:
+            self.quarantine[key] = msgspec.structs.replace(waiting, retry_at_ms=1)
 
     def _open(self, task_id: str) -> Task:
         task = self.tasks.get(task_id)

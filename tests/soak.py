@@ -199,7 +199,8 @@ class Process:
         code, said = self.popen.returncode, self.err.read_text(errors="replace")
         if self.asked and code in (130, -signal.SIGINT):
             return ""  # it was interrupted while it was loading
-        allowed = {0, 1} if "--watch" not in self.words else {0}
+        orphaned = self.struck and "the process that starts workers was killed" in said
+        allowed = {0, 1} if "--watch" not in self.words or orphaned else {0}
         regular = code in allowed or (self.struck and code == -signal.SIGKILL)
         if not regular or "Traceback" in said or "bug of Tidemill" in said:
             return f"{' '.join(self.words)} ended with {code}: {said[-600:]}"

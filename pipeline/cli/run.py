@@ -23,6 +23,7 @@ from pipeline.cli.progress import Progress
 from pipeline.cli.render import count, duration, printable, size
 from pipeline.engines import Engine
 from pipeline.errors import CommitConflict, CommitUnknown, ObjectNotFound, SettingsError, StoreUnavailable
+from pipeline.executors.spawn import SpawnerGone
 from pipeline.parts import PassReport, Request
 from pipeline.state import State
 
@@ -129,7 +130,7 @@ class Run:
                     await self._pass(runtime)
                 backoff_s = self.interval_s
             except _LATER as error:
-                if not self.watch:
+                if not self.watch or isinstance(error, SpawnerGone):
                     raise
                 self._say(f"{error}; trying again in {duration(backoff_s)}")
                 backoff_s = min(2 * backoff_s, WATCH_BACKOFF_MAX_S)
@@ -137,6 +138,8 @@ class Run:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stopped.wait(), backoff_s)
+            if self.stopped.is_set():  # Python 3.11's wait_for swallows a cancellation that comes with the event
+                return
 
     async def _pass(self, runtime: Runtime) -> None:
         started, name = time.monotonic(), runtime.settings.name

@@ -47,6 +47,10 @@ def make_spawner(entry: str, spec: bytes, slots: int) -> Spawner:
     return ForkSpawner(entry, spec, slots) if sys.platform == "linux" else ExecSpawner(entry, spec, slots)
 
 
+class SpawnerGone(StoreUnavailable):
+    """No worker can be started by this process any more: a new run can, a later pass of this one cannot."""
+
+
 class ForkSpawner:
     """A single-threaded helper process that forks workers on request."""
 
@@ -75,7 +79,7 @@ class ForkSpawner:
             body = self._control.recv(64)
             if body:
                 return int(body)
-        raise StoreUnavailable("the process that starts workers was killed; run again, nothing is lost")
+        raise SpawnerGone("the process that starts workers was killed; run again, nothing is lost")
 
     def close(self) -> None:
         """End the helper; workers end with their connections."""

@@ -30,6 +30,8 @@ def open_store(url: str, *, endpoint_url: str | None = None, region: str | None 
         from pipeline.stores.s3 import S3Store
 
         name, prefix = _bucket(url)
+        if "@" in (endpoint_url or ""):  # it would be shown in errors and sent to the service in clear
+            raise SettingsError("the endpoint URL has a name or password before '@': leave it out, boto3 finds the credentials")
         return S3Store(name, prefix, endpoint_url=endpoint_url, region=region)
     raise SettingsError(f"{url!r} is no bucket Tidemill knows: use a directory, file:///dir or s3://bucket/prefix")
 

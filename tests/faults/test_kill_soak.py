@@ -7,7 +7,7 @@ import pytest
 from tests.soak import soak
 
 
-@pytest.mark.parametrize(("store", "actions"), [("file", 70), ("s3", 35)])
+@pytest.mark.parametrize(("store", "actions"), [("file", 50), ("s3", 25)])
 def test_kills_and_stops_lose_and_double_nothing(store: str, actions: int) -> None:
     figures = soak(store, seed=5, seconds=None, actions=actions, pause_s=0.25, server="seaweedfs")
     assert figures["problems"] == []

@@ -19,11 +19,11 @@ import pytest
 from pipeline.errors import StoreUnavailable
 from pipeline.stores import open_store
 from pipeline.stores.s3_content import S3Content
-from tests.faults.proxy import BODY, Answer, Fault, Proxy, Request, Rule, faulty, weather
+from tests.faults.proxy import BODY, Answer, Fault, Proxy, Request, Rule, error, faulty, weather
 from tests.servers import moto_url
 
 BODIES = {"small": b"0123456789" * 30, "a//odd": bytes(range(256)) * 5, "empty": b"", "dir/": b"", "large": b"", "b//large": b""}
-BODIES |= {name: random.Random(name).randbytes(3 * 2**20) for name in ("large", "b//large")}
+BODIES |= {name: random.Random(name).randbytes(2**20) for name in ("large", "b//large")}
 _TOKEN = re.compile(rb"<NextContinuationToken>[^<]*</NextContinuationToken>")
 NAMES = [f"list/{i:04}" for i in range(6)]
 
@@ -138,6 +138,20 @@ def test_files_in_parts_arrive_whole_or_not_at_all(proxy: Proxy, tmp_path: Path,
     else:
         assert asyncio.run(store.get(name)).body == body
     assert proxy.counts[fault] == 1
+
+
+class ForgetsUploads(Proxy):
+    """Answers the end of an upload as AWS does where it was ended before, and the answer to that was lost."""
+
+    def serve(self, request: Request) -> Answer:
+        ending = request.method == "POST" and "uploadId" in request.target
+        return error(404, "NoSuchUpload") if ending else self.forward(request)
+
+
+def test_an_upload_of_which_the_end_is_unknown_is_no_missing_object(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 6 * 2**20)
+    with faulty(moto_url(), kind=ForgetsUploads) as proxy, pytest.raises(StoreUnavailable, match="not known whether the upload"):
+        asyncio.run(store_at(proxy).put_file("up/forgotten", tmp_path / "file"))
 
 
 def test_an_outage_of_an_upload_is_an_outage(proxy: Proxy, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ FILES = [
     "SELECT * FROM read_duckdb('{folder}/x.db')",
     "SELECT * FROM '/etc/passwd'",
     "FROM '{folder}/secret.csv'",
-    "SELECT * FROM \"{other}\"",
+    'SELECT * FROM "{other}"',
     "SELECT (SELECT content FROM read_text('{folder}/secret.txt'))",
     "SELECT * FROM logs WHERE EXISTS (SELECT 1 FROM read_text('{folder}/secret.txt') WHERE content LIKE 'T%')",
     "DESCRIBE SELECT * FROM read_csv('{folder}/secret.csv')",

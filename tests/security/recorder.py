@@ -1,4 +1,4 @@
-"""A reverse proxy before an S3 server that notes each request, and what it would need to be allowed by IAM. Standard library only."""
+"""A reverse proxy before an S3 server that notes each request, and what IAM would have to allow for it. Standard library only."""
 
 from __future__ import annotations
 

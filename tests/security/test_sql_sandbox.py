@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import socket
 import subprocess
 import tempfile
@@ -154,17 +153,25 @@ def test_what_users_do_ask_still_works(ground: Ground, at_home: None, capsys: py
         assert out.count("\n") > 1 or "count" in out
 
 
-@pytest.mark.parametrize("name", TOO_LONG)
+@pytest.mark.parametrize("name", ("a long statement", "brackets", "cases"))
 def test_the_parser_is_not_hurt(name: str, ground: Ground) -> None:
+    parse(ground, name)
+
+
+def parse(ground: Ground, name: str) -> None:
     done = ask(ground, TOO_LONG[name], "--timeout", "5")
     assert done.returncode in (0, 2), f"{done.returncode} {done.stderr[-300:]}"
     assert done.stderr.count("\n") == (1 if done.returncode else 0)
     assert ground.untouched()
 
 
-@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("name", ("no end", "larger texts", "a list of everything", "a large result"))
 def test_a_bomb_is_stopped(name: str, ground: Ground) -> None:
-    """By its time or its memory, in one line; what it spilled is gone, and the next query is answered."""
+    """By its time or its memory, in one line, and what it spilled is gone. The others: python -m tests.security"""
+    stop(ground, name)
+
+
+def stop(ground: Ground, name: str) -> None:
     done = ask(ground, BOMBS[name], "--timeout", "0.4", "--memory-mb", "400")
     assert done.returncode == 2, done.stdout[-300:]
     assert done.stderr.count("\n") == 1
@@ -206,4 +213,4 @@ def test_a_stopped_command_leaves_no_query_behind(ground: Ground) -> None:
     process.terminate()
     process.communicate(timeout=30)
     assert psutil.wait_procs([child], timeout=30)[1] == []
-    assert os.listdir(ground.folder / "tmp") == []
+    assert [*(ground.folder / "tmp").iterdir()] == []

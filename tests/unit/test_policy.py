@@ -46,7 +46,8 @@ def test_least_privilege_by_prefix() -> None:
     ]
     assert [pair for pair in may if not allows(policy, *pair)] == []
     assert [pair for pair in may_not if allows(policy, *pair)] == []
-    listed = policy["Statement"][0]["Condition"]["StringLike"]["s3:prefix"]
+    [listing] = [s for s in policy["Statement"] if s["Action"] == "s3:ListBucket"]
+    listed = listing["Condition"]["StringLike"]["s3:prefix"]
     assert "team/in/one/*" in listed
     assert "*" not in listed
 
@@ -55,10 +56,18 @@ def test_the_command(tmp_path: Path) -> None:
     file = tmp_path / "flow.py"
     file.write_text(LOGS)
 
-    def call(url: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "infra.policy", str(file), url], cwd=ROOT, capture_output=True, text=True)
+    def call(url: str, *more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "infra.policy", str(file), url, *more]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     assert json.loads(call("s3://b").stdout)["Version"] == "2012-10-17"
+    assert call("s3://b", "--role", "operator").stdout == call("s3://b").stdout
+    reader = json.loads(call("s3://b", "--role", "reader").stdout)
+    assert {statement["Action"] for statement in reader["Statement"]} == {"s3:ListBucket", "s3:GetObject"}
+    wrong = call("s3://b", "--role", "raeder")
+    told = "tidemill: there is no role 'raeder'; did you mean 'reader'?; there are reader, worker, committer and operator\n"
+    assert (wrong.returncode, wrong.stdout, wrong.stderr) == (2, "", told)
+    assert (call("s3://b", "reader").returncode, call("s3://b", "--role").returncode) == (2, 2)
     refused = call("file:///x")
     assert (refused.returncode, refused.stderr) == (2, "tidemill: 'file:///x' is not s3://bucket/prefix\n")
     with pytest.raises(SettingsError):
