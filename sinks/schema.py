@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import InputRejected
@@ -19,6 +20,12 @@ Widen = Literal["none", "float", "string"]
 
 PROVENANCE = ("_source_key", "_source_etag", "_task")
 """Columns that every file of the rows has, and that no user's column may be called."""
+
+NESTING_MAX = 16
+"""Lists in lists, and so on. Queries slow down exponentially with it: DuckDB 2.0 needs minutes for one row of 45 levels, and
+pyarrow refuses to open files of more than 50."""
+LEAVES_MAX = 10_000
+"""Columns of a table, those inside of structs too: each costs every file of the table some 200 bytes, and every query time."""
 
 _UNITS = ("s", "ms", "us", "ns")
 
@@ -71,7 +78,22 @@ def unify(before: pa.Schema, new: pa.Schema, *, widen: Widen, table: str) -> pa.
             advice = _advice(known, field.type)
             raise InputRejected(f"column {field.name!r} is {field.type}, but in table {table} it is {known}{advice}")
         fields[field.name] = both
+    _measured(fields, f"table {table} would have")
     return pa.schema([pa.field(name, kind) for name, kind in fields.items()])
+
+
+def _measured(fields: Mapping[str, pa.DataType], what: str) -> None:
+    """Raises InputRejected where the columns are too many or too deep for any query. Walks, since types may be deeper than calls."""
+    leaves, waiting = 0, [(name, 1, kind) for name, kind in fields.items()]
+    while waiting:
+        name, depth, kind = waiting.pop()
+        if depth > NESTING_MAX:
+            raise InputRejected(f"column {name!r} is nested more than {NESTING_MAX} levels deep: flatten it, or store it as text")
+        inner = [kind.field(i).type for i in range(kind.num_fields)]
+        leaves += not inner
+        if leaves + len(waiting) > LEAVES_MAX:
+            raise InputRejected(f"{what} more than {LEAVES_MAX:,} columns: store some as rows, or as text")
+        waiting += [(name, depth + 1, one) for one in inner]
 
 
 def _advice(known: pa.DataType, new: pa.DataType) -> str:
@@ -207,6 +229,11 @@ def checked(schema: pa.Schema) -> pa.Schema:
 
     seen: dict[str, str] = {}
     fields: list[pa.Field] = []
+    if len(schema) > LEAVES_MAX:
+        raise InputRejected(
+            f"there are {len(schema):,} columns, more than the {LEAVES_MAX:,} of a table: store some as rows, or as text"
+        )
+    _measured({field.name: field.type for field in schema}, "there are")
     for field in schema:
         if not field.name or field.name in PROVENANCE:
             what = "without a name" if not field.name else f"named {field.name!r}, which is Tidemill's own"

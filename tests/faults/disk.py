@@ -44,11 +44,10 @@ class FaultyDisk(Disk):
         self.refused = 0
 
     def refuses(self, step: str) -> bool:
-        if self.number in (errno.ENOSPC, errno.EDQUOT) and step not in GROWING:
-            return False
         self.steps.append(step)
         n = len(self.steps) - 1
         hit = self.at is not None and (n == self.at or (self.lasting and n > self.at))
+        hit &= step in GROWING or self.number not in (errno.ENOSPC, errno.EDQUOT)
         self.refused += hit
         return hit
 

@@ -139,6 +139,13 @@ def code_of_any_version() -> Any:
     return patch.object(Desk, "begin", begin)
 
 
+@removes("a committed version that was to be processed once more, and got no answer, is found again")
+def forget_wishes() -> Any:
+    from pipeline import discovery
+
+    return patch.object(discovery, "_also_waiting", lambda state, again: again)
+
+
 @removes("a vacuum collects only log entries that its checkpoint covers")
 def collect_uncovered() -> Any:
     async def old(self: Vacuum, newest: int, due_ms: int) -> tuple[list[str], int]:
@@ -338,10 +345,11 @@ DIRECTED = {
 """Rules that random histories seldom or never miss, and the test that fails without them."""
 
 PROVEN_REDUNDANT = {
-    "fixed-receipt-names": """A receipt carries its attempt's nonce and the keys of files that only this attempt wrote. If a later attempt of the
-    same task overwrites it, whoever reads the name finds one of the two, whole; either settles the task, the files of the
-    other are orphans, and a settled task ignores both. If a mount publishes a cut-off receipt over a whole one, it is no
-    receipt (`wire.decode` refuses it), and the deadline gives the task another attempt. So nothing is lost or doubled.
-    The names keep the nonce because mounts cannot overwrite, and so that a whole receipt outlives a cut-off one.""",
+    "fixed-receipt-names": """A receipt carries its attempt's nonce and the keys of files that only this attempt wrote.
+    If a later attempt of the same task overwrites it, whoever reads the name finds one of the two, whole; either settles
+    the task, the files of the other are orphans, and a settled task ignores both. If a mount publishes a cut-off receipt
+    over a whole one, it is no receipt (`wire.decode` refuses it), and the deadline gives the task another attempt. So
+    nothing is lost or doubled. The names keep the nonce because mounts cannot overwrite, and so that a whole receipt
+    outlives a cut-off one.""",
 }
 """Rules that no history can miss, with the reason why they are kept."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.settings import DAY_S, Policy
+
+from . import longevity
 from .__main__ import history
 from .mutations import ALL, DIRECTED, PROVEN_REDUNDANT, applied
 
@@ -36,6 +39,17 @@ def test_no_history_violates_an_invariant(part: int) -> None:
     assert found == []
 
 
+FOUND_BUGS = {
+    19_486: "a backfill whose attempt gave no answer was neither tried again nor left in quarantine's care",
+    28_634: "the same, for several keys of one task",
+}
+
+
+@pytest.mark.parametrize("seed", FOUND_BUGS)
+def test_a_history_that_found_a_bug_finds_it_no_more(seed: int) -> None:
+    assert history(seed)[1] is None, FOUND_BUGS[seed]
+
+
 def test_one_seed_is_one_history() -> None:
     first, again, other = history(7), history(7), history(8)
     assert first == again
@@ -58,6 +72,17 @@ def test_a_rule_that_histories_do_not_miss_has_a_test_that_does(name: str) -> No
 
 def test_each_rule_is_guarded() -> None:
     assert {*CAUGHT, *DIRECTED, *PROVEN_REDUNDANT} == set(ALL)
+
+
+@pytest.mark.parametrize(("commits", "log_entries_max"), [(1_000, 200), (3_000, 200), (1_500, 10_000)])
+def test_what_is_stored_and_what_loading_takes_do_not_grow_with_history(commits: int, log_entries_max: int) -> None:
+    """By count, where commits come fast; by time, where they come slowly."""
+    policy = Policy(vacuum_every=64, checkpoint_every=16, log_entries_max=log_entries_max)
+    days = 1.0 if log_entries_max == 200 else commits / 100
+    year = longevity.Year(policy, retention_s=2 * DAY_S)
+    longevity.run(longevity.live(year, commits=commits, days=days, sources=20, looks=50))
+    assert year.most["all"] <= longevity.bound(policy, year.settings, commits_a_day=commits / days)
+    assert year.load_requests <= longevity.LOAD_REQUESTS_MAX + policy.checkpoint_every
 
 
 def test_a_mutation_leaves_the_code_as_it_was() -> None:

@@ -95,3 +95,12 @@ def test_a_page_says_exactly_what_is_new_changed_and_missing(
 def test_a_page_judges_only_its_own_range(committed: dict[str, str], after: str, upto: str | None) -> None:
     judged = judge(page_of({}), state_of(committed, {}, {}), Router(settings("**")), after, upto)
     assert judged.absent == sorted(k for k in committed if k > after and (upto is None or k <= upto))
+
+
+@pytest.mark.parametrize(("etag", "retry_at_ms", "is_found"), [("1", 5, True), ("1", 0, False), ("2", 5, False)])
+def test_a_committed_version_that_waits_to_be_processed_once_more_is_found(etag: str, retry_at_ms: int, is_found: bool) -> None:
+    """A backfill's attempt gave no answer: the old rows count, and the wish stands. What failed for good is not found."""
+    state = state_of({"in/a": "1", "in/b": "1"}, {}, {})
+    state.quarantine["in/a"] = Quarantined(key="in/a", etag=etag, kind="lost", reason="", retry_at_ms=retry_at_ms)
+    judged = judge(page_of({"in/a": "1", "in/b": "1"}), state, Router(settings("**")), "", None)
+    assert [(f.inputs.keys, f.inputs.replaces) for f in judged.found] == ([(["in/a"], ["o1"])] if is_found else [])

@@ -190,6 +190,38 @@ def test_an_outage_gives_files_back_to_a_later_pass_and_quarantines_none(names: 
     assert (again.attempt, again.losses, len(again.inputs)) == (1, 0, len(names))
 
 
+def committed(history: History, name: str) -> None:
+    [task] = history.plan(inputs(name))
+    history.commit(Evidence(receipts={task.id: receipt(task)}), SOON)
+    assert history.state.entry(f"up/{name}") is not None
+
+
+@pytest.mark.parametrize("innocent", [True, False])
+def test_a_backfill_without_an_answer_waits_and_is_planned_again_when_its_time_has_come(innocent: bool) -> None:
+    history = History(transform(max_attempts=1), policy=Policy(innocent_losses_max=1, containers_max=10))
+    committed(history, "a")
+    before = history.state.entry("up/a")
+    [task] = history.plan(inputs("a"), SOON)
+    [entry] = history.commit(lost(task, innocent=innocent), SOON).quarantine
+    assert (entry.kind, history.state.entry("up/a")) == ("lost", before), "the old rows count"
+    assert history.plan(inputs("a"), entry.retry_at_ms - 1) == []
+    [again] = history.plan(inputs("a"), entry.retry_at_ms)
+    history.commit(Evidence(receipts={again.id: receipt(again)}), entry.retry_at_ms)
+    assert history.state.quarantine == {}
+
+
+def test_a_backfill_that_failed_is_due_at_once_when_a_person_releases_it() -> None:
+    history = History()
+    committed(history, "a")
+    [task] = history.plan(inputs("a"), SOON)
+    failed = receipt(task, SourceProblem(index=0, status="failed", reason="ValueError"))
+    history.commit(Evidence(receipts={task.id: failed}), SOON)
+    assert history.plan(inputs("a"), LATE) == []
+    history.commit(Evidence(requeue=["up/a"]), LATE)
+    [again] = history.plan(inputs("a"), LATE)
+    assert again.inputs.keys == ["up/a"]
+
+
 @pytest.mark.parametrize("first", ["innocent", "overdue"])
 def test_a_loss_note_counts_for_its_own_dispatch_only(first: str) -> None:
     history = History()
