@@ -53,6 +53,16 @@ class Evidence:
     """Tasks to end without an answer, each with the reason to show."""
     vacuumed: list[str] = field(default_factory=list)
 
+    def keep(self, room: int) -> None:
+        """Leave out all but the first `room` found objects."""
+        kept = []
+        for found in self.found:
+            n = min(room, len(found.inputs))
+            if n:
+                kept.append(Found(found.transform, found.inputs.take(list(range(n)))))
+            room -= n
+        self.found = kept
+
 
 def fits(receipt: Receipt, task: Task, output: str) -> bool:
     """Whether the receipt speaks of this task's inputs, and names only files that its own attempt may have written below `output`.

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 
+import msgspec
+
 from pipeline.discovery import Judged, Router, confirm_missing, judge, judge_named
 from pipeline.errors import CommitConflict, ObjectNotFound
 from pipeline.evidence import Evidence, Loss
@@ -17,6 +19,7 @@ from pipeline.model import Assignment, Commit, Page, Receipt, Task
 from pipeline.parts import Parts, PassReport, Request
 from pipeline.planner import Proposer
 from pipeline.ports import Finished
+from pipeline.snapshot import Changes
 from pipeline.state import State
 
 
@@ -122,7 +125,7 @@ class Pass:
         evidence.base, evidence.found, evidence.unusable = base, judged.found, judged.unusable
         evidence.more_to_come, evidence.missing = more, missing
         if limit is not None:
-            _cut(evidence, max(0, limit - self.report.planned))
+            evidence.keep(max(0, limit - self.report.planned))
         self.report.over_budget += self._cut_to_budget(evidence)
         settles = bool(evidence.receipts or evidence.losses)
         if judged.found or judged.absent or judged.unusable:
@@ -322,14 +325,19 @@ class Pass:
     async def aggregate(self) -> None:
         """Bring the aggregates up to the snapshot. They are committed right after the snapshot they were computed over, or
         not at all; where other writers never leave room for that, readers compute what is missing."""
-        aggregator = self.parts.aggregator
+        aggregator, from_scratch = self.parts.aggregator, False
         for _ in range(self.parts.policy.proposals_max):
             if aggregator is None or not aggregator.is_behind(self.state.snapshot()):
                 return
+            snapshot = self.state.snapshot()
+            if from_scratch:
+                snapshot = msgspec.structs.replace(snapshot, changes=Changes(everything=True))
             try:
-                files = await aggregator.compute(self.state.snapshot(), self.parts.ids.nonce())
-            except ObjectNotFound:  # another run's vacuum removed a file: the snapshot is not the newest any more
+                files = await aggregator.compute(snapshot, self.parts.ids.nonce())
+            except ObjectNotFound:  # another run's vacuum removed a file, or somebody deleted it though it counts
+                before = self.state.sequence
                 await self._catch_up()
+                from_scratch = self.state.sequence == before
                 continue
             commit = self.proposer.blank(self.state, now_ms=self.parts.clock.now_ms(), commit_id=self.parts.ids.nonce())
             commit.aggregates = files
@@ -383,14 +391,3 @@ class Pass:
         await self.open()
         commit = await self.commit(Evidence(base=self.state.sequence, runs_work=False, requeue=list(names)))
         return len(commit.requeue) if commit is not None else 0
-
-
-def _cut(evidence: Evidence, room: int) -> None:
-    """Keep at most `room` found objects."""
-    kept = []
-    for found in evidence.found:
-        n = min(room, len(found.inputs))
-        if n:
-            kept.append(type(found)(found.transform, found.inputs.take(list(range(n)))))
-        room -= n
-    evidence.found = kept

@@ -83,7 +83,7 @@ def unify(before: pa.Schema, new: pa.Schema, *, widen: Widen, table: str) -> pa.
 
 
 def _measured(fields: Mapping[str, pa.DataType], what: str) -> None:
-    """Raises InputRejected where the columns are too many or too deep for any query. Walks, since types may be deeper than calls."""
+    """Raises InputRejected where the columns are too many or too deep for queries. No recursion: types may be deeper than calls."""
     leaves, waiting = 0, [(name, 1, kind) for name, kind in fields.items()]
     while waiting:
         name, depth, kind = waiting.pop()

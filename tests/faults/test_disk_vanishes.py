@@ -110,6 +110,7 @@ def test_a_deleted_output_is_named_and_a_backfill_makes_it_again(project: Projec
     assert "tables/logs/rows/" in said, "never an answer without those rows"
     project.call("backfill")
     assert len(project.sql("SELECT * FROM logs")) == 3
+    assert len(project.sql("SELECT * FROM by_kind")) == 3
     project.audit()
 
 

@@ -192,7 +192,9 @@ def parsers() -> dict[str, Parser]:
         "checkpoint": Parser(_restore, (wire.encode(folded(1).checkpoint([])), wire.encode(folded(2).checkpoint([]))), refusals),
         "loss note": Parser(lambda b: wire.decode(LossNote, b, "k"), (wire.encode(note),)),
         "job": Parser(lambda b: wire.decode(Job, b, "k"), (wire.encode(job),)),
-        "format": Parser(lambda b: read_marker(b, "k"), (msgspec.json.encode(Marker(format=1, pipeline="p", source="u/", output="o/")),)),
+        "format": Parser(
+            lambda b: read_marker(b, "k"), (msgspec.json.encode(Marker(format=1, pipeline="p", source="u/", output="o/")),)
+        ),
         "floor": Parser(_floor, (b"17", b"0", b" 5\n")),
         "hint": Parser(_hint, (keys.checkpoint(keys.home("p"), 3, "abc").encode(),)),
         "ledger run": Parser(_run, (ledger.encode(ledger.table_of({"a": entry, "b": None})),)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import struct
 import zipfile
 import zlib
@@ -18,11 +17,12 @@ import pytest
 from tests.helpers import Project
 
 MEMORY_MB = 400
-SOURCE = f'''
+SOURCE = f"""
 import csv, gzip, io, json, zipfile
 from pipeline import Pipeline
 
 p = Pipeline("p", source="up/")
+csv.field_size_limit(131072)
 LIMITS = dict(memory_mb={MEMORY_MB}, timeout_s=60, max_attempts=1)
 
 @p.transform(match="*.json", **LIMITS)
@@ -66,10 +66,19 @@ def pictures(obj):
     image.load()
     return [{{"n": image.width, "text": "png"}}]
 
+@p.transform(match="*.shape", **LIMITS)
+def shapes(obj):
+    n, value = int(obj.read()), 1
+    if n > 1000:
+        return [{{f"c{{i}}": i for i in range(n)}}]
+    for _ in range(n):
+        value = [value]
+    return [{{"n": n, "text": "shape", "deep": value}}]
+
 @p.transform(match="*.bin", **LIMITS)
 def whole(obj):
     return [{{"n": len(obj.read()), "text": "bin"}}]
-'''
+"""
 
 
 def parquet(rows: int = 1000) -> bytes:
@@ -156,7 +165,7 @@ def files() -> dict[str, tuple[bytes, str | None]]:
         "cut.parquet": (parquet()[:-20], "ArrowInvalid"),
         "magic.parquet": (b"PAR2" + parquet()[4:-4] + b"PAR2", "ArrowInvalid"),
         "footer.parquet": (parquet()[:-8] + struct.pack("<I", 2**31 - 1) + b"PAR1", "ArrowInvalid"),
-        "rows.parquet": (lying_rows(), "OSError"),
+        "rows.parquet": (lying_rows(), "OSError|memory limit"),
         "page.parquet": (lying_page(), ""),
         "nested.parquet": (nested_parquet(60), "too deeply nested"),
         "good.gz": (gzip.compress(b"hello"), None),
@@ -169,6 +178,10 @@ def files() -> dict[str, tuple[bytes, str | None]]:
         "bomb.png": (image_bomb(14_000), "memory limit"),
         "good.png": (image_bomb(10), None),
         "good.bin": (b"x", None),
+        "good.shape": (b"12", None),
+        "deep.shape": (b"45", "column 'deep' is nested more than 16 levels deep"),
+        "deepest.shape": (b"1000", "column 'deep' is nested more than 16 levels deep"),
+        "wide.shape": (b"50000", "more than the 10,000 of a table"),
     }
 
 
@@ -177,9 +190,7 @@ def made() -> dict[str, tuple[bytes, str | None]]:
     return files()
 
 
-def test_hostile_files_cost_themselves_and_nobody_else(
-    made: dict[str, tuple[bytes, str | None]], tmp_path: Path
-) -> None:
+def test_hostile_files_cost_themselves_and_nobody_else(made: dict[str, tuple[bytes, str | None]], tmp_path: Path) -> None:
     """Bombs are named with the limit they ran into; nothing stays behind in the place for temporary files."""
     scratch = tmp_path / "tmp"
     scratch.mkdir()
@@ -194,10 +205,11 @@ def test_hostile_files_cost_themselves_and_nobody_else(
     expected["up/sparse.bin"] = "read() of 2,048 MB does not fit into 400 MB (memory_mb)"
     assert set(told) == set(expected), {k: told.get(k) for k in set(told) ^ set(expected)}
     for key, words in expected.items():
-        assert words in told[key], (key, told[key])
+        assert any(one in told[key] for one in words.split("|")), (key, told[key])
         assert "\n" not in told[key]
         if words == "memory limit":
             assert f"{MEMORY_MB} MB (memory_mb)" in told[key]
     assert report["committed"] == len(made) + 1 - len(expected)
-    assert os.listdir(scratch) == []
+    assert list(scratch.iterdir()) == []
+    assert len(project.sql("SELECT * FROM p")) == report["rows"]  # 24 levels take DuckDB nine seconds, 45 take it minutes
     project.audit()

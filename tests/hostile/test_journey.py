@@ -15,7 +15,7 @@ from tests.contract.test_store import make_store
 from tests.helpers import Project
 from tests.servers import KEYS, moto_url
 
-SOURCE = '''
+SOURCE = """
 from pipeline import Pipeline
 
 logs = Pipeline("logs", source="up/")
@@ -26,12 +26,36 @@ def parse(obj):
     if text.startswith("bad"):
         raise ValueError(f"{obj.key} says \\x1b[2J\\x9b1m {text}")
     return [{"n": int(text), "key": obj.key}]
-'''
+"""
 
 NAMES = (
     *("a b", "new\nline", "cr\r", "\x1b[31mred", "\x1b]0;title\x07", "\x9b2J", "\x7f", "\u202egnp.exe", "a=b'c", 'q"q', "--help"),
-    *("=1+2", "@SUM(A1)", "c'd; DROP TABLE logs;--", "back\\slash", "%2F", "%2e%2e", "é", "e\u0301", "Case", "case", "🎉", "\ufeffx"),
-    *("$HOME", "`id`", "con", "*", "[x]", "x" * 255, "deep/" * 90 + "end", "day=2026-01-01/shop='x'/f.csv", "_tidemill", ".tidemill"),
+    *(
+        "=1+2",
+        "@SUM(A1)",
+        "c'd; DROP TABLE logs;--",
+        "back\\slash",
+        "%2F",
+        "%2e%2e",
+        "é",
+        "e\u0301",
+        "Case",
+        "case",
+        "🎉",
+        "\ufeffx",
+    ),
+    *(
+        "$HOME",
+        "`id`",
+        "con",
+        "*",
+        "[x]",
+        "x" * 255,
+        "deep/" * 90 + "end",
+        "day=2026-01-01/shop='x'/f.csv",
+        "_tidemill",
+        ".tidemill",
+    ),
 )
 ONLY_S3 = ("..", "../up", "a//b", "trail/", "/lead", "./x", "y" * 1000)
 
@@ -58,7 +82,9 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Project, li
         except ClientError:  # moto's router takes `..` for a way up
             gone.append(name)
     bucket = f"s3://contract/{prefix}"
-    return Project(tmp_path, SOURCE, bucket, AWS_ENDPOINT_URL_S3=moto_url(), TIDEMILL_ENDPOINT_URL=moto_url(), **KEYS), [n for n in names if n not in gone]
+    return Project(tmp_path, SOURCE, bucket, AWS_ENDPOINT_URL_S3=moto_url(), TIDEMILL_ENDPOINT_URL=moto_url(), **KEYS), [
+        n for n in names if n not in gone
+    ]
 
 
 def test_hostile_keys_end_in_the_table_or_in_quarantine_and_print_as_text(

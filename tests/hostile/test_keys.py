@@ -177,7 +177,9 @@ class Model(RuleBasedStateMachine):
 def test_a_store_agrees_with_a_dictionary(kind: str, histories: int, steps: int) -> None:
     """Including create-only, swaps at old versions, and listings from any key on."""
     machine = type("Model", (Model,), {"kind": kind})
-    options = settings(max_examples=histories, stateful_step_count=steps, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    options = settings(
+        max_examples=histories, stateful_step_count=steps, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+    )
     run_state_machine_as_test(machine, settings=options)
 
 

@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle", "multiprocessing"}
+FORBIDDEN_MODULES = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "cloudpickle",
+    "dill",
+    "joblib",
+    "marshal",
+    "shelve",
+    "jsonpickle",
+    "multiprocessing",
+}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "read_pickle", "to_pickle", "unsafe_load", "full_load"}
 ALLOWED = {
     ("pipeline/loading.py", "exec_module"),  # the user's own pipeline file, named on the command line
@@ -25,7 +36,9 @@ def findings(source: str, where: str) -> list[str]:
             names = {node.module.split(".")[0], *(alias.name for alias in node.names)}
             found += sorted(names & FORBIDDEN_MODULES)
         elif isinstance(node, ast.Call):
-            name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            name = (
+                node.func.id if isinstance(node.func, ast.Name) else node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            )
             plain = isinstance(node.func, ast.Name) or name not in ("compile", "exec", "eval")  # re.compile is another
             yaml = name in ("load", "load_all") and isinstance(node.func, ast.Attribute) and _is_named(node.func.value, "yaml")
             allows = any(k.arg == "allow_pickle" and not _is_false(k.value) for k in node.keywords)

@@ -45,7 +45,9 @@ def test_damaged_bytes_are_a_value_or_refused_by_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", parsers())
-@pytest.mark.parametrize("deep", [b"[" * DEEP, b'{"a":' * DEEP, b'{"format":1,"zz":' + b"[" * DEEP, b"9" * DEEP, b'"' + b"\\" * DEEP])
+@pytest.mark.parametrize(
+    "deep", [b"[" * DEEP, b'{"a":' * DEEP, b'{"format":1,"zz":' + b"[" * DEEP, b"9" * DEEP, b'"' + b"\\" * DEEP]
+)
 def test_deep_and_long_bytes_are_refused_too(name: str, deep: bytes) -> None:
     attempt(name, deep)
     for seed in parsers()[name].seeds[:1]:
