@@ -24,6 +24,7 @@ from tests.hostile.test_changing import sparse, streamed
 from tests.hostile.test_keys import round_trip, run
 
 EXAMPLES = 200
+FRESH = settings(derandomize=False, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None)
 
 
 def fuzz(minutes: float, first: int) -> int:
@@ -55,9 +56,7 @@ def fuzz(minutes: float, first: int) -> int:
 
 def _parser(name: str, number: int, tried: Counter[str], outcomes: Counter[str]) -> None:
     @seed(number)
-    @settings(
-        derandomize=False, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None
-    )
+    @settings(FRESH, max_examples=EXAMPLES)
     @given(
         st.sampled_from(parsers()[name].seeds), st.lists(mutations, min_size=1, max_size=4), st.binary(max_size=200), st.booleans()
     )
@@ -72,13 +71,7 @@ def _parser(name: str, number: int, tried: Counter[str], outcomes: Counter[str])
 
 def _keys(store: object, name: str, kind: str, number: int, tried: Counter[str]) -> None:
     @seed(number)
-    @settings(
-        derandomize=False,
-        max_examples=EXAMPLES // 4,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate],
-        database=None,
-    )
+    @settings(FRESH, max_examples=EXAMPLES // 4)
     @given(keys)
     def check(key: str) -> None:
         tried[name] += 1

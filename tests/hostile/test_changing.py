@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
 import secrets
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -58,10 +56,13 @@ def pipe(store: Any, path: Path) -> None:
 
 def listening(store: Any, path: Path) -> None:
     path.unlink()
-    with socket.socket(socket.AF_UNIX) as made:
-        folder = os.open(path.parent, os.O_RDONLY)  # names of sockets are short: reach it through the descriptor
-        made.bind(f"/proc/self/fd/{folder}/{path.name}")
-        os.close(folder)
+    bound(path)
+
+
+def bound(path: Path) -> None:
+    """A socket at this path. Their names are short: it is reached from its folder."""
+    make = "import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", make, path.name], cwd=path.parent, check=True)
 
 
 def link(store: Any, path: Path) -> None:
@@ -76,7 +77,8 @@ def folder(store: Any, path: Path) -> None:
 
 CHANGES: dict[Callable[[Any, Path], None], type[Exception]] = {
     grow: SourceChanged, cut: SourceChanged, empty: SourceChanged, replace: SourceChanged, same_size: SourceChanged,
-    delete: ObjectNotFound, pipe: SourceChanged, listening: SourceChanged, link: (SourceChanged, ObjectNotFound), folder: SourceChanged,
+    delete: ObjectNotFound, pipe: SourceChanged, listening: SourceChanged,
+    link: (SourceChanged, ObjectNotFound), folder: SourceChanged,
 }  # fmt: skip
 
 
@@ -120,55 +122,58 @@ from pipeline import Pipeline
 
 p = Pipeline("p", source="up/")
 
+def change(obj):
+    if obj.name == "grows":
+        open(obj.path, "ab").write(b"more")
+    elif obj.name == "cut":
+        os.truncate(obj.path, 3)
+    elif obj.name == "replaced":
+        open(f"{obj.path}.new", "wb").write(b"newer and longer")
+        os.rename(f"{obj.path}.new", obj.path)
+    elif obj.name == "deleted":
+        os.unlink(obj.path)
+
 @p.transform
 def f(obj):
-    flag = os.environ["FLAG"]
+    flag = os.path.join(os.environ["FLAGS"], obj.name)
     stream = obj.open()
     first = stream.read(5)
-    if obj.name == "changes" and not os.path.exists(flag):
+    if not os.path.exists(flag):
         open(flag, "w").close()
-        {change}
-    return [{{"first": first.decode(), "rest": len(stream.read())}}]
+        change(obj)
+    return [{"first": first.decode(), "rest": len(stream.read())}]
 """
 
-UNDER_HAND = {
-    "grows": 'open(obj.path, "ab").write(b"more")',
-    "cut": "os.truncate(obj.path, 3)",
-    "replaced": 'open(f"{obj.path}.new", "wb").write(b"newer and longer"); os.rename(f"{obj.path}.new", obj.path)',
-    "deleted": "os.unlink(obj.path)",
-}
 
-
-@pytest.mark.parametrize("name", UNDER_HAND)
-def test_a_run_commits_one_version_of_a_file_that_changes_under_it(name: str, tmp_path: Path) -> None:
+def test_a_run_commits_one_version_of_files_that_change_under_it(tmp_path: Path) -> None:
     """The attempt's rows do not count; the same run goes on with the new version, or forgets the file."""
-    project = Project(tmp_path, SOURCE.format(change=UNDER_HAND[name]), FLAG=str(tmp_path / "flag"))
-    project.upload("changes", b"first version")
-    project.upload("other", b"another file")
+    (tmp_path / "flags").mkdir()
+    project = Project(tmp_path, SOURCE, FLAGS=str(tmp_path / "flags"))
+    for name in ("grows", "cut", "replaced", "deleted", "stays"):
+        project.upload(name, b"first version")
     project.run()
-    now = project.root / "up" / "changes"
-    body = now.read_bytes().decode() if now.exists() else None
-    rows = project.sql("SELECT first, rest FROM p WHERE _source_key = 'up/changes'")
-    assert rows == ([] if body is None else [{"first": body[:5], "rest": len(body[5:])}])
-    assert project.sql("SELECT count(*) AS n FROM p WHERE _source_key = 'up/other'") == [{"n": 1}]
+    bodies = {p.name: p.read_bytes().decode() for p in (project.root / "up").iterdir()}
+    assert bodies == {"grows": "first versionmore", "cut": "fir", "replaced": "newer and longer", "stays": "first version"}
+    rows = project.sql("SELECT _source_key, first, rest FROM p ORDER BY 1")
+    wanted = [{"_source_key": f"up/{n}", "first": b[:5], "rest": len(b[5:])} for n, b in sorted(bodies.items())]
+    assert rows == wanted
     project.audit()
 
 
 def test_what_is_no_file_never_stops_a_run(tmp_path: Path) -> None:
     """Pipes, sockets, devices, loops of links and empty files: skipped, or processed; never waited for."""
-    project = Project(tmp_path, SOURCE.format(change="pass"), FLAG=str(tmp_path / "flag"))
+    (tmp_path / "flags").mkdir()
+    project = Project(tmp_path, SOURCE, FLAGS=str(tmp_path / "flags"))
     project.upload("empty", b"")
     project.upload("good", b"hello world")
     up = project.root / "up"
     os.mkfifo(up / "pipe")
-    os.symlink("loop", up / "loop")
-    os.symlink("/dev/zero", up / "zero")
-    os.symlink(".", up / "self")
-    os.mknod(up / "device", 0o600 | 0o020000, os.makedev(1, 5)) if os.geteuid() == 0 else None
-    with socket.socket(socket.AF_UNIX) as made:
-        os.chdir(up)
-        made.bind("socket")
-        os.chdir(ROOT)
+    (up / "loop").symlink_to("loop")
+    (up / "zero").symlink_to("/dev/zero")
+    (up / "self").symlink_to(".")
+    if os.geteuid() == 0:
+        os.mknod(up / "device", 0o600 | 0o020000, os.makedev(1, 5))
+    bound(up / "socket")
     report = project.run()
     assert (report["committed"], report["quarantined"]) == (2, 0)
     assert [r["_source_key"] for r in project.sql("SELECT _source_key FROM p ORDER BY 1")] == ["up/empty", "up/good"]
@@ -218,9 +223,9 @@ def sparse(path: Path, size: int) -> None:
 
 def test_a_large_file_is_streamed_in_bounded_memory(tmp_path: Path) -> None:
     """`python -m tests.hostile --large` does the same with 10 GB."""
-    sparse(tmp_path / "large", 2**30)
+    sparse(tmp_path / "large", 2**29)
     size, grown_mb = streamed(tmp_path.as_uri(), "large")
-    assert size == 2**30
+    assert size == 2**29
     assert grown_mb < 16
 
 
@@ -247,4 +252,3 @@ def test_reading_a_file_of_more_than_one_read_gives_all_of_it(tmp_path: Path, mo
     one = content(store, "big")
     assert one.read() == BODY
     assert one.problem() is None
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
