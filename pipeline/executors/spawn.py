@@ -90,9 +90,14 @@ class ForkSpawner:
 
 
 def _fork() -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # threads of numeric libraries re-start themselves after a fork
-        return os.fork()
+    """os.fork. An interrupt waits until it is over: one that meets a library's own hook there would be reported and forgotten."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # threads of numeric libraries re-start themselves after a fork
+            return os.fork()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _helper(control: socket.socket, board: mmap.mmap, entry: str, spec: bytes) -> None:

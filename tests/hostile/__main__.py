@@ -23,7 +23,7 @@ from tests.hostile.strategies import keys, mutated, mutations
 from tests.hostile.test_changing import sparse, streamed
 from tests.hostile.test_keys import round_trip, run
 
-EXAMPLES = 200
+EXAMPLES = 100
 FRESH = settings(derandomize=False, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None)
 
 

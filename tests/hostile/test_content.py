@@ -23,7 +23,7 @@ from pipeline import Pipeline
 
 p = Pipeline("p", source="up/")
 csv.field_size_limit(131072)
-LIMITS = dict(memory_mb={MEMORY_MB}, timeout_s=60, max_attempts=1)
+LIMITS = dict(memory_mb={MEMORY_MB}, timeout_s=600, max_attempts=1)
 
 @p.transform(match="*.json", **LIMITS)
 def documents(obj):

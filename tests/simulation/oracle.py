@@ -91,7 +91,12 @@ class Oracle:
 
     def at_rest(self) -> bool:
         """Whether nothing is under way or waits for its time, but for what can never be done."""
+        objects, state = self.world.store.objects, self.state
         poison = {k for k, b in self.world.store.bodies.items() if b == b"dies"}
+        for key in (k for k in objects if k.startswith(SOURCE)):
+            entry, etag = state.entry(key), objects[key].etag
+            if key not in state.quarantine and key not in state.wanted and (entry is None or entry.etag != etag):
+                return False
         waiting = {q.key for q in self.state.quarantine.values() if q.kind == "lost"}
         return waiting <= poison and all(set(t.inputs.keys) <= poison for t in self.state.tasks.values())
 
