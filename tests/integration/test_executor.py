@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -185,3 +187,22 @@ def test_who_is_gone(make: Callable[..., LocalExecutor]) -> None:
         return None
 
     run(executor, nothing)
+
+
+INTERRUPTED = """
+import os, signal
+from pipeline.executors.spawn import _fork
+os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))
+try:
+    if _fork() == 0:
+        os._exit(0)
+    print("forgotten")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_an_interrupt_while_a_process_forks_is_not_forgotten() -> None:
+    """Python calls hooks of libraries there, reports what they raise, and goes on."""
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
