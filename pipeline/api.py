@@ -111,8 +111,8 @@ class Pipeline:
         if widen not in ("none", "float", "string"):
             raise SettingsError(f'pipeline {name}: widen={widen!r} is not one of "none", "float", "string"')
         self.widen: Literal["none", "float", "string"] = widen
-        if not 0 <= retention_days <= 3650:
-            raise SettingsError(f"pipeline {name}: retention_days={retention_days} is not between 0 and 3650")
+        if not isinstance(retention_days, int | float) or not 0 <= retention_days <= 3650:
+            raise SettingsError(f"pipeline {name}: retention_days={retention_days!r} is not between 0 and 3650")
         self.retention_s = retention_days * DAY_S
         label = f"pipeline {name}"
         if access not in ("mount", "api"):

@@ -47,7 +47,7 @@ def hold_memory(memory_mb: int | None) -> None:
     if memory_mb is not None:
         mapped, resident = _mapped_and_resident()
         allowance = ALLOWANCE_MB + ALLOWANCE_MB_PER_CORE * (os.cpu_count() or 1)
-        ours = max(mapped - resident, 0) + (memory_mb + allowance) * MIB
+        ours = max(mapped - resident + (memory_mb + allowance) * MIB, 0)
         wanted = ours if _soft_before == resource.RLIM_INFINITY else min(ours, _soft_before)
     resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
 

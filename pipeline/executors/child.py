@@ -100,7 +100,7 @@ def _run(attempts: Any, job: Job, starting: Callable[[int], None]) -> Answer:
 
 def _out_of_memory(job: Job) -> Answer:
     """The process ends: it holds what the code at hand left behind, and the next file would be blamed for that."""
-    why = f"memory limit: the worker needed more than {job.memory_mb} MB (memory_mb)"
+    why = f"memory limit: the worker used more than {job.memory_mb} MB (memory_mb)"
     return Answer(serial=job.serial, lost=why, ends=True)
 
 

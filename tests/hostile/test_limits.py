@@ -51,7 +51,7 @@ class Attempts:
         return receipt_of(assignment.task, nonce=assignment.nonce, bytes_read=peak, engine=tempfile.gettempdir())
 
     def _until_refused(self) -> int:
-        """Takes what it can get, as code does that catches everything; the peak of its resident memory, in MB."""
+        """Takes what it can get, as code does that catches everything; the peak of its own resident memory, in MB: without libraries' text."""
         held = []
         try:
             while True:
@@ -59,7 +59,8 @@ class Attempts:
         except MemoryError:
             del held
         told = Path("/proc/self/status").read_text()
-        return int(told.partition("VmHWM:")[2].split()[0]) // 1024
+        peak, shared = (int(told.partition(name)[2].split()[0]) // 1024 for name in ("VmHWM:", "RssFile:"))
+        return peak - shared
 
 
 def run(
@@ -98,7 +99,7 @@ def test_a_bomb_is_refused_its_memory_and_named(spawner: type, monkeypatch: pyte
     """The input at hand is the suspect, the others of the queue are done by a new process."""
     deeds = (("ok", "at once", "ok"), ("ok",), ("piece by piece",), ("reported",), ("ok",))
     at_once, second, pieces, reported, last = run(monkeypatch, spawner, *deeds)
-    why = f"memory limit: the worker needed more than {MEMORY_MB} MB (memory_mb)"
+    why = f"memory limit: the worker used more than {MEMORY_MB} MB (memory_mb)"
     assert (at_once.lost, at_once.suspect) == (why, 1)
     assert (pieces.lost, pieces.suspect) == (why, 0)
     assert (reported.lost, reported.suspect) == (why, 0)
@@ -111,7 +112,7 @@ def test_code_that_swallows_the_refusal_still_gets_no_more(monkeypatch: pytest.M
     [done] = run(monkeypatch, ForkSpawner, ("swallowed",))
     assert done.receipt is not None
     allowance = limits.ALLOWANCE_MB + limits.ALLOWANCE_MB_PER_CORE * (os.cpu_count() or 1)
-    assert MEMORY_MB < done.receipt.bytes_read < MEMORY_MB + allowance + 32
+    assert MEMORY_MB / 2 < done.receipt.bytes_read < MEMORY_MB + allowance + 32
 
 
 def test_what_a_dead_worker_leaves_in_its_temporary_folder_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pipeline.model import Commit, LossNote, Receipt, SourceProblem
 from pipeline.state import Checkpoint
 from tests.builders import inputs_of, task_of
 from tests.hostile.stored import TASK, attempt, commits, output_file, parsers, receipt, task
-from tests.hostile.strategies import mutated, mutations
+from tests.hostile.strategies import ODD_VALUES, mutated, mutations
 
 DEEP = 100_000
 
@@ -42,6 +42,15 @@ def test_damaged_bytes_are_a_value_or_refused_by_name(name: str) -> None:
         attempt(name, body)
 
     check()
+
+
+@pytest.mark.parametrize("name", parsers())
+def test_every_field_of_a_wrong_type_is_a_value_or_refused_by_name(name: str) -> None:
+    """Each field with each odd value. `retention_days=None` once ended in a TypeError."""
+    for seed in parsers()[name].seeds:
+        for place in range(40):
+            for value in range(len(ODD_VALUES)):
+                attempt(name, mutated(seed, ("field", (place, value))))
 
 
 @pytest.mark.parametrize("name", parsers())
