@@ -51,7 +51,7 @@ class Attempts:
         return receipt_of(assignment.task, nonce=assignment.nonce, bytes_read=peak, engine=tempfile.gettempdir())
 
     def _until_refused(self) -> int:
-        """Takes what it can get, as code does that catches everything; the peak of its own resident memory, in MB: without libraries' text."""
+        """Takes what it can get, as code does that catches everything; its own peak of resident memory, in MB."""
         held = []
         try:
             while True:
