@@ -165,10 +165,16 @@ def _compare(judged: Judged, page: Page, known: dict[str, Known], router: Router
 
 def _also_waiting(state: State, again: Again | None) -> Again | None:
     """Committed versions that were to be processed once more, and whose attempt gave no answer, still are."""
-    waiting = {key: entry.etag for key, entry in state.quarantine.items() if entry.retry_at_ms}
-    if not waiting:
+    quarantine = state.quarantine
+    if not quarantine:
         return again
-    return lambda key, modified, before: waiting.get(key) == before.etag or (again is not None and again(key, modified, before))
+
+    def is_wanted(key: str, modified_us: int, before: Known) -> bool:
+        waiting = quarantine.get(key)
+        waits = waiting is not None and waiting.retry_at_ms != 0 and waiting.etag == before.etag
+        return waits or (again is not None and again(key, modified_us, before))
+
+    return is_wanted
 
 
 def _all_new(page: Page) -> Inputs:

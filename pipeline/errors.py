@@ -82,6 +82,11 @@ class InvariantViolated(TidemillError):
     """Tidemill contradicted itself. This is a bug: nothing more is written."""
 
 
+def is_outage(error: BaseException) -> bool:
+    """Whether an attempt that ended with this error says nothing about its inputs: it costs none of them anything but time."""
+    return isinstance(error, StoreUnavailable)
+
+
 def nearest(name: str, known: list[str]) -> str:
     """A suffix for a message about an unknown name: the nearest right one, or all of them."""
     import difflib

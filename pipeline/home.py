@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pipeline import keys
+from pipeline import keys, wire
 from pipeline.errors import ObjectNotFound, PreconditionFailed, SettingsError, StateInvalid
 from pipeline.model import FORMAT_VERSION
 from pipeline.ports import Ids, Store
@@ -74,7 +74,7 @@ def read_marker(body: bytes, key: str) -> Marker:
     """The marker stored under `key`. Raises StateInvalid."""
     try:
         found = msgspec.json.decode(body, type=Marker)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except wire.UNREADABLE as error:
         raise StateInvalid(f"{key} is damaged: {error}") from None
     if found.format > FORMAT_VERSION:
         raise StateInvalid(

@@ -57,6 +57,11 @@ def memory_mb_held() -> int | None:
     return _memory_mb
 
 
+def memory_exceeded(memory_mb: int | None) -> str:
+    """Why a worker ended, whoever noticed."""
+    return f"memory limit: the worker used more than {memory_mb} MB (memory_mb)"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception of the user's code means that the memory limit of this process was reached.
 

@@ -138,8 +138,9 @@ class Pass:
         now_ms, left = self.parts.clock.now_ms(), 0
         for found in evidence.found:
             for key, etag in zip(found.inputs.keys, found.inputs.etags, strict=True):
-                entry = self.state.entry(key)
-                left += (entry is None or entry.etag != etag) and self.state.is_due(key, etag, now_ms)
+                if self.state.is_due(key, etag, now_ms):  # seldom: most are planned by now, and the ledger need not be asked
+                    entry = self.state.entry(key)
+                    left += entry is None or entry.etag != etag
         return left + sum(self.state.entry(key) is not None and key not in self.state.wanted for key in evidence.missing)
 
     def _cut_to_budget(self, evidence: Evidence) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from pipeline.desk import Desk
-from pipeline.errors import SettingsError, StateInvalid, StoreUnavailable
+from pipeline.errors import SettingsError, StateInvalid, is_outage
 from pipeline.model import Assignment, Receipt
 from pipeline.orders import Answer, decode_order, encode
 from pipeline.ports import Finished
@@ -164,7 +164,7 @@ class ResidentBench:
         return [
             Finished(task=a.task.id, nonce=a.nonce, receipt=result)
             if isinstance(result, Receipt)
-            else Finished(task=a.task.id, nonce=a.nonce, lost=str(result), innocent=isinstance(result, StoreUnavailable))
+            else Finished(task=a.task.id, nonce=a.nonce, lost=str(result), innocent=is_outage(result))
             for a, result in zip(assignments, results, strict=True)
         ]
 

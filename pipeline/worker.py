@@ -20,8 +20,8 @@ from pipeline.errors import (
     SettingsError,
     SourceChanged,
     StoreError,
-    StoreUnavailable,
     TidemillError,
+    is_outage,
 )
 from pipeline.limits import is_out_of_memory
 from pipeline.model import FORMAT_VERSION, Assignment, Inputs, OutputFile, Receipt, SourceProblem, SourceStatus
@@ -264,7 +264,7 @@ class _Attempt:
     def _loss(self, error: TidemillError) -> TidemillError:
         """An outage is nobody's fault, unless code that must not run twice has run."""
         may_rerun = self.safe_to_rerun or not self.called
-        return error if may_rerun or not isinstance(error, StoreUnavailable) else AttemptLost(str(error))
+        return error if may_rerun or not is_outage(error) else AttemptLost(str(error))
 
     async def open(self, i: int) -> _Opened | None:
         """The input, unless it is known already that it is not what was planned."""

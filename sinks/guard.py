@@ -23,6 +23,11 @@ def half_of_memory_mb() -> int:
     return int(psutil.virtual_memory().total) // 2 // 2**20
 
 
+def too_long(timeout_s: float) -> str:
+    """What is said where a query takes too much time."""
+    return f"the query took longer than {timeout_s:g} s and was stopped (--timeout)"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How a query's memory is shared out: DuckDB counts its buffers only, so the process is looked at as well."""
@@ -87,7 +92,7 @@ class Guard:
         memory_max = process.memory_info().rss + self._limits.memory_mb * 2**20
         while not self._over.wait(LOOK_S):
             if self._timeout_s is not None and time.monotonic() - began > self._timeout_s:
-                self.reason = f"the query took longer than {self._timeout_s:g} s and was stopped (--timeout)"
+                self.reason = too_long(self._timeout_s)
             elif process.memory_info().rss > memory_max:
                 self.reason = self._limits.exceeded
             if self.reason:

@@ -101,14 +101,18 @@ class Soak:
     def call(self, words: str, *rest: str) -> str:
         """Run a command to its end; its output."""
         process = self.start(words, *rest)
+        self.awaited(process, f"{words} hangs")
+        self.ended(process)
+        return process.out.read_text()
+
+    def awaited(self, process: Process, complaint: str) -> None:
+        """Wait for the end of a command; one that does not come to it is a problem, and killed."""
         try:
             process.popen.wait(timeout=HANGS_S)
         except subprocess.TimeoutExpired:
-            self.say(f"{words} hangs")
+            self.say(complaint)
             os.killpg(process.popen.pid, signal.SIGKILL)
             process.popen.wait()
-        self.ended(process)
-        return process.out.read_text()
 
     def ended(self, process: Process) -> None:
         complaint = process.complaint()
@@ -246,12 +250,7 @@ class Soak:
             with suppress(ProcessLookupError):
                 watcher.popen.send_signal(signal.SIGINT)
         for process in [*self.watchers, *self.others, *([self.query] if self.query else [])]:
-            try:
-                process.popen.wait(timeout=HANGS_S)
-            except subprocess.TimeoutExpired:
-                self.say(f"{' '.join(process.words)} does not end")
-                os.killpg(process.popen.pid, signal.SIGKILL)
-                process.popen.wait()
+            self.awaited(process, f"{' '.join(process.words)} does not end")
             if process is not self.query:
                 self.ended(process)
         if self.query is not None:

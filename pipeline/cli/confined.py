@@ -20,6 +20,7 @@ from typing import NoReturn
 import click
 
 from pipeline.errors import SettingsError
+from sinks.guard import Limits, too_long
 
 GRACE_S = 2.0
 """For the query's own interrupt to work, before its process is killed."""
@@ -106,9 +107,9 @@ class _Watched:
 
     def _too_much(self) -> str:
         if self._deadline is not None and time.monotonic() > self._deadline:
-            return f"the query took longer than {self._timeout_s:g} s and was stopped (--timeout)"
+            return too_long(self._timeout_s)
         if _resident_mb(self._child) > self._memory_mb:
-            return f"the query needs more than {self._memory_mb:,} MB of memory and was stopped (--memory-mb)"
+            return Limits(self._memory_mb).exceeded
         return ""
 
     def _kill(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from pipeline import limits
-from pipeline.errors import StoreUnavailable, TidemillError
+from pipeline.errors import TidemillError, is_outage
 from pipeline.executors.frames import LENGTH, SLOT, Answer, Job, pack
 from pipeline.tracebacks import describe, one_line, whole_traceback
 from pipeline.worker import CodeBroken
@@ -91,7 +91,7 @@ def _run(attempts: Any, job: Job, starting: Callable[[int], None]) -> Answer:
     except TidemillError as error:
         if limits.is_out_of_memory(error):
             return _out_of_memory(job)
-        return Answer(serial=job.serial, lost=_one_line(error), innocent=isinstance(error, StoreUnavailable))
+        return Answer(serial=job.serial, lost=_one_line(error), innocent=is_outage(error))
     except Exception as error:  # noqa: BLE001 - a bug of ours must not end the worker
         if limits.is_out_of_memory(error):
             return _out_of_memory(job)
@@ -100,8 +100,7 @@ def _run(attempts: Any, job: Job, starting: Callable[[int], None]) -> Answer:
 
 def _out_of_memory(job: Job) -> Answer:
     """The process ends: it holds what the code at hand left behind, and the next file would be blamed for that."""
-    why = f"memory limit: the worker used more than {job.memory_mb} MB (memory_mb)"
-    return Answer(serial=job.serial, lost=why, ends=True)
+    return Answer(serial=job.serial, lost=limits.memory_exceeded(job.memory_mb), ends=True)
 
 
 def _receive(connection: socket.socket, jobs: queue.SimpleQueue[bytes]) -> None:

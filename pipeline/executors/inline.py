@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from pipeline.errors import StoreError, StoreUnavailable
+from pipeline.errors import StoreError, is_outage
 from pipeline.model import Assignment
 from pipeline.ports import Finished
 from pipeline.worker import AttemptLost, Worker
@@ -41,8 +41,8 @@ class InlineExecutor:
         try:
             receipt = await self._worker.run(assignment, lambda index: None)
         except (AttemptLost, StoreError) as error:
-            innocent = isinstance(error, StoreUnavailable)
-            return [Finished(task=assignment.task.id, nonce=assignment.nonce, lost=str(error), innocent=innocent)]
+            lost = Finished(task=assignment.task.id, nonce=assignment.nonce, lost=str(error), innocent=is_outage(error))
+            return [lost]
         return [Finished(task=assignment.task.id, nonce=assignment.nonce, receipt=receipt)]
 
     def is_gone(self, owner: str) -> bool:

@@ -22,6 +22,7 @@ import msgspec
 from pipeline.errors import InvariantViolated, SettingsError
 from pipeline.executors.frames import LENGTH, SLOT, Answer, Job, pack
 from pipeline.executors.spawn import ExecSpawner, make_spawner
+from pipeline.limits import memory_exceeded
 from pipeline.model import Assignment
 from pipeline.ports import Finished
 
@@ -270,7 +271,7 @@ class LocalExecutor:
         if index >= 0 and time.monotonic() - began > limits.timeout_s:
             return f"time limit: one call took longer than {limits.timeout_s:g} s (timeout_s)"
         if limits.memory_mb is not None and _resident(worker.pid) > limits.memory_mb * 2**20:
-            return f"memory limit: the worker used more than {limits.memory_mb} MB (memory_mb)"
+            return memory_exceeded(limits.memory_mb)
         return ""
 
     def _maybe_memory(self, worker: _Worker, ended: str) -> str:

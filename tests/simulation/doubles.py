@@ -22,6 +22,17 @@ Row = tuple[str, str, str, str]
 """Source key, the etag it was planned at, its body, and the version of the code that made the row."""
 
 
+class Ids:
+    """Names that depend on the process alone, not on who moved before."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.count = name, 0
+
+    def nonce(self) -> str:
+        self.count += 1
+        return f"{self.name}{self.count}"
+
+
 def user_code(version: str) -> Callable[[Object], object]:
     """The user's function as it was deployed at one version."""
 

@@ -18,18 +18,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline import keys
-from pipeline.contents import FetchedContents
 from pipeline.errors import TidemillError
 from pipeline.log import Log
 from pipeline.model import Assignment
 from pipeline.parts import Parts
 from pipeline.runner import Outdated, Pass
 from pipeline.settings import Policy
-from pipeline.worker import Code, Worker
 
-from . import mutations, scene
-from .doubles import SimWriter, user_code
+from . import actors, mutations, scene
+from .doubles import Ids
 from .kernel import Kernel, Request, SimClock, Violation
 from .oracle import Oracle
 from .store import SimStore
@@ -39,17 +36,6 @@ WORKERS = 2
 LATE_S = 100_000
 Move = tuple[str, int]
 """What happens next: `go` or `crash` with a process, `late` with a write of a dead one, `time`, `user`."""
-
-
-class Ids:
-    """Names that depend on the process alone, not on who moved before."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.count = name, 0
-
-    def nonce(self) -> str:
-        self.count += 1
-        return f"{self.name}{self.count}"
 
 
 class Executor:
@@ -66,7 +52,7 @@ class Executor:
         for assignment in assignments:
             if self.scope.workers < WORKERS:
                 self.scope.workers += 1
-                self.scope.start(self.scope.work(assignment))
+                self.scope.start(actors.work(self.scope, assignment, "v1"))  # type: ignore[arg-type]
 
     async def finished(self) -> list[Any]:
         return []
@@ -124,19 +110,6 @@ class Scope:
     async def tick(self, name: str) -> None:
         with suppress(TidemillError, Outdated):
             await Pass(self.parts(name)).run()
-
-    async def work(self, assignment: Assignment) -> None:
-        worker = Worker(
-            store=self.store,
-            contents=FetchedContents(self.store),
-            home=keys.home("p"),
-            code={"t": Code(call=user_code("v1"), batch_size=None)}.get,
-            make_writer=SimWriter,
-            clock=SimClock(self.kernel, 0),
-            budget_s=1000,
-        )
-        with suppress(TidemillError):
-            await worker.run(assignment, lambda i: None)
 
     # -- moving ------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import time
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
@@ -30,26 +31,18 @@ from pipeline.model import Head, Page, Quarantined, Stored
 from pipeline.parts import Parts
 from pipeline.parts import Request as Wish
 from pipeline.runner import Pass
-from pipeline.settings import DAY_S, PipelineSettings, Policy, TransformSettings
+from pipeline.settings import DAY_S, PipelineSettings, Policy
 from pipeline.state import State
 from pipeline.stores.memory import MemoryStore
 from pipeline.worker import Code, Worker
 
-from .doubles import SimWriter
+from . import scene
+from .doubles import Ids, SimWriter, user_code
 
 HEAVY_EVERY = 20
 NO_KEY = "src/\\xff"
 LOAD_REQUESTS_MAX = 16
 """Of a fresh process: a listing, the hint, a checkpoint and its runs, and the log entries since."""
-
-
-class Ids:
-    def __init__(self) -> None:
-        self.count = 0
-
-    def nonce(self) -> str:
-        self.count += 1
-        return f"x{self.count:09d}"
 
 
 class Clock:
@@ -122,21 +115,10 @@ class Year:
     """One pipeline, tick after tick."""
 
     def __init__(self, policy: Policy, *, retention_s: float) -> None:
-        self.clock, self.ids = Clock(), Ids()
+        self.clock, self.ids = Clock(), Ids("x")
         self.store = Bucket(self.clock)
         self.policy = policy
-        self.settings = PipelineSettings(
-            name="p",
-            source="src/",
-            include=("**",),
-            exclude=(),
-            output="out/",
-            partition_by=(),
-            widen="none",
-            transforms=(TransformSettings(name="t", version="v1", match=("**",)),),
-            aggregates=(),
-            retention_s=retention_s,
-        )
+        self.settings = dataclasses.replace(scene.settings("v1"), aggregates=(), retention_s=retention_s)
         self.state: State | None = None
         self.most: Counter[str] = Counter()
         self.load_requests = 0
@@ -146,7 +128,7 @@ class Year:
             store=self.store,
             contents=LazyContents(self.store),
             home=keys.home("p"),
-            code={"t": Code(call=lambda obj: [obj.read().decode(), "v1"], batch_size=None)}.get,
+            code={"t": Code(call=user_code("v1"), batch_size=None)}.get,
             make_writer=SimWriter,
             clock=self.clock,
             budget_s=60,
