@@ -1,7 +1,11 @@
 """Settings of all tests."""
 
+import signal
+
 import pytest
 from hypothesis import settings
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would all they start
 
 settings.register_profile("tidemill", deadline=None, derandomize=True)  # no timing asserts; the same examples each time
 settings.load_profile("tidemill")

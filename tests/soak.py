@@ -344,6 +344,7 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.25, help="at most so many seconds between two things")
     parser.add_argument("--json", action="store_true", help="figures as JSON, one line a store")
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would all they start
     failed = False
     for store in ("file", "s3") if args.store == "both" else (args.store,):
         figures = soak(

@@ -77,7 +77,7 @@ class Session:
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         done = subprocess.run(line, shell=True, cwd=self.folder, env=self.environment, **output)  # noqa: S602
         assert done.returncode == EXIT_CODES.get(line, 0), f"{line}\n{done.stdout}"
-        return done.stdout
+        return PROGRESS.sub("", done.stdout)
 
     # -- what stands for commands that need the world outside
 
@@ -123,6 +123,9 @@ class Session:
         self.cloud.modal.wait_idle()
         return said + "\n"
 
+
+PROGRESS = re.compile(r"^\w+: [\d,]+ of [\d,]+ files, .*\n", re.MULTILINE)
+"""What a command says after each five seconds, on a machine that is slow."""
 
 INSTEAD: dict[str, Callable[[Session, str], str]] = {
     "pip install 'tidemill[modal]'": Session.nothing,
