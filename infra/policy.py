@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import click
+
 from infra.roles import Role, policy_of, role_named
 from pipeline.api import Pipeline
 from pipeline.errors import SettingsError, TidemillError
 from pipeline.loading import load_pipelines
-
-USAGE = "usage: python -m infra.policy FILE s3://bucket/prefix [--role reader|worker|committer|operator]\n"
 
 
 def bucket_policy(pipelines: Sequence[Pipeline], url: str, role: Role = "operator") -> dict[str, Any]:
@@ -26,22 +26,24 @@ def bucket_policy(pipelines: Sequence[Pipeline], url: str, role: Role = "operato
     return policy_of(role, pipelines, bucket, prefix if not prefix or prefix.endswith("/") else prefix + "/")
 
 
+@click.command(help=__doc__)
+@click.argument("file", metavar="FILE")
+@click.argument("url", metavar="s3://bucket/prefix")
+@click.option("--role", default="operator", show_default=True, help="reader, worker, committer or operator")
+def _print(file: str, url: str, role: str) -> None:
+    click.echo(json.dumps(bucket_policy(load_pipelines(file), url, role_named(role)), indent=2))
+
+
 def main() -> int:
     """The command; exit code 2 for bad input."""
-    words = sys.argv[1:]
-    role = "operator"
-    if len(words) == 4 and words[2] == "--role":
-        role = words.pop()
-        words.pop()
-    if len(words) != 2:
-        sys.stderr.write(USAGE)
-        return 2
     try:
-        found = bucket_policy(load_pipelines(words[0]), words[1], role_named(role))
-    except TidemillError as error:
-        sys.stderr.write(f"tidemill: {error}\n")
+        _print.main(prog_name="python -m infra.policy", standalone_mode=False)
+    except click.ClickException as error:
+        click.echo(f"tidemill: {error.format_message()}", err=True)
         return 2
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    except TidemillError as error:
+        click.echo(f"tidemill: {error}", err=True)
+        return 2
     return 0
 
 

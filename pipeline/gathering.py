@@ -38,11 +38,11 @@ async def gather(store: Store, home: str, state: State, output: str, tasks: Iter
         return found
     for prefix in [keys.receipt_prefix(home)] if tasks is None else [f"{keys.receipt_prefix(home)}{task}." for task in tasks]:
         async for page in store.list(prefix):
-            for key in page.keys:
+            for key, size in zip(page.keys, page.sizes, strict=True):
                 began = keys.began_dispatch(key)
                 if began is not None:
                     found.began.add(began)
-                elif keys.task_of(key) in state.tasks:
+                elif keys.task_of(key) in state.tasks and wire.may_be(LossNote if keys.is_loss_note(key) else Receipt, size):
                     names.append(key)
     for key, stored in zip(names, await store.get_many(names), strict=True):
         if stored is not None:

@@ -107,7 +107,7 @@ class AttemptWriter:
             self._result.problems.setdefault(index, "its rows could not be read")
             raise
         if rejected:
-            self._rejected[index] = [(_as_json(row), reason) for row, reason in rejected]
+            self._rejected[index] = [(_encodable(_as_json(row)), _encodable(reason)) for row, reason in rejected]
 
     def finish(self) -> Result:
         """Convert and write what is left. Nothing is added afterwards."""
@@ -385,3 +385,8 @@ def _as_json(row: Any) -> str:
         return json.dumps(row, default=str, ensure_ascii=False)
     except (TypeError, ValueError):
         return repr(row)
+
+
+def _encodable(text: str) -> str:
+    """Half a surrogate pair, as JSON may have it, written out: Parquet's text is UTF-8, which has none."""
+    return text.encode("utf-8", "backslashreplace").decode()

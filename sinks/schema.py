@@ -48,10 +48,16 @@ def fingerprint(schema: pa.Schema) -> str:
 
 
 def unify_encoded(before: str | None, new: str, *, widen: Widen, table: str) -> str:
-    """`unify` on encoded schemas."""
-    if before is None or before == new:
+    """`unify` on encoded schemas. Raises InputRejected, too, where `new` is none: receipts may be damaged, or somebody else's."""
+    import pyarrow as pa
+
+    if before == new:
         return new
-    return encode(unify(decode(before), decode(new), widen=widen, table=table))
+    try:
+        found = decode(new)
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise InputRejected(f"what a receipt says about the columns of table {table} cannot be read: {error}") from None
+    return new if before is None else encode(unify(decode(before), found, widen=widen, table=table))
 
 
 def unify(before: pa.Schema, new: pa.Schema, *, widen: Widen, table: str) -> pa.Schema:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from pipeline import keys
 from pipeline.contents import FetchedContents
 from pipeline.desk import Desk
-from pipeline.errors import TidemillError
+from pipeline.errors import TidemillError, is_outage
 from pipeline.log import Log
-from pipeline.model import Assignment
+from pipeline.model import Assignment, Receipt
 from pipeline.orders import Answer, Order
 from pipeline.parts import Request as Wish
 from pipeline.ports import Finished
@@ -145,21 +145,27 @@ async def execute(world: World, order: Order) -> None:
     contents = MountedContents(world.store) if world.mounted else FetchedContents(world.store)
     worker = _worker(world, box, contents, version)
     [result] = await worker.run_together([found], lambda i: None)
-    receipt, lost = (None, str(result)) if isinstance(result, Exception) else (result, "")
-    await desk.end(found, Finished(task=found.task.id, nonce=found.nonce, receipt=receipt, lost=lost))
+    await desk.end(found, _finished(found, result))
 
 
 async def work(world: World, assignment: Assignment, version: str, executor: SimExecutor | None = None) -> None:
     """One attempt in a worker process of a runner."""
     worker = _worker(world, world.store, FetchedContents(world.store), version)
-    receipt, lost = None, ""
+    result: Receipt | Exception
     try:
-        receipt = await worker.run(assignment, lambda i: None)
+        result = await worker.run(assignment, lambda i: None)
     except TidemillError as error:
-        lost = str(error)
+        result = error
     if executor is not None:
-        task = assignment.task.id
-        executor.ended.append(Finished(task=task, nonce=assignment.nonce, receipt=receipt, lost=lost))
+        executor.ended.append(_finished(assignment, result))
+
+
+def _finished(assignment: Assignment, result: Receipt | Exception) -> Finished:
+    """What the executors say of an attempt."""
+    task, nonce = assignment.task.id, assignment.nonce
+    if isinstance(result, Exception):
+        return Finished(task=task, nonce=nonce, lost=str(result), innocent=is_outage(result))
+    return Finished(task=task, nonce=nonce, receipt=result)
 
 
 async def read(world: World, pauses: int = 0) -> None:

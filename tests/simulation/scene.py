@@ -35,6 +35,7 @@ def policy(rng: random.Random) -> Policy:
         lost_backoff_s=60,
         lost_backoff_max_s=3600,
         losses_max=4,
+        innocent_losses_max=rng.choice([1, 3]),
         checkpoint_every=rng.choice([1, 4, 64]),
         settle_sources_min=rng.choice([1, 4]),
         outstanding_sources_max=rng.choice([2, 100]),

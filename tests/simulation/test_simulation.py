@@ -14,27 +14,27 @@ SEEDS = 1_200
 PARTS = 8
 
 CAUGHT = {
-    "any-task-publishes": (78, 79),
-    "code-of-any-version": (142, 143),
+    "any-task-publishes": (4, 5),
+    "code-of-any-version": (24, 25),
     "collect-uncovered": (0, 10),
-    "dispatch-first": (131, 132),
-    "fixed-output-names": (62, 63),
-    "forget-superseded": (1189, 1190),
-    "forget-wishes": (613, 614),
+    "dispatch-first": (4, 5),
+    "fixed-output-names": (84, 85),
+    "forget-superseded": (4, 5),
+    "forget-wishes": (5344, 5345),
     "late-aggregates": (0, 10),
-    "local-clock": (1329, 1330),
-    "lost-is-final": (0, 10),
+    "local-clock": (5080, 5081),
+    "lost-is-final": (31, 32),
     "no-base-sequence": (0, 10),
-    "one-nonce-an-order": (5219, 5220),
-    "read-any-version": (74, 81),
-    "readers-ignore-dead-keys": (0, 12),
-    "settle-blindly": (0, 2),
-    "taken-means-ours": (0, 2),
-    "trust-listings": (845, 846),
-    "trust-mounts": (65, 66),
-    "vacuum-at-once": (125, 126),
+    "one-nonce-an-order": (855, 856),
+    "read-any-version": (26, 27),
+    "readers-ignore-dead-keys": (26, 27),
+    "settle-blindly": (0, 10),
+    "taken-means-ours": (0, 10),
+    "trust-listings": (1419, 1420),
+    "trust-mounts": (269, 270),
+    "vacuum-at-once": (79, 80),
     "vacuum-open-tasks": (0, 10),
-    "vacuum-shares-runs": (156, 157),
+    "vacuum-shares-runs": (385, 386),
 }
 """Rules that the simulation guards, and histories of which one shows that the rule is missing. Where a change of the code moves
 them, `python -m tests.simulation --table` says which."""
@@ -48,9 +48,9 @@ def test_no_history_violates_an_invariant(part: int) -> None:
 
 
 FOUND_BUGS = {
-    19_486: "a backfill whose attempt gave no answer was neither tried again nor left in quarantine's care",
-    28_634: "the same, for several keys of one task",
+    5344: "a backfill whose attempt gave no answer was neither tried again nor left in quarantine's care",
 }
+"""Histories of the world as it is that show bugs which others once found (docs/reliability.md), were they to come back."""
 
 
 @pytest.mark.parametrize("seed", FOUND_BUGS)

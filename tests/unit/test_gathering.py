@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -92,6 +92,23 @@ def notes() -> Notes:
 
 
 # -- what is found -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_too_large_to_be_a_receipt_is_not_even_read(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(wire.STORED_BYTES_MAX, Receipt, 1000)
+    one, two = task(ONE), task(TWO)
+    notes.leave(receipt(one))
+    notes.put(keys.receipt(HOME, TWO, "huge"), b" " * 1001)
+    read: list[str] = []
+    get_many = notes.store.get_many
+
+    async def recorded(names: Sequence[str]) -> Any:
+        read.extend(names)
+        return await get_many(names)
+
+    monkeypatch.setattr(notes.store, "get_many", recorded)
+    assert list(notes.gather(state_of(one, two)).receipts) == [ONE]
+    assert read == [keys.receipt(HOME, ONE, "n")]
 
 
 def test_receipts_losses_and_beginnings_of_open_tasks_are_found(notes: Notes) -> None:

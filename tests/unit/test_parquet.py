@@ -176,13 +176,16 @@ def test_encodings_and_empty_types_are_made_plain(tmp_path: Path) -> None:
 def test_rejected_rows_keep_their_source_and_reason(tmp_path: Path) -> None:
     w = writer(tmp_path)
     w.add(0, "a", "e0", [{"v": 1}], [({"v": "x", "at": date(2026, 1, 1)}, "no number"), (b"\xff", "bytes")])
+    w.add(2, "c", "e2", [], [("half \ud83d", "a \udc00 pair"), ({"v": "\ud83d"}, "in JSON")])
     w.add(1, "b", "e1", [{"v": "conflict"}], [("dropped with its file", "r")])
     result = w.finish()
-    assert result.rejected == {0: 2}
+    assert result.rejected == {0: 2, 2: 2}
     found = rows_of(result, "rejected")
     assert [(r["row"], r["reason"], r["_source_key"]) for r in found] == [
         ('{"v": "x", "at": "2026-01-01"}', "no number", "a"),
         ("\\xff", "bytes", "a"),
+        ("half \\ud83d", "a \\udc00 pair", "c"),
+        ('{"v": "\\ud83d"}', "in JSON", "c"),
     ]
 
 

@@ -81,3 +81,10 @@ def test_columns_are_added_in_order_and_never_renamed_by_case() -> None:
 def test_types_that_tables_do_not_hold(kind: pa.DataType) -> None:
     with pytest.raises(InputRejected, match="which tables do not hold"):
         checked(pa.schema([("x", kind)]))
+
+
+@pytest.mark.parametrize("damaged", ["no base64!", "AAAA", encode(pa.schema({"a": pa.int64()}))[:40]])
+@pytest.mark.parametrize("before", [None, encode(pa.schema({"a": pa.int64()}))])
+def test_a_damaged_schema_is_refused_and_never_becomes_the_tables(before: str | None, damaged: str) -> None:
+    with pytest.raises(InputRejected, match="the columns of table t cannot be read"):
+        unify_encoded(before, damaged, widen="none", table="t")
