@@ -7,9 +7,11 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 from modal_proto import api_pb2
 
 from tests.modal_offline.s3 import s3_client
@@ -33,7 +36,8 @@ class BucketMount:
     path: Path
     settings: dict[str, Any] = field(repr=False)
     users: set[str] = field(default_factory=set)
-    process: subprocess.Popen[str] | None = None
+    process: int | None = None
+    """The number of the process that serves it, where it is a file system."""
     etags: dict[str, str] = field(default_factory=dict)
     seen: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -125,42 +129,62 @@ def unmount(mount: BucketMount) -> None:
         shutil.rmtree(mount.path, ignore_errors=True)
 
 
-def start_fuse(settings: dict[str, Any]) -> subprocess.Popen[str]:
-    """A process that serves a bucket at a path, once it is mounted. Raises with the process's last words."""
+class _Starter:
+    """The process that forks one for each mount, started with the first."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.modal_offline.mountpoint"],
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def start(self, settings: dict[str, Any]) -> int:
+        """The number of a process that is about to mount what the settings say."""
+        with self._turn:
+            assert self.process.stdin is not None
+            assert self.process.stdout is not None
+            self.process.stdin.write(json.dumps(settings) + "\n")
+            self.process.stdin.flush()
+            return int(self.process.stdout.readline())
+
+
+@cache
+def _starter() -> _Starter:
+    return _Starter()
+
+
+def start_fuse(settings: dict[str, Any]) -> int:
+    """The number of a process that serves a bucket at a path, once it is mounted. Raises with the process's last words."""
     path = Path(settings["path"])
-    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.modal_offline.mountpoint"],
-        cwd=REPOSITORY,
-        stdin=subprocess.PIPE,
-        stdout=errors,
-        stderr=errors,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(settings) + "\n")
-    process.stdin.flush()
-    deadline = time.monotonic() + MOUNT_S
-    while not path.is_mount():
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            errors.seek(0)
-            raise OSError(f"{settings['bucket']} cannot be mounted at {path}: {errors.read()[-1000:]}")
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.02)
-    return process
+    with tempfile.NamedTemporaryFile("r") as errors:
+        pid = _starter().start({**settings, "errors": errors.name})
+        deadline = time.monotonic() + MOUNT_S
+        while not path.is_mount():
+            if not psutil.pid_exists(pid) or time.monotonic() > deadline:
+                _kill(pid)
+                raise OSError(f"{settings['bucket']} cannot be mounted at {path}: {errors.read()[-1000:]}")
+            time.sleep(0.005)
+    return pid
 
 
-def stop_fuse(process: subprocess.Popen[str], path: Path) -> None:
+def stop_fuse(pid: int, path: Path) -> None:
+    """Unmount; the process ends by that."""
     unmounting = ["umount", "-l"] if os.getuid() == 0 else ["fusermount3", "-uz"]
     subprocess.run([*unmounting, str(path)], capture_output=True)
-    if process.stdin is not None:
-        process.stdin.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(5)
-    process.kill()
-    process.wait()
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    _kill(pid)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 @cache

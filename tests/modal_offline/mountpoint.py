@@ -17,11 +17,13 @@ import errno
 import itertools
 import json
 import os
+import signal
 import stat
 import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -359,19 +361,19 @@ def _times(at: float) -> dict[str, Any]:
     return {"st_mtime": at, "st_ctime": at, "st_atime": at, "st_uid": os.getuid(), "st_gid": os.getgid()}
 
 
-def main() -> None:
-    settings = json.loads(sys.stdin.readline())
+def serve(settings: dict[str, Any], keeper: int) -> None:
+    """Mount a bucket, and serve it until it is unmounted or `keeper`, a pipe, ends."""
     client = s3_client(settings)
     if not settings.get("trial"):
         client.list_objects_v2(Bucket=settings["bucket"], MaxKeys=1)
     files = Mountpoint(client, settings["bucket"], settings["prefix"], settings["read_only"], settings["cache_s"])
 
-    def end_with_parent() -> None:
-        sys.stdin.read()
+    def end_with_keeper() -> None:
+        os.read(keeper, 1)
         ctypes.CDLL(None).umount2(settings["path"].encode(), DETACH)
         os._exit(0)
 
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_keeper, daemon=True).start()
     cache_s = settings["cache_s"]
     fuse.FUSE(
         files,
@@ -384,6 +386,34 @@ def main() -> None:
         entry_timeout=cache_s,
         negative_timeout=0,
     )
+
+
+def main() -> None:
+    """Fork a process for each line of settings, and say its number: it starts ten times faster than an interpreter with boto3.
+
+    Standard input: JSON lines, with `errors`, a file for what the process prints. At its end all mounts go.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries them
+    s3_client({"endpoint": "http://127.0.0.1:9", "credentials": {}})  # loads what all clients share
+    keeper, held = os.pipe()
+    for line in sys.stdin:
+        settings = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            os.close(held)
+            os.setsid()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            errors = os.open(settings["errors"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(errors, 1)
+            os.dup2(errors, 2)
+            try:
+                serve(settings, keeper)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(1)
+        print(pid, flush=True)
 
 
 if __name__ == "__main__":
