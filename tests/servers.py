@@ -52,7 +52,9 @@ def moto_url() -> str:
 
 
 class _OneAtATime:
-    """A WSGI application that gets the next request when the one before is answered; bodies are read before its turn."""
+    """A WSGI application that gets the next request when the one before is answered; bodies are read before its turn.
+
+    Requests to queues do not take part: they may wait for a message that a request to the bucket is about to cause."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -62,6 +64,8 @@ class _OneAtATime:
         size = environ.get("CONTENT_LENGTH")
         if size:
             environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(size)))
+        if environ.get("HTTP_X_AMZ_TARGET", "").startswith("AmazonSQS."):
+            return list(self._app(environ, start_response))
         with self._turn:
             return list(self._app(environ, start_response))
 

@@ -12,6 +12,7 @@ import click
 COMMANDS = {
     "init": ("pipeline.cli.init", "Make a project with one pipeline, sample uploads and a test."),
     "run": ("pipeline.cli.run", "Process what is new, until nothing is new."),
+    "hint": ("pipeline.cli.run", "Process the objects of these keys now, without a listing."),
     "plan": ("pipeline.cli.inspect", "Say what a run would do; change nothing."),
     "status": ("pipeline.cli.inspect", "Count sources by state; show the last commits and failures."),
     "sql": ("pipeline.cli.query", "Ask the committed rows, aggregates and state in SQL."),

@@ -24,10 +24,12 @@ from pipeline.cli.render import count, duration, printable, size
 from pipeline.engines import Engine
 from pipeline.errors import CommitConflict, CommitUnknown, ObjectNotFound, SettingsError, StoreUnavailable
 from pipeline.executors.spawn import SpawnerGone
+from pipeline.notices import NoticeQueue, Notices, in_background
 from pipeline.parts import PassReport, Request
 from pipeline.state import State
 
 WATCH_BACKOFF_MAX_S = 60.0
+SWEEP_S = 3600.0
 _LATER = (StoreUnavailable, ObjectNotFound, CommitConflict, CommitUnknown)
 """What a later pass may find to be over: a watching run goes on."""
 
@@ -38,9 +40,20 @@ _LATER = (StoreUnavailable, ObjectNotFound, CommitConflict, CommitUnknown)
 @click.option("--watch", is_flag=True, help="go on until interrupted (Ctrl-C stops cleanly)")
 @click.option("--interval", "interval_s", type=click.FloatRange(0.1, 86400), default=5.0, help="--watch: seconds between looks")
 @click.option("--limit", type=click.IntRange(1), help="process at most so many files, then stop")
+@click.option("--queue", "queue_url", metavar="URL", help="--watch: an SQS queue of upload notices; what they name is not listed")
+@click.option(
+    "--sweep", "sweep_s", type=click.FloatRange(1, 604800), help=f"--queue: seconds between full listings [default: {SWEEP_S:g}]"
+)
 @click.option("--job", "job", help="process the files of this job only (see  tidemill submit)")
 def run_command(  # noqa: PLR0917
-    target: Target, engine: Engine, watch: bool, interval_s: float, limit: int | None, job: str | None
+    target: Target,
+    engine: Engine,
+    watch: bool,
+    interval_s: float,
+    limit: int | None,
+    queue_url: str | None,
+    sweep_s: float | None,
+    job: str | None,
 ) -> int:
     """Process every new and changed object of FILE's pipelines; commit the rows; forget deleted objects.
 
@@ -48,12 +61,45 @@ def run_command(  # noqa: PLR0917
     leaves, unless --wait. Exit code 1 if files were quarantined or put off. What is left when a run is killed is picked up by
     the next one.
     """
+    if job is not None and (watch or limit):
+        raise click.UsageError("--job goes with neither --watch nor --limit: it runs the job's files, once")
+    if (queue_url and (not watch or limit)) or (sweep_s and not queue_url):
+        raise click.UsageError("--queue needs --watch, and goes with no --limit; --sweep needs --queue")
     if job is not None:
-        if watch or limit:
-            raise click.UsageError("--job goes with neither --watch nor --limit: it runs the job's files, once")
         return asyncio.run(Run(target, engine, work=partial(_job, job, alone=len(target.pipelines) == 1)).go())
     request = Request(limit=limit) if limit else None
-    return asyncio.run(Run(target, engine, watch=watch, interval_s=interval_s, request=request).go())
+    run = Run(target, engine, watch=watch, interval_s=interval_s, request=request)
+    if queue_url is not None:
+        if not target.bucket.url.startswith("s3://"):
+            raise click.UsageError(f"--queue is for notices of an S3 bucket, and {target.bucket.url} is none")
+        run.notices = NoticeQueue(queue_url, bucket=target.bucket.name, prefix=target.bucket.prefix, region=target.bucket.region)
+        run.sweep_s = sweep_s or SWEEP_S
+    return asyncio.run(run.go())
+
+
+@click.command("hint", epilog="Example:  tidemill hint pipeline.py up/a.csv s3://bucket/up/b.csv --bucket s3://bucket")
+@on_bucket
+@on_engine
+@click.argument("names", metavar="KEY...", nargs=-1, required=True)
+def hint_command(target: Target, engine: Engine, names: tuple[str, ...]) -> int:
+    """Process the objects of these KEYs now if they are new or changed, and forget those that are gone, without a listing.
+
+    KEY is a key of the bucket, or its s3:// address. Exit code 1 if files were quarantined or put off.
+    """
+    found = [_key(target, name) for name in names]
+    for name, key in zip(names, found, strict=True):
+        if not any(key.startswith(p.source) and key != p.source for p in target.pipelines):
+            sources = ", ".join(repr(p.source) for p in target.pipelines)
+            raise click.UsageError(f"{printable(name)} is below no pipeline's source ({sources})")
+    run = Run(target, engine)
+    run.noticed = Notices(keys=list(dict.fromkeys(found)))
+    return asyncio.run(run.go())
+
+
+def _key(target: Target, name: str) -> str:
+    url = target.bucket.url
+    base = url if url.endswith("/") else url + "/"
+    return name.removeprefix(base) if name.startswith("s3://") else name
 
 
 async def _job(job: str, runtime: Runtime, *, alone: bool) -> tuple[PassReport, State]:
@@ -89,6 +135,11 @@ class Run:
         self.work = work or self._run
         self.states: dict[str, State] = {}
         self.found_problems = False
+        self.notices: NoticeQueue | None = None
+        self.sweep_s = SWEEP_S
+        self.swept_s = 0.0
+        self.noticed: Notices | None = None
+        """What the next turn looks up; None for a full listing."""
         self.warming = False
         self.stopped = asyncio.Event()
 
@@ -99,6 +150,8 @@ class Run:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, main)
         try:
+            if self.notices is not None:
+                await in_background(self.notices.check)
             store = self.target.bucket.open()
             runtimes = [self.engine.runtime(p, store) for p in self.target.pipelines]
             for runtime in runtimes:
@@ -115,7 +168,13 @@ class Run:
         return EXIT_PROBLEMS if self.found_problems and not self.watch else 0
 
     async def _run(self, runtime: Runtime) -> tuple[PassReport, State]:
-        return await runtime.run(self.states.get(runtime.settings.name), request=self.request)
+        return await runtime.run(self.states.get(runtime.settings.name), request=self._request(runtime))
+
+    def _request(self, runtime: Runtime) -> Request | None:
+        if self.noticed is None:
+            return self.request
+        source = runtime.settings.source
+        return Request(names=[key for key in self.noticed.keys if key.startswith(source) and key != source])
 
     def _stop(self, main: asyncio.Task[Any] | None) -> None:
         self.stopped.set()
@@ -126,8 +185,11 @@ class Run:
         backoff_s = self.interval_s
         while True:
             try:
-                for runtime in runtimes:
-                    await self._pass(runtime)
+                await self._turn(runtimes)
+                if self.notices is not None and not self.stopped.is_set():
+                    await self._next_notices(self.notices)
+                    backoff_s = self.interval_s
+                    continue
                 backoff_s = self.interval_s
             except _LATER as error:
                 if not self.watch or isinstance(error, SpawnerGone):
@@ -141,7 +203,33 @@ class Run:
             if self.stopped.is_set():  # Python 3.11's wait_for swallows a cancellation that comes with the event
                 return
 
-    async def _pass(self, runtime: Runtime) -> None:
+    async def _turn(self, runtimes: list[Runtime]) -> None:
+        """A pass of each pipeline; then the notices it was about are done with, unless files were put off: then they come again."""
+        began_s, unread = time.monotonic(), 0
+        for runtime in runtimes:
+            request = self._request(runtime)
+            if request is None or request.names is None or request.names:
+                unread += (await self._pass(runtime)).unread
+        if self.noticed is None:
+            self.swept_s = began_s
+        elif self.notices is not None and not unread and not self.stopped.is_set():
+            await self.notices.done(self.noticed)
+            self.noticed = Notices()
+
+    async def _next_notices(self, queue: NoticeQueue) -> None:
+        """Wait until there are notices, or a full listing is due."""
+        while (left_s := self.swept_s + self.sweep_s - time.monotonic()) > 0:
+            found = await queue.receive(left_s)
+            if found.odd:
+                fate = "left to its dead-letter queue" if queue.sets_aside else "deleted"
+                ids = ", ".join(found.odd[:5])
+                self._say(f"{count(len(found.odd), 'message')} in the queue, no notice of uploads: {fate} ({ids})")
+            if found:
+                self.noticed = found
+                return
+        self.noticed = None
+
+    async def _pass(self, runtime: Runtime) -> PassReport:
         started, name = time.monotonic(), runtime.settings.name
         with Progress(name, quiet=self.target.as_json) as progress:
             runtime.on_progress = lambda report: self._progressed(progress, runtime, report)
@@ -153,6 +241,7 @@ class Run:
         self.found_problems |= report.quarantined > 0 or report.unread > 0
         if report.commits or not self.watch:
             self._show(runtime, report, time.monotonic() - started)
+        return report
 
     def _progressed(self, progress: Progress, runtime: Runtime, report: PassReport) -> None:
         progress.update(report)
