@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -137,6 +137,24 @@ def judge_named(heads: Sequence[Head | None], names: Sequence[str], state: State
     return judged
 
 
+def judge_unknown(page: Page, state: State, router: Router) -> Judged:
+    """Of a listing that may be days old: the objects that no commit ever spoke of. What is known may be newer than the page."""
+    judged = Judged(listed=len(page.keys))
+    fresh = [
+        i
+        for i, key in enumerate(page.keys)
+        if key not in state.wanted and key not in state.quarantine and state.entry(key) is None
+    ]
+    taken = Page(
+        keys=[page.keys[i] for i in fresh],
+        etags=[page.etags[i] for i in fresh],
+        sizes=[page.sizes[i] for i in fresh],
+        modified_us=[page.modified_us[i] for i in fresh],
+    )
+    _compare(judged, taken, {}, router, None)
+    return judged
+
+
 def _compare(judged: Judged, page: Page, known: dict[str, Known], router: Router, again: Again | None) -> None:
     """Sort the page's new and changed objects by transform. Takes the page's keys out of `known`."""
     columns: dict[str, Inputs] = {}
@@ -235,6 +253,17 @@ def _unusable(name: str) -> Quarantined:
         kind="key",
         reason="the name is not valid UTF-8, so it cannot be an object key: rename the file",
     )
+
+
+async def with_more(pages: AsyncIterator[Page]) -> AsyncIterator[tuple[Page, bool]]:
+    """Each page, and whether another follows."""
+    held: Page | None = None
+    async for page in pages:
+        if held is not None:
+            yield held, True
+        held = page
+    if held is not None:
+        yield held, False
 
 
 async def confirm_missing(store: Store, absent: Sequence[str]) -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.discovery import Again
-from pipeline.model import AggregateFile
+from pipeline.model import AggregateFile, Page
 from pipeline.ports import Clock, Executor, Ids, Store
 from pipeline.settings import PipelineSettings, Policy, TransformSettings
 from pipeline.snapshot import Snapshot
@@ -59,11 +59,13 @@ class Budget(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What a pass is asked for. limit: at most so many sources. names: only these keys, and no listing. again: which objects
-    at their committed version are processed once more."""
+    at their committed version are processed once more. listing: instead of the store's own, what somebody listed a while ago, below
+    the source prefix that it is called with: of that, only what is not known at all, and nothing is missing."""
 
     limit: int | None = None
     names: Sequence[str] | None = None
     again: Again | None = None
+    listing: Callable[[str], AsyncIterator[Page]] | None = None
 
 
 class Aggregator(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 
 import msgspec
 
-from pipeline.discovery import Judged, Router, confirm_missing, judge, judge_named
+from pipeline.discovery import Judged, Router, confirm_missing, judge, judge_named, judge_unknown, with_more
 from pipeline.errors import CommitConflict, ObjectNotFound
 from pipeline.evidence import Evidence, Loss
 from pipeline.gathering import gather, verified
@@ -75,7 +75,7 @@ class Pass:
             if (request.limit is not None and self.report.planned >= request.limit) or self._is_full():
                 break
         else:
-            self.report.complete = request.names is None
+            self.report.complete = request.names is None and request.listing is None
         await self.commit(self._collected())
         await self.drain()
         await self.aggregate()
@@ -107,12 +107,18 @@ class Pass:
 
     async def _judged(self, request: Request) -> AsyncIterator[tuple[Judged, list[str], int, bool]]:
         """What each page says, the keys that are surely missing, the sequence known before it, and whether more follow."""
-        router, store = self._router(), self.parts.store
+        router, store = Router(self.settings), self.parts.store
         if request.names is not None:
             names, base = sorted(set(request.names)), self.state.sequence
             judged = judge_named(await store.head_many(names), names, self.state, router, request.again)
             self._count(judged)
             yield judged, judged.absent, base, False
+            return
+        if request.listing is not None:
+            async for page, more in with_more(request.listing(self.settings.source)):
+                judged, base = judge_unknown(page, self.state, router), self.state.sequence
+                self._count(judged)
+                yield judged, [], base, more
             return
         async for page, after, upto, base in self._pages():
             judged = judge(page, self.state, router, after, upto, request.again)
@@ -166,9 +172,6 @@ class Pass:
         most = self.parts.policy.open_tasks_max
         self.report.held_back |= most is not None and len(self.state.tasks) >= most
         return self.report.held_back or self.report.over_budget > 0
-
-    def _router(self) -> Router:
-        return Router(self.settings)
 
     def _count(self, judged: Judged) -> None:
         self.report.listed += judged.listed

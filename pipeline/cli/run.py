@@ -44,6 +44,7 @@ _LATER = (StoreUnavailable, ObjectNotFound, CommitConflict, CommitUnknown)
 @click.option(
     "--sweep", "sweep_s", type=click.FloatRange(1, 604800), help=f"--queue: seconds between full listings [default: {SWEEP_S:g}]"
 )
+@click.option("--inventory", metavar="URL", help="an S3 Inventory's manifest.json: process what it names and is not known yet")
 @click.option("--job", "job", help="process the files of this job only (see  tidemill submit)")
 def run_command(  # noqa: PLR0917
     target: Target,
@@ -53,6 +54,7 @@ def run_command(  # noqa: PLR0917
     limit: int | None,
     queue_url: str | None,
     sweep_s: float | None,
+    inventory: str | None,
     job: str | None,
 ) -> int:
     """Process every new and changed object of FILE's pipelines; commit the rows; forget deleted objects.
@@ -65,9 +67,13 @@ def run_command(  # noqa: PLR0917
         raise click.UsageError("--job goes with neither --watch nor --limit: it runs the job's files, once")
     if (queue_url and (not watch or limit)) or (sweep_s and not queue_url):
         raise click.UsageError("--queue needs --watch, and goes with no --limit; --sweep needs --queue")
+    if inventory is not None and (watch or job):
+        raise click.UsageError("--inventory goes with neither --watch nor --job: it is a listing, and read once")
     if job is not None:
         return asyncio.run(Run(target, engine, work=partial(_job, job, alone=len(target.pipelines) == 1)).go())
     request = Request(limit=limit) if limit else None
+    if inventory is not None:
+        return asyncio.run(Run(target, engine, work=partial(_inventory, target, inventory, limit)).go())
     run = Run(target, engine, watch=watch, interval_s=interval_s, request=request)
     if queue_url is not None:
         if not target.bucket.url.startswith("s3://"):
@@ -100,6 +106,21 @@ def _key(target: Target, name: str) -> str:
     url = target.bucket.url
     base = url if url.endswith("/") else url + "/"
     return name.removeprefix(base) if name.startswith("s3://") else name
+
+
+async def _inventory(target: Target, url: str, limit: int | None, runtime: Runtime) -> tuple[PassReport, State]:
+    """What an inventory names, where nothing is known of it."""
+    from pipeline.inventory import Inventory
+    from pipeline.stores import open_store
+
+    for what, named in (("--inventory", url), ("--bucket", target.bucket.url)):
+        if not named.startswith("s3://"):
+            raise SettingsError(f"{what} {named!r} is not on S3: an inventory is a file that S3 wrote about a bucket of its own")
+    where, _, key = url.removeprefix("s3://").partition("/")
+    store = open_store(f"s3://{where}", endpoint_url=target.bucket.endpoint_url, region=target.bucket.region)
+    inventory = Inventory(store, key, bucket=target.bucket.name, prefix=target.bucket.prefix)
+    await inventory.open()
+    return await runtime.run(request=Request(limit=limit, listing=inventory.pages))
 
 
 async def _job(job: str, runtime: Runtime, *, alone: bool) -> tuple[PassReport, State]:

@@ -31,7 +31,10 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.executors": {f"pipeline.{m}" for m in VALUES | {"ports", "worker", "wire", "orders"}} | {"pipeline.executors"},
     "sinks": {f"pipeline.{m}" for m in CORE | {"ports"}} | {"sinks"},
 }
-COMPOSITION = ("assembly", "aggregation", "preview", "replay", "doctor", "rented", "deployment", "engines", "submission", "cli")
+COMPOSITION = (
+    *("assembly", "aggregation", "preview", "replay", "doctor", "rented", "deployment", "engines", "submission", "cli"),
+    "inventory",
+)
 ANYTHING = (*(f"pipeline.{name}" for name in COMPOSITION), "pipeline", "infra")
 
 
