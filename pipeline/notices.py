@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -78,7 +79,7 @@ class NoticeQueue:
     async def receive(self, wait_s: float) -> Notices:
         """Wait up to `wait_s` seconds (at most 20) for a message, then take what else is there, up to
         some 1,000 keys."""
-        notices = await in_background(lambda: self._some(min(int(wait_s), WAIT_S_MAX)))
+        notices = await in_background(lambda: self._some(min(math.ceil(wait_s), WAIT_S_MAX)))
         while notices and len(notices.keys) < TOGETHER_MAX:
             more = await in_background(lambda: self._some(0))
             if not more:

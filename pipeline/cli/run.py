@@ -226,14 +226,15 @@ class Run:
 
     async def _turn(self, runtimes: list[Runtime]) -> None:
         """A pass of each pipeline; then the notices it was about are done with, unless files were put off: then they come again."""
-        began_s, unread = time.monotonic(), 0
+        began_s, left = time.monotonic(), 0
         for runtime in runtimes:
             request = self._request(runtime)
             if request is None or request.names is None or request.names:
-                unread += (await self._pass(runtime)).unread
+                report = await self._pass(runtime)
+                left += report.unread + report.over_budget + report.held_back
         if self.noticed is None:
             self.swept_s = began_s
-        elif self.notices is not None and not unread and not self.stopped.is_set():
+        elif self.notices is not None and not left and not self.stopped.is_set():
             await self.notices.done(self.noticed)
             self.noticed = Notices()
 
