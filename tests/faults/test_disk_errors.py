@@ -21,7 +21,7 @@ from tests.helpers import Project, lines
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES)
 SHARES = 4
-"""The requests of a run are dealt out to so many tests."""
+"""Half of the requests of a run are dealt out to so many tests."""
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +58,8 @@ def try_to_run(world: World, disk: FaultyDisk) -> bool:
 
 @pytest.mark.parametrize("share", range(SHARES))
 def test_an_error_at_any_request_loses_and_doubles_nothing(tmp_path: Path, share: int) -> None:
-    """Each request of a run, once or lasting by turns, each error by turns; `python -m` this module: all of them."""
-    for n in itertools.count(share, SHARES):
+    """Half of the requests, once or lasting by turns, each error by turns; `python -m` this module: all of them."""
+    for n in itertools.count(share, 2 * SHARES):
         if not survives(tmp_path / str(n), FaultyDisk(n, ERRORS[n // 2 % len(ERRORS)], lasting=n % 2 == 0)):
             assert n >= 100, "a run makes more requests than that"
             return

@@ -10,7 +10,7 @@ from . import explore, longevity
 from .__main__ import history
 from .mutations import ALL, DIRECTED, PROVEN_REDUNDANT, applied
 
-SEEDS = 1_200
+SEEDS = 800
 PARTS = 8
 
 CAUGHT = {
