@@ -16,14 +16,14 @@ from infra.roles import Role, policy_of, role_named
 from pipeline.api import Pipeline
 from pipeline.errors import SettingsError, TidemillError
 from pipeline.loading import load_pipelines
+from pipeline.stores import s3_address
 
 
 def bucket_policy(pipelines: Sequence[Pipeline], url: str, role: Role = "operator") -> dict[str, Any]:
     """An IAM policy document. Raises SettingsError if `url` is no `s3://bucket/prefix`."""
     if not url.startswith("s3://"):
         raise SettingsError(f"{url!r} is not s3://bucket/prefix")
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    return policy_of(role, pipelines, bucket, prefix if not prefix or prefix.endswith("/") else prefix + "/")
+    return policy_of(role, pipelines, *s3_address(url))
 
 
 @click.command(help=__doc__)

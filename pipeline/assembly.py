@@ -70,17 +70,6 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
     endpoint_url: str | None = None
     region: str | None = None
 
-    @property
-    def name(self) -> str:
-        """Of an S3 bucket."""
-        return self.url.removeprefix("s3://").partition("/")[0]
-
-    @property
-    def prefix(self) -> str:
-        """What comes before every key in an S3 bucket, with a slash at its end, or nothing."""
-        prefix = self.url.removeprefix("s3://").partition("/")[2]
-        return prefix if not prefix or prefix.endswith("/") else prefix + "/"
-
     def open(self, *, create: bool = False) -> Store:
         """A store for this process. Raises SettingsError for a URL that names no bucket."""
         return open_store(self.url, endpoint_url=self.endpoint_url, region=self.region, create=create)

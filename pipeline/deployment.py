@@ -13,6 +13,7 @@ from pipeline import keys
 from pipeline.api import Pipeline
 from pipeline.errors import SettingsError
 from pipeline.settings import PipelineSettings
+from pipeline.stores import s3_address
 
 _APP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
 
@@ -45,13 +46,12 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def bucket_name(self) -> str:
         """The S3 bucket."""
-        return self.bucket.removeprefix("s3://").partition("/")[0]
+        return s3_address(self.bucket)[0]
 
     @property
     def bucket_prefix(self) -> str:
         """What comes before every key, with a slash at its end, or nothing."""
-        prefix = self.bucket.removeprefix("s3://").partition("/")[2]
-        return prefix if not prefix or prefix.endswith("/") else prefix + "/"
+        return s3_address(self.bucket)[1]
 
     def variables(self) -> dict[str, str]:
         """The environment that gives this deployment again."""

@@ -27,6 +27,7 @@ from pipeline.executors.spawn import SpawnerGone
 from pipeline.notices import NoticeQueue, Notices, in_background
 from pipeline.parts import PassReport, Request
 from pipeline.state import State
+from pipeline.stores import open_store, s3_address
 
 WATCH_BACKOFF_MAX_S = 60.0
 SWEEP_S = 3600.0
@@ -78,7 +79,8 @@ def run_command(  # noqa: PLR0917
     if queue_url is not None:
         if not target.bucket.url.startswith("s3://"):
             raise click.UsageError(f"--queue is for notices of an S3 bucket, and {target.bucket.url} is none")
-        run.notices = NoticeQueue(queue_url, bucket=target.bucket.name, prefix=target.bucket.prefix, region=target.bucket.region)
+        name, prefix = s3_address(target.bucket.url)
+        run.notices = NoticeQueue(queue_url, bucket=name, prefix=prefix, region=target.bucket.region)
         run.sweep_s = sweep_s or SWEEP_S
     return asyncio.run(run.go())
 
@@ -111,14 +113,14 @@ def _key(target: Target, name: str) -> str:
 async def _inventory(target: Target, url: str, limit: int | None, runtime: Runtime) -> tuple[PassReport, State]:
     """What an inventory names, where nothing is known of it."""
     from pipeline.inventory import Inventory
-    from pipeline.stores import open_store
 
     for what, named in (("--inventory", url), ("--bucket", target.bucket.url)):
         if not named.startswith("s3://"):
             raise SettingsError(f"{what} {named!r} is not on S3: an inventory is a file that S3 wrote about a bucket of its own")
     where, _, key = url.removeprefix("s3://").partition("/")
     store = open_store(f"s3://{where}", endpoint_url=target.bucket.endpoint_url, region=target.bucket.region)
-    inventory = Inventory(store, key, bucket=target.bucket.name, prefix=target.bucket.prefix)
+    name, prefix = s3_address(target.bucket.url)
+    inventory = Inventory(store, key, bucket=name, prefix=prefix)
     await inventory.open()
     return await runtime.run(request=Request(limit=limit, listing=inventory.pages))
 

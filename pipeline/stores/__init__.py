@@ -29,7 +29,9 @@ def open_store(url: str, *, endpoint_url: str | None = None, region: str | None 
     if scheme == "s3":
         from pipeline.stores.s3 import S3Store
 
-        name, prefix = _bucket(url)
+        name, prefix = s3_address(url)
+        if not _BUCKET.match(name):
+            raise SettingsError(f"{url!r}: {name!r} is no S3 bucket name (3 to 63 lower-case letters, digits, - and .)")
         if "@" in (endpoint_url or ""):  # it would be shown in errors and sent to the service in clear
             raise SettingsError("the endpoint URL has a name or password before '@': leave it out, boto3 finds the credentials")
         return S3Store(name, prefix, endpoint_url=endpoint_url, region=region)
@@ -45,8 +47,7 @@ def _directory(url: str) -> Path:
     return Path(unquote(parts.path))
 
 
-def _bucket(url: str) -> tuple[str, str]:
+def s3_address(url: str) -> tuple[str, str]:
+    """The bucket of `s3://bucket/prefix`, and what comes before every key: with a slash at its end, or nothing."""
     name, _, prefix = url.removeprefix("s3://").partition("/")
-    if not _BUCKET.match(name):
-        raise SettingsError(f"{url!r}: {name!r} is no S3 bucket name (3 to 63 lower-case letters, digits, - and .)")
     return name, prefix if not prefix or prefix.endswith("/") else prefix + "/"
