@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.errors import SettingsError, StoreDenied, StoreUnavailable
+from pipeline.stores.s3_errors import explained
 from pipeline.webhook import keys_in
 
 T = TypeVar("T")
@@ -61,7 +62,8 @@ class NoticeQueue:
         self._bucket, self._prefix = bucket, prefix
         self._region = region
         self._client: Any = None
-        self._sets_aside: bool | None = None
+        self.sets_aside = False
+        """Whether the queue moves messages that are never deleted to a dead-letter queue; known after `check`."""
 
     def check(self) -> None:
         """Whether there is such a queue. Raises SettingsError where there is none, StoreDenied, StoreUnavailable."""
@@ -69,12 +71,7 @@ class NoticeQueue:
             self._client = self._connect()
         with self._explained():
             found = self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=["RedrivePolicy"])
-        self._sets_aside = "RedrivePolicy" in found.get("Attributes", {})
-
-    @property
-    def sets_aside(self) -> bool:
-        """Whether the queue moves messages that are never deleted to a dead-letter queue."""
-        return bool(self._sets_aside)
+        self.sets_aside = "RedrivePolicy" in found.get("Attributes", {})
 
     async def receive(self, wait_s: float) -> Notices:
         """Wait up to `wait_s` seconds (at most 20) for a message, then take what else is there, up to
@@ -134,22 +131,20 @@ class NoticeQueue:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        from botocore import exceptions as boto
+        """A queue's own refusals; all else that goes wrong between boto3 and a service is said as of a store."""
+        from botocore.exceptions import ClientError
 
-        try:
-            yield
-        except boto.ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code", ""))
-            if any(name in code for name in _ABSENT):
-                raise SettingsError(f"{self.url}: there is no such queue: check --queue and its region") from None
-            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403) or "AccessDenied" in code:
-                needed = "sqs:ReceiveMessage, sqs:DeleteMessage and sqs:GetQueueAttributes"
-                raise StoreDenied(f"{self.url}: the queue refused ({code}): the credentials need {needed}") from None
-            raise StoreUnavailable(f"{self.url}: {code}") from None
-        except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.TokenRetrievalError, boto.ProfileNotFound) as error:
-            raise StoreDenied(f"{self.url}: {error} (credentials are found the way boto3 finds them)") from None
-        except (boto.BotoCoreError, ValueError) as error:
-            raise StoreUnavailable(f"{self.url}: {' '.join(str(error).split())[:300]}") from None
+        with explained(self.url):
+            try:
+                yield
+            except ClientError as error:
+                code = str(error.response.get("Error", {}).get("Code", ""))
+                if any(name in code for name in _ABSENT):
+                    raise SettingsError(f"{self.url}: there is no such queue: check --queue and its region") from None
+                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403) or "AccessDenied" in code:
+                    needed = "sqs:ReceiveMessage, sqs:DeleteMessage and sqs:GetQueueAttributes"
+                    raise StoreDenied(f"{self.url}: the queue refused ({code}): the credentials need {needed}") from None
+                raise StoreUnavailable(f"{self.url}: {code}") from None
 
 
 def unwrapped(body: str) -> bytes:

@@ -113,7 +113,7 @@ def test_code_that_swallows_the_refusal_still_gets_no_more(monkeypatch: pytest.M
     [done] = run(monkeypatch, ExecSpawner, ("swallowed",))
     assert done.receipt is not None
     allowance = limits.ALLOWANCE_MB + limits.ALLOWANCE_MB_PER_CORE * (os.cpu_count() or 1)
-    assert MEMORY_MB / 2 < done.receipt.bytes_read < MEMORY_MB + allowance + 32
+    assert MEMORY_MB < done.receipt.bytes_read < MEMORY_MB + allowance + 32
 
 
 def test_what_a_dead_worker_leaves_in_its_temporary_folder_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in VALUES | API} for name in API},
     "pipeline.arrow": set(),
     "pipeline.webhook": set(),
-    "pipeline.notices": {"pipeline.webhook", "pipeline.errors"},
+    "pipeline.notices": {"pipeline.webhook", "pipeline.errors", "pipeline.stores.s3_errors"},
     "pipeline.station": {f"pipeline.{m}" for m in CORE | {"ports", "desk"}},
     "pipeline.rates": {"pipeline.prices"},
     "pipeline.prefetch": {"pipeline.contents", "pipeline.model", "pipeline.ports"},
