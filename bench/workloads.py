@@ -49,7 +49,9 @@ def csv_file(i: int) -> bytes:
     for second in range(14_000):
         at = (day + timedelta(seconds=second)).isoformat()
         amount = rng.randrange(-2_000, 40_000) / 100
-        out.write(f"{at},{rng.randrange(100_000)},{rng.choice(KINDS)},{amount:.2f},{rng.choice(COUNTRIES)},{rng.getrandbits(96):x}\n")
+        out.write(
+            f"{at},{rng.randrange(100_000)},{rng.choice(KINDS)},{amount:.2f},{rng.choice(COUNTRIES)},{rng.getrandbits(96):x}\n"
+        )
     return out.getvalue().encode()
 
 

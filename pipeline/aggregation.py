@@ -7,6 +7,7 @@ from pipeline.model import AggregateFile
 from pipeline.ports import Store
 from pipeline.settings import PipelineSettings
 from pipeline.snapshot import Snapshot
+from pipeline.state import State
 from sinks.aggregates import AggregateRun, definition, encode, is_behind
 from sinks.files import files_of
 
@@ -18,9 +19,9 @@ class WarehouseAggregator:
         self._store = store
         self._settings = settings
 
-    def is_behind(self, snapshot: Snapshot) -> bool:
-        """Whether the snapshot's aggregates do not follow from its rows and the declarations."""
-        return is_behind(snapshot, self._settings.aggregates)
+    def is_behind(self, state: State) -> bool:
+        """Whether the state's aggregates do not follow from its rows and the declarations."""
+        return is_behind(state, self._settings.aggregates)
 
     async def compute(self, snapshot: Snapshot, nonce: str) -> list[AggregateFile]:
         """Write all aggregates of this snapshot; those that need no change keep their file. Raises SettingsError for bad SQL."""

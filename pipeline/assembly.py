@@ -24,12 +24,12 @@ from pipeline.cost import Budget
 from pipeline.errors import SettingsError, TidemillError
 from pipeline.home import Marker, open_home, require_home
 from pipeline.loading import load_pipelines
-from pipeline.log import Log
+from pipeline.log import Log, Outdated
 from pipeline.model import FORMAT_VERSION, Assignment, Receipt
 from pipeline.parts import Parts, PassReport, Request
 from pipeline.ports import Executor, Outbox, Store
 from pipeline.prefetch import PrefetchedContents
-from pipeline.runner import Outdated, Pass
+from pipeline.runner import Pass
 from pipeline.settings import PipelineSettings, Policy
 from pipeline.state import State
 from pipeline.stores import open_store
@@ -139,9 +139,7 @@ class LocalAttempts:
         """One attempt, from reading to receipt."""
         return self._loop.run_until_complete(self._workers[assignment.pipeline].run(assignment, starting))
 
-    def run_together(
-        self, assignments: Sequence[Assignment], starting: Callable[[int], None]
-    ) -> Sequence[Receipt | TidemillError]:
+    def run_together(self, assignments: Sequence[Assignment], starting: Callable[[int], None]) -> Sequence[Receipt | TidemillError]:
         """Attempts of one transform as one (see `Worker.run_together`)."""
         worker = self._workers[assignments[0].pipeline]
         return self._loop.run_until_complete(worker.run_together(assignments, starting))
@@ -284,7 +282,7 @@ class Runtime:
         """Whether the declared aggregates do not follow from this state."""
         from sinks.aggregates import is_behind
 
-        return bool(self.settings.aggregates) and is_behind(state.snapshot(), self.settings.aggregates)
+        return bool(self.settings.aggregates) and is_behind(state, self.settings.aggregates)
 
     def log(self) -> Log:
         """The pipeline's log."""

@@ -55,7 +55,8 @@ class Audit:
         """Check everything; nothing is changed. Uploads during the audit are harmless."""
         state = await self.log.load()
         self.report.sequence = state.sequence
-        entries = all_entries(state)
+        await self.log.load_outputs(state)
+        entries = await all_entries(self.log, state)
         await self._sources(state, entries)
         self._ledger_against_outputs(state, entries)
         await self._files(state)
@@ -159,18 +160,12 @@ class Audit:
                         self.report.orphan_bytes += size
 
 
-def all_entries(state: State) -> dict[str, Entry]:
-    """Every committed source of the state."""
+async def all_entries(log: Log, state: State) -> dict[str, Entry]:
+    """Every committed source of the state. Raises Outdated."""
     found: dict[str, Entry] = {}
-    table = state.ledger.table
-    if table is not None:
+    async for table in log.all_committed(state):
         columns = [table.column(name).to_pylist() for name in ("key", *Entry._fields)]
-        found = {row[0]: Entry(*row[1:]) for row in zip(*columns, strict=True)}
-    for key, entry in state.overlay.items():
-        if entry is None:
-            found.pop(key, None)
-        else:
-            found[key] = entry
+        found.update({row[0]: Entry(*row[1:]) for row in zip(*columns, strict=True)})
     return found
 
 

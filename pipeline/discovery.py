@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.evidence import Found
-from pipeline.ledger import overlay_between
+from pipeline.ledger import Entry, overlay_between
 from pipeline.model import Head, Inputs, Page, Quarantined
 from pipeline.ports import Store
 from pipeline.settings import PipelineSettings
 from pipeline.state import State
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Known(NamedTuple):
@@ -31,6 +35,7 @@ class Judged:
     found: list[Found] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
     listed: int = 0
+    listed_bytes: int = 0
     unmatched: int = 0
     unmatched_sample: list[str] = field(default_factory=list)
     unusable: list[Quarantined] = field(default_factory=list)
@@ -99,25 +104,97 @@ Again = Callable[[str, int, Known], bool]
 
 
 def judge(  # noqa: PLR0917
-    page: Page, state: State, router: Router, after: str, upto: str | None, again: Again | None = None
+    page: Page,
+    state: State,
+    committed: pa.Table | None,
+    router: Router,
+    after: str,
+    upto: str | None,
+    again: Again | None = None,
 ) -> Judged:
-    """Compare a page that covers the keys in (`after`, `upto`] with the ledger.
+    """Compare a page that covers the keys in (`after`, `upto`] with what the ledger's runs hold there, and with the overlay.
 
     Objects at their committed version cost nothing further, but for those that `again` picks. `replaces` of what is found is
     exact as long as no commit decides about the key before it is planned (the planner checks that).
     """
-    judged = Judged(listed=len(page.keys))
+    judged = Judged(listed=len(page.keys), listed_bytes=sum(page.sizes))
     judged.unusable = [_unusable(name) for name in page.unusable]
-    if again is None and _is_unchanged(page, state, after, upto):
-        return judged
-    known = _known(state, after, upto)
+    changed = dict(overlay_between(state.overlay, after, upto))
+    set_aside = [key for key in state.quarantine if after < key and (upto is None or key <= upto)]
+    if again is None and committed is not None:
+        page, committed = differing(page, committed, [*changed, *set_aside])
+    known = _known(committed, changed)
     if not known and router.everything is not None:
         judged.found = [Found(router.everything, _all_new(page))] if page.keys else []
-        judged.absent = sorted(_absent_quarantined(page, state, known, after, upto))
-        return judged
-    _compare(judged, page, known, router, _also_waiting(state, again))
-    judged.absent = sorted([*known, *_absent_quarantined(page, state, known, after, upto)])
+    else:
+        _compare(judged, page, known, router, _also_waiting(state, again))
+    judged.absent = sorted([*known, *_absent_quarantined(page, state, known, set_aside)])
     return judged
+
+
+def differing(page: Page, committed: pa.Table, keep: Iterable[str]) -> tuple[Page, pa.Table]:
+    """The page's objects and the ledger's rows without those that are the same in both; keys in `keep` stay, whatever they are.
+
+    On whole columns: of millions of objects, Python sees those that matter.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    keys, etags = pa.array(page.keys, pa.string()), pa.array(page.etags, pa.string())
+    known_keys, known_etags = _array(committed, "key"), _array(committed, "etag")
+    if keys.equals(known_keys):  # the common case: the same keys in the same order
+        same = pc.equal(known_etags, etags)
+    else:
+        at = pc.index_in(keys, value_set=known_keys)
+        same = pc.fill_null(pc.equal(known_etags.take(at), etags), fill_value=False)
+    kept = sorted(keep)
+    if kept:
+        same = pc.and_(same, pc.invert(pc.is_in(keys, value_set=pa.array(kept, pa.string()))))
+    other = pc.indices_nonzero(pc.invert(same)).to_pylist()
+    if not other and len(keys) == len(known_keys):
+        return _taken(page, []), committed.slice(0, 0)
+    rest = pc.invert(pc.is_in(known_keys, value_set=keys.filter(same)))
+    return _taken(page, other), committed.filter(rest)
+
+
+def _array(table: pa.Table, name: str) -> pa.Array:
+    import pyarrow as pa
+
+    chunks = table.column(name).chunks
+    return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
+
+
+def in_ranges(page: Page, after: str, upto: str | None, ends: Sequence[str]) -> Iterator[tuple[Page, str, str | None]]:
+    """The page in pieces, each with the range (above, end] that it covers: none spans two of the ranges that `ends` end."""
+    start = 0
+    for end in ends:
+        stop = bisect_right(page.keys, end)
+        yield _slice(page, start, stop, []), after, end
+        start, after = stop, end
+    yield _slice(page, start, len(page.keys), page.unusable), after, upto
+
+
+def _slice(page: Page, start: int, stop: int, unusable: list[str]) -> Page:
+    if start == 0 and stop == len(page.keys) and unusable == page.unusable:
+        return page
+    return Page(
+        keys=page.keys[start:stop],
+        etags=page.etags[start:stop],
+        sizes=page.sizes[start:stop],
+        modified_us=page.modified_us[start:stop],
+        unusable=unusable,
+    )
+
+
+def _taken(page: Page, indexes: list[int]) -> Page:
+    if len(indexes) == len(page.keys):
+        return page
+    return Page(
+        keys=[page.keys[i] for i in indexes],
+        etags=[page.etags[i] for i in indexes],
+        sizes=[page.sizes[i] for i in indexes],
+        modified_us=[page.modified_us[i] for i in indexes],
+    )
 
 
 def judge_named(heads: Sequence[Head | None], names: Sequence[str], state: State, router: Router, again: Again | None) -> Judged:
@@ -141,17 +218,9 @@ def judge_unknown(page: Page, state: State, router: Router) -> Judged:
     """Of a listing that may be days old: the objects that no commit ever spoke of. What is known may be newer than the page."""
     judged = Judged(listed=len(page.keys))
     fresh = [
-        i
-        for i, key in enumerate(page.keys)
-        if key not in state.wanted and key not in state.quarantine and state.entry(key) is None
+        i for i, key in enumerate(page.keys) if key not in state.wanted and key not in state.quarantine and state.entry(key) is None
     ]
-    taken = Page(
-        keys=[page.keys[i] for i in fresh],
-        etags=[page.etags[i] for i in fresh],
-        sizes=[page.sizes[i] for i in fresh],
-        modified_us=[page.modified_us[i] for i in fresh],
-    )
-    _compare(judged, taken, {}, router, None)
+    _compare(judged, _taken(page, fresh), {}, router, None)
     return judged
 
 
@@ -201,32 +270,13 @@ def _all_new(page: Page) -> Inputs:
     )
 
 
-def _is_unchanged(page: Page, state: State, after: str, upto: str | None) -> bool:
-    """The common case, decided on whole columns: the page is exactly what the ledger's runs hold for its range."""
-    if any(overlay_between(state.overlay, after, upto)) or any(after < k and (upto is None or k <= upto) for k in state.quarantine):
-        return False
-    table = state.ledger.between(after, upto)
-    if table is None:
-        return not page.keys
-    if table.num_rows != len(page.keys):
-        return False
-    import pyarrow as pa
-
-    known_keys, known_etags = table.column("key"), table.column("etag")
-    return bool(
-        known_keys.equals(pa.chunked_array([pa.array(page.keys, pa.string())]))
-        and known_etags.equals(pa.chunked_array([pa.array(page.etags, pa.string())]))
-    )
-
-
-def _known(state: State, after: str, upto: str | None) -> dict[str, Known]:
+def _known(committed: pa.Table | None, changed: Mapping[str, Entry | None]) -> dict[str, Known]:
     """The committed keys of a range."""
-    table = state.ledger.between(after, upto)
     known: dict[str, Known] = {}
-    if table is not None:
-        names, *rest = (table.column(name).to_pylist() for name in ("key", *Known._fields))
+    if committed is not None and committed.num_rows:
+        names, *rest = (committed.column(name).to_pylist() for name in ("key", *Known._fields))
         known = dict(zip(names, map(Known._make, zip(*rest, strict=True)), strict=True))
-    for key, entry in overlay_between(state.overlay, after, upto):
+    for key, entry in changed.items():
         if entry is None:
             known.pop(key, None)
         else:
@@ -234,11 +284,9 @@ def _known(state: State, after: str, upto: str | None) -> dict[str, Known]:
     return known
 
 
-def _absent_quarantined(page: Page, state: State, known: Iterable[str], after: str, upto: str | None) -> list[str]:
+def _absent_quarantined(page: Page, state: State, known: Iterable[str], set_aside: Sequence[str]) -> list[str]:
     """Quarantined keys of the range that the page lacks. Names that can be no key are listed nowhere: they stay."""
-    candidates = [
-        key for key, entry in state.quarantine.items() if after < key and (upto is None or key <= upto) and entry.kind != "key"
-    ]
+    candidates = [key for key in set_aside if state.quarantine[key].kind != "key"]
     if not candidates:
         return []
     present = set(page.keys)

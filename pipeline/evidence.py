@@ -52,6 +52,8 @@ class Evidence:
     cancel: dict[str, str] = field(default_factory=dict)
     """Tasks to end without an answer, each with the reason to show."""
     vacuumed: list[str] = field(default_factory=list)
+    collected: list[str] = field(default_factory=list)
+    """Ledger runs that no checkpoint needs any more, as far as was known."""
 
     def keep(self, room: int) -> None:
         """Leave out all but the first `room` found objects."""

@@ -7,9 +7,12 @@ floor, reading back after any doubt) are explained in docs/ARCHITECTURE.md.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
 
-from pipeline import keys, ledger, wire
+from pipeline import keys, ledger, lookup, outputs, wire
+from pipeline.checkpoint import Checkpoint
 from pipeline.errors import (
     CommitConflict,
     CommitUnknown,
@@ -18,13 +21,22 @@ from pipeline.errors import (
     StateInvalid,
     StoreUnavailable,
 )
-from pipeline.ledger import Ledger
+from pipeline.lookup import RunGone
 from pipeline.model import Commit, Stored
 from pipeline.ports import Clock, Store
+from pipeline.runs import between, merge
 from pipeline.settings import Policy
-from pipeline.state import Checkpoint, State
+from pipeline.state import State
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _BATCH_MAX = 64
+T = TypeVar("T")
+
+
+class Outdated(CommitConflict):
+    """The log moved on so far that whoever holds this state must start again from a fresh one."""
 
 
 class Log:
@@ -57,23 +69,34 @@ class Log:
             for key, stored in zip(wanted, await self.store.get_many(wanted), strict=True):
                 if stored is None:
                     return await self.floor() <= state.sequence
-                if not self._follow(state, key, stored):
+                if not await self._follow(state, key, stored):
                     return False
             batch = min(2 * batch, _BATCH_MAX)
 
-    def _follow(self, state: State, key: str, stored: Stored) -> bool:
+    async def _follow(self, state: State, key: str, stored: Stored) -> bool:
         entry = wire.decode(Commit, stored.body, key)
         if entry.previous != state.id or entry.sequence != state.sequence + 1:
             return False
+        try:
+            await self._prepare(state, entry)
+        except Outdated:
+            return False
         state.apply(entry, stored.modified_us // 1000)
         return True
+
+    async def _prepare(self, state: State, commit: Commit) -> None:
+        """Look up what applying the commit needs to know."""
+        names, held = state.needed_for(commit)
+        await self.look_up(state, names)
+        await self.look_up_outputs(state, held)
 
     async def append(self, state: State, commit: Commit) -> bool:
         """Commit at the next sequence and apply it to `state`.
 
         False if another entry has that number, or the number is below the floor: it did not happen and never will; catch
-        up and propose again. Raises CommitUnknown if the store did not say within `sends_max` tries.
+        up and propose again. Raises CommitUnknown if the store did not say within `sends_max` tries, Outdated.
         """
+        await self._prepare(state, commit)
         key, body = keys.log_entry(self.home, commit.sequence), wire.encode(commit)
         modified_us = await self._send(key, body, commit.id)
         if modified_us is None or await self.floor() >= commit.sequence:
@@ -114,34 +137,38 @@ class Log:
         except ObjectNotFound:
             return 0
 
-    async def _from_checkpoint(self) -> State | None:
-        """The state of the newest whole checkpoint, an empty one where there is none at all.
+    # -- checkpoints -------------------------------------------------------------------------------------------------
 
-        A checkpoint may name ledger runs that another writer's vacuum collected: then an older one is whole. None if what
-        was listed vanished while being read.
-        """
+    async def _from_checkpoint(self) -> State | None:
+        """The state of the newest checkpoint, an empty one where there is none at all; None if what was listed has vanished."""
         found = await self._checkpoints()
         for key in found:
-            state = await self._restore(key)
-            if state is not None:
+            checkpoint = await self._checkpoint(key)
+            if checkpoint is not None:
+                state = State.restore(checkpoint)
+                if checkpoint.totals is None:
+                    await self._add_up(state)
                 return state
         return None if found else State(self.pipeline)
 
-    async def _restore(self, key: str) -> State | None:
+    async def _checkpoint(self, key: str) -> Checkpoint | None:
         try:
             checkpoint = wire.decode(Checkpoint, (await self.store.get(key)).body, key)
         except ObjectNotFound:
             return None
         if checkpoint.pipeline != self.pipeline:
             raise StateInvalid(f"{key} belongs to pipeline {checkpoint.pipeline!r}, not {self.pipeline!r}")
-        tables = []
-        bodies = await self.store.get_many([run.key for run in checkpoint.runs])
-        for run, stored in zip(checkpoint.runs, bodies, strict=True):
-            if stored is None:
-                return None
-            tables.append(ledger.decode(stored.body, run))
-        merged = ledger.merge(tables, drop_tombstones=True) if tables else None
-        return State.restore(checkpoint, Ledger(merged))
+        return checkpoint
+
+    async def _add_up(self, state: State) -> None:
+        """What a checkpoint of format 1 does not say."""
+        totals = state.totals
+        for output in state.outputs.values():
+            totals.files += len(output.files)
+            totals.size_bytes += sum(file.size_bytes for file in output.files)
+        async for table in self.all_committed(state):
+            totals.sources += table.num_rows
+            totals.rows += sum(table.column("rows").to_pylist())
 
     async def _checkpoints(self) -> list[str]:
         """The keys of all checkpoints, newest first, by listing and by hint: the listing may be stale, and so may the hint."""
@@ -159,6 +186,78 @@ class Log:
             return None
         below = named.startswith(keys.checkpoint_prefix(self.home))
         return named if below and keys.checkpoint_sequence(named) is not None else None
+
+    # -- what lies in the runs ---------------------------------------------------------------------------------------
+
+    async def look_up(self, state: State, names: Iterable[str]) -> None:
+        """Make `state.entry` able to answer for these keys. Raises Outdated."""
+
+        async def read() -> None:
+            wanted = sorted({name for name in names if name not in state.overlay and not state.ledger.knows(name)})
+            if wanted:
+                state.ledger.learn(wanted, await lookup.rows(self.store, state.ledger.runs, wanted, ledger.schema()))
+
+        names = list(names)
+        await self._reading(state, read)
+
+    async def look_up_outputs(self, state: State, names: Iterable[str]) -> None:
+        """Make `state.outputs` able to answer for these. Raises Outdated."""
+
+        async def read() -> None:
+            wanted = sorted({name for name in names if not state.outputs.knows(name)})
+            if wanted:
+                state.outputs.learn(wanted, await lookup.rows(self.store, state.outputs.runs, wanted, outputs.schema()))
+
+        names = list(names)
+        await self._reading(state, read)
+
+    async def load_outputs(self, state: State) -> None:
+        """Make `state.outputs` able to answer for all. Raises Outdated."""
+
+        async def read() -> None:
+            if not state.outputs.is_whole:
+                async for table in lookup.everything(self.store, state.outputs.runs, outputs.schema()):
+                    state.outputs.learn((), table)
+                state.outputs.learn((), outputs.schema().empty_table(), whole=True)
+
+        await self._reading(state, read)
+
+    async def committed_between(self, state: State, after: str, upto: str | None) -> pa.Table | None:
+        """The ledger's rows with `after` < key <= `upto`, sorted, without the overlay's changes. Raises Outdated."""
+        return await self._reading(state, lambda: lookup.between(self.store, state.ledger.runs, after, upto, ledger.schema()))
+
+    async def all_committed(self, state: State) -> AsyncIterator[pa.Table]:
+        """The whole ledger, range by range in order, with the overlay's changes. Raises Outdated."""
+        fresh = ledger.table_of(state.overlay)
+        after, runs = "", state.ledger.runs
+        bounds: list[str | None] = [run.last for run in runs.level(runs.deepest)] if runs.deepest else []
+        for upto in (*bounds, None):
+            old = await self.committed_between(state, after, upto)
+            table = merge([t for t in (old, between(fresh, after, upto)) if t is not None], drop_tombstones=True)
+            if table.num_rows:
+                yield table
+            after = upto or ""
+
+    async def _reading(self, state: State, read: Callable[[], Awaitable[T]]) -> T:
+        """The result of `read`, which looks into the state's runs; where those were deleted, into a newer checkpoint's."""
+        for _ in range(self.policy.loads_max):
+            try:
+                return await read()
+            except RunGone as gone:
+                if not await self.rebase(state, gone.run.key):
+                    break
+        raise Outdated(f"what {self.pipeline} had committed was moved while it was being read; run again")
+
+    async def rebase(self, state: State, without: str) -> bool:
+        """Let the state use the runs of the newest checkpoint that it has reached, and that does not name the run `without`."""
+        for key in await self._checkpoints():
+            if not state.base <= (keys.checkpoint_sequence(key) or 0) <= state.sequence:
+                continue
+            checkpoint = await self._checkpoint(key)
+            if checkpoint is not None and all(run.key != without for run in (*checkpoint.runs, *checkpoint.output_runs)):
+                state.rebase(checkpoint)
+                return True
+        return False
 
 
 def parse_floor(stored: Stored, key: str) -> int:

@@ -7,75 +7,76 @@ of a file alone: a slow attempt's output must survive until its task has ended.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline import keys, ledger, wire
+from pipeline import outputs as output_rows
+from pipeline.compaction import Compaction
 from pipeline.errors import ObjectNotFound, PreconditionFailed
-from pipeline.ledger import Ledger, Run
-from pipeline.log import Log, checksum, parse_floor
+from pipeline.log import Log, Outdated, parse_floor
+from pipeline.lookup import RunGone
 from pipeline.ports import Ids, Store
+from pipeline.runs import SortedRuns
 from pipeline.settings import PipelineSettings
 from pipeline.state import State
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
 JOBS_KEPT_MS = 90 * 86_400_000
+COLLECTED_MAX = 1_000
+"""Ledger runs that one commit gives up; the next vacuum goes on."""
 
 
-async def write_checkpoint(log: Log, state: State, ids: Ids, *, whole: bool = False) -> str:
-    """Store the state folded so far: new ledger runs first, then the checkpoint, then the hint. Returns its key.
+async def write_checkpoint(log: Log, state: State, ids: Ids) -> str:
+    """Store the state folded so far: new runs first, then the checkpoint, then the hint. Returns its key.
 
-    `whole`: share no ledger run with any other checkpoint, so that nobody else's collection can take one away.
-    The in-memory state keeps its meaning; its overlay is empty afterwards.
+    It names no run that a commit up to here gave up: that is what makes it safe to delete them (docs/decisions/0030). The in-memory
+    state keeps its meaning; its overlay is empty afterwards. Raises Outdated.
     """
-    runs, merged = await _write_runs(log, state, ids, whole=whole)
+    for _ in range(log.policy.loads_max):
+        try:
+            await _write_runs(log, state, ids)
+            break
+        except RunGone as gone:
+            if not await log.rebase(state, gone.run.key):
+                raise Outdated(f"runs of {log.pipeline} were moved while a checkpoint was written; run again") from None
     key = keys.checkpoint(log.home, state.sequence, ids.nonce())
-    await log.store.put(key, wire.encode(state.checkpoint(runs)))
+    await log.store.put(key, wire.encode(state.checkpoint()))
     await log.store.put(keys.hint(log.home), key.encode())
-    state.runs, state.ledger, state.overlay = runs, merged, {}
     return key
 
 
-async def _write_runs(log: Log, state: State, ids: Ids, *, whole: bool) -> tuple[list[Run], Ledger]:
-    if not state.overlay and not whole:
-        return state.runs, state.ledger
-    fresh = ledger.table_of(state.overlay)
-    base = [state.ledger.table] if state.ledger.table is not None else []
-    merged = ledger.merge([*base, fresh], drop_tombstones=True)
-    absorbed = len(state.runs) if whole else ledger.runs_to_absorb(state.runs, fresh.num_rows)
-    kept = state.runs[: len(state.runs) - absorbed]
-    table = merged
-    if kept:
-        tables = await _read_runs(log.store, state.runs[len(kept) :])
-        if tables is None:  # collected since we loaded: write everything anew
-            kept = []
-        else:
-            table = ledger.merge([*tables, fresh], drop_tombstones=False)
-    if table.num_rows:
-        kept = [*kept, await _write_run(log, state.sequence, table, ids)]
-    return kept, Ledger(merged)
+async def _write_runs(log: Log, state: State, ids: Ids) -> None:
+    """Merge what changed into the runs. All of the state's runs are exchanged at once, or none: they belong to one sequence."""
+
+    def compaction(runs: SortedRuns, schema: pa.Schema) -> Compaction:
+        policy = log.policy
+        return Compaction(log.store, log.home, state.sequence, ids, runs, schema, policy.run_rows_max, policy.run_fanout)
+
+    outputs, doomed = state.outputs, state.doomed & state.run_names
+    spilled = outputs.changed if len(outputs.changed) > log.policy.outputs_inline_max else {}
+    ledger_work = compaction(state.ledger.runs, ledger.schema())
+    output_work = compaction(outputs.runs, output_rows.schema())
+    if state.overlay or doomed:
+        await ledger_work.run(ledger.table_of(state.overlay), doomed)
+    if spilled or doomed:
+        await output_work.run(output_rows.table_of(spilled), doomed)
+    state.ledger.replace(ledger_work.runs, state.overlay)
+    outputs.replace(output_work.runs, changed=bool(spilled))
+    state.overlay, state.base = {}, state.sequence  # no checkpoint of before may replace these runs: it would lack the overlay
+    state.doomed.clear()
 
 
-async def _read_runs(store: Store, runs: list[Run]) -> list[pa.Table] | None:
-    bodies = await store.get_many([run.key for run in runs])
-    tables = [ledger.decode(stored.body, run) for run, stored in zip(runs, bodies, strict=True) if stored is not None]
-    return tables if len(tables) == len(runs) else None
-
-
-async def _write_run(log: Log, sequence: int, table: pa.Table, ids: Ids) -> Run:
-    body, column = ledger.encode(table), table.column("key")
-    run = Run(
-        key=keys.ledger_run(log.home, sequence, ids.nonce()),
-        rows=table.num_rows,
-        first=column[0].as_py(),
-        last=column[-1].as_py(),
-        sha256=checksum(body),
-    )
-    await log.store.put(run.key, body)
-    return run
+async def unnamed_runs(log: Log, state: State) -> list[str]:
+    """Runs that this state does not name, and that were written before its sequence: at most COLLECTED_MAX of them."""
+    named, last = state.run_names, keys.ledger_run(log.home, state.sequence, "")
+    found: list[str] = []
+    async for page in log.store.list(keys.ledger_prefix(log.home)):
+        found += [key for key in page.keys if key not in named and key < last]
+    return found[:COLLECTED_MAX]
 
 
 async def raise_floor(store: Store, home: str, sequence: int) -> None:
@@ -114,11 +115,14 @@ class Vacuumed:
 class Vacuum:
     """One run of the vacuum against one loaded state."""
 
-    def __init__(self, log: Log, settings: PipelineSettings, state: State, *, dry_run: bool = False) -> None:
+    def __init__(
+        self, log: Log, settings: PipelineSettings, state: State, *, collected: Sequence[str] = (), dry_run: bool = False
+    ) -> None:
         self.log = log
         self.store = log.store
         self.settings = settings
         self.state = state
+        self.collected = collected
         self.dry_run = dry_run
         self.done = Vacuumed()
 
@@ -131,7 +135,7 @@ class Vacuum:
         await self._receipts()
         await self._jobs(now_ms)
         await self._log_and_checkpoints(checkpoint, due_ms)
-        await self._ledger_runs()
+        await self._remove(list(self.collected))  # after the checkpoint: neither it nor any later one names them
         return self.done
 
     async def _removed_outputs(self, due_ms: int) -> None:
@@ -209,13 +213,6 @@ class Vacuum:
         old = [(sequence, key) for i, (sequence, key, is_due) in enumerate(covered) if is_due or i < surplus]
         return [key for _, key in old], max((sequence for sequence, _ in old), default=0)
 
-    async def _ledger_runs(self) -> None:
-        """Runs older than this vacuum's checkpoint: it shares none, so they belong to checkpoints that it replaces."""
-        named = {run.key for run in self.state.runs}
-        last = keys.ledger_run(self.log.home, self.state.sequence, "")
-        async for page in self.store.list(keys.ledger_prefix(self.log.home)):
-            await self._remove([key for key in page.keys if key not in named and key < last])
-
     async def _delete(self, names: list[str], sizes: list[int]) -> None:
         if names:
             self.done.files += len(names)
@@ -227,12 +224,16 @@ class Vacuum:
             await self.store.delete(names)
 
 
-async def vacuum(log: Log, settings: PipelineSettings, state: State, ids: Ids, *, dry_run: bool = False) -> Vacuumed:
+async def vacuum(
+    log: Log, settings: PipelineSettings, state: State, ids: Ids, *, collected: Sequence[str] = (), dry_run: bool = False
+) -> Vacuumed:
     """Write a checkpoint, then delete what is superseded, orphaned or collected. The caller commits `outputs` as vacuumed.
 
-    `state` must have been loaded, and not proposed from a listing older than this call. With `dry_run` nothing is deleted.
+    `state` must have been loaded, and not proposed from a listing older than this call. A commit that it has applied must have
+    given up the ledger runs `collected`. With `dry_run` nothing is deleted. Raises Outdated.
     """
     if state.sequence == 0:
         return Vacuumed()
-    checkpoint = await write_checkpoint(log, state, ids, whole=True)
-    return await Vacuum(log, settings, state, dry_run=dry_run).run(checkpoint)
+    await log.load_outputs(state)
+    checkpoint = await write_checkpoint(log, state, ids)
+    return await Vacuum(log, settings, state, collected=collected, dry_run=dry_run).run(checkpoint)

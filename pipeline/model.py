@@ -11,8 +11,10 @@ from typing import Literal
 
 import msgspec
 
-FORMAT_VERSION = 1
-"""Version of every stored object. A larger number in the bucket was written by a newer Tidemill and is refused."""
+FORMAT_VERSION = 2
+"""Version of every stored object. A larger number in the bucket was written by a newer Tidemill and is refused.
+
+1: outputs in the checkpoint alone. 2: runs in levels, of outputs too, and commits give runs up before they are deleted."""
 
 RENTED = "modal:"
 """How the owner of tasks begins whose attempts run detached in rented containers: they queue there, and note that they began."""
@@ -278,6 +280,8 @@ class Commit(msgspec.Struct, kw_only=True):
     aggregates: list[AggregateFile] = []
     vacuumed: list[str] = []
     """Removed outputs whose files are gone for good."""
+    collected: list[str] = []
+    """Ledger runs to be deleted: no checkpoint from here on may name them."""
 
     def is_empty(self) -> bool:
         """Whether nothing would change: such a commit is never appended."""
@@ -292,4 +296,5 @@ class Commit(msgspec.Struct, kw_only=True):
             or self.schema
             or self.aggregates
             or self.vacuumed
+            or self.collected
         )

@@ -71,8 +71,8 @@ class Request:
 class Aggregator(Protocol):
     """Computes the declared aggregates over a snapshot."""
 
-    def is_behind(self, snapshot: Snapshot) -> bool:
-        """Whether the snapshot's aggregates do not follow from its rows and the declarations."""
+    def is_behind(self, state: State) -> bool:
+        """Whether the state's aggregates do not follow from its rows and the declarations."""
         ...
 
     async def compute(self, snapshot: Snapshot, nonce: str) -> list[AggregateFile]:

@@ -291,8 +291,11 @@ class _Draft:
                 self.commit.deleted.append(Deleted(key=key, output=entry.output if entry else None))
 
     def vacuumed(self) -> None:
-        """Record removed outputs whose files are gone."""
+        """Record removed outputs whose files are gone, and give up ledger runs that are not named any more."""
         self.commit.vacuumed = [output for output in self.evidence.vacuumed if output in self.state.removed]
+        if self.evidence.collected:
+            named = self.state.run_names
+            self.commit.collected = [run for run in self.evidence.collected if run not in named]
 
     # -- tasks -------------------------------------------------------------------------------------------------------
 

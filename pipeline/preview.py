@@ -7,8 +7,9 @@ from msgspec import UNSET, UnsetType
 
 from pipeline.assembly import Runtime
 from pipeline.cost import Budget, Prices
-from pipeline.discovery import Router, confirm_missing, judge
-from pipeline.model import Page
+from pipeline.discovery import Judged
+from pipeline.listing import found_objects
+from pipeline.parts import Request
 from pipeline.prices import Rates
 from pipeline.settings import rented_policy
 from pipeline.state import State
@@ -77,15 +78,9 @@ async def preview(runtime: Runtime, now_ms: int, rates: Rates | None = None) -> 
     state = await runtime.log().load()
     plan = Plan(pipeline=state.pipeline, in_progress=len(state.wanted))
     routes: dict[str, Route] = {}
-    router, after = Router(runtime.settings), ""
-    held: Page | None = None
-    async for page in runtime.store.list(runtime.settings.source):
-        if held is not None and held.keys:
-            await _judge(runtime, state, router, held, after, held.keys[-1], now_ms, plan, routes)
-            after = held.keys[-1]
-        held = page
-    last = held or Page(keys=[], etags=[], sizes=[], modified_us=[])
-    await _judge(runtime, state, router, last, after, None, now_ms, plan, routes)
+    async for judged, missing, _, _ in found_objects(runtime.log(), state, runtime.settings, Request()):
+        plan.deleted += len(missing)
+        _note(judged, state, now_ms, plan, routes)
     plan.routes = list(routes.values())
     if rates is not None:
         add_cost(plan, state, Prices(runtime.settings, rented_policy(), rates), now_ms)
@@ -121,23 +116,11 @@ def add_cost(plan: Plan, state: State, prices: Prices, now_ms: int) -> None:
         total.files_allowed += allowed
 
 
-async def _judge(  # noqa: PLR0917
-    runtime: Runtime,
-    state: State,
-    router: Router,
-    page: Page,
-    after: str,
-    upto: str | None,
-    now_ms: int,
-    plan: Plan,
-    routes: dict[str, Route],
-) -> None:
-    judged = judge(page, state, router, after, upto)
+def _note(judged: Judged, state: State, now_ms: int, plan: Plan, routes: dict[str, Route]) -> None:
     plan.listed += judged.listed
-    plan.listed_bytes += sum(page.sizes)
+    plan.listed_bytes += judged.listed_bytes
     plan.unmatched += judged.unmatched
     plan.unmatched_sample = (plan.unmatched_sample + judged.unmatched_sample)[:5]
-    plan.deleted += len(await confirm_missing(runtime.store, judged.absent))
     for found in judged.found:
         route = routes.setdefault(found.transform, Route(found.transform))
         inputs = found.inputs

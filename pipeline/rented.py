@@ -23,10 +23,11 @@ from pipeline.desk import Box, Desk
 from pipeline.discovery import Router
 from pipeline.errors import ObjectNotFound, SettingsError
 from pipeline.executors.modal import ModalExecutor, Way
+from pipeline.log import Outdated
 from pipeline.parts import PassReport, Request
 from pipeline.pools import all_pools
 from pipeline.ports import Executor, Store
-from pipeline.runner import Outdated, Pass
+from pipeline.runner import Pass
 from pipeline.selection import Selection
 from pipeline.settings import BackfillSettings, Policy, rented_policy
 from pipeline.station import Bench, ChildBench, ResidentBench, Station
@@ -95,9 +96,7 @@ class Control:
         """Process again what a declared backfill selects."""
         settings = self.pipeline.settings()
         since_us = None if wanted.since_s is None else WallClock().now_ms() * 1000 - int(wanted.since_s * 1e6)
-        chosen = Selection(
-            settings=settings, prefix=settings.source + wanted.prefix, since_us=since_us, outdated=wanted.outdated
-        )
+        chosen = Selection(settings=settings, prefix=settings.source + wanted.prefix, since_us=since_us, outdated=wanted.outdated)
         request = Request(again=chosen.again(Router(settings)))
         return self._run(lambda runtime: self._pass(runtime, request))
 
@@ -144,9 +143,7 @@ class Control:
 
         self._run(work, way="jobs")
 
-    def _run(
-        self, work: Callable[[Runtime], Coroutine[Any, Any, T]], *, way: Way = "detached", aggregates: bool = False
-    ) -> T:
+    def _run(self, work: Callable[[Runtime], Coroutine[Any, Any, T]], *, way: Way = "detached", aggregates: bool = False) -> T:
         async def opened() -> T:
             store = bucket_of(self.deployment).open()
             try:

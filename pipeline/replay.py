@@ -72,6 +72,7 @@ async def choose(opened: Runtime, state: State, key: str, *, current: bool) -> S
     if entry is None or current:
         if head is None:
             raise SettingsError(f"there is no object {key!r} in the bucket")
+        await opened.log().look_up(state, [key])
         notes.append(_present(state, key, head, entry))
     transform = _transform(opened, key, entry, notes)
     if entry is not None:

@@ -5,26 +5,23 @@ The pass owns no rule: `planner` decides what a commit says, `log` whether it ha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 
 import msgspec
 
-from pipeline.discovery import Judged, Router, confirm_missing, judge, judge_named, judge_unknown, with_more
+from pipeline.discovery import Judged
 from pipeline.errors import CommitConflict, ObjectNotFound
 from pipeline.evidence import Evidence, Loss
 from pipeline.gathering import gather, verified
-from pipeline.log import Log
-from pipeline.maintenance import Vacuumed, vacuum, write_checkpoint
-from pipeline.model import Assignment, Commit, Page, Receipt, Task
+from pipeline.listing import found_objects
+from pipeline.log import Log, Outdated
+from pipeline.maintenance import Vacuumed, unnamed_runs, vacuum, write_checkpoint
+from pipeline.model import Assignment, Commit, Receipt, Task
 from pipeline.parts import Parts, PassReport, Request
 from pipeline.planner import Proposer
 from pipeline.ports import Finished
 from pipeline.snapshot import Changes
 from pipeline.state import State
-
-
-class Outdated(CommitConflict):
-    """The log moved on so far that this pass must start again from a fresh state."""
 
 
 class Pass:
@@ -67,7 +64,8 @@ class Pass:
         request = request or Request()
         await self.open()
         await self.gather()
-        async for judged, missing, base, more in self._judged(request):
+        async for judged, missing, base, more in found_objects(self.log, self.state, self.settings, request):
+            self._count(judged)
             if self.parts.stopping():
                 break
             await self._take(judged, missing, base, more, request.limit)
@@ -88,43 +86,9 @@ class Pass:
         if self.loaded is None or not await self.log.catch_up(self.loaded):
             self.loaded = await self.log.load()
         self.loaded.touched.clear()
+        self.loaded.ledger.forget()
 
-    # -- listing -----------------------------------------------------------------------------------------------------
-
-    async def _pages(self) -> AsyncIterator[tuple[Page, str, str | None, int]]:
-        """Pages with the key range each covers and the sequence known before it was requested.
-
-        Between two pages nothing that was judged is waiting, so what was touched before the next request may be forgotten.
-        """
-        after, held = "", None
-        base = self.state.sequence
-        async for page in self.parts.store.list(self.settings.source):
-            if held is not None and held.keys:
-                yield held, after, held.keys[-1], base
-                after = held.keys[-1]
-            held = page
-        yield held or Page(keys=[], etags=[], sizes=[], modified_us=[]), after, None, base
-
-    async def _judged(self, request: Request) -> AsyncIterator[tuple[Judged, list[str], int, bool]]:
-        """What each page says, the keys that are surely missing, the sequence known before it, and whether more follow."""
-        router, store = Router(self.settings), self.parts.store
-        if request.names is not None:
-            names, base = sorted(set(request.names)), self.state.sequence
-            judged = judge_named(await store.head_many(names), names, self.state, router, request.again)
-            self._count(judged)
-            yield judged, judged.absent, base, False
-            return
-        if request.listing is not None:
-            async for page, more in with_more(request.listing(self.settings.source)):
-                judged, base = judge_unknown(page, self.state, router), self.state.sequence
-                self._count(judged)
-                yield judged, [], base, more
-            return
-        async for page, after, upto, base in self._pages():
-            judged = judge(page, self.state, router, after, upto, request.again)
-            self._count(judged)
-            self.report.listed_bytes += sum(page.sizes)
-            yield judged, await confirm_missing(store, judged.absent), base, upto is not None
+    # -- what was found ----------------------------------------------------------------------------------------------
 
     async def _take(self, judged: Judged, missing: list[str], base: int, more: bool, limit: int | None) -> None:
         evidence = self._collected()
@@ -137,16 +101,18 @@ class Pass:
         if judged.found or judged.absent or judged.unusable:
             await self.commit(evidence)
         if settles and not self._is_full():
-            self.report.changed += self._left_over(evidence)
+            self.report.changed += await self._left_over(evidence)
 
-    def _left_over(self, evidence: Evidence) -> int:
+    async def _left_over(self, evidence: Evidence) -> int:
         """Objects that changed or went while an older version of theirs was only settled by the same commit."""
         now_ms, left = self.parts.clock.now_ms(), 0
-        for found in evidence.found:
-            for key, etag in zip(found.inputs.keys, found.inputs.etags, strict=True):
-                if self.state.is_due(key, etag, now_ms):  # seldom: most are planned by now, and the ledger need not be asked
-                    entry = self.state.entry(key)
-                    left += entry is None or entry.etag != etag
+        columns = ((found.inputs.keys, found.inputs.etags) for found in evidence.found)
+        objects = [pair for keys, etags in columns for pair in zip(keys, etags, strict=True)]
+        due = [(key, etag) for key, etag in objects if self.state.is_due(key, etag, now_ms)]  # few: most are planned by now
+        await self.log.look_up(self.state, [*(key for key, _ in due), *evidence.missing])
+        for key, etag in due:
+            entry = self.state.entry(key)
+            left += entry is None or entry.etag != etag
         return left + sum(self.state.entry(key) is not None and key not in self.state.wanted for key in evidence.missing)
 
     def _cut_to_budget(self, evidence: Evidence) -> int:
@@ -167,16 +133,17 @@ class Pass:
             self.parts.budget.take(self.state, transform, len(kept), mean_bytes)
         return left_out
 
+    def _count(self, judged: Judged) -> None:
+        self.report.listed += judged.listed
+        self.report.listed_bytes += judged.listed_bytes
+        self.report.unmatched += judged.unmatched
+        self.report.unmatched_sample = (self.report.unmatched_sample + judged.unmatched_sample)[:5]
+
     def _is_full(self) -> bool:
         """Whether nothing more may be dispatched by this pass: a later one goes on."""
         most = self.parts.policy.open_tasks_max
         self.report.held_back |= most is not None and len(self.state.tasks) >= most
         return self.report.held_back or self.report.over_budget > 0
-
-    def _count(self, judged: Judged) -> None:
-        self.report.listed += judged.listed
-        self.report.unmatched += judged.unmatched
-        self.report.unmatched_sample = (self.report.unmatched_sample + judged.unmatched_sample)[:5]
 
     # -- receipts ----------------------------------------------------------------------------------------------------
 
@@ -246,6 +213,7 @@ class Pass:
     async def commit(self, evidence: Evidence) -> Commit | None:
         """Append what the evidence calls for, then dispatch. Proposes anew whenever another writer was first."""
         for _ in range(self.parts.policy.proposals_max):
+            await self.log.look_up(self.state, self._asked(evidence))
             proposal = self.proposer.propose(
                 self.state, evidence, now_ms=self.parts.clock.now_ms(), commit_id=self.parts.ids.nonce()
             )
@@ -265,6 +233,11 @@ class Pass:
         raise CommitConflict(
             f"other writers of {self.settings.name} were faster {self.parts.policy.proposals_max} times; run again"
         )
+
+    def _asked(self, evidence: Evidence) -> list[str]:
+        """Keys about which the proposer may ask the ledger."""
+        lost = (self.state.tasks[task].inputs.keys for task in evidence.losses if task in self.state.tasks)
+        return [*evidence.missing, *(key for names in lost for key in names)]
 
     async def _catch_up(self) -> None:
         if not await self.log.catch_up(self.state):
@@ -322,7 +295,7 @@ class Pass:
 
     async def _checkpoint_if_due(self) -> None:
         self._since_checkpoint += 1
-        large = len(self.state.overlay) >= max(self.parts.policy.overlay_max, len(self.state.ledger) // 4)
+        large = len(self.state.overlay) >= self.parts.policy.overlay_max
         if large or self._since_checkpoint >= self.parts.policy.checkpoint_every:
             await self.checkpoint()
 
@@ -331,8 +304,9 @@ class Pass:
         not at all; where other writers never leave room for that, readers compute what is missing."""
         aggregator, from_scratch = self.parts.aggregator, False
         for _ in range(self.parts.policy.proposals_max):
-            if aggregator is None or not aggregator.is_behind(self.state.snapshot()):
+            if aggregator is None or not aggregator.is_behind(self.state):
                 return
+            await self.log.load_outputs(self.state)
             snapshot = self.state.snapshot()
             if from_scratch:
                 snapshot = msgspec.structs.replace(snapshot, changes=Changes(everything=True))
@@ -370,7 +344,10 @@ class Pass:
     async def vacuum(self, *, dry_run: bool = False) -> Vacuumed:
         """Delete what nobody needs any more, and commit that it is gone."""
         await self.open()
-        done = await vacuum(self.log, self.settings, self.state, self.parts.ids, dry_run=dry_run)
+        unnamed = [] if dry_run else await unnamed_runs(self.log, self.state)
+        commit = await self.commit(Evidence(base=self.state.sequence, runs_work=False, collected=unnamed))
+        collected = commit.collected if commit is not None else []
+        done = await vacuum(self.log, self.settings, self.state, self.parts.ids, collected=collected, dry_run=dry_run)
         if done.outputs and not dry_run:
             await self.commit(Evidence(base=self.state.sequence, runs_work=False, vacuumed=done.outputs))
         return done

@@ -171,7 +171,13 @@ class Policy:
     checkpoint_every: int = 64
     """Commits between checkpoints."""
     overlay_max: int = 20_000
-    """Changed ledger entries held in memory before they are written out, unless the ledger is four times larger still."""
+    """Changed ledger entries held in memory before they are written out."""
+    run_rows_max: int = 32_768
+    """Rows of a sorted run, and of level 0 as a whole."""
+    run_fanout: int = 8
+    """How many times more rows each level may have than the one before."""
+    outputs_inline_max: int = 1_000
+    """Outputs that a checkpoint holds itself; with more they go into runs."""
     vacuum_every: int = 512
     """Commits after which a pass ends with a vacuum."""
     log_entries_max: int = 20_000

@@ -8,8 +8,9 @@ from __future__ import annotations
 import msgspec
 
 from pipeline import keys
+from pipeline.checkpoint import Checkpoint, Totals
 from pipeline.errors import InvariantViolated, StateInvalid
-from pipeline.ledger import Entry, Ledger, Run
+from pipeline.ledger import Entry, Ledger
 from pipeline.model import (
     FORMAT_VERSION,
     AggregateFile,
@@ -19,6 +20,7 @@ from pipeline.model import (
     Settled,
     Task,
 )
+from pipeline.outputs import Outputs
 from pipeline.snapshot import Changes, Output, Removed, Snapshot
 from pipeline.usage import Usage, note
 
@@ -26,37 +28,20 @@ CHANGES_MAX = 20_000
 """Above so many changed outputs and rows the aggregates are computed from scratch, and the lists are dropped."""
 
 
-class Checkpoint(msgspec.Struct, kw_only=True):
-    """The log folded up to one sequence: the small head, and the names of the ledger's runs."""
-
-    format: int
-    pipeline: str
-    sequence: int
-    id: str
-    schema: str | None
-    tasks: dict[str, Task]
-    outputs: dict[str, Output]
-    removed: dict[str, Removed]
-    quarantine: dict[str, Quarantined]
-    aggregates: dict[str, AggregateFile]
-    changes: Changes
-    runs: list[Run]
-    superseded: dict[str, list[int]] = {}
-    """Inputs of open tasks that may not publish any more, by position: a newer task took or already settled their key."""
-    usage: Usage = msgspec.field(default_factory=Usage)
-
-
 class State:
     """One pipeline's state at `sequence`.
 
     tasks: open tasks. wanted: source key -> the only task that may publish it, and at which etag. outputs, removed: files with
     and without live rows. usage: what attempts took so far. overlay: ledger entries changed since the runs were written (None:
-    deleted). touched: source key -> the commit that last decided about it, for commits applied in this process.
+    deleted). base: the sequence of the checkpoint that the runs are from. doomed: runs that commits since gave up.
+    touched: source key -> the commit that last decided about it, for commits applied in this process.
     """
 
     __slots__ = (
         "aggregates",
+        "base",
         "changes",
+        "doomed",
         "id",
         "ledger",
         "outputs",
@@ -64,10 +49,10 @@ class State:
         "pipeline",
         "quarantine",
         "removed",
-        "runs",
         "schema",
         "sequence",
         "tasks",
+        "totals",
         "touched",
         "usage",
         "wanted",
@@ -80,22 +65,39 @@ class State:
         self.schema: str | None = None
         self.tasks: dict[str, Task] = {}
         self.wanted: dict[str, tuple[str, str]] = {}
-        self.outputs: dict[str, Output] = {}
+        self.outputs = Outputs()
         self.removed: dict[str, Removed] = {}
         self.quarantine: dict[str, Quarantined] = {}
         self.aggregates: dict[str, AggregateFile] = {}
         self.changes = Changes()
-        self.runs: list[Run] = []
+        self.totals = Totals()
+        self.base = 0
         self.ledger = Ledger()
         self.overlay: dict[str, Entry | None] = {}
+        self.doomed: set[str] = set()
         self.touched: dict[str, int] = {}
         self.usage = Usage()
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def entry(self, key: str) -> Entry | None:
-        """The committed version of a source key."""
+        """The committed version of a source key. Raises InvariantViolated if it had to be looked up first (`Log.look_up`)."""
         return self.overlay[key] if key in self.overlay else self.ledger.get(key)
+
+    def needed_for(self, commit: Commit) -> tuple[list[str], list[str]]:
+        """Sources and outputs that must be looked up before this commit can be applied."""
+        names, outputs = list(commit.requeue), []
+        for settled in commit.settle:
+            task = self.tasks.get(settled.task)
+            for key, replaced in zip(task.inputs.keys, task.inputs.replaces, strict=True) if task is not None else ():
+                if replaced is not None:
+                    names.append(key)
+                    outputs.append(replaced)
+        for deleted in commit.deleted:
+            if deleted.output is not None:
+                names.append(deleted.key)
+                outputs.append(deleted.output)
+        return names, outputs
 
     def decided_since(self, key: str, base: int) -> bool:
         """Whether a commit above `base` decided about the key: a listing taken at `base` must not judge it."""
@@ -116,12 +118,15 @@ class State:
         return wanted is None or wanted[1] != etag
 
     def snapshot(self) -> Snapshot:
-        """What readers see now. Shares its values with the state: take it, use it, do not apply commits meanwhile."""
+        """What readers see now. Shares its values with the state: take it, use it, do not apply commits meanwhile.
+
+        Raises InvariantViolated if the outputs were not loaded whole (`Log.load_outputs`).
+        """
         return Snapshot(
             pipeline=self.pipeline,
             sequence=self.sequence,
             schema=self.schema,
-            outputs=self.outputs,
+            outputs=dict(self.outputs),
             removed=self.removed,
             aggregates=self.aggregates,
             changes=self.changes,
@@ -159,6 +164,7 @@ class State:
             if deleted.output is not None:
                 self._bury(deleted.output, deleted.key, at_ms)
                 self.overlay[deleted.key] = None
+        self.doomed.update(commit.collected)
         if commit.schema is not None:
             self.schema = commit.schema
         if commit.aggregates:
@@ -230,6 +236,7 @@ class State:
                 )
         if live:
             self.outputs[output] = Output(files=settled.files, live=live, dead=dead)
+            self._count_files(settled.files, 1)
             self._note_added(output)
         elif settled.files:
             self.removed[output] = Removed(files=settled.files, removed_ms=at_ms)
@@ -239,6 +246,8 @@ class State:
         key, replaced = inputs.keys[i], inputs.replaces[i]
         if replaced is not None:
             self._bury(replaced, key, at_ms)
+        self.totals.sources += 1
+        self.totals.rows += settled.rows[i]
         self.overlay[key] = Entry(
             inputs.etags[i],
             inputs.sizes[i],
@@ -256,15 +265,23 @@ class State:
 
     def _bury(self, output: str, key: str, at_ms: int) -> None:
         """The key's rows in this output do not count any more."""
-        holder = self.outputs.get(output)
-        if holder is None or key in holder.dead:
+        holder, entry = self.outputs.get(output), self.entry(key)
+        if holder is None or entry is None or key in holder.dead:
             raise InvariantViolated(f"{key!r} is not live in output {output} at sequence {self.sequence}")
+        self.totals.sources -= 1
+        self.totals.rows -= entry.rows
         holder.live -= 1
         holder.dead.append(key)
+        self.outputs[output] = holder
         self._note_gone(output, key)
         if holder.live == 0:
             del self.outputs[output]
+            self._count_files(holder.files, -1)
             self.removed[output] = Removed(files=holder.files, removed_ms=at_ms)
+
+    def _count_files(self, files: list[OutputFile], sign: int) -> None:
+        self.totals.files += sign * len(files)
+        self.totals.size_bytes += sign * sum(file.size_bytes for file in files)
 
     def _note_added(self, output: str) -> None:
         if not self.changes.everything:
@@ -291,10 +308,10 @@ class State:
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
-    def checkpoint(self, runs: list[Run]) -> Checkpoint:
-        """The state as it is stored; `runs` must hold the ledger with the overlay merged in."""
-        if self.id is None:
-            raise InvariantViolated("a checkpoint of an empty log")
+    def checkpoint(self) -> Checkpoint:
+        """The state as it is stored. The overlay must be in the runs by now."""
+        if self.id is None or self.overlay:
+            raise InvariantViolated("a checkpoint of an empty log, or without what changed since the last")
         return Checkpoint(
             format=FORMAT_VERSION,
             pipeline=self.pipeline,
@@ -302,12 +319,15 @@ class State:
             id=self.id,
             schema=self.schema,
             tasks=self.tasks,
-            outputs=self.outputs,
+            outputs=self.outputs.live(),
+            outputs_gone=self.outputs.gone(),
+            output_runs=self.outputs.runs.runs,
             removed=self.removed,
             quarantine=self.quarantine,
             aggregates=self.aggregates,
             changes=self.changes,
-            runs=runs,
+            runs=self.ledger.runs.runs,
+            totals=self.totals,
             usage=self.usage,
             superseded={
                 task.id: lost
@@ -317,20 +337,38 @@ class State:
         )
 
     @classmethod
-    def restore(cls, checkpoint: Checkpoint, ledger: Ledger) -> State:
-        """The state a checkpoint holds. The checkpoint's values are taken over, not copied."""
+    def restore(cls, checkpoint: Checkpoint) -> State:
+        """The state a checkpoint holds. Its values are taken over, not copied; nothing is looked up in its runs yet."""
         state = cls(checkpoint.pipeline)
         state.sequence, state.id, state.schema = checkpoint.sequence, checkpoint.id, checkpoint.schema
-        state.tasks, state.outputs, state.removed = checkpoint.tasks, checkpoint.outputs, checkpoint.removed
+        state.tasks, state.removed, state.base = checkpoint.tasks, checkpoint.removed, checkpoint.sequence
+        state.outputs = Outputs(checkpoint.outputs, checkpoint.outputs_gone, checkpoint.output_runs)
         state.quarantine, state.aggregates = checkpoint.quarantine, checkpoint.aggregates
-        state.changes, state.runs, state.ledger = checkpoint.changes, checkpoint.runs, ledger
-        state.usage = checkpoint.usage
+        state.changes, state.ledger, state.usage = checkpoint.changes, Ledger(checkpoint.runs), checkpoint.usage
+        state.totals = checkpoint.totals or Totals()
         for task in state.tasks.values():
             lost = set(checkpoint.superseded.get(task.id, ()))
             for i, key in enumerate(task.inputs.keys):
                 if i not in lost:
                     state.wanted[key] = (task.id, task.inputs.etags[i])
         return state
+
+    def rebase(self, checkpoint: Checkpoint) -> None:
+        """Look into the runs of another checkpoint, between `base` and `sequence`, from now on: those of before are gone.
+
+        What changed since `base` is in the overlay, and what did not is the same in both checkpoints.
+        """
+        if not self.base <= checkpoint.sequence <= self.sequence:
+            raise InvariantViolated(f"checkpoint {checkpoint.sequence} is not between {self.base} and {self.sequence}")
+        self.base = checkpoint.sequence
+        self.ledger.runs = self.ledger.runs.with_runs(checkpoint.runs)
+        runs = self.outputs.runs.with_runs(checkpoint.output_runs)
+        self.outputs.rebase(checkpoint.outputs, checkpoint.outputs_gone, runs)
+
+    @property
+    def run_names(self) -> set[str]:
+        """The keys of all runs that a checkpoint of this state would name."""
+        return {run.key for run in (*self.ledger.runs.runs, *self.outputs.runs.runs)}
 
 
 def _as_output_file(file: AggregateFile) -> OutputFile:

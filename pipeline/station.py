@@ -138,9 +138,7 @@ class ChildBench:
 class Together(Protocol):
     """Runs attempts of one transform as one, in this process (see `worker.Worker.run_together`)."""
 
-    def run_together(
-        self, assignments: Sequence[Assignment], starting: Callable[[int], None]
-    ) -> Sequence[Receipt | Exception]: ...
+    def run_together(self, assignments: Sequence[Assignment], starting: Callable[[int], None]) -> Sequence[Receipt | Exception]: ...
 
 
 class ResidentBench:

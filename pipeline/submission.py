@@ -134,7 +134,9 @@ async def read(runtime: Runtime, job: str) -> Job | None:
 
 async def outcomes(runtime: Runtime, job: Job) -> list[Outcome]:
     """What became of each key, by the state as it is now, and by the bucket for keys of which the state knows nothing."""
-    state = await runtime.log().load()
+    log = runtime.log()
+    state = await log.load()
+    await log.look_up(state, job.keys)
     found = [
         outcome(job, i, entry=state.entry(key), quarantined=state.quarantine.get(key), wanted=state.wanted.get(key))
         for i, key in enumerate(job.keys)

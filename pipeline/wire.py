@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from pipeline.checkpoint import Checkpoint
 from pipeline.errors import InvariantViolated, StateInvalid
 from pipeline.jobs import Job
 from pipeline.model import FORMAT_VERSION, Commit, LossNote, Receipt, Settled, Task
-from pipeline.state import Checkpoint
 
 T = TypeVar("T", Commit, Receipt, Checkpoint, LossNote, Job)
 

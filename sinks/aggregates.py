@@ -14,6 +14,7 @@ from pipeline.errors import SettingsError
 from pipeline.model import MAIN_TABLE, AggregateFile, OutputFile
 from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Changes, Output, Removed, Snapshot
+from pipeline.state import State
 from sinks import sql
 from sinks.files import Files
 from sinks.warehouse import Warehouse
@@ -32,14 +33,14 @@ def definition(aggregate: AggregateSettings) -> str:
     return hashlib.sha256(repr((aggregate.by, aggregate.sql)).encode()).hexdigest()[:16]
 
 
-def is_behind(snapshot: Snapshot, aggregates: Sequence[AggregateSettings]) -> bool:
-    """Whether the committed aggregates do not follow from this snapshot and these declarations."""
-    if snapshot.schema is None:
+def is_behind(state: State, aggregates: Sequence[AggregateSettings]) -> bool:
+    """Whether the committed aggregates do not follow from this state and these declarations."""
+    if state.schema is None:
         return False
-    changes = snapshot.changes
+    changes = state.changes
     if changes.added or changes.gone or changes.everything:
         return True
-    return {a.name: definition(a) for a in aggregates} != {f.name: f.definition for f in snapshot.aggregates.values()}
+    return {a.name: definition(a) for a in aggregates} != {f.name: f.definition for f in state.aggregates.values()}
 
 
 class AggregateRun:

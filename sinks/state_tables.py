@@ -14,13 +14,20 @@ if TYPE_CHECKING:
 NAMES = ("sources", "outputs", "commits", "quarantine")
 
 
-def state_table(name: str, states: Sequence[State], logs: Sequence[Iterable[Commit]]) -> pa.Table:
-    """One of NAMES over all pipelines of a file. `logs` holds each pipeline's entries that are still kept."""
+def state_table(
+    name: str, states: Sequence[State], logs: Sequence[Iterable[Commit]], committed: Sequence[Sequence[pa.Table]] = ()
+) -> pa.Table:
+    """One of NAMES over all pipelines of a file.
+
+    `logs`, for `commits`: each pipeline's entries that are still kept. `committed`, for `sources`: each one's ledger in pieces.
+    """
     import pyarrow as pa
 
     if name == "commits":
         return pa.concat_tables([_commits(state.pipeline, log) for state, log in zip(states, logs, strict=True)])
-    make = {"sources": _sources, "outputs": _outputs, "quarantine": _quarantine}[name]
+    if name == "sources":
+        return pa.concat_tables([_sources(state, parts) for state, parts in zip(states, committed, strict=True)])
+    make = {"outputs": _outputs, "quarantine": _quarantine}[name]
     return pa.concat_tables([make(state) for state in states])
 
 
@@ -51,14 +58,14 @@ _SOURCES = {
 }
 
 
-def _sources(state: State) -> pa.Table:
+def _sources(state: State, committed: Sequence[pa.Table]) -> pa.Table:
     """Every source that a commit knows: committed, quarantined (`failed`, `lost`, `key`) or in progress.
 
     A source whose new version is in progress or failed has two rows: its committed version's rows count until then.
     """
     import pyarrow as pa
 
-    parts = [_committed(state)]
+    parts = [_committed(state.pipeline, table) for table in committed]
     others: list[tuple[object, ...]] = [
         (q.key, f"quarantined ({q.kind})", q.etag, q.size_bytes, None, None, None, q.transform, q.version, None, None, None)
         for q in state.quarantine.values()
@@ -73,22 +80,18 @@ def _sources(state: State) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _committed(state: State) -> pa.Table:
-    """The ledger, straight from its columns, with the overlay's changes."""
+def _committed(name: str, table: pa.Table) -> pa.Table:
+    """A piece of the ledger, straight from its columns."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from pipeline import ledger
-
-    tables = [t for t in (state.ledger.table, ledger.table_of(state.overlay) if state.overlay else None) if t is not None]
-    table = ledger.merge(tables, drop_tombstones=True)
     columns = {
         **{name: table.column(name) for name in table.column_names},
         "modified_at": pc.cast(table.column("modified_us"), pa.timestamp("us", "UTC")),
         "status": pa.array(["committed"]).take(pa.array(bytes(table.num_rows), pa.uint8())),
         "generation": pc.cast(table.column("generation"), pa.int64()),
     }
-    pipeline = pa.array([state.pipeline]).take(pa.array(bytes(table.num_rows), pa.uint8()))
+    pipeline = pa.array([name]).take(pa.array(bytes(table.num_rows), pa.uint8()))
     return pa.table([pipeline, *(columns[name] for name in _SOURCES)], names=["pipeline", *_SOURCES])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 
-LOGS = '''
+LOGS = """
 import json
 from pipeline import Pipeline, Object
 
@@ -23,7 +23,7 @@ def parse(obj: Object):
     return [json.loads(line) for line in obj.lines()]
 
 logs.aggregate("by_kind", by=["kind"], sql="SELECT kind, count(*) AS n, sum(v) AS total FROM logs GROUP BY kind")
-'''
+"""
 
 
 class Project:

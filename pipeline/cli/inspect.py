@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from pipeline.preview import PlanCost, RouteCost
 
 
+NEAREST_MAX = 20_000
+"""Committed keys among which one is looked for that was perhaps meant."""
+
+
 @click.command("plan", epilog="Example:  tidemill plan pipeline.py --bucket ./bucket")
 @on_bucket
 @click.option(
@@ -133,19 +137,17 @@ async def _status(opened: Any, last: int) -> dict[str, Any]:
     shown = state_table("commits", [state], [commits]).to_pylist()
     for row in shown:
         row["at"] = f"{row.pop('written_at'):%Y-%m-%d %H:%M:%S}"
-    files = [f for output in state.outputs.values() for f in output.files]
-    committed = sum(output.live for output in state.outputs.values())
     return {
         "pipeline": state.pipeline,
         "sequence": state.sequence,
         "sources": {
-            "committed": committed,
+            "committed": state.totals.sources,
             "in progress": len(state.wanted),
             "quarantined": sum(key not in state.wanted for key in state.quarantine),
         },
-        "rows": await _live_rows(state),
-        "files": len(files),
-        "bytes": sum(f.size_bytes for f in files),
+        "rows": state.totals.rows,
+        "files": state.totals.files,
+        "bytes": state.totals.size_bytes,
         "usage": _usage(opened, state),
         "commits": shown,
         "failures": [
@@ -168,17 +170,6 @@ def _usage(opened: Any, state: Any) -> dict[str, Any]:
         "usd_today": Prices(opened.settings, opened.policy).spent_usd(today) if is_deployed else None,
         "fill": {name: fill for name, fill in fills.items() if fill is not None},
     }
-
-
-async def _live_rows(state: Any) -> int:
-    """Rows by the ledger: what the commits recorded for each live source."""
-    import pyarrow.compute as pc
-
-    from pipeline import ledger
-
-    tables = [t for t in (state.ledger.table, ledger.table_of(state.overlay) if state.overlay else None) if t is not None]
-    merged = ledger.merge(tables, drop_tombstones=True)
-    return int(pc.sum(merged.column("rows")).as_py() or 0)
 
 
 @click.command("lineage", epilog="Example:  tidemill lineage pipeline.py uploads/a.csv --bucket ./bucket")
@@ -204,24 +195,32 @@ def lineage_command(target: Target, key: str) -> int:
 
 
 async def _known_keys(opened: Any) -> list[str]:
-    from pipeline.audit import all_entries
-
-    state = await opened.log().load()
-    return [*list(all_entries(state))[:20_000], *state.quarantine]
+    log = opened.log()
+    state = await log.load()
+    found: list[str] = []
+    async for some in log.all_committed(state):
+        found += some.column("key").to_pylist()
+        if len(found) > NEAREST_MAX:
+            break
+    return [*found[:NEAREST_MAX], *state.quarantine]
 
 
 async def _lineage(opened: Any, key: str) -> dict[str, Any] | None:
     await opened.store.check(opened.settings.source)
-    state = await opened.log().load()
+    log = opened.log()
+    state = await log.load()
     holder = keys.output_of(key)
+    await log.look_up(state, [key])
+    await log.look_up_outputs(state, [holder] if holder else [])
     output = state.outputs.get(holder) or state.removed.get(holder) if holder else None
     if output is not None and any(f.key == key for f in output.files):
-        return _of_output(state, holder or "", key)
+        return await _of_output(log, state, holder or "", key)
     entry, quarantined, wanted = state.entry(key), state.quarantine.get(key), state.wanted.get(key)
     if entry is None and quarantined is None and wanted is None:
         return None
     found: dict[str, Any] = {"source": key, "pipeline": state.pipeline}
     if entry is not None:
+        await log.look_up_outputs(state, [entry.output])
         when = datetime.fromtimestamp(entry.modified_us / 1e6, UTC)
         found |= {"version": entry.etag, "bytes": entry.size_bytes, "uploaded": f"{when:%Y-%m-%d %H:%M:%S} UTC"}
         found |= {"rows": entry.rows, "rejected": entry.rejected, "transform": f"{entry.transform} (version {entry.version})"}
@@ -234,10 +233,12 @@ async def _lineage(opened: Any, key: str) -> dict[str, Any] | None:
     return found
 
 
-def _of_output(state: Any, output: str, key: str) -> dict[str, Any]:
-    from pipeline.audit import all_entries
+async def _of_output(log: Any, state: Any, output: str, key: str) -> dict[str, Any]:
+    import pyarrow.compute as pc
 
-    live = [source for source, entry in all_entries(state).items() if entry.output == output]
+    live: list[str] = []
+    async for some in log.all_committed(state):
+        live += some.filter(pc.equal(some.column("output"), output)).column("key").to_pylist()
     holder = state.outputs.get(output)
     return {
         "output": key,

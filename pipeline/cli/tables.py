@@ -18,7 +18,10 @@ from sinks.warehouse import Warehouse
 
 async def open_warehouse(runtimes: Sequence[Runtime], wanted: str, *, memory_mb: int | None = None) -> Warehouse:
     """Views and tables for a statement; state tables only where `wanted` mentions them. The caller closes it."""
-    states = [await runtime.log().load() for runtime in runtimes]
+    states = []
+    for runtime in runtimes:
+        states.append(await runtime.log().load())
+        await runtime.log().load_outputs(states[-1])
     warehouse = Warehouse(files_of(runtimes[0].store), memory_mb=memory_mb)
     for runtime, state in zip(runtimes, states, strict=True):
         snapshot = state.snapshot()
@@ -28,7 +31,9 @@ async def open_warehouse(runtimes: Sequence[Runtime], wanted: str, *, memory_mb:
     for name in state_tables.NAMES:
         if re.search(rf"\b{name}\b", wanted, re.IGNORECASE) or re.search(r"\bSHOW\b", wanted, re.IGNORECASE):
             logs = [[c async for c in commits_of(r.log())] if name == "commits" else [] for r in runtimes]
-            warehouse.add_table(name, state_tables.state_table(name, states, logs))
+            pairs = zip(runtimes, states, strict=True)
+            committed = [[t async for t in r.log().all_committed(s)] if name == "sources" else [] for r, s in pairs]
+            warehouse.add_table(name, state_tables.state_table(name, states, logs, committed))
     return warehouse
 
 

@@ -92,7 +92,7 @@ def test_a_full_disk_while_files_change_keeps_what_was_committed(tmp_path: Path)
     world.check()
 
 
-BIG = '''
+BIG = """
 from pipeline import Pipeline, Object
 logs = Pipeline("logs", source="up/")
 
@@ -100,7 +100,7 @@ logs = Pipeline("logs", source="up/")
 def parse(obj: Object):
     import random
     return [{"v": random.Random(i).random()} for i in range(30_000)]
-'''
+"""
 
 
 def test_a_process_at_its_file_size_limit_says_so_in_one_line_and_the_next_run_completes(tmp_path: Path) -> None:

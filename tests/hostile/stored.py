@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-from pipeline import keys, ledger, wire
+from pipeline import keys, ledger, outputs, runs, wire
 from pipeline.api import Pipeline
+from pipeline.checkpoint import Checkpoint
 from pipeline.errors import InvariantViolated, SettingsError, StateInvalid
 from pipeline.evidence import fits
 from pipeline.home import Marker, read_marker
@@ -34,7 +35,8 @@ from pipeline.model import (
 )
 from pipeline.orders import decode_answer, decode_assignment, decode_order, encode, order_for
 from pipeline.settings import Policy
-from pipeline.state import Checkpoint, State
+from pipeline.snapshot import Output
+from pipeline.state import State
 from pipeline.stores.memory import MemoryStore
 from pipeline.webhook import KEYS_MAX, keys_in
 from tests.builders import inputs_of, receipt_of, task_of
@@ -90,12 +92,13 @@ def _apply(body: bytes) -> object:
     commit = wire.decode(Commit, body, "log/x.json")
     state = folded(commit.sequence - 1 if commit.sequence in (1, 2, 3) else 0)
     state.apply(commit, 1)
-    state.checkpoint([])
+    state.overlay = {}  # as if it was in a run
+    state.checkpoint()
     return state
 
 
 def _restore(body: bytes) -> object:
-    return State.restore(wire.decode(Checkpoint, body, "checkpoint/x.json"), ledger.Ledger())
+    return State.restore(wire.decode(Checkpoint, body, "checkpoint/x.json"))
 
 
 def _publish(body: bytes) -> object:
@@ -130,8 +133,29 @@ def _run(body: bytes) -> object:
     """A ledger run whose checksum somebody made right."""
     import hashlib
 
-    found = ledger.decode(body, ledger.Run(key="r", rows=1, first="a", last="a", sha256=hashlib.sha256(body).hexdigest()))
-    return ledger.Ledger(found).get("a") if found.num_rows < 1000 else None
+    run = runs.Run(key="r", rows=1, first="a", last="a", sha256=hashlib.sha256(body).hexdigest())
+    known, found = ledger.Ledger([run]), runs.decode(body, run, ledger.schema())
+    if found.num_rows < 1000:
+        known.learn(["a"], runs.rows_of(found, ["a"]))
+        return known.get("a")
+    return None
+
+
+def _output_run(body: bytes) -> object:
+    """A run of outputs, made right in the same way."""
+    import hashlib
+
+    run = runs.Run(key="r", rows=1, first="a", last="a", sha256=hashlib.sha256(body).hexdigest())
+    known, found = outputs.Outputs(runs=[run]), runs.decode(body, run, outputs.schema())
+    if found.num_rows < 1000:
+        known.learn((), found, whole=True)
+        return dict(known)
+    return None
+
+
+def _stored(state: State) -> bytes:
+    state.overlay = {}  # as if it was in a run
+    return wire.encode(state.checkpoint())
 
 
 def _notice(body: bytes) -> object:
@@ -189,7 +213,7 @@ def parsers() -> dict[str, Parser]:
         "log entry": Parser(_apply, log, refusals),
         "commit id": Parser(lambda b: wire.commit_id(b, "k"), log),
         "receipt": Parser(_publish, (wire.encode(receipt()), wire.encode(receipt(mounted=True, unverified=[0])))),
-        "checkpoint": Parser(_restore, (wire.encode(folded(1).checkpoint([])), wire.encode(folded(2).checkpoint([]))), refusals),
+        "checkpoint": Parser(_restore, (_stored(folded(1)), _stored(folded(2))), refusals),
         "loss note": Parser(lambda b: wire.decode(LossNote, b, "k"), (wire.encode(note),)),
         "job": Parser(lambda b: wire.decode(Job, b, "k"), (wire.encode(job),)),
         "format": Parser(
@@ -197,7 +221,8 @@ def parsers() -> dict[str, Parser]:
         ),
         "floor": Parser(_floor, (b"17", b"0", b" 5\n")),
         "hint": Parser(_hint, (keys.checkpoint(keys.home("p"), 3, "abc").encode(),)),
-        "ledger run": Parser(_run, (ledger.encode(ledger.table_of({"a": entry, "b": None})),)),
+        "ledger run": Parser(_run, (runs.encode(ledger.table_of({"a": entry, "b": None})),)),
+        "run of outputs": Parser(_output_run, (runs.encode(outputs.table_of({"a": Output(files=[], live=1), "b": None})),)),
         "assignment": Parser(lambda b: decode_assignment(b, "k"), (msgspec.json.encode(assignment),)),
         "order": Parser(lambda b: decode_order(b.decode("utf-8", "surrogateescape")), (encode(order).encode(),)),
         "answer": Parser(lambda b: decode_answer(b.decode("utf-8", "surrogateescape")), (b'{"task":"t","nonce":"n"}',)),

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline import wire
+from pipeline.checkpoint import Checkpoint
 from pipeline.errors import InvariantViolated, StateInvalid
 from pipeline.evidence import fits
 from pipeline.jobs import Job
 from pipeline.model import Commit, LossNote, Receipt, SourceProblem
-from pipeline.state import Checkpoint
 from tests.builders import inputs_of, task_of
 from tests.hostile.stored import TASK, attempt, commits, output_file, parsers, receipt, task
 from tests.hostile.strategies import ODD_VALUES, mutated, mutations
@@ -100,7 +100,9 @@ def test_columns_that_contradict_each_other_are_refused() -> None:
 
     with pytest.raises(StateInvalid, match="wrong number of sources"):
         folded(1).apply(short, 1)
-    checkpoint = folded(1).checkpoint([])
+    state = folded(1)
+    state.overlay = {}
+    checkpoint = state.checkpoint()
     checkpoint.tasks = {TASK: uneven}
     with pytest.raises(StateInvalid, match="contradicts itself"):
         wire.decode(Checkpoint, wire.encode(checkpoint), "checkpoint/1")

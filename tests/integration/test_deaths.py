@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers import Project
 
-DEADLY = '''
+DEADLY = """
 import ctypes, os, signal, sys, time
 from pipeline import Pipeline, Object
 
@@ -40,7 +40,7 @@ def parse(obj: Object):
         sys.exit("leaving")
     print("printed by user code")
     return {{"name": obj.name}}
-'''
+"""
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_only_the_code_that_is_needed_is_loaded(tmp_path: Path) -> None:
     assert project.run()["committed"] == 1
 
 
-SLOW = '''
+SLOW = """
 import time
 from pathlib import Path
 from pipeline import Pipeline, Object
@@ -137,7 +137,7 @@ def parse(obj: Object):
     while Path({gate!r}).exists():
         time.sleep(0.01)
     return {{"name": obj.name}}
-'''
+"""
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_watch_takes_new_files_and_ends_on_one_interrupt(slow: Project) -> None:
     assert slow.sql("SELECT count(*) AS n FROM logs") == [{"n": 7}]
 
 
-MANY = '''
+MANY = """
 from pipeline import Pipeline, Object
 
 logs = Pipeline("logs", source="up/")
@@ -240,7 +240,7 @@ def parse(obj: Object):
     return [{"name": obj.name, "v": int(line)} for line in obj.lines()]
 
 logs.aggregate("totals", by=["name"], sql="SELECT name, sum(v) AS v FROM logs GROUP BY name")
-'''
+"""
 
 
 def test_kill_nine_at_twenty_moments_then_one_undisturbed_run(tmp_path: Path) -> None:
@@ -271,5 +271,3 @@ def test_kill_nine_at_twenty_moments_then_one_undisturbed_run(tmp_path: Path) ->
     assert (report["sources"], report["rows"]) == ({"committed": 500}, 1000)
     assert project.sql("SELECT sum(v) AS v FROM logs") == [{"v": expected}]
     assert project.sql("SELECT sum(v) AS v FROM totals") == [{"v": expected}]
-
-

@@ -12,7 +12,7 @@ from pipeline.audit import all_entries
 from tests.helpers import ROOT, Project, lines
 from tests.integration.test_aggregates import flow, runtime
 
-FLOW = '''
+FLOW = """
 import json
 from pipeline import Pipeline, Object
 logs = Pipeline("logs", source="up/")
@@ -22,7 +22,7 @@ def parse(obj: Object):
     return [json.loads(line) for line in obj.lines()]
 
 logs.aggregate("by_kind", by=["kind"], sql="SELECT kind, count(*) AS n, sum(v) AS v, min(day) AS first FROM logs GROUP BY kind")
-'''
+"""
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def bucket(tmp_path: Path) -> Path:
 def test_a_state_of_format_1_is_read_whole(bucket: Path) -> None:
     opened = runtime(flow(), bucket)
     state = asyncio.run(opened.log().load())
-    assert {key: (e.rows, e.transform, e.generation) for key, e in all_entries(state).items()} == {
+    assert {key: (e.rows, e.transform, e.generation) for key, e in asyncio.run(all_entries(opened.log(), state)).items()} == {
         "up/a": (2, "parse", 0),
         "up/b": (1, "parse", 0),
         "up/c": (1, "parse", 0),

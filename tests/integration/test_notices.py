@@ -45,9 +45,7 @@ class Cloud:
     def notify(self) -> None:
         """From now on the bucket tells the queue what happens in it."""
         told = [{"QueueArn": self.arn(self.queue), "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}]
-        self.s3.put_bucket_notification_configuration(
-            Bucket=self.name, NotificationConfiguration={"QueueConfigurations": told}
-        )
+        self.s3.put_bucket_notification_configuration(Bucket=self.name, NotificationConfiguration={"QueueConfigurations": told})
 
     def upload(self, key: str, *rows: dict[str, Any]) -> None:
         self.s3.put_object(Bucket=self.name, Key=f"deep/up/{key}", Body=lines(*rows).encode())
@@ -172,9 +170,7 @@ def test_notices_may_come_twice_late_and_for_nothing(tmp_path: Path, watch: Call
 
 
 @pytest.mark.parametrize("dead_letters", [False, True])
-def test_what_is_no_notice_is_named_and_set_aside(
-    tmp_path: Path, watch: Callable[..., Watcher], dead_letters: bool
-) -> None:
+def test_what_is_no_notice_is_named_and_set_aside(tmp_path: Path, watch: Callable[..., Watcher], dead_letters: bool) -> None:
     """Where the queue has a place for dead letters they go there, by themselves; else nobody else would remove them."""
     cloud = Cloud(tmp_path, dead_letters=dead_letters)
     cloud.upload("first", {"kind": "a", "v": 1})

@@ -72,7 +72,7 @@ def test_retry_runs_the_code_as_it_is_now(project: Project) -> None:
 def test_routes_results_and_rejected_rows(tmp_path: Path) -> None:
     project = Project(
         tmp_path,
-        '''
+        """
         from dataclasses import dataclass
         import pyarrow as pa
         import pandas as pd
@@ -118,7 +118,7 @@ def test_routes_results_and_rejected_rows(tmp_path: Path) -> None:
             def __call__(self, obj: Object):
                 self.n += 1
                 return {"how": "model", "n": self.n}
-        ''',
+        """,
     )
     names = "a.table b.batches c.frame d.classes e.none f.batch g.batch h.batch i.model j.tmp k.x"
     for name in names.split():

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from pipeline import ledger
+from pipeline import runs
 from pipeline.errors import StateInvalid
 
 from . import mutations
@@ -35,12 +35,12 @@ def runs_without_parquet() -> Iterator[None]:
         tables.append(table)
         return f"run {len(tables) - 1}".encode()
 
-    def decode(body: bytes, run: ledger.Run) -> Any:
+    def decode(body: bytes, run: runs.Run, schema: Any) -> Any:
         if hashlib.sha256(body).hexdigest() != run.sha256:
             raise StateInvalid(run.key)
         return tables[int(body[4:])]
 
-    with patch.object(ledger, "encode", encode), patch.object(ledger, "decode", decode):
+    with patch.object(runs, "encode", encode), patch.object(runs, "decode", decode):
         yield
 
 

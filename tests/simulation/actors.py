@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline import keys
+from pipeline.audit import all_entries
 from pipeline.contents import FetchedContents
 from pipeline.desk import Desk
 from pipeline.errors import TidemillError, is_outage
-from pipeline.log import Log
+from pipeline.log import Log, Outdated
 from pipeline.model import Assignment, Receipt
 from pipeline.orders import Answer, Order
 from pipeline.parts import Request as Wish
 from pipeline.ports import Finished
-from pipeline.runner import Outdated, Pass
+from pipeline.runner import Pass
 from pipeline.worker import Code, Worker
 
 from .doubles import SimExecutor, SimWriter, user_code
@@ -172,10 +173,13 @@ async def read(world: World, pauses: int = 0) -> None:
     """A query: load the state, be slow, read every file of the snapshot."""
     started = world.kernel.now
     try:
-        state = await Log(world.store, "p", clock=SimClock(world.kernel, 0), policy=world.policy).load()
+        log = Log(world.store, "p", clock=SimClock(world.kernel, 0), policy=world.policy)
+        state = await log.load()
+        await log.load_outputs(state)
+        entries = await all_entries(log, state)
         for _ in range(pauses):
             await Request("pause")
-        await world.oracle.check_snapshot(state, started)
+        await world.oracle.check_snapshot(state, entries, started)
     except TidemillError as error:
         world.oracle.no_corruption(error)
 

@@ -12,6 +12,7 @@ from pipeline.model import RENTED, AggregateFile, Assignment, OutputFile
 from pipeline.objects import Object
 from pipeline.ports import Finished
 from pipeline.snapshot import Snapshot
+from pipeline.state import State
 
 from .kernel import Died, Process, Request
 
@@ -158,9 +159,9 @@ class SimAggregator:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def is_behind(self, snapshot: Snapshot) -> bool:
-        changes = snapshot.changes
-        return bool(changes.added or changes.gone or changes.everything or (snapshot.outputs and not snapshot.aggregates))
+    def is_behind(self, state: State) -> bool:
+        changes = state.changes
+        return bool(changes.added or changes.gone or changes.everything or (state.totals.sources and not state.aggregates))
 
     async def compute(self, snapshot: Snapshot, nonce: str) -> list[AggregateFile]:
         groups = count_groups(await live_rows(self.world, snapshot))

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import TidemillError
-from pipeline.log import Log
+from pipeline.log import Log, Outdated
 from pipeline.model import Assignment
 from pipeline.parts import Parts
-from pipeline.runner import Outdated, Pass
+from pipeline.runner import Pass
 from pipeline.settings import Policy
 
 from . import actors, mutations, scene

@@ -16,13 +16,11 @@ import time
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from functools import lru_cache
 from typing import Any
-from unittest.mock import patch
 
 import msgspec
 
-from pipeline import keys, ledger
+from pipeline import keys
 from pipeline.contents import LazyContents
 from pipeline.evidence import Evidence
 from pipeline.executors.inline import InlineExecutor
@@ -215,8 +213,7 @@ def main() -> int:
     parser.add_argument("--days", type=float, default=365.0)
     args = parser.parse_args()
     year, started = Year(Policy(), retention_s=7 * DAY_S), time.perf_counter()
-    with patch.object(ledger, "decode", lru_cache(256)(ledger.decode)):
-        run(live(year, commits=args.commits, days=args.days))
+    run(live(year, commits=args.commits, days=args.days))
     most = bound(year.policy, year.settings, commits_a_day=args.commits / args.days)
     counts = ", ".join(f"{count:,} {name}" for name, count in year.most.most_common() if name != "all")
     print(

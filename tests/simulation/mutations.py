@@ -12,12 +12,13 @@ from typing import Any
 from unittest.mock import patch
 
 from pipeline import keys, maintenance, runner
+from pipeline.checkpoint import Checkpoint
 from pipeline.errors import ObjectNotFound, PreconditionFailed
 from pipeline.log import Log
 from pipeline.maintenance import Vacuum
 from pipeline.model import Assignment, Commit, Stored
 from pipeline.runner import Pass
-from pipeline.state import Checkpoint, State
+from pipeline.state import State
 from tests.unit import test_log
 
 from .store import SimStore
@@ -160,9 +161,9 @@ def collect_uncovered() -> Any:
 def forget_superseded() -> Any:
     real = State.restore.__func__  # type: ignore[attr-defined]
 
-    def restore(cls: type[State], checkpoint: Checkpoint, ledger: Any) -> State:
+    def restore(cls: type[State], checkpoint: Checkpoint) -> State:
         checkpoint.superseded = {}
-        return real(cls, checkpoint, ledger)  # type: ignore[no-any-return]
+        return real(cls, checkpoint)  # type: ignore[no-any-return]
 
     return patch.object(State, "restore", classmethod(restore))
 
@@ -256,22 +257,39 @@ def taken_means_ours() -> Any:
     return patch.object(Log, "_read_back", read_back)
 
 
-@removes("a vacuum's checkpoint shares no ledger run with another")
-def vacuum_shares_runs() -> Any:
-    real = maintenance.write_checkpoint
+@removes("ledger runs are given up by a commit before they are deleted")
+def collect_silently() -> Any:
+    async def unnamed(log: Any, state: Any) -> list[str]:
+        return []
 
-    async def write(log: Any, state: Any, ids: Any, *, whole: bool = False) -> str:
-        return await real(log, state, ids)
+    real = Vacuum.run
+    listed = maintenance.unnamed_runs
 
-    return patch.object(maintenance, "write_checkpoint", write)
+    async def run(self: Vacuum, checkpoint: str) -> Any:
+        self.collected = await listed(self.log, self.state)
+        return await real(self, checkpoint)
+
+    return _both(patch.object(runner, "unnamed_runs", unnamed), patch.object(Vacuum, "run", run))
+
+
+@removes("no checkpoint names a run that a commit before it gave up")
+def name_doomed_runs() -> Any:
+    real = State.apply
+
+    def apply(self: State, commit: Commit, at_ms: int) -> None:
+        real(self, commit, at_ms)
+        self.doomed.clear()
+
+    return patch.object(State, "apply", apply)
 
 
 @removes("aggregates are committed right after the snapshot they were computed over, or not at all")
 def late_aggregates() -> Any:
     async def aggregate(self: Pass) -> None:
         aggregator = self.parts.aggregator
-        if aggregator is None or not aggregator.is_behind(self.state.snapshot()):
+        if aggregator is None or not aggregator.is_behind(self.state):
             return
+        await self.log.load_outputs(self.state)
         files = await aggregator.compute(self.state.snapshot(), self.parts.ids.nonce())
         for _ in range(8):
             commit = self.proposer.blank(self.state, now_ms=0, commit_id=self.parts.ids.nonce())

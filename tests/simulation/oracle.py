@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pipeline import keys
+from pipeline.audit import all_entries
 from pipeline.errors import ObjectNotFound
+from pipeline.ledger import Entry
 from pipeline.log import Log
 from pipeline.model import Commit
 from pipeline.state import State
@@ -72,7 +74,7 @@ class Oracle:
         if type(error).__name__ in ("StateInvalid", "InvariantViolated"):
             raise Violation(f"{type(error).__name__}: {error}")
 
-    async def check_snapshot(self, state: State, started: int) -> None:
+    async def check_snapshot(self, state: State, entries: dict[str, Entry], started: int) -> None:
         """A reader sees every committed source once, at its committed version, and aggregates that follow from that."""
         snapshot = state.snapshot()
         try:
@@ -83,11 +85,18 @@ class Oracle:
                 self.world.kernel.stats["readers too slow"] += 1
                 return
             raise Violation(f"a live file is missing: {error}") from None
-        check_rows(rows, state, self.versions)
+        check_rows(rows, entries, self.versions)
+        self._check_totals(state, rows)
         current = stored and not (snapshot.changes.added or snapshot.changes.gone or snapshot.changes.everything)
         if current and json.loads(stored[0].body) != count_groups(rows):
             raise Violation("the aggregate is not the recomputation")
         self.world.kernel.stats["reads"] += 1
+
+    def _check_totals(self, state: State, rows: list[Row]) -> None:
+        files = [file for output in state.outputs.values() for file in output.files]
+        found = (len(rows), len(files), sum(file.size_bytes for file in files))
+        if (state.totals.sources, state.totals.files, state.totals.size_bytes) != found:
+            raise Violation(f"{state.totals} is counted where {found} are live")
 
     def at_rest(self) -> bool:
         """Whether nothing is under way or waits for its time, but for what can never be done."""
@@ -104,12 +113,14 @@ class Oracle:
         world = self.world
         log = Log(world.store, "p", clock=SimClock(world.kernel, 0), policy=world.policy)
         state: State = world.kernel.run_alone(log.load())
-        world.kernel.run_alone(self.check_snapshot(state, self.now))
+        world.kernel.run_alone(log.load_outputs(state))
+        entries = world.kernel.run_alone(all_entries(log, state))
+        world.kernel.run_alone(self.check_snapshot(state, entries, self.now))
         if world.aggregates and state.outputs and not state.aggregates:
             raise Violation("no aggregate was ever committed")
         sources = {k: (world.store.objects[k].etag, b.decode()) for k, b in world.store.bodies.items() if k.startswith(SOURCE)}
         for key, (etag, body) in sources.items():
-            entry, quarantined = state.entry(key), state.quarantine.get(key)
+            entry, quarantined = entries.get(key), state.quarantine.get(key)
             if body in ("dies", "raises"):
                 open_now = state.wanted.get(key)
                 if not (quarantined and quarantined.etag == etag) and not (open_now and open_now[1] == etag):
@@ -118,9 +129,8 @@ class Oracle:
                 raise Violation(f"lost: {key} at {etag} is not committed, but {entry}")
             elif quarantined is not None:
                 raise Violation(f"{key} is committed and in quarantine")
-        known = set(state.overlay) | set(state.ledger.table.column("key").to_pylist() if state.ledger.table else ())
-        for key in known:
-            if key not in sources and state.entry(key) is not None:
+        for key in entries:
+            if key not in sources:
                 raise Violation(f"rows of the deleted source {key} are live")
         self._check_bounds(state)
 
@@ -133,7 +143,7 @@ class Oracle:
                 raise Violation(f"{count} objects under {prefix}")
 
 
-def check_rows(rows: list[Row], state: State, versions: dict[str, str]) -> None:
+def check_rows(rows: list[Row], entries: dict[str, Entry], versions: dict[str, str]) -> None:
     seen: dict[str, str] = {}
     for key, etag, body, version in rows:
         if versions[etag] != body:
@@ -141,13 +151,11 @@ def check_rows(rows: list[Row], state: State, versions: dict[str, str]) -> None:
         if key in seen:
             raise Violation(f"{key} is read twice")
         seen[key] = etag
-        entry = state.entry(key)
+        entry = entries.get(key)
         if entry is None or entry.etag != etag:
             raise Violation(f"{key}: rows of {etag}, ledger {entry}")
         if entry.version != version:
             raise Violation(f"{key}: its rows were made by {version}, the ledger says {entry.version}")
-    table = state.ledger.table
-    known = set(state.overlay) | set(table.column("key").to_pylist() if table is not None else ())
-    live = {key for key in known if state.entry(key) is not None}
+    live = set(entries)
     if live != set(seen):
         raise Violation(f"rows and ledger differ: {sorted(live ^ set(seen))}")

@@ -40,4 +40,8 @@ def policy(rng: random.Random) -> Policy:
         settle_sources_min=rng.choice([1, 4]),
         outstanding_sources_max=rng.choice([2, 100]),
         log_entries_max=rng.choice([3, 20, 1000]),
+        overlay_max=rng.choice([1, 1000]),
+        run_rows_max=rng.choice([1, 2, 4]),
+        run_fanout=2,
+        outputs_inline_max=rng.choice([0, 2, 1000]),
     )

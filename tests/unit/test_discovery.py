@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import runs
 from pipeline.discovery import Router, judge
-from pipeline.ledger import Entry, Ledger, table_of
+from pipeline.ledger import Entry, table_of
 from pipeline.model import Page, Quarantined
 from pipeline.settings import PipelineSettings, TransformSettings
 from pipeline.state import State
@@ -64,12 +66,16 @@ def page_of(objects: dict[str, str]) -> Page:
     return Page(keys=names, etags=[objects[k] for k in names], sizes=[1] * len(names), modified_us=[0] * len(names))
 
 
-def state_of(committed: dict[str, str], overlay: dict[str, str | None], quarantined: dict[str, str]) -> State:
-    def entry(etag: str) -> Entry:
-        return Entry(etag, 1, 0, 1, 0, "t0", "v", 0, f"o{etag}", 1)
+def entry(etag: str) -> Entry:
+    return Entry(etag, 1, 0, 1, 0, "t0", "v", 0, f"o{etag}", 1)
 
+
+def ledger_of(committed: dict[str, str], after: str = "", upto: str | None = None) -> pa.Table:
+    return runs.between(table_of({k: entry(e) for k, e in committed.items()}), after, upto)
+
+
+def state_of(overlay: dict[str, str | None], quarantined: dict[str, str]) -> State:
     state = State("p")
-    state.ledger = Ledger(table_of({k: entry(e) for k, e in committed.items()}))
     state.overlay = {k: None if e is None else entry(e) for k, e in overlay.items()}
     state.quarantine = {k: Quarantined(key=k, etag=e, kind="failed", reason="") for k, e in quarantined.items()}
     return state
@@ -83,9 +89,9 @@ def test_a_page_says_exactly_what_is_new_changed_and_missing(
     listed: dict[str, str], committed: dict[str, str], overlay: dict[str, str | None], quarantined: dict[str, str]
 ) -> None:
     known = {k: e for k, e in (committed | overlay).items() if e is not None}
-    state = state_of(committed, overlay, {k: e for k, e in quarantined.items() if k not in known})
+    state = state_of(overlay, {k: e for k, e in quarantined.items() if k not in known})
     for routes in (("**",), ("in-vain", "*")):  # with and without the short cut for pipelines that take everything
-        judged = judge(page_of(listed), state, Router(settings(*routes)), "", None)
+        judged = judge(page_of(listed), state, ledger_of(committed), Router(settings(*routes)), "", None)
         found = {k: (e, r) for f in judged.found for k, e, r in zip(f.inputs.keys, f.inputs.etags, f.inputs.replaces, strict=True)}
         assert found == {k: (e, f"o{known[k]}" if k in known else None) for k, e in listed.items() if known.get(k) != e}
         assert judged.absent == sorted({*known, *state.quarantine} - set(listed))
@@ -93,14 +99,16 @@ def test_a_page_says_exactly_what_is_new_changed_and_missing(
 
 @given(versions, st.sampled_from(["", "in/b", "in/d"]), st.sampled_from(["in/e", "in/g", None]))
 def test_a_page_judges_only_its_own_range(committed: dict[str, str], after: str, upto: str | None) -> None:
-    judged = judge(page_of({}), state_of(committed, {}, {}), Router(settings("**")), after, upto)
+    state = state_of({}, {})
+    judged = judge(page_of({}), state, ledger_of(committed, after, upto), Router(settings("**")), after, upto)
     assert judged.absent == sorted(k for k in committed if k > after and (upto is None or k <= upto))
 
 
 @pytest.mark.parametrize(("etag", "retry_at_ms", "is_found"), [("1", 5, True), ("1", 0, False), ("2", 5, False)])
 def test_a_committed_version_that_waits_to_be_processed_once_more_is_found(etag: str, retry_at_ms: int, is_found: bool) -> None:
     """A backfill's attempt gave no answer: the old rows count, and the wish stands. What failed for good is not found."""
-    state = state_of({"in/a": "1", "in/b": "1"}, {}, {})
+    state = state_of({}, {})
     state.quarantine["in/a"] = Quarantined(key="in/a", etag=etag, kind="lost", reason="", retry_at_ms=retry_at_ms)
-    judged = judge(page_of({"in/a": "1", "in/b": "1"}), state, Router(settings("**")), "", None)
+    both = {"in/a": "1", "in/b": "1"}
+    judged = judge(page_of(both), state, ledger_of(both), Router(settings("**")), "", None)
     assert [(f.inputs.keys, f.inputs.replaces) for f in judged.found] == ([(["in/a"], ["o1"])] if is_found else [])

@@ -45,7 +45,9 @@ def test_a_queues_url_says_where_it_is(url: str, endpoint: str, region: str) -> 
     assert (meta.endpoint_url, meta.region_name) == (endpoint, region)
 
 
-@pytest.mark.parametrize("url", ["queue", "arn:aws:sqs:eu-west-1:123456789012:q", "https://sqs.eu-west-1.amazonaws.com/q", "s3://b/q"])
+@pytest.mark.parametrize(
+    "url", ["queue", "arn:aws:sqs:eu-west-1:123456789012:q", "https://sqs.eu-west-1.amazonaws.com/q", "s3://b/q"]
+)
 def test_what_is_no_queue(url: str) -> None:
     with pytest.raises(SettingsError, match="is no queue: give its URL"):
         NoticeQueue(url, bucket="b").check()
