@@ -69,12 +69,14 @@ class Pipeline:
     the rest of the key (`*` stays within one path part, `**/` spans any number). output: where Parquet goes, by default
     `tables/<name>/`. partition_by: columns for hive partitions. schema: column types; without it they are learned from the
     first rows. widen: what happens when a later file brings another type: "none" quarantines that file, "float" lets integers
-    become floats, "string" lets anything become text. retention_days: how long superseded rows stay on disk for readers.
+    become floats, "string" lets anything become text. retention_days: how long superseded rows stay on disk for readers. listing:
+    what a watching run, or the ticks between two sweeps, list: "auto" from the last key on where keys were seen to grow (dates,
+    sequence numbers) and there are many, else all; "growing" always from the last key on; "whole" always all.
 
     For a deployed pipeline: schedule: when it looks for new objects, as five cron fields in `timezone` or a timedelta. sweep: a
-    schedule of its own for full listings; the ticks of `schedule` then take only keys that were hinted. access: how workers reach
-    the bucket, through "mount" (they hold no credentials) or by "api". pip, apt: packages in every container. max_cost_usd,
-    max_cost_usd_per_day: estimated dollars after which a run, or a day (UTC), dispatches nothing more.
+    schedule of its own for full listings; the ticks of `schedule` then take keys that were hinted, or that grew. access: how
+    workers reach the bucket, through "mount" (they hold no credentials) or by "api". pip, apt: packages in every container.
+    max_cost_usd, max_cost_usd_per_day: estimated dollars after which a run, or a day (UTC), dispatches nothing more.
 
     Raises SettingsError, with one line, for anything that cannot work.
     """
@@ -91,6 +93,7 @@ class Pipeline:
         schema: pa.Schema | None = None,
         widen: Literal["none", "float", "string"] = "none",
         retention_days: float = 7.0,
+        listing: Literal["auto", "whole", "growing"] = "auto",
         schedule: str | timedelta | None = None,
         sweep: str | timedelta | None = None,
         timezone: str = "UTC",
@@ -115,6 +118,9 @@ class Pipeline:
             raise SettingsError(f"pipeline {name}: retention_days={retention_days!r} is not between 0 and 3650")
         self.retention_s = retention_days * DAY_S
         label = f"pipeline {name}"
+        if listing not in ("auto", "whole", "growing"):
+            raise SettingsError(f'{label}: listing={listing!r} is not one of "auto", "whole", "growing"')
+        self.listing: Literal["auto", "whole", "growing"] = listing
         if access not in ("mount", "api"):
             raise SettingsError(f'{label}: access={access!r} is neither "mount" nor "api"')
         self.deployment = DeploymentSettings(
@@ -232,6 +238,7 @@ class Pipeline:
             output=self.output,
             partition_by=self.partition_by,
             widen=self.widen,
+            listing=self.listing,
             transforms=tuple(t.settings for t in self.transforms),
             aggregates=tuple(self.aggregates),
             retention_s=self.retention_s,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pipeline.growth import Growth
 from pipeline.model import AggregateFile, Quarantined, Task
 from pipeline.runs import Run
 from pipeline.snapshot import Changes, Output, Removed
@@ -44,4 +45,6 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     """None: written by format 1, which did not add up."""
     superseded: dict[str, list[int]] = {}
     """Inputs of open tasks that may not publish any more, by position: a newer task took or already settled their key."""
+    growth: Growth | None = None
+    """Advice for listings, from whoever wrote the checkpoint."""
     usage: Usage = msgspec.field(default_factory=Usage)

@@ -3,9 +3,10 @@ that were named."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from pipeline.discovery import Judged, Router, confirm_missing, in_ranges, judge, judge_named, judge_unknown, with_more
+from pipeline.growth import Frontier, Growth, Stretch, Survey, stretch_of
 from pipeline.log import Log
 from pipeline.model import Page
 from pipeline.parts import Request
@@ -17,52 +18,87 @@ Look = tuple[Judged, list[str], int, bool]
 
 
 TOUCHED_MAX = 50_000
+"""Decisions remembered for a listing under way, before those about keys that it has passed are let go."""
 
 
-async def found_objects(log: Log, state: State, settings: PipelineSettings, request: Request) -> AsyncIterator[Look]:
-    """What the request is about, in key order. The caller may commit between two looks. Raises Outdated."""
-    if request.names is not None:
-        looks = _named(log, state, settings, request)
-    elif request.listing is not None:
-        looks = _told(log, state, settings, request.listing(settings.source))
-    else:
-        looks = _listed(log, state, settings, request)
-    async for look in looks:
-        yield look
+class Finder:
+    """What a request is about, found and compared with the state. The caller may commit between two looks."""
+
+    def __init__(self, log: Log, state: State, settings: PipelineSettings, request: Request) -> None:
+        self.log = log
+        self.state = state
+        self.settings = settings
+        self.request = request
+        self.router = Router(settings)
+        self.growth: Growth | None = None
+        """What the listing showed of how keys grow; None until it was read to its end."""
+
+    async def looks(self) -> AsyncIterator[Look]:
+        """In key order, for each part that is listed. Raises Outdated."""
+        request = self.request
+        if request.names is not None:
+            looks = self._named(request.names)
+        elif request.listing is not None:
+            looks = self._told(request.listing(self.settings.source))
+        elif request.growing:
+            looks = self._grown()
+        else:
+            looks = self._whole()
+        async for look in looks:
+            yield look
+
+    async def _named(self, names: Sequence[str]) -> AsyncIterator[Look]:
+        names, base = sorted(set(names)), self.state.sequence
+        await self.log.look_up(self.state, names)
+        judged = judge_named(await self.log.store.head_many(names), names, self.state, self.router, self.request.again)
+        yield judged, judged.absent, base, False
+
+    async def _told(self, pages: AsyncIterator[Page]) -> AsyncIterator[Look]:
+        async for page, more in with_more(pages):
+            self.state.ledger.forget()
+            await self.log.look_up(self.state, page.keys)
+            yield judge_unknown(page, self.state, self.router), [], self.state.sequence, more
+
+    async def _whole(self) -> AsyncIterator[Look]:
+        survey = Survey(self.settings.source)
+        async for look in self._listed([Stretch(self.settings.source, "", "", None)], survey):
+            yield look
+        self.growth = survey.growth()
+
+    async def _grown(self) -> AsyncIterator[Look]:
+        """Only where keys grow, from the last one on; what is late is for a notice or a whole listing to find."""
+        frontiers = grown(self.state, self.settings)
+        survey = Survey(self.settings.source, self.state.growth)
+        async for look in self._listed([stretch_of(f, self.settings.source) for f in frontiers], survey):
+            yield look
+        self.growth = survey.further(frontiers)
+
+    async def _listed(self, stretches: Sequence[Stretch], survey: Survey) -> AsyncIterator[Look]:
+        state, base = self.state, self.state.sequence
+        for last, stretch in [(stretch is stretches[-1], stretch) for stretch in stretches]:
+            async for page, after, upto in ranged_pages(self.log, stretch):
+                survey.note(page)
+                for part, above, end in in_ranges(page, after, upto, state.ledger.runs.range_ends(after, upto)):
+                    committed = await self.log.committed_between(state, above, end)
+                    judged = judge(part, state, committed, self.router, above, end, self.request.again)
+                    yield judged, await confirm_missing(self.log.store, judged.absent), base, not last or end != stretch.upto
+                    if len(state.touched) > TOUCHED_MAX and end is not None:  # no later page asks about these
+                        state.touched = {key: sequence for key, sequence in state.touched.items() if key > end}
 
 
-async def _named(log: Log, state: State, settings: PipelineSettings, request: Request) -> AsyncIterator[Look]:
-    names, base = sorted(set(request.names or ())), state.sequence
-    await log.look_up(state, names)
-    judged = judge_named(await log.store.head_many(names), names, state, Router(settings), request.again)
-    yield judged, judged.absent, base, False
+def grown(state: State, settings: PipelineSettings) -> list[Frontier]:
+    """Where this pipeline is listed from the last key on; empty if nowhere."""
+    if settings.listing == "whole" or state.growth is None:
+        return []
+    return state.growth.grown(always=settings.listing == "growing")
 
 
-async def _told(log: Log, state: State, settings: PipelineSettings, pages: AsyncIterator[Page]) -> AsyncIterator[Look]:
-    router = Router(settings)
-    async for page, more in with_more(pages):
-        state.ledger.forget()
-        await log.look_up(state, page.keys)
-        yield judge_unknown(page, state, router), [], state.sequence, more
-
-
-async def _listed(log: Log, state: State, settings: PipelineSettings, request: Request) -> AsyncIterator[Look]:
-    router = Router(settings)
-    async for page, after, upto, base in ranged_pages(log, state, settings.source):
-        for part, above, end in in_ranges(page, after, upto, state.ledger.runs.range_ends(after, upto)):
-            committed = await log.committed_between(state, above, end)
-            judged = judge(part, state, committed, router, above, end, request.again)
-            yield judged, await confirm_missing(log.store, judged.absent), base, end is not None
-            if len(state.touched) > TOUCHED_MAX and end is not None:  # keys come in order: no later page asks about these
-                state.touched = {key: sequence for key, sequence in state.touched.items() if key > end}
-
-
-async def ranged_pages(log: Log, state: State, source: str) -> AsyncIterator[tuple[Page, str, str | None, int]]:
-    """Pages with the key range each covers and the sequence known before any was requested."""
-    after, held, base = "", None, state.sequence
-    async for page in log.store.list(source):
+async def ranged_pages(log: Log, stretch: Stretch) -> AsyncIterator[tuple[Page, str, str | None]]:
+    """The stretch's pages, each with the key range (after, upto] that it covers."""
+    held, after = None, stretch.after
+    async for page in log.store.list(stretch.prefix, start_after=stretch.start_after):
         if held is not None and held.keys:
-            yield held, after, held.keys[-1], base
+            yield held, after, held.keys[-1]
             after = held.keys[-1]
         held = page
-    yield held or Page(keys=[], etags=[], sizes=[], modified_us=[]), after, None, base
+    yield held or Page(keys=[], etags=[], sizes=[], modified_us=[]), after, stretch.upto

@@ -60,12 +60,14 @@ class Budget(Protocol):
 class Request:
     """What a pass is asked for. limit: at most so many sources. names: only these keys, and no listing. again: which objects
     at their committed version are processed once more. listing: instead of the store's own, what somebody listed a while ago, below
-    the source prefix that it is called with: of that, only what is not known at all, and nothing is missing."""
+    the source prefix that it is called with: of that, only what is not known at all, and nothing is missing. growing: list only the
+    prefixes whose keys grow, from the last key on (see `growth.Growth`)."""
 
     limit: int | None = None
     names: Sequence[str] | None = None
     again: Again | None = None
     listing: Callable[[str], AsyncIterator[Page]] | None = None
+    growing: bool = False
 
 
 class Aggregator(Protocol):

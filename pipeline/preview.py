@@ -8,7 +8,8 @@ from msgspec import UNSET, UnsetType
 from pipeline.assembly import Runtime
 from pipeline.cost import Budget, Prices
 from pipeline.discovery import Judged
-from pipeline.listing import found_objects
+from pipeline.growth import explained
+from pipeline.listing import Finder
 from pipeline.parts import Request
 from pipeline.prices import Rates
 from pipeline.settings import rented_policy
@@ -66,6 +67,8 @@ class Plan(msgspec.Struct):
     in_progress: int = 0
     unmatched: int = 0
     unmatched_sample: list[str] = []
+    listing: str = ""
+    """What a watching run, or the ticks between two sweeps, would list, and why."""
     cost: PlanCost | UnsetType = UNSET
 
 
@@ -78,10 +81,12 @@ async def preview(runtime: Runtime, now_ms: int, rates: Rates | None = None) -> 
     state = await runtime.log().load()
     plan = Plan(pipeline=state.pipeline, in_progress=len(state.wanted))
     routes: dict[str, Route] = {}
-    async for judged, missing, _, _ in found_objects(runtime.log(), state, runtime.settings, Request()):
+    finder = Finder(runtime.log(), state, runtime.settings, Request())
+    async for judged, missing, _, _ in finder.looks():
         plan.deleted += len(missing)
         _note(judged, state, now_ms, plan, routes)
     plan.routes = list(routes.values())
+    plan.listing = explained(finder.growth, runtime.settings.listing) if finder.growth is not None else ""
     if rates is not None:
         add_cost(plan, state, Prices(runtime.settings, rented_policy(), rates), now_ms)
     return plan

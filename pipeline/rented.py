@@ -87,10 +87,11 @@ class Control:
     """Whether the file declares this pipeline only."""
 
     def tick(self, names: Sequence[str] | None = None, *, lists: bool = True) -> bool:
-        """One pass: settle, find what is new (all of it, or among `names`), commit, hand over. True if aggregates are behind."""
-        if names is None and not lists:
-            names = ()
-        return self._run(lambda runtime: self._pass(runtime, Request(names=names)))
+        """One pass: settle, find what is new, commit, hand over. True if aggregates are behind.
+
+        New is what lies in the bucket, or among `names`; without `lists` only what grew at the end of prefixes that do.
+        """
+        return self._run(lambda runtime: self._pass(runtime, Request(names=names, growing=not lists)))
 
     def backfill(self, wanted: BackfillSettings) -> bool:
         """Process again what a declared backfill selects."""

@@ -13,7 +13,7 @@ from pipeline.discovery import Judged
 from pipeline.errors import CommitConflict, ObjectNotFound
 from pipeline.evidence import Evidence, Loss
 from pipeline.gathering import gather, verified
-from pipeline.listing import found_objects
+from pipeline.listing import Finder
 from pipeline.log import Log, Outdated
 from pipeline.maintenance import Vacuumed, unnamed_runs, vacuum, write_checkpoint
 from pipeline.model import Assignment, Commit, Receipt, Task
@@ -64,7 +64,8 @@ class Pass:
         request = request or Request()
         await self.open()
         await self.gather()
-        async for judged, missing, base, more in found_objects(self.log, self.state, self.settings, request):
+        finder = Finder(self.log, self.state, self.settings, request)
+        async for judged, missing, base, more in finder.looks():
             self._count(judged)
             if self.parts.stopping():
                 break
@@ -73,7 +74,9 @@ class Pass:
             if (request.limit is not None and self.report.planned >= request.limit) or self._is_full():
                 break
         else:
-            self.report.complete = request.names is None and request.listing is None
+            self.report.complete = request.names is None and request.listing is None and not request.growing
+            if finder.growth is not None and not self._is_full():
+                self.state.growth = finder.growth
         await self.commit(self._collected())
         await self.drain()
         await self.aggregate()

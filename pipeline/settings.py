@@ -129,6 +129,8 @@ class PipelineSettings:
     """How long files stay after their last row was superseded."""
     deployment: DeploymentSettings = field(default_factory=DeploymentSettings)
     cost: CostLimits = field(default_factory=CostLimits)
+    listing: Literal["auto", "whole", "growing"] = "auto"
+    """Whether passes between two whole listings list from the last key on: where listings showed that keys grow, never, always."""
 
     def transform(self, name: str) -> TransformSettings | None:
         """The transform of that name, None if it is no longer declared."""

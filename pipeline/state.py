@@ -10,6 +10,7 @@ import msgspec
 from pipeline import keys
 from pipeline.checkpoint import Checkpoint, Totals
 from pipeline.errors import InvariantViolated, StateInvalid
+from pipeline.growth import Growth
 from pipeline.ledger import Entry, Ledger
 from pipeline.model import (
     FORMAT_VERSION,
@@ -34,7 +35,8 @@ class State:
     tasks: open tasks. wanted: source key -> the only task that may publish it, and at which etag. outputs, removed: files with
     and without live rows. usage: what attempts took so far. overlay: ledger entries changed since the runs were written (None:
     deleted). base: the sequence of the checkpoint that the runs are from. doomed: runs that commits since gave up.
-    touched: source key -> the commit that last decided about it, for commits applied in this process.
+    touched: source key -> the commit that last decided about it, for commits applied in this process. growth: advice for listings;
+    no commit changes it.
     """
 
     __slots__ = (
@@ -42,6 +44,7 @@ class State:
         "base",
         "changes",
         "doomed",
+        "growth",
         "id",
         "ledger",
         "outputs",
@@ -71,6 +74,7 @@ class State:
         self.aggregates: dict[str, AggregateFile] = {}
         self.changes = Changes()
         self.totals = Totals()
+        self.growth: Growth | None = None
         self.base = 0
         self.ledger = Ledger()
         self.overlay: dict[str, Entry | None] = {}
@@ -328,6 +332,7 @@ class State:
             changes=self.changes,
             runs=self.ledger.runs.runs,
             totals=self.totals,
+            growth=self.growth,
             usage=self.usage,
             superseded={
                 task.id: lost
@@ -345,7 +350,7 @@ class State:
         state.outputs = Outputs(checkpoint.outputs, checkpoint.outputs_gone, checkpoint.output_runs)
         state.quarantine, state.aggregates = checkpoint.quarantine, checkpoint.aggregates
         state.changes, state.ledger, state.usage = checkpoint.changes, Ledger(checkpoint.runs), checkpoint.usage
-        state.totals = checkpoint.totals or Totals()
+        state.totals, state.growth = checkpoint.totals or Totals(), checkpoint.growth
         for task in state.tasks.values():
             lost = set(checkpoint.superseded.get(task.id, ()))
             for i, key in enumerate(task.inputs.keys):

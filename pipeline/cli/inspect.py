@@ -59,6 +59,8 @@ def plan_command(target: Target, engine: str) -> int:
             click.echo(f"  {count(plan.in_progress, 'file')} in open tasks of other or earlier runs")
         if plan.unmatched:
             click.echo(f"  {count(plan.unmatched, 'file')} matched by no transform, such as {printable(plan.unmatched_sample[0])}")
+        if plan.listing:
+            click.echo(f"  {plan.listing}")
         if not plan.routes and not plan.deleted and not plan.in_progress:
             click.echo("  nothing to do")
         if plan.cost:

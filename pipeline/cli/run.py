@@ -24,6 +24,7 @@ from pipeline.cli.render import count, duration, printable, size
 from pipeline.engines import Engine
 from pipeline.errors import CommitConflict, CommitUnknown, ObjectNotFound, SettingsError, StoreUnavailable
 from pipeline.executors.spawn import SpawnerGone
+from pipeline.listing import grown
 from pipeline.notices import NoticeQueue, Notices, in_background
 from pipeline.parts import PassReport, Request
 from pipeline.state import State
@@ -31,6 +32,8 @@ from pipeline.stores import open_store, s3_address
 
 WATCH_BACKOFF_MAX_S = 60.0
 SWEEP_S = 3600.0
+WHOLE_PAUSE = 20
+"""How many times longer than it took the pause after a whole listing is, where passes in between list from the last key on."""
 _LATER = (StoreUnavailable, ObjectNotFound, CommitConflict, CommitUnknown)
 """What a later pass may find to be over: a watching run goes on."""
 
@@ -43,7 +46,10 @@ _LATER = (StoreUnavailable, ObjectNotFound, CommitConflict, CommitUnknown)
 @click.option("--limit", type=click.IntRange(1), help="process at most so many files, then stop")
 @click.option("--queue", "queue_url", metavar="URL", help="--watch: an SQS queue of upload notices; what they name is not listed")
 @click.option(
-    "--sweep", "sweep_s", type=click.FloatRange(1, 604800), help=f"--queue: seconds between full listings [default: {SWEEP_S:g}]"
+    "--sweep",
+    "sweep_s",
+    type=click.FloatRange(1, 604800),
+    help=f"--watch: seconds between whole listings, where not each look is one [default: up to {SWEEP_S:g}]",
 )
 @click.option("--inventory", metavar="URL", help="an S3 Inventory's manifest.json: process what it names and is not known yet")
 @click.option("--job", "job", help="process the files of this job only (see  tidemill submit)")
@@ -66,8 +72,8 @@ def run_command(  # noqa: PLR0917
     """
     if job is not None and (watch or limit):
         raise click.UsageError("--job goes with neither --watch nor --limit: it runs the job's files, once")
-    if (queue_url and (not watch or limit)) or (sweep_s and not queue_url):
-        raise click.UsageError("--queue needs --watch, and goes with no --limit; --sweep needs --queue")
+    if (queue_url and (not watch or limit)) or (sweep_s and not watch):
+        raise click.UsageError("--queue needs --watch, and goes with no --limit; --sweep needs --watch")
     if inventory is not None and (watch or job):
         raise click.UsageError("--inventory goes with neither --watch nor --job: it is a listing, and read once")
     if job is not None:
@@ -76,12 +82,12 @@ def run_command(  # noqa: PLR0917
     if inventory is not None:
         return asyncio.run(Run(target, engine, work=partial(_inventory, target, inventory, limit)).go())
     run = Run(target, engine, watch=watch, interval_s=interval_s, request=request)
+    run.sweep_s = sweep_s
     if queue_url is not None:
         if not target.bucket.url.startswith("s3://"):
             raise click.UsageError(f"--queue is for notices of an S3 bucket, and {target.bucket.url} is none")
         name, prefix = s3_address(target.bucket.url)
         run.notices = NoticeQueue(queue_url, bucket=name, prefix=prefix, region=target.bucket.region)
-        run.sweep_s = sweep_s or SWEEP_S
     return asyncio.run(run.go())
 
 
@@ -159,8 +165,10 @@ class Run:
         self.states: dict[str, State] = {}
         self.found_problems = False
         self.notices: NoticeQueue | None = None
-        self.sweep_s = SWEEP_S
+        self.sweep_s: float | None = None
         self.swept_s = 0.0
+        self.whole_due_s: dict[str, float] = {}
+        """When each pipeline's next whole listing is due, where passes before it may list from the last key on."""
         self.noticed: Notices | None = None
         """What the next turn looks up; None for a full listing."""
         self.warming = False
@@ -195,9 +203,23 @@ class Run:
 
     def _request(self, runtime: Runtime) -> Request | None:
         if self.noticed is None:
-            return self.request
+            return Request(growing=True) if self._grows(runtime) else self.request
         source = runtime.settings.source
         return Request(names=[key for key in self.noticed.keys if key.startswith(source) and key != source])
+
+    def _grows(self, runtime: Runtime) -> bool:
+        """Whether this look need not list everything: keys grow there, and the next whole listing is not due yet."""
+        name = runtime.settings.name
+        state, due_s = self.states.get(name), self.whole_due_s.get(name, 0.0)
+        return self.request is None and state is not None and time.monotonic() < due_s and bool(grown(state, runtime.settings))
+
+    def _note_listing(self, name: str, report: PassReport, seconds: float) -> None:
+        """Whole listings may take a twentieth of the time; after an outage the next one is due at once."""
+        if report.unread:
+            self.whole_due_s[name] = 0.0
+        elif report.complete:
+            pause_s = self.sweep_s or min(WHOLE_PAUSE * seconds, SWEEP_S)
+            self.whole_due_s[name] = time.monotonic() + pause_s
 
     def _stop(self, main: asyncio.Task[Any] | None) -> None:
         self.stopped.set()
@@ -242,7 +264,7 @@ class Run:
 
     async def _next_notices(self, queue: NoticeQueue) -> None:
         """Wait until there are notices, or a full listing is due."""
-        while (left_s := self.swept_s + self.sweep_s - time.monotonic()) > 0:
+        while (left_s := self.swept_s + (self.sweep_s or SWEEP_S) - time.monotonic()) > 0:
             found = await queue.receive(left_s)
             if found.odd:
                 fate = "left to its dead-letter queue" if queue.sets_aside else "deleted"
@@ -262,6 +284,7 @@ class Run:
                 report, self.states[name] = await self.work(runtime)
             finally:
                 following.cancel()
+        self._note_listing(name, report, time.monotonic() - started)
         self.found_problems |= report.quarantined > 0 or report.unread > 0
         if report.commits or not self.watch:
             self._show(runtime, report, time.monotonic() - started)

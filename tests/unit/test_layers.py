@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", "sizing", "pools", "tracebacks", "limits"}
-CORE = VALUES | {"wire", "runs", "ledger", "outputs", "checkpoint", "state", "evidence", "planner", "jobs", "cost", "orders"}
+CORE = VALUES | {"wire", "runs", "ledger", "outputs", "checkpoint", "growth", "state", "evidence"}
+CORE |= {"planner", "jobs", "cost", "orders"}
 SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
     *("selection", "desk", "lookup", "compaction", "listing"),
