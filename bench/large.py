@@ -51,7 +51,7 @@ def name(i: int) -> str:
 
 
 def etag(i: int) -> str:
-    return f"{0x9E3779B97F4A7C15 * (i + 1) & (2**128 - 1):032x}"
+    return f"{0x9E3779B97F4A7C15F39CC0605CEDC835 * (i + 1) & (2**128 - 1):032x}"
 
 
 def modified_us(i: int) -> int:

@@ -52,6 +52,11 @@ def _named_pass(world: World) -> None:
     world.start_tick(wish=Wish(names=[f"{SOURCE}{rng.randrange(14):02d}" for _ in range(rng.randint(1, 4))]))
 
 
+def _growing_pass(world: World) -> None:
+    """A pass that lists from the last key on only, whatever the keys here do."""
+    world.start_tick(wish=Wish(growing=True))
+
+
 def _backfill(world: World) -> None:
     """Everything that was committed once more, or what other code made."""
     version = None if world.kernel.rng.random() < 0.5 else world.version
@@ -75,6 +80,7 @@ ACTORS = (
     Actor(_pass, 0.06),
     Actor(_reader, 0.03, most=9, kind="reader"),
     Actor(_named_pass, 0.006),
+    Actor(_growing_pass, 0.006),
     Actor(_operator, 0.006),
     Actor(_backfill, 0.002),
     Actor(_deployment, 0.001),

@@ -283,6 +283,18 @@ def name_doomed_runs() -> Any:
     return patch.object(State, "apply", apply)
 
 
+@removes("runs are exchanged only for those of a checkpoint that has all that the overlay lacks")
+def exchange_for_any_runs() -> Any:
+    real = maintenance._write_runs
+
+    async def write(log: Any, state: State, ids: Any) -> None:
+        base = state.base
+        await real(log, state, ids)
+        state.base = base
+
+    return patch.object(maintenance, "_write_runs", write)
+
+
 @removes("aggregates are committed right after the snapshot they were computed over, or not at all")
 def late_aggregates() -> Any:
     async def aggregate(self: Pass) -> None:

@@ -23,6 +23,7 @@ def settings(version: str) -> PipelineSettings:
         transforms=(TransformSettings(name="t", version=version, match=("**",), timeout_s=0, max_attempts=3),),
         aggregates=(AggregateSettings(name="a", by={"g": "g"}, sql=""),),
         retention_s=RETENTION_S,
+        listing="growing",
     )
 
 
