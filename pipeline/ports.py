@@ -24,11 +24,16 @@ class Store(Protocol):
 
     url: str
 
-    def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[Page]:
+    def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
         """Objects whose key starts with `prefix`, in UTF-8 byte order of the whole key, above `start_after`.
 
         Complete: every object that existed before the call and still exists is listed. Never lists temporary files.
         A prefix without objects gives no page, or empty pages.
+
+        split_at: keys, in order, at which a store may begin to list before it has come to them, so as to list several ranges at
+        once. They change nothing about what is listed or its order, need not exist, and pages do not end at them. Good ones lie
+        about 16,000 keys apart: nearer ones cost requests, and of a much larger range only the beginning is listed ahead, since
+        what a store holds ahead of its reader is bounded. Closing the iterator ends all that was begun.
         """
         ...
 

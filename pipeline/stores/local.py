@@ -66,7 +66,7 @@ class LocalStore:
 
     # -- listing -----------------------------------------------------------------------------------------------------
 
-    async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[Page]:
+    async def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
         for page in self._pages(prefix, start_after):
             yield page
             await asyncio.sleep(0)

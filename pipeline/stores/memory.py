@@ -23,7 +23,7 @@ class MemoryStore:
         self._page_keys = page_keys
         self._serial = 0
 
-    async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[Page]:
+    async def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
         names = sorted((k for k in self._objects if k.startswith(prefix) and k > start_after), key=str.encode)
         for start in range(0, len(names), self._page_keys):
             page = [(k, self._objects[k]) for k in names[start : start + self._page_keys] if k in self._objects]

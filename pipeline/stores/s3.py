@@ -18,7 +18,6 @@ from pipeline.errors import (
     KeyUnsupported,
     ObjectNotFound,
     PreconditionFailed,
-    SettingsError,
     SourceChanged,
     StoreUnavailable,
     StoreUnsafe,
@@ -26,22 +25,19 @@ from pipeline.errors import (
 from pipeline.model import Head, Page, Stored
 from pipeline.ports import Content
 from pipeline.stores.s3_content import S3Content
-from pipeline.stores.s3_errors import RangeEmpty, code_in, explained, of_code
-from pipeline.stores.s3_listing import as_head, as_stored, parse_listing, span, together, whole_size
+from pipeline.stores.s3_errors import RangeEmpty, explained, of_code
+from pipeline.stores.s3_listing import as_head, as_stored, span, whole_size
+from pipeline.stores.s3_pages import S3Lister
 
 T = TypeVar("T")
 
 KEY_BYTES_MAX = 1024
 CONCURRENT = 32
-PAGES_TOGETHER = 10
-"""Listing pages of 1,000 keys that are handed on as one."""
 MULTIPART_BYTES = 16 * 2**20
 DELETE_MAX = 1000
 
 _ODD = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_list = list  # inside the class, `list` is the method
-_Pages = list[Page]
 
 
 class S3Store:
@@ -69,12 +65,10 @@ class S3Store:
             self._boto: Any = self._session.client("s3", endpoint_url=endpoint_url, region_name=self._region, config=config)
             once = config.merge(Config(retries={"total_max_attempts": 1, "mode": "standard"}))
             self._boto_once: Any = self._session.client("s3", endpoint_url=endpoint_url, region_name=self._region, config=once)
-        self._http: Any = None
+        self._lister = S3Lister(self._boto, bucket, prefix, endpoint_url)
         self._fast: Any = None
         self._fast_once: Any = None
         self._gate: asyncio.Semaphore | None = None
-        self._sorts: bool | None = None
-        """Whether listings come in another order than that of the keys' bytes and are collected and sorted; None: not known yet."""
 
     # -- clients -----------------------------------------------------------------------------------------------------
 
@@ -108,12 +102,11 @@ class S3Store:
 
     async def check(self, prefix: str = "") -> None:
         """One small listing below the prefix: proves that the bucket exists and may be read there."""
-        await asyncio.to_thread(self._list_page, self._full(prefix), "", 1, None)
+        await self._lister.check(prefix)
 
     async def close(self) -> None:
         """Release connections."""
-        if self._http is not None:
-            self._http.clear()
+        self._lister.close()
         self._boto.close()
         self._boto_once.close()
 
@@ -122,95 +115,14 @@ class S3Store:
     @property
     def sorts(self) -> bool:
         """Whether the service is known to list in another order than that of the keys' bytes."""
-        return bool(self._sorts)
+        return self._lister.sorts
 
-    async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[Page]:
-        last = ""
-        async for page in self._gathered(prefix, start_after):
-            disordered = page.keys[0].encode() <= last.encode() if last else False
-            if disordered or any(a >= b for a, b in zip(page.keys, page.keys[1:], strict=False)):
-                self._sorts = True
-                if last:  # earlier pages were handed on already
-                    raise StoreUnavailable(f"{self.url} lists keys out of byte order; listed sorted from now on: try again")
-                async for part in self._sorted(prefix, start_after):
-                    yield part
-                return
-            last = page.keys[-1]
-            yield page
+    def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
+        return self._lister.list(prefix, start_after, split_at)
 
-    async def _gathered(self, prefix: str, start_after: str) -> AsyncIterator[Page]:
-        """Pages of the service put together; or the sorted listing."""
-        if self._sorts is None:
-            await self.check(prefix)
-        if self._sorts:
-            async for part in self._sorted(prefix, start_after):
-                yield part
-            return
-        pages: _Pages = []
-        async for page in self.pages(prefix, start_after):
-            pages.append(page)
-            if len(pages) == PAGES_TOGETHER:
-                yield together(pages)
-                pages = []
-        if pages:
-            yield together(pages)
-
-    async def pages(self, prefix: str, start_after: str = "", *, size: int = 1000) -> AsyncIterator[Page]:
+    def pages(self, prefix: str, start_after: str = "", *, size: int = 1000) -> AsyncIterator[Page]:
         """Pages of up to `size` keys as the service gives them, in whatever order."""
-        token, before = None, None
-        after = self._full(start_after) if start_after else ""
-        while True:
-            page, token = await asyncio.to_thread(self._list_page, self._full(prefix), after, size, token)
-            if page.keys:
-                yield page
-            if token is None:
-                return
-            if token == before:
-                raise StoreUnavailable(f"{self.url}: the listing does not go on: the service names the same next page twice")
-            before = token
-
-    async def _sorted(self, prefix: str, start_after: str) -> AsyncIterator[Page]:
-        """The whole listing in memory, in byte order, without repeats."""
-        rows: dict[str, tuple[str, int, int]] = {}
-        async for page in self.pages(prefix, ""):
-            rows.update(zip(page.keys, zip(page.etags, page.sizes, page.modified_us, strict=True), strict=True))
-        names = sorted((key for key in rows if key > start_after), key=str.encode)
-        for start in range(0, len(names), 1000 * PAGES_TOGETHER):
-            part = names[start : start + 1000 * PAGES_TOGETHER]
-            etags, sizes, modified = zip(*(rows[key] for key in part), strict=True)
-            yield Page(keys=part, etags=_list(etags), sizes=_list(sizes), modified_us=_list(modified))
-
-    def _list_page(self, prefix: str, after: str, count: int, token: str | None) -> tuple[Page, str | None]:
-        """One ListObjectsV2 request: signed by boto3, sent and retried by urllib3, parsed by expat."""
-        parameters = {"Bucket": self._bucket, "Prefix": prefix, "MaxKeys": count, "EncodingType": "url"}
-        if token is not None:
-            parameters["ContinuationToken"] = token
-        elif after:
-            parameters["StartAfter"] = after
-        with explained(self.url):
-            url = self._boto.generate_presigned_url("list_objects_v2", Params=parameters, ExpiresIn=300)
-            response = self._pool().request("GET", url)
-        if response.status != 200:
-            raise self._refused(response.status, response.data.decode("utf-8", "replace"))
-        if self._sorts is None:
-            self._sorts = "seaweed" in response.headers.get("Server", "").lower()
-        return parse_listing(response.data, len(self._prefix), self.url)
-
-    def _pool(self) -> Any:
-        if self._http is None:
-            import urllib3
-            from botocore.httpsession import get_cert_path
-
-            retry = urllib3.Retry(total=5, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
-            self._http = urllib3.PoolManager(maxsize=4, retries=retry, ca_certs=get_cert_path(True), timeout=60.0)
-        return self._http
-
-    def _refused(self, status: int, body: str) -> Exception:
-        code = code_in(body)
-        if code == "NoSuchBucket" or (status == 404 and not code):
-            where = self._endpoint_url or "AWS"
-            return SettingsError(f"there is no bucket {self._bucket!r} at {where}: check --bucket and --region")
-        return of_code(code or str(status), status, self.url)
+        return self._lister.pages(prefix, start_after, size)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

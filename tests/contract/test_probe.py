@@ -133,8 +133,8 @@ class Cheating(MemoryStore):
     def changed(self, keys: list[str]) -> list[str]:
         return keys
 
-    async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[Page]:
-        async for page in super().list(prefix, start_after=start_after):
+    async def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
+        async for page in super().list(prefix, start_after=start_after, split_at=split_at):
             where = {key: i for i, key in enumerate(page.keys)}
             order = [where[key] for key in self.changed(list(page.keys))]
             columns: tuple[Sequence[Any], ...] = (page.keys, page.etags, page.sizes, page.modified_us)
@@ -164,7 +164,7 @@ class ListsTwice(Cheating):
 
 
 class BeginsAnew(MemoryStore):
-    async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[Page]:
+    async def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
         async for page in super().list(prefix):
             yield page
 
@@ -265,10 +265,10 @@ class Losing(MemoryStore):
             self.lose()
         return await super().head(key)
 
-    async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[Page]:
+    async def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
         if self.due():
             self.lose()
-        async for page in super().list(prefix, start_after=start_after):
+        async for page in super().list(prefix, start_after=start_after, split_at=split_at):
             yield page
 
     async def delete(self, keys: Sequence[str]) -> None:

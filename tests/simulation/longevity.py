@@ -68,7 +68,7 @@ class Bucket(MemoryStore):
         self.requests: Counter[str] = Counter()
         self._names: list[str] = []
 
-    async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[Page]:
+    async def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
         at = bisect_left(self._names, max(prefix, start_after))
         while True:
             page = [name for name in self._names[at : at + 1000] if name.startswith(prefix) and name > start_after]

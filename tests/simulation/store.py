@@ -47,7 +47,7 @@ class SimStore:
 
     # -- the port ----------------------------------------------------------------------------------------------------
 
-    async def list(self, prefix: str, *, start_after: str = "") -> AsyncIterator[Page]:
+    async def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
         after = start_after
         while True:
             page, more = await patient("list", prefix, after)
