@@ -30,7 +30,7 @@ def parse_listing(body: bytes, cut: int, what: str) -> tuple[Page, str | None]:
     """
     try:
         return _regular(body, cut) or _any(body, cut)
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: of an encoding that nobody knows
         raise StoreUnavailable(f"{what}: the listing came damaged or cut off ({error})") from None
 
 
