@@ -55,14 +55,8 @@ class _Range:
     size: int = PAGE_KEYS
     raw: bool = False
     """As the service gives them: in whatever order, and without going on where a request fails."""
-
-
-@dataclass
-class _Listing:
-    """What the walks of one listing have in common."""
-
-    answered: bool = False
-    """Whether the service has answered any of them. Before that, what fails is no interruption."""
+    first: bool = False
+    """It begins where the whole listing does. Where not even its first page comes, nothing was interrupted."""
 
 
 class _Asker:
@@ -129,13 +123,12 @@ def _pool() -> Any:
 class _Walk:
     """The pages of one range, one after the other. Where a request fails it goes on behind the last key that came."""
 
-    def __init__(self, asker: _Asker, what: _Range, listing: _Listing) -> None:
+    def __init__(self, asker: _Asker, what: _Range) -> None:
         self._asker = asker
         self._what = what
-        self._listing = listing
         self._last = what.after
         self._token: str | None = None
-        self._failures = 0
+        self._failures = RESUMES if what.first or what.raw else 0
         self._ahead: asyncio.Future[bytes] | None = None
         """The request for the page after the one that is being read."""
 
@@ -154,7 +147,7 @@ class _Walk:
                     raise StoreUnavailable(
                         f"{self._asker.url}: the listing does not go on: the service names the same next page twice"
                     )
-                self._token, self._listing.answered = token, True
+                self._token = token
                 more = token is not None
                 if not self._what.raw:
                     page, within = self._in_range(page)
@@ -169,7 +162,7 @@ class _Walk:
             try:
                 return await (self._ahead or self._ask(self._token))
             except StoreUnavailable:
-                if self._what.raw or not self._listing.answered or self._failures == RESUMES:
+                if self._failures == RESUMES:
                     raise
                 await asyncio.sleep(PAUSE_S * 2**self._failures)
                 self._failures += 1
@@ -267,7 +260,7 @@ class S3Lister:
 
     def pages(self, prefix: str, start_after: str, size: int) -> AsyncGenerator[Page, None]:
         """Pages of up to `size` keys as the service gives them, in whatever order."""
-        return _Walk(self._asker, _Range(prefix=prefix, after=start_after, size=size, raw=True), _Listing()).pages()
+        return _Walk(self._asker, _Range(prefix=prefix, after=start_after, size=size, raw=True)).pages()
 
     async def _sorted(self, prefix: str, start_after: str) -> Iterator[Page]:
         """The whole listing in memory, in byte order, without repeats."""
@@ -294,11 +287,12 @@ class S3Lister:
         """The pages of one range after the other, while those that follow are listed too."""
         splits = sorted({key for key in split_at if key.startswith(prefix) and key > start_after and key.isprintable()})
         ends = zip([start_after, *splits], [*splits, None], strict=True)
-        waiting, running, listing = deque(_Range(prefix=prefix, after=a, end=b) for a, b in ends), deque[_Ahead](), _Listing()
+        waiting = deque(_Range(prefix=prefix, after=a, end=b, first=i == 0) for i, (a, b) in enumerate(ends))
+        running = deque[_Ahead]()
         try:
             while waiting or running:
                 while waiting and len(running) < WINDOW:
-                    running.append(_Ahead(_Walk(self._asker, waiting.popleft(), listing)))
+                    running.append(_Ahead(_Walk(self._asker, waiting.popleft())))
                 while (page := await running[0].next()) is not None:
                     yield page
                 await running.popleft().task

@@ -165,6 +165,11 @@ def test_listing_is_in_byte_order_and_resumes(store: Any) -> None:
         assert await listed(store, "in/data/") == [k for k in wanted if k.startswith("in/data/")]
         for after in wanted:
             assert await listed(store, "in/", start_after=after) == [k for k in wanted if k.encode() > after.encode()]
+        for splits in (wanted, wanted[::3], ["a", "in/", "in/data.", "in/y", "in/y", "zz"]):
+            assert await listed(store, "in/", split_at=splits) == wanted
+            assert await listed(store, "in/data", split_at=splits) == [k for k in wanted if k.startswith("in/data")]
+            assert await listed(store, "in/", start_after=wanted[4], split_at=splits) == wanted[5:]
+        assert await listed(store, "no/", split_at=["no/a", "no/b"]) == []
 
     run(work())
 
