@@ -184,9 +184,9 @@ class _Walk:
         return _first(page, bisect_right(keys, end)), False
 
     def _drop(self) -> None:
-        """Nobody waits for the request that is ahead: its error, if it has one, is nobody's."""
-        if self._ahead is not None and not self._ahead.cancel() and not self._ahead.cancelled():
-            self._ahead.exception()
+        """Nobody waits for the request that is ahead any more: its error, if it has one, is nobody's."""
+        if self._ahead is not None:
+            self._ahead.cancel()
         self._ahead = None
 
 
