@@ -2,7 +2,7 @@
 
 Keys are exact: whatever S3 allows as a key is read and written as it is. Most requests go through obstore (a Rust client, far
 lighter than boto3); keys that its paths cannot express (`a//b`, `x/`, control characters) go through boto3.
-Listings are signed by boto3 and parsed here, since obstore drops the last slash of a key and stops at odd ones.
+Listings are signed by boto3 and read here (`s3_pages`), since obstore drops the last slash of a key and stops at odd ones.
 Credentials are found the way boto3 finds them.
 """
 

@@ -30,13 +30,12 @@ WINDOW = 8
 BUFFER_PAGES = 20
 """Pages of one range that wait for their turn."""
 RETRIES = 5
-"""How often urllib3 sends a request that the service cannot answer just now."""
+"""How often urllib3 sends a request again that the service cannot answer just now."""
 BACKOFF_S = 0.2
 RESUMES = 4
 """How often in a row a listing goes on after a page that did not come."""
 PAUSE_S = 1.0
 """Before the first of these times; then twice as long, and so on."""
-
 
 _Pages = list[Page]  # inside the class, `list` is the method
 
