@@ -76,7 +76,8 @@ class Finder:
     async def _listed(self, stretches: Sequence[Stretch], survey: Survey) -> AsyncIterator[Look]:
         state, base = self.state, self.state.sequence
         for last, stretch in [(stretch is stretches[-1], stretch) for stretch in stretches]:
-            async for page, after, upto in ranged_pages(self.log, stretch):
+            splits = state.ledger.runs.split_keys(stretch.after, stretch.upto)
+            async for page, after, upto in ranged_pages(self.log, stretch, splits):
                 survey.note(page)
                 for part, above, end in in_ranges(page, after, upto, state.ledger.runs.range_ends(after, upto)):
                     committed = await self.log.committed_between(state, above, end)
@@ -93,10 +94,10 @@ def grown(state: State, settings: PipelineSettings) -> list[Frontier]:
     return state.growth.grown(always=settings.listing == "growing")
 
 
-async def ranged_pages(log: Log, stretch: Stretch) -> AsyncIterator[tuple[Page, str, str | None]]:
+async def ranged_pages(log: Log, stretch: Stretch, split_at: Sequence[str] = ()) -> AsyncIterator[tuple[Page, str, str | None]]:
     """The stretch's pages, each with the key range (after, upto] that it covers."""
     held, after = None, stretch.after
-    async for page in log.store.list(stretch.prefix, start_after=stretch.start_after):
+    async for page in log.store.list(stretch.prefix, start_after=stretch.start_after, split_at=split_at):
         if held is not None and held.keys:
             yield held, after, held.keys[-1]
             after = held.keys[-1]

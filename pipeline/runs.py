@@ -133,10 +133,10 @@ class SortedRuns:
         runs = self._within(self.deepest, after, upto) if self.deepest else []
         return [run.last for run in runs if upto is None or run.last < upto]
 
-    def split_keys(self, after: str = "") -> list[str]:
-        """Keys above `after`, in order, at which a listing of the same keys may be split: quantiles of the deepest level."""
-        found = (key for run in self.level(self.deepest) for key in (*run.splits, run.last))
-        return sorted({key for key in found if key > after})
+    def split_keys(self, after: str, upto: str | None) -> list[str]:
+        """Keys between the bounds, in order, at which a listing of the same keys may be split: quantiles of the deepest level."""
+        found = (key for run in self._within(self.deepest, after, upto) for key in (*run.splits, run.last))
+        return sorted({key for key in found if key > after and (upto is None or key < upto)})
 
     # -- tables at hand ----------------------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ def plan_command(target: Target, engine: str) -> int:
     With --engine modal also what it would take there, at the rates of your workspace if Modal says them, else at list prices.
     """
     from pipeline.assembly import WallClock
+    from pipeline.growth import LISTED_MIN
     from pipeline.preview import preview
     from pipeline.rates import workspace_rates
 
@@ -59,7 +60,7 @@ def plan_command(target: Target, engine: str) -> int:
             click.echo(f"  {count(plan.in_progress, 'file')} in open tasks of other or earlier runs")
         if plan.unmatched:
             click.echo(f"  {count(plan.unmatched, 'file')} matched by no transform, such as {printable(plan.unmatched_sample[0])}")
-        if plan.listing:
+        if plan.listing and (plan.listed >= LISTED_MIN or "listing=" in plan.listing):
             click.echo(f"  {plan.listing}")
         if not plan.routes and not plan.deleted and not plan.in_progress:
             click.echo("  nothing to do")

@@ -217,7 +217,7 @@ def test_a_queue_that_is_none(tmp_path: Path) -> None:
         (("--watch", "--queue", absent), f"{absent}: there is no such queue"),
         (("--watch", "--queue", "my-queue"), "'my-queue' is no queue: give its URL"),
         (("--queue", cloud.queue), "--queue needs --watch"),
-        (("--watch", "--sweep", "60"), "--sweep needs --queue"),
+        (("--sweep", "60"), "--sweep needs --watch"),
         (("--watch", "--queue", cloud.queue, "--bucket", str(tmp_path)), "--queue is for notices of an S3 bucket"),
     ]:
         done = cloud.project.call("run", *options, code=2)

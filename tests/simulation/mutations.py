@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
-from pipeline import keys, maintenance, runner
+from pipeline import keys, listing, maintenance, runner
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import ObjectNotFound, PreconditionFailed
 from pipeline.log import Log
@@ -200,8 +200,8 @@ def vacuum_at_once() -> Any:
 
 @removes("retention by the store's own time")
 def local_clock() -> Any:
-    def follow(self: Log, state: State, key: str, stored: Stored) -> bool:
-        return real(self, state, key, Stored(body=stored.body, etag="", size_bytes=0, modified_us=_written(stored) * 1000))
+    async def follow(self: Log, state: State, key: str, stored: Stored) -> bool:
+        return await real(self, state, key, Stored(body=stored.body, etag="", size_bytes=0, modified_us=_written(stored) * 1000))
 
     def _written(stored: Stored) -> int:
         import msgspec
@@ -217,7 +217,7 @@ def trust_listings() -> Any:
     async def confirm(store: Any, absent: Iterable[str]) -> list[str]:
         return list(absent)
 
-    return patch.object(runner, "confirm_missing", confirm)
+    return patch.object(listing, "confirm_missing", confirm)
 
 
 @removes("a listing must not judge keys decided after it began")
@@ -235,11 +235,12 @@ def no_floor() -> Any:
 
 @removes("the id chain")
 def no_id_chain() -> Any:
-    def follow(self: Log, state: State, key: str, stored: Stored) -> bool:
+    async def follow(self: Log, state: State, key: str, stored: Stored) -> bool:
         import msgspec
 
         commit = msgspec.json.decode(stored.body, type=Commit)
         commit.previous = state.id
+        await self._prepare(state, commit)
         state.apply(commit, stored.modified_us // 1000)
         return True
 
