@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pipeline.model import AggregateFile, Quarantined, Task
+from pipeline.model import AggregateFile, Backlog, Quarantined, Task
 from pipeline.runs import Run
 from pipeline.snapshot import Changes, Output, Removed
 from pipeline.usage import Usage
@@ -45,3 +45,4 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     superseded: dict[str, list[int]] = {}
     """Inputs of open tasks that may not publish any more, by position: a newer task took or already settled their key."""
     usage: Usage = msgspec.field(default_factory=Usage)
+    backlog: Backlog | None = None

@@ -3,9 +3,9 @@ that were named."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
-from pipeline.discovery import Judged, Router, confirm_missing, in_ranges, judge, judge_named, judge_unknown, with_more
+from pipeline.discovery import Again, Judged, Router, confirm_missing, in_ranges, judge, judge_named, judge_unknown, with_more
 from pipeline.log import Log
 from pipeline.model import Page
 from pipeline.parts import Request
@@ -19,14 +19,24 @@ Look = tuple[Judged, list[str], int, bool]
 TOUCHED_MAX = 50_000
 
 
-async def found_objects(log: Log, state: State, settings: PipelineSettings, request: Request) -> AsyncIterator[Look]:
-    """What the request is about, in key order. The caller may commit between two looks. Raises Outdated."""
+async def found_objects(
+    log: Log, state: State, settings: PipelineSettings, request: Request, scopes: Sequence[tuple[str, Again | None]] = ()
+) -> AsyncIterator[Look]:
+    """What the request is about, in key order. The caller may commit between two looks. Raises Outdated.
+
+    scopes: prefixes to list one after the other, each with what is processed once more there; by default the source. The last
+    one is the source: only there objects are counted, and missed.
+    """
     if request.names is not None:
         looks = _named(log, state, settings, request)
     elif request.listing is not None:
         looks = _told(log, state, settings, request.listing(settings.source))
     else:
-        looks = _listed(log, state, settings, request)
+        *ahead, (_, again) = scopes or [(settings.source, request.again)]
+        for prefix, first in ahead:
+            async for judged, _, base, _ in _listed(log, state, settings, prefix, first, ahead=True):
+                yield Judged(found=judged.found), [], base, True
+        looks = _listed(log, state, settings, settings.source, again)
     async for look in looks:
         yield look
 
@@ -46,13 +56,19 @@ async def _told(log: Log, state: State, settings: PipelineSettings, pages: Async
         yield judge_unknown(page, state, router), [], state.sequence, more
 
 
-async def _listed(log: Log, state: State, settings: PipelineSettings, request: Request) -> AsyncIterator[Look]:
+async def _listed(
+    log: Log, state: State, settings: PipelineSettings, prefix: str, again: Again | None, *, ahead: bool = False
+) -> AsyncIterator[Look]:
+    """Pages below the prefix. ahead: of what is there alone; nothing is missed yet, and no key outside of the prefix is judged."""
     router = Router(settings)
-    async for page, after, upto, base in ranged_pages(log, state, settings.source):
-        for part, above, end in in_ranges(page, after, upto, state.ledger.runs.range_ends(after, upto)):
+    async for page, after, upto, base in ranged_pages(log, state, prefix):
+        if ahead and not page.keys:
+            continue
+        first, last = (after or prefix[:-1], page.keys[-1]) if ahead else (after, upto)
+        for part, above, end in in_ranges(page, first, last, state.ledger.runs.range_ends(first, last)):
             committed = await log.committed_between(state, above, end)
-            judged = judge(part, state, committed, router, above, end, request.again)
-            yield judged, await confirm_missing(log.store, judged.absent), base, end is not None
+            judged = judge(part, state, committed, router, above, end, again)
+            yield judged, [] if ahead else await confirm_missing(log.store, judged.absent), base, end is not None
             if len(state.touched) > TOUCHED_MAX and end is not None:  # keys come in order: no later page asks about these
                 state.touched = {key: sequence for key, sequence in state.touched.items() if key > end}
 

@@ -13,7 +13,7 @@ VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", 
 CORE = VALUES | {"wire", "runs", "ledger", "outputs", "checkpoint", "state", "evidence", "planner", "jobs", "cost", "orders"}
 SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
-    *("selection", "desk", "lookup", "compaction", "listing"),
+    *("selection", "desk", "lookup", "compaction", "listing", "choosing"),
 }
 API = {"api", "loading", "options", "schedules"}
 
