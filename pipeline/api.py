@@ -19,6 +19,7 @@ from pipeline.options import (
     boolean,
     check_target,
     checked_batch_wait,
+    checked_priority,
     checked_resources,
     known_options,
     optional,
@@ -70,6 +71,8 @@ class Pipeline:
     `tables/<name>/`. partition_by: columns for hive partitions. schema: column types; without it they are learned from the
     first rows. widen: what happens when a later file brings another type: "none" quarantines that file, "float" lets integers
     become floats, "string" lets anything become text. retention_days: how long superseded rows stay on disk for readers.
+    priority: what goes first where not all can go at once: "newest", "oldest", or a list of prefixes (of the key after `source`); by
+    default the listing's own order.
 
     For a deployed pipeline: schedule: when it looks for new objects, as five cron fields in `timezone` or a timedelta. sweep: a
     schedule of its own for full listings; the ticks of `schedule` then take only keys that were hinted. access: how workers reach
@@ -91,6 +94,7 @@ class Pipeline:
         schema: pa.Schema | None = None,
         widen: Literal["none", "float", "string"] = "none",
         retention_days: float = 7.0,
+        priority: Literal["key", "newest", "oldest"] | Sequence[str] = "key",
         schedule: str | timedelta | None = None,
         sweep: str | timedelta | None = None,
         timezone: str = "UTC",
@@ -115,6 +119,7 @@ class Pipeline:
             raise SettingsError(f"pipeline {name}: retention_days={retention_days!r} is not between 0 and 3650")
         self.retention_s = retention_days * DAY_S
         label = f"pipeline {name}"
+        self.priority = checked_priority(label, priority)
         if access not in ("mount", "api"):
             raise SettingsError(f'{label}: access={access!r} is neither "mount" nor "api"')
         self.deployment = DeploymentSettings(
@@ -237,6 +242,7 @@ class Pipeline:
             retention_s=self.retention_s,
             deployment=replace(self.deployment, backfills=tuple(self.backfills)),
             cost=self.cost,
+            priority=self.priority,
         )
 
 

@@ -227,7 +227,7 @@ def judge_unknown(page: Page, state: State, router: Router) -> Judged:
 
 
 def _compare(judged: Judged, page: Page, known: dict[str, Known], router: Router, again: Again | None) -> None:
-    """Sort the page's objects by transform: new and changed ones, then those for once more. Takes the page's keys out of `known`."""
+    """Sort the page's objects by transform: new and changed, then those for once more. Takes the page's keys out of `known`."""
     columns: dict[tuple[bool, str], Inputs] = {}
     for key, etag, size, modified in zip(page.keys, page.etags, page.sizes, page.modified_us, strict=True):
         before = known.pop(key, None)

@@ -264,7 +264,7 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     oldest_us: int | None = None
     """The oldest one's last-modified time by the store."""
     at_ms: int = 0
-    """When the listing ended, by the writer's clock; for people."""
+    """When a listing first found it so, by the writer's clock; for people."""
     complete: bool = True
     """False: the listing was not read to its end, so there may be more."""
 
