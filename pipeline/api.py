@@ -71,8 +71,8 @@ class Pipeline:
     `tables/<name>/`. partition_by: columns for hive partitions. schema: column types; without it they are learned from the
     first rows. widen: what happens when a later file brings another type: "none" quarantines that file, "float" lets integers
     become floats, "string" lets anything become text. retention_days: how long superseded rows stay on disk for readers.
-    priority: what goes first where not all can go at once: "newest", "oldest", or a list of prefixes (of the key after `source`); by
-    default the listing's own order.
+    priority: what goes first where not all can go at once: "newest", "oldest", or a list of prefixes (of the key after `source`);
+    by default the listing's own order.
 
     For a deployed pipeline: schedule: when it looks for new objects, as five cron fields in `timezone` or a timedelta. sweep: a
     schedule of its own for full listings; the ticks of `schedule` then take only keys that were hinted. access: how workers reach
