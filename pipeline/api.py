@@ -19,6 +19,7 @@ from pipeline.options import (
     boolean,
     check_target,
     checked_batch_wait,
+    checked_priority,
     checked_resources,
     known_options,
     optional,
@@ -71,7 +72,10 @@ class Pipeline:
     first rows. widen: what happens when a later file brings another type: "none" quarantines that file, "float" lets integers
     become floats, "string" lets anything become text. retention_days: how long superseded rows stay on disk for readers. listing:
     what a watching run, or the ticks between two sweeps, list: "auto" from the last key on where keys were seen to grow (dates,
-    sequence numbers) and there are many, else all; "growing" always from the last key on; "whole" always all.
+    sequence numbers) and there are many, else all; "growing" always from the last key on; "whole" always all. priority: what
+    goes first where not all can go at once: "newest", "oldest", or a list of prefixes (of the key after `source`); by default the
+    listing's own order.
+
 
     For a deployed pipeline: schedule: when it looks for new objects, as five cron fields in `timezone` or a timedelta. sweep: a
     schedule of its own for full listings; the ticks of `schedule` then take keys that were hinted, or that grew. access: how
@@ -94,6 +98,7 @@ class Pipeline:
         widen: Literal["none", "float", "string"] = "none",
         retention_days: float = 7.0,
         listing: Literal["auto", "whole", "growing"] = "auto",
+        priority: Literal["key", "newest", "oldest"] | Sequence[str] = "key",
         schedule: str | timedelta | None = None,
         sweep: str | timedelta | None = None,
         timezone: str = "UTC",
@@ -121,6 +126,7 @@ class Pipeline:
         if listing not in ("auto", "whole", "growing"):
             raise SettingsError(f'{label}: listing={listing!r} is not one of "auto", "whole", "growing"')
         self.listing: Literal["auto", "whole", "growing"] = listing
+        self.priority = checked_priority(label, priority)
         if access not in ("mount", "api"):
             raise SettingsError(f'{label}: access={access!r} is neither "mount" nor "api"')
         self.deployment = DeploymentSettings(
@@ -244,6 +250,7 @@ class Pipeline:
             retention_s=self.retention_s,
             deployment=replace(self.deployment, backfills=tuple(self.backfills)),
             cost=self.cost,
+            priority=self.priority,
         )
 
 

@@ -272,7 +272,7 @@ class Runtime:
                 continue
             state = running.state
             total = combine(total, report)
-            if not report.changed or self.stopping() or request is not None:
+            if not report.changed or self.stopping() or (request is not None and request.is_once):
                 break
         if state is None:
             raise SettingsError(f"the log of {self.settings.name} is being collected faster than it can be read; run again")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pipeline.growth import Growth
-from pipeline.model import AggregateFile, Quarantined, Task
+from pipeline.model import AggregateFile, Backlog, Quarantined, Task
 from pipeline.runs import Run
 from pipeline.snapshot import Changes, Output, Removed
 from pipeline.usage import Usage
@@ -48,3 +48,4 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     growth: Growth | None = None
     """Advice for listings, from whoever wrote the checkpoint."""
     usage: Usage = msgspec.field(default_factory=Usage)
+    backlog: Backlog | None = None

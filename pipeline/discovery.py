@@ -210,6 +210,8 @@ def judge_named(heads: Sequence[Head | None], names: Sequence[str], state: State
     known = {key: Known(e.etag, e.output, e.version, e.sequence) for key, e in entries.items() if e is not None}
     judged = Judged(listed=len(there))
     _compare(judged, page, known, router, _also_waiting(state, again))
+    for found in judged.found:
+        found.again = False  # who names an object wants it now, whatever became of it before
     judged.absent = [name for name, head in zip(names, heads, strict=True) if head is None]
     return judged
 
@@ -225,8 +227,8 @@ def judge_unknown(page: Page, state: State, router: Router) -> Judged:
 
 
 def _compare(judged: Judged, page: Page, known: dict[str, Known], router: Router, again: Again | None) -> None:
-    """Sort the page's new and changed objects by transform. Takes the page's keys out of `known`."""
-    columns: dict[str, Inputs] = {}
+    """Sort the page's objects by transform: new and changed, then those for once more. Takes the page's keys out of `known`."""
+    columns: dict[tuple[bool, str], Inputs] = {}
     for key, etag, size, modified in zip(page.keys, page.etags, page.sizes, page.modified_us, strict=True):
         before = known.pop(key, None)
         if before is not None and before.etag == etag and (again is None or not again(key, modified, before)):
@@ -239,15 +241,16 @@ def _compare(judged: Judged, page: Page, known: dict[str, Known], router: Router
             if len(judged.unmatched_sample) < 5:
                 judged.unmatched_sample.append(key)
             continue
-        inputs = columns.get(transform)
+        kind = (before is not None and before.etag == etag, transform)
+        inputs = columns.get(kind)
         if inputs is None:
-            inputs = columns[transform] = Inputs(keys=[], etags=[], sizes=[], modified_us=[], replaces=[])
+            inputs = columns[kind] = Inputs(keys=[], etags=[], sizes=[], modified_us=[], replaces=[])
         inputs.keys.append(key)
         inputs.etags.append(etag)
         inputs.sizes.append(size)
         inputs.modified_us.append(modified)
         inputs.replaces.append(before.output if before is not None else None)
-    judged.found = [Found(name, inputs) for name, inputs in columns.items()]
+    judged.found = sorted((Found(name, inputs, again) for (again, name), inputs in columns.items()), key=lambda f: f.again)
 
 
 def _also_waiting(state: State, again: Again | None) -> Again | None:

@@ -23,9 +23,11 @@ class Engine(Protocol):
 
     detached: bool
     """Whether a pass ends before the work it handed over does."""
+    knows_costs: bool
+    """Whether dollars can be a limit."""
 
-    def runtime(self, pipeline: Pipeline, store: Store) -> Runtime:
-        """The pipeline on the store, with this engine's workers."""
+    def runtime(self, pipeline: Pipeline, store: Store, usd: float | None = None) -> Runtime:
+        """The pipeline on the store, with this engine's workers. usd: estimated dollars after which nothing more is dispatched."""
         ...
 
     @property
@@ -42,13 +44,14 @@ class LocalEngine:
     """Worker processes on this machine. Make it before anything in this process starts a thread."""
 
     detached = False
+    knows_costs = False
 
     def __init__(self, file: str, pipelines: Sequence[Pipeline], bucket: Bucket, workers: int | None) -> None:
         self._policy = Policy()
         self._executor = local_executor(file, pipelines, bucket, workers, self._policy)
 
-    def runtime(self, pipeline: Pipeline, store: Store) -> Runtime:
-        """The pipeline on the store, with local processes."""
+    def runtime(self, pipeline: Pipeline, store: Store, usd: float | None = None) -> Runtime:
+        """The pipeline on the store, with local processes, which cost nothing that is known."""
         return Runtime(pipeline, pipeline.settings(), store, self._policy, self._executor)
 
     @property
@@ -65,6 +68,7 @@ class ModalEngine:
     """The containers of a deployed app. `wait`: gather all answers; otherwise hand over and leave."""
 
     under_way = 0
+    knows_costs = True
 
     def __init__(
         self, file: str, bucket: Bucket, *, app: str | None = None, wait: bool = False, ordered: bool = False, jobs: bool = False
@@ -83,8 +87,8 @@ class ModalEngine:
         self._ordered = ordered
         self._executors: list[ModalExecutor] = []
 
-    def runtime(self, pipeline: Pipeline, store: Store) -> Runtime:
-        """The pipeline on the store, with the app's containers; its cost limits hold."""
+    def runtime(self, pipeline: Pipeline, store: Store, usd: float | None = None) -> Runtime:
+        """The pipeline on the store, with the app's containers; its cost limits hold, and so does `usd`."""
         from pipeline.rented import modal_executor, rented_runtime
 
         alone = len(self._declared) == 1
@@ -93,7 +97,7 @@ class ModalEngine:
         policy = rented_policy()
         if not self.detached:
             policy = replace(policy, open_tasks_max=None, outstanding_sources_max=200_000)  # the client keeps within its limits
-        runtime = rented_runtime(pipeline, store, executor, policy)
+        runtime = rented_runtime(pipeline, store, executor, policy, usd)
         runtime.aggregates = not self.detached
         return runtime
 

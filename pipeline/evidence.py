@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline import keys
-from pipeline.model import MAIN_TABLE, REJECTED_TABLE, Inputs, OutputFile, Quarantined, Receipt, Task
+from pipeline.model import MAIN_TABLE, REJECTED_TABLE, Backlog, Inputs, OutputFile, Quarantined, Receipt, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class Found:
 
     transform: str
     inputs: Inputs
+    again: bool = False
+    """They are at their committed version, and to be processed once more."""
 
 
 @dataclass(slots=True)
@@ -54,16 +56,8 @@ class Evidence:
     vacuumed: list[str] = field(default_factory=list)
     collected: list[str] = field(default_factory=list)
     """Ledger runs that no checkpoint needs any more, as far as was known."""
-
-    def keep(self, room: int) -> None:
-        """Leave out all but the first `room` found objects."""
-        kept = []
-        for found in self.found:
-            n = min(room, len(found.inputs))
-            if n:
-                kept.append(Found(found.transform, found.inputs.take(list(range(n)))))
-            room -= n
-        self.found = kept
+    backlog: Backlog | None = None
+    """What the listing left for later passes, once that is known."""
 
 
 def fits(receipt: Receipt, task: Task, output: str) -> bool:

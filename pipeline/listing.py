@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from pipeline.discovery import Judged, Router, confirm_missing, in_ranges, judge, judge_named, judge_unknown, with_more
+from pipeline.discovery import Again, Judged, Router, confirm_missing, in_ranges, judge, judge_named, judge_unknown, with_more
 from pipeline.growth import Frontier, Growth, Stretch, Survey, stretch_of
 from pipeline.log import Log
 from pipeline.model import Page
@@ -24,12 +24,17 @@ TOUCHED_MAX = 50_000
 class Finder:
     """What a request is about, found and compared with the state. The caller may commit between two looks."""
 
-    def __init__(self, log: Log, state: State, settings: PipelineSettings, request: Request) -> None:
+    def __init__(
+        self, log: Log, state: State, settings: PipelineSettings, request: Request, scopes: Sequence[tuple[str, Again | None]] = ()
+    ) -> None:
+        """scopes: prefixes to list one after the other, each with what is processed once more there; by default the source. The
+        last one is the source: only there objects are counted, and missed."""
         self.log = log
         self.state = state
         self.settings = settings
         self.request = request
         self.router = Router(settings)
+        self.scopes = scopes or [(settings.source, request.again)]
         self.growth: Growth | None = None
         """What the listing showed of how keys grow; None until it was read to its end."""
 
@@ -60,8 +65,12 @@ class Finder:
             yield judge_unknown(page, self.state, self.router), [], self.state.sequence, more
 
     async def _whole(self) -> AsyncIterator[Look]:
-        survey = Survey(self.settings.source)
-        async for look in self._listed([Stretch(self.settings.source, "", "", None)], survey):
+        *ahead, (source, again) = self.scopes
+        for prefix, first in ahead:
+            async for judged, _, base, _ in self._listed([Stretch(prefix, "", prefix[:-1], None)], first, None):
+                yield Judged(found=judged.found), [], base, True
+        survey = Survey(source)
+        async for look in self._listed([Stretch(source, "", "", None)], again, survey):
             yield look
         self.growth = survey.growth()
 
@@ -69,20 +78,25 @@ class Finder:
         """Only where keys grow, from the last one on; what is late is for a notice or a whole listing to find."""
         frontiers = grown(self.state, self.settings)
         survey = Survey(self.settings.source, self.state.growth)
-        async for look in self._listed([stretch_of(f, self.settings.source) for f in frontiers], survey):
+        stretches = [stretch_of(frontier, self.settings.source) for frontier in frontiers]
+        async for look in self._listed(stretches, self.request.again, survey):
             yield look
         self.growth = survey.further(frontiers)
 
-    async def _listed(self, stretches: Sequence[Stretch], survey: Survey) -> AsyncIterator[Look]:
+    async def _listed(self, stretches: Sequence[Stretch], again: Again | None, survey: Survey | None) -> AsyncIterator[Look]:
+        """Pages of the stretches. Without a survey: ahead of the whole listing, so nothing is missed yet."""
         state, base = self.state, self.state.sequence
         for last, stretch in [(stretch is stretches[-1], stretch) for stretch in stretches]:
             splits = state.ledger.runs.split_keys(stretch.after, stretch.upto)
-            async for page, after, upto in ranged_pages(self.log, stretch, splits):
-                survey.note(page)
+            async for page, after, to in ranged_pages(self.log, stretch, splits):
+                if survey is not None:
+                    survey.note(page)
+                upto = to if survey is not None else (page.keys or [after])[-1]
                 for part, above, end in in_ranges(page, after, upto, state.ledger.runs.range_ends(after, upto)):
                     committed = await self.log.committed_between(state, above, end)
-                    judged = judge(part, state, committed, self.router, above, end, self.request.again)
-                    yield judged, await confirm_missing(self.log.store, judged.absent), base, not last or end != stretch.upto
+                    judged = judge(part, state, committed, self.router, above, end, again)
+                    missing = await confirm_missing(self.log.store, judged.absent) if survey is not None else []
+                    yield judged, missing, base, not last or end != stretch.upto
                     if len(state.touched) > TOUCHED_MAX and end is not None:  # no later page asks about these
                         state.touched = {key: sequence for key, sequence in state.touched.items() if key > end}
 

@@ -104,6 +104,8 @@ class Task(msgspec.Struct, kw_only=True):
     """Who dispatched it last (see `ports.Executor.owner`)."""
     reason: str = ""
     """Why the last attempt did not finish, where somebody saw it."""
+    again: bool = False
+    """Of objects that are processed once more at their committed version (a backfill): such tasks leave room for others."""
 
     @property
     def dispatch(self) -> int:
@@ -254,6 +256,19 @@ class AggregateFile(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
 
 
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    """New and changed objects that a listing found and its pass left to later ones: limits, costs, as many open tasks as may be."""
+
+    files: int = 0
+    size_bytes: int = 0
+    oldest_us: int | None = None
+    """The oldest one's last-modified time by the store."""
+    at_ms: int = 0
+    """When a listing first found it so, by the writer's clock; for people."""
+    complete: bool = True
+    """False: the listing was not read to its end, so there may be more."""
+
+
 class Commit(msgspec.Struct, kw_only=True):
     """One log entry: everything that becomes true at one sequence number."""
 
@@ -282,6 +297,8 @@ class Commit(msgspec.Struct, kw_only=True):
     """Removed outputs whose files are gone for good."""
     collected: list[str] = []
     """Ledger runs to be deleted: no checkpoint from here on may name them."""
+    backlog: Backlog | None = None
+    """What the writer's listing left for later, where that is not what is known already."""
 
     def is_empty(self) -> bool:
         """Whether nothing would change: such a commit is never appended."""
@@ -297,4 +314,5 @@ class Commit(msgspec.Struct, kw_only=True):
             or self.aggregates
             or self.vacuumed
             or self.collected
+            or self.backlog
         )

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 from pipeline.errors import SettingsError, nearest
 from pipeline.prices import split_gpu
-from pipeline.settings import Resources
+from pipeline.settings import Priority, Resources
 
 TIMEOUT_MAX_S = 86_400
 MODAL_BATCH_WAIT_MAX_MS = 600_000
@@ -82,6 +82,21 @@ def checked_resources(label: str, options: TransformOptions, *, is_class: bool) 
     if found.retries and not options.get("safe_to_rerun", True):
         raise SettingsError(f"{label}: retries={found.retries} contradicts safe_to_rerun=False: leave one of them out")
     return found
+
+
+def checked_priority(label: str, value: object) -> Priority:
+    """An order's name, or prefixes, the first one first. Raises SettingsError."""
+    orders = ["key", "newest", "oldest"]
+    if isinstance(value, str):
+        if value not in orders:
+            also = nearest(value, orders)
+            raise SettingsError(f'{label}: priority={value!r} is not "key", "newest" or "oldest", nor a list of prefixes{also}')
+        return Priority(order=value)  # type: ignore[arg-type]
+    prefixes = strings(label, "priority", value)
+    for prefix in prefixes:
+        if prefix.startswith("/"):
+            raise SettingsError(f"{label}: priority={prefix!r} is no prefix: write it as keys go on after `source`, such as 2026/")
+    return Priority(prefixes=prefixes)
 
 
 def checked_batch_wait(label: str, options: TransformOptions) -> int:

@@ -9,7 +9,7 @@ from typing import Protocol
 from pipeline.discovery import Again
 from pipeline.model import AggregateFile, Page
 from pipeline.ports import Clock, Executor, Ids, Store
-from pipeline.settings import PipelineSettings, Policy, TransformSettings
+from pipeline.settings import PipelineSettings, Policy, Priority, TransformSettings
 from pipeline.snapshot import Snapshot
 from pipeline.state import State
 
@@ -43,6 +43,12 @@ class PassReport:
     """New sources that the cost limits did not allow."""
     held_back: bool = False
     """As many tasks are open as may be: the next pass goes on."""
+    limited: bool = False
+    """The limits of the request were reached, and something is left or was not looked at."""
+    left: int = 0
+    """Sources that were seen and wait for a later pass: by limits, costs, or because as many tasks are open as may be."""
+    left_bytes: int = 0
+    left_oldest_us: int | None = None
     commits: int = 0
     aggregates: int = 0
     complete: bool = False
@@ -57,17 +63,41 @@ class Budget(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What a pass is asked for. limit: at most so many sources. names: only these keys, and no listing. again: which objects
-    at their committed version are processed once more. listing: instead of the store's own, what somebody listed a while ago, below
-    the source prefix that it is called with: of that, only what is not known at all, and nothing is missing. growing: list only the
-    prefixes whose keys grow, from the last key on (see `growth.Growth`)."""
+class Limits:
+    """What a pass may begin at most, None: no limit. size_bytes: the first file goes whatever its size: none waits for ever.
 
-    limit: int | None = None
+    usd: estimated dollars, for a whole run; an engine that knows what work costs sees to it (see `cost.Budget`).
+    """
+
+    files: int | None = None
+    size_bytes: int | None = None
+    usd: float | None = None
+
+    def __bool__(self) -> bool:
+        return self != Limits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a pass is asked for. limits: how much of it. priority: what goes first, None: as the pipeline declares.
+
+    names: only these keys, and no listing. again: which objects at their committed version are processed once more. listing:
+    instead of the store's own, what somebody listed a while ago, below the source prefix that it is called with: of that, only what
+    is not known at all, and nothing is missing. growing: list only the prefixes whose keys grow, from the last key on (see
+    `growth.Growth`).
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    priority: Priority | None = None
     names: Sequence[str] | None = None
     again: Again | None = None
     listing: Callable[[str], AsyncIterator[Page]] | None = None
     growing: bool = False
+
+    @property
+    def is_once(self) -> bool:
+        """Whether a single pass answers it, whatever is left."""
+        return bool(self.limits) or any(asked is not None for asked in (self.names, self.again, self.listing))
 
 
 class Aggregator(Protocol):

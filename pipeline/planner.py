@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from pipeline import keys
 from pipeline.errors import InputRejected
 from pipeline.evidence import Evidence, Loss, fits
 from pipeline.model import (
     FORMAT_VERSION,
     RENTED,
+    Backlog,
     Commit,
     Deleted,
     Inputs,
@@ -53,6 +56,7 @@ class Proposer:
         draft.discover()
         draft.forget()
         draft.vacuumed()
+        draft.remember_backlog()
         return draft.commit
 
     def blank(self, state: State, *, now_ms: int, commit_id: str) -> Commit:
@@ -252,9 +256,9 @@ class _Draft:
                 continue
             inputs = found.inputs if len(fresh) == len(found.inputs) else found.inputs.take(fresh)
             for start, end in self._ranges(inputs.sizes, transform):
-                if self._is_full():
+                if self._is_full(found.again):
                     break  # the next pass finds the rest
-                self._plan(transform, transform.version, inputs.take(list(range(start, end))))
+                self._plan(transform, transform.version, inputs.take(list(range(start, end))), again=found.again)
         for entry in self.evidence.unusable:
             before = self.state.quarantine.get(entry.key)
             if before is None or before.etag != entry.etag:
@@ -266,9 +270,14 @@ class _Draft:
             return False
         return self.state.is_due(key, etag, self.now_ms)
 
-    def _is_full(self) -> bool:
-        most = self.p.policy.open_tasks_max
-        return most is not None and len(self.state.tasks) + len(self.commit.plan) >= most
+    def _is_full(self, again: bool) -> bool:
+        """Whether no further task may be open; those of a backfill take a share at most, so that new objects find room."""
+        most, share = self.p.policy.open_tasks_max, self.p.policy.again_tasks_max
+        if most is None or share is None:
+            return False
+        if len(self.state.tasks) + len(self.commit.plan) >= most:
+            return True
+        return again and sum(task.again for task in (*self.state.tasks.values(), *self.commit.plan)) >= share
 
     def _ranges(self, sizes: list[int], transform: TransformSettings) -> list[tuple[int, int]]:
         policy = self.p.policy
@@ -297,14 +306,20 @@ class _Draft:
             named = self.state.run_names
             self.commit.collected = [run for run in self.evidence.collected if run not in named]
 
+    def remember_backlog(self) -> None:
+        """Leave word of what the listing left for later, unless that is known; the time alone is no news."""
+        seen, known = self.evidence.backlog, self.state.backlog or Backlog()
+        if seen is not None and msgspec.structs.replace(seen, at_ms=known.at_ms) != known:
+            self.commit.backlog = seen
+
     # -- tasks -------------------------------------------------------------------------------------------------------
 
     def _plan_again(self, task: Task, inputs: Inputs) -> None:
         transform = self.p.settings.transform(task.transform)
         if transform is not None and transform.version == task.version:
-            self._plan(transform, task.version, inputs)
+            self._plan(transform, task.version, inputs, again=task.again)
 
-    def _plan(self, transform: TransformSettings, version: str, inputs: Inputs) -> None:
+    def _plan(self, transform: TransformSettings, version: str, inputs: Inputs, *, again: bool) -> None:
         self.decided.update(inputs.keys)
         self.commit.plan.append(
             Task(
@@ -317,6 +332,7 @@ class _Draft:
                 losses=0,
                 deadline_ms=self._deadline_ms(transform),
                 owner=self.p.owner,
+                again=again,
             )
         )
 

@@ -29,7 +29,7 @@ from pipeline.pools import all_pools
 from pipeline.ports import Executor, Store
 from pipeline.runner import Pass
 from pipeline.selection import Selection
-from pipeline.settings import BackfillSettings, Policy, rented_policy
+from pipeline.settings import BackfillSettings, CostLimits, Policy, rented_policy
 from pipeline.station import Bench, ChildBench, ResidentBench, Station
 
 if TYPE_CHECKING:
@@ -68,12 +68,15 @@ def modal_executor(
     )
 
 
-def rented_runtime(pipeline: Pipeline, store: Store, executor: Executor, policy: Policy | None = None) -> Runtime:
-    """The pipeline on a bucket, with rented workers and the pipeline's cost limits."""
+def rented_runtime(
+    pipeline: Pipeline, store: Store, executor: Executor, policy: Policy | None = None, usd: float | None = None
+) -> Runtime:
+    """The pipeline on a bucket, with rented workers and the pipeline's cost limits; `usd` is a further one for this run."""
     settings = pipeline.settings()
     bounds = policy or rented_policy()
-    is_limited = settings.cost.run_usd is not None or settings.cost.day_usd is not None
-    budget = Budget(settings.cost, Prices(settings, bounds)) if is_limited else None
+    runs = [limit for limit in (settings.cost.run_usd, usd) if limit is not None]
+    limits = CostLimits(run_usd=min(runs, default=None), day_usd=settings.cost.day_usd)
+    budget = Budget(limits, Prices(settings, bounds)) if limits != CostLimits() else None
     return Runtime(pipeline, settings, store, bounds, executor, budget=budget)
 
 
@@ -182,6 +185,7 @@ def summary(name: str, report: PassReport) -> str:
         (report.elsewhere, "in progress"),
         (report.unread, f"put off ({report.unread_reason})"),
         (report.over_budget, "held back: the cost limit is reached"),
+        (report.left, "left for later"),
     ):
         told += f", {n} {what}" if n else ""
     return told + (", more next time: as many tasks are open as may be" if report.held_back else "")

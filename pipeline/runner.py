@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from pipeline.choosing import Chooser, scopes
 from pipeline.discovery import Judged
 from pipeline.errors import CommitConflict, ObjectNotFound
 from pipeline.evidence import Evidence, Loss
@@ -64,20 +65,21 @@ class Pass:
         request = request or Request()
         await self.open()
         await self.gather()
-        finder = Finder(self.log, self.state, self.settings, request)
+        chooser, ended = Chooser(self.parts, request), False
+        finder = Finder(self.log, self.state, self.settings, request, scopes(request, self.settings, self.parts.policy))
         async for judged, missing, base, more in finder.looks():
             self._count(judged)
             if self.parts.stopping():
                 break
-            await self._take(judged, missing, base, more, request.limit)
-            await self._settle_while_full()
-            if (request.limit is not None and self.report.planned >= request.limit) or self._is_full():
+            await self._take(chooser, judged, missing, base, more)
+            ended = not more
+            self.report.changed += chooser.let_go(self.state, self.parts.clock.now_ms())
+            if chooser.is_over(self.report) or self._is_full(chooser):
                 break
-        else:
-            self.report.complete = request.names is None and request.listing is None and not request.growing
-            if finder.growth is not None and not self._is_full():
-                self.state.growth = finder.growth
-        await self.commit(self._collected())
+        evidence = self._left_word(chooser, request, read_to_end=ended)
+        if finder.growth is not None and not self.report.left:
+            self.state.growth = finder.growth
+        await self.commit(evidence)
         await self.drain()
         await self.aggregate()
         others = (t for t in self.state.tasks.values() if t.owner != self.parts.executor.owner)
@@ -93,18 +95,35 @@ class Pass:
 
     # -- what was found ----------------------------------------------------------------------------------------------
 
-    async def _take(self, judged: Judged, missing: list[str], base: int, more: bool, limit: int | None) -> None:
+    async def _take(self, chooser: Chooser, judged: Judged, missing: list[str], base: int, more: bool) -> None:
+        now_ms, first = self.parts.clock.now_ms(), True
+        chooser.offer(judged.found, base, self.state, now_ms)
+        while first or (chooser.is_ready(more=more) and not chooser.is_over(self.report) and not self._is_full(chooser)):
+            evidence = self._collected()
+            evidence.base = chooser.base
+            if chooser.is_ready(more=more):
+                evidence.found = chooser.take(self.state, self.report, now_ms)
+            if first:
+                evidence.missing, evidence.unusable = missing, judged.unusable
+            evidence.more_to_come = more or chooser.has_more
+            settles = bool(evidence.receipts or evidence.losses)
+            if evidence.found or (first and (judged.absent or judged.unusable)):
+                await self.commit(evidence)
+                chooser.note(evidence, self.state, now_ms)
+            if settles and not self._is_full(chooser):
+                self.report.changed += await self._left_over(evidence)
+            first = False
+            await self._settle_while_full()
+
+    def _left_word(self, chooser: Chooser, request: Request, *, read_to_end: bool) -> Evidence:
+        """What is held and not committed yet, with word of what a listing of the pass's own left to later ones."""
+        listed = request.names is None and request.listing is None and not request.growing
+        self.report.complete = listed and read_to_end
+        chooser.end(self.report, self.parts.policy, complete=read_to_end)
         evidence = self._collected()
-        evidence.base, evidence.found, evidence.unusable = base, judged.found, judged.unusable
-        evidence.more_to_come, evidence.missing = more, missing
-        if limit is not None:
-            evidence.keep(max(0, limit - self.report.planned))
-        self.report.over_budget += self._cut_to_budget(evidence)
-        settles = bool(evidence.receipts or evidence.losses)
-        if judged.found or judged.absent or judged.unusable:
-            await self.commit(evidence)
-        if settles and not self._is_full():
-            self.report.changed += await self._left_over(evidence)
+        if listed and not self.parts.stopping():
+            evidence.backlog = chooser.backlog(self.parts.clock.now_ms(), complete=read_to_end)
+        return evidence
 
     async def _left_over(self, evidence: Evidence) -> int:
         """Objects that changed or went while an older version of theirs was only settled by the same commit."""
@@ -118,35 +137,17 @@ class Pass:
             left += entry is None or entry.etag != etag
         return left + sum(self.state.entry(key) is not None and key not in self.state.wanted for key in evidence.missing)
 
-    def _cut_to_budget(self, evidence: Evidence) -> int:
-        """Leave out what the cost limits do not allow now; how many objects."""
-        if self.parts.budget is None:
-            return 0
-        left_out, now_ms = 0, self.parts.clock.now_ms()
-        for found in evidence.found:
-            transform = self.settings.transform(found.transform)
-            wanted = [i for i, key in enumerate(found.inputs.keys) if self.state.is_due(key, found.inputs.etags[i], now_ms)]
-            if transform is None or not wanted:
-                continue
-            mean_bytes = sum(found.inputs.sizes) / len(found.inputs)
-            room = self.parts.budget.files_affordable(self.state, transform, mean_bytes, now_ms)
-            kept = wanted if room is None else wanted[:room]
-            left_out += len(wanted) - len(kept)
-            found.inputs = found.inputs.take(kept)
-            self.parts.budget.take(self.state, transform, len(kept), mean_bytes)
-        return left_out
-
     def _count(self, judged: Judged) -> None:
         self.report.listed += judged.listed
         self.report.listed_bytes += judged.listed_bytes
         self.report.unmatched += judged.unmatched
         self.report.unmatched_sample = (self.report.unmatched_sample + judged.unmatched_sample)[:5]
 
-    def _is_full(self) -> bool:
+    def _is_full(self, chooser: Chooser) -> bool:
         """Whether nothing more may be dispatched by this pass: a later one goes on."""
         most = self.parts.policy.open_tasks_max
         self.report.held_back |= most is not None and len(self.state.tasks) >= most
-        return self.report.held_back or self.report.over_budget > 0
+        return self.report.held_back or chooser.over_budget > 0
 
     # -- receipts ----------------------------------------------------------------------------------------------------
 

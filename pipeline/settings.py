@@ -18,6 +18,18 @@ class CostLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Priority:
+    """Which objects go first where not all can go at once.
+
+    order: `key` is the listing's own. prefixes: of the key, without the source prefix; what is below the first one goes first, and
+    so on, then the rest (with order `key` alone).
+    """
+
+    order: Literal["key", "newest", "oldest"] = "key"
+    prefixes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """What a transform's containers get where machines are rented. On one's own machine only `memory_mb` is enforced."""
 
@@ -131,6 +143,7 @@ class PipelineSettings:
     cost: CostLimits = field(default_factory=CostLimits)
     listing: Literal["auto", "whole", "growing"] = "auto"
     """Whether passes between two whole listings list from the last key on: where listings showed that keys grow, never, always."""
+    priority: Priority = field(default_factory=Priority)
 
     def transform(self, name: str) -> TransformSettings | None:
         """The transform of that name, None if it is no longer declared."""
@@ -186,8 +199,15 @@ class Policy:
     """Log entries that a vacuum leaves, however young they are: what they said is in the checkpoint."""
     open_tasks_max: int | None = None
     """Open tasks above which nothing more is planned; the next pass goes on. None: no bound."""
+    again_share: float = 0.75
+    """Of `open_tasks_max`: what tasks of objects that are processed once more (a backfill) may take. The rest is for new ones."""
     containers_max: int | None = None
     """Where containers are rented: how many a transform gets that declares no `max_containers`. None: the executor says."""
+
+    @property
+    def again_tasks_max(self) -> int | None:
+        """Open tasks of objects that are processed once more; None: no bound."""
+        return None if self.open_tasks_max is None else max(1, int(self.open_tasks_max * self.again_share))
 
     def lease_ms(self, transform: TransformSettings, *, ahead: int = 0) -> int:
         """How long an attempt may take before anyone may dispatch its task again; `ahead` tasks may have to run before it."""

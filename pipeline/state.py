@@ -15,6 +15,7 @@ from pipeline.ledger import Entry, Ledger
 from pipeline.model import (
     FORMAT_VERSION,
     AggregateFile,
+    Backlog,
     Commit,
     OutputFile,
     Quarantined,
@@ -36,11 +37,12 @@ class State:
     and without live rows. usage: what attempts took so far. overlay: ledger entries changed since the runs were written (None:
     deleted). base: the sequence of the checkpoint that the runs are from. doomed: runs that commits since gave up.
     touched: source key -> the commit that last decided about it, for commits applied in this process. growth: advice for listings;
-    no commit changes it.
+    no commit changes it. backlog: what the last listing that said so left for later.
     """
 
     __slots__ = (
         "aggregates",
+        "backlog",
         "base",
         "changes",
         "doomed",
@@ -81,6 +83,7 @@ class State:
         self.doomed: set[str] = set()
         self.touched: dict[str, int] = {}
         self.usage = Usage()
+        self.backlog: Backlog | None = None
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -177,6 +180,7 @@ class State:
             self._publish_aggregates(commit.aggregates, at_ms)
         for output in commit.vacuumed:
             self.removed.pop(output, None)
+        self.backlog = commit.backlog or self.backlog
 
     def _release(self, key: str) -> None:
         """The next listing plans it. One that is committed, and was to be processed once more, is due for that."""
@@ -334,6 +338,7 @@ class State:
             totals=self.totals,
             growth=self.growth,
             usage=self.usage,
+            backlog=self.backlog,
             superseded={
                 task.id: lost
                 for task in self.tasks.values()
@@ -350,7 +355,7 @@ class State:
         state.outputs = Outputs(checkpoint.outputs, checkpoint.outputs_gone, checkpoint.output_runs)
         state.quarantine, state.aggregates = checkpoint.quarantine, checkpoint.aggregates
         state.changes, state.ledger, state.usage = checkpoint.changes, Ledger(checkpoint.runs), checkpoint.usage
-        state.totals, state.growth = checkpoint.totals or Totals(), checkpoint.growth
+        state.totals, state.growth, state.backlog = checkpoint.totals or Totals(), checkpoint.growth, checkpoint.backlog
         for task in state.tasks.values():
             lost = set(checkpoint.superseded.get(task.id, ()))
             for i, key in enumerate(task.inputs.keys):

@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from pipeline.assembly import Runtime
-from pipeline.cli.options import Target, on_bucket, on_engine
+from pipeline.cli.options import Target, on_bucket, on_engine, on_limits
 from pipeline.cli.run import Run
 from pipeline.discovery import Router
 from pipeline.engines import Engine
 from pipeline.errors import SettingsError, nearest
-from pipeline.parts import PassReport, Request
+from pipeline.parts import Limits, PassReport, Request
 from pipeline.selection import Selection
 from pipeline.state import State
 
@@ -54,23 +54,23 @@ def moment(text: str, now: datetime) -> datetime | None:
 @click.command("backfill", epilog="Example:  tidemill backfill pipeline.py --since yesterday --until today --bucket ./bucket")
 @on_bucket
 @on_engine
+@on_limits
 @click.option("--prefix", default="", help="only keys that begin so, after the source prefix")
 @click.option("--since", type=Moment(), help="only objects that changed at or after this time (36h, 7d, yesterday, 2026-11-23)")
 @click.option("--until", type=Moment(), help="only objects that changed before this time")
 @click.option("--transform", help="only objects that this transform takes")
 @click.option("--outdated", is_flag=True, help="only objects whose rows were made by another version of the code")
 @click.option("--resume", "resume", type=click.IntRange(1), metavar="COMMIT", help="go on with the backfill that began there")
-@click.option("--limit", type=click.IntRange(1), help="process at most so many files, then stop")
 def backfill_command(  # noqa: PLR0917
     target: Target,
     engine: Engine,
+    limits: Limits,
     prefix: str,
     since: datetime | None,
     until: datetime | None,
     transform: str | None,
     outdated: bool,
     resume: int | None,
-    limit: int | None,
 ) -> int:
     """Process objects again that were processed before, say after the code has changed. New objects are processed too.
 
@@ -97,9 +97,9 @@ def backfill_command(  # noqa: PLR0917
             outdated=outdated,
             committed_upto=resume,
         )
-        return await runtime.run(before, request=Request(limit=limit, again=selected.again(Router(runtime.settings))))
+        return await runtime.run(before, request=Request(limits=limits, again=selected.again(Router(runtime.settings))))
 
-    return asyncio.run(Run(target, engine, work=work).go())
+    return asyncio.run(Run(target, engine, work=work, usd=limits.usd).go())
 
 
 def _us(when: datetime | None) -> int | None:

@@ -108,6 +108,8 @@ def status_command(target: Target, last: int) -> int:
             f" {states['in progress']:,} in progress, {states['quarantined']:,} quarantined"
         )
         click.echo(f"  {count(report['files'], 'Parquet file')}, {size(report['bytes'])}, at commit {report['sequence']}")
+        for line in _waiting_lines(report):
+            click.echo(line)
         usage = report["usage"]
         if usage["seconds_today"] or usage["fill"]:
             fill = "".join(f"; {name}: batches {share:.0%} full" for name, share in usage["fill"].items())
@@ -148,6 +150,7 @@ async def _status(opened: Any, last: int) -> dict[str, Any]:
             "in progress": len(state.wanted),
             "quarantined": sum(key not in state.wanted for key in state.quarantine),
         },
+        "backlog": _backlog(state),
         "rows": state.totals.rows,
         "files": state.totals.files,
         "bytes": state.totals.size_bytes,
@@ -157,6 +160,54 @@ async def _status(opened: Any, last: int) -> dict[str, Any]:
             {"key": q.key, "kind": q.kind, "reason": q.reason} for q in state.quarantine.values() if q.key not in state.wanted
         ],
     }
+
+
+def _backlog(state: Any) -> dict[str, Any]:
+    """Files that are known to wait: left by the last listing that said so, in open tasks, in quarantine until their next try.
+
+    Times of upload are the store's. A backfill's files have their rows: they do not count as unprocessed.
+    """
+    left = state.backlog
+    running = [
+        task.inputs.modified_us[i]
+        for task in state.tasks.values()
+        for i, key in enumerate(task.inputs.keys)
+        if not task.again and state.is_wanted(key, task.id)
+    ]
+    waits = sum(q.retry_at_ms > 0 and q.key not in state.wanted for q in state.quarantine.values())
+    oldest = [us for us in (min(running, default=None), left.oldest_us if left else None) if us is not None]
+    return {
+        "files": left.files if left else 0,
+        "bytes": left.size_bytes if left else 0,
+        "complete": left.complete if left else True,
+        "oldest_uploaded_at": _utc(left.oldest_us / 1e6) if left and left.oldest_us is not None else None,
+        "as_of": _utc(left.at_ms / 1e3) if left else None,
+        "oldest_unprocessed_at": _utc(min(oldest) / 1e6) if oldest else None,
+        "tried_again_by_itself": waits,
+    }
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _waiting_lines(report: dict[str, Any]) -> list[str]:
+    b, lines = report["backlog"], []
+    when = f" (as of the last listing, {b['as_of'].replace('T', ' ').removesuffix('+00:00')} UTC)" if b["as_of"] else ""
+    if b["files"]:
+        known = f"{'' if b['complete'] else 'at least '}{count(b['files'], 'file')}, {size(b['bytes'])}"
+        lines.append(f"  backlog: {known}, the oldest uploaded {_ago(b['oldest_uploaded_at'])}{when}")
+    elif not b["complete"]:
+        lines.append(f"  backlog: not known, the listing was not read to its end{when}")
+    if b["oldest_unprocessed_at"] and report["sources"]["in progress"]:
+        lines.append(f"  the oldest file that waits or is in progress was uploaded {_ago(b['oldest_unprocessed_at'])}")
+    if b["tried_again_by_itself"]:
+        lines.append(f"  {count(b['tried_again_by_itself'], 'quarantined file')} to be tried again without a person")
+    return lines
+
+
+def _ago(moment: str) -> str:
+    return f"{duration(max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()))} ago"
 
 
 def _usage(opened: Any, state: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pipeline.errors import SettingsError
+from pipeline.settings import Priority
 
 if TYPE_CHECKING:
     from pipeline.api import Pipeline
     from pipeline.assembly import Bucket, Runtime
+    from pipeline.engines import Engine
 
 T = TypeVar("T")
 
@@ -99,6 +102,61 @@ def on_engine(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(target, LocalEngine(target.file, target.pipelines, target.bucket, workers), **rest)
 
     return wrapped
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\Z", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes: `500MB`, `2GiB`, `1.5 GB`, `4096`."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The bytes; at least one."""
+        if isinstance(value, int):
+            return value
+        found = _SIZE.match(str(value).strip())
+        base = 1024 if found is not None and found[3] else 1000
+        n = int(float(found[1]) * base ** _POWERS[(found[2] or "").lower()]) if found is not None else 0
+        if n < 1:
+            self.fail(f"{value!r} is no size: write 500MB, 2GiB or a number of bytes", param, ctx)
+        return n
+
+
+def on_limits(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How much a run may begin. Below `on_engine`: the command receives the limits as `limits`."""
+
+    @click.option("--limit", "files", type=click.IntRange(1), help="process at most so many files, then stop")
+    @click.option(
+        "--limit-bytes", "size_bytes", type=Size(), help="process files of at most so many bytes (500MB, 2GiB), then stop"
+    )
+    @click.option(
+        "--limit-cost", "usd", type=click.FloatRange(0), metavar="USD", help="modal: begin work of at most so many dollars"
+    )
+    @functools.wraps(command)
+    def wrapped(target: Target, engine: Engine, files: int | None, size_bytes: int | None, usd: float | None, **rest: Any) -> Any:
+        from pipeline.parts import Limits
+
+        if usd is not None and not engine.knows_costs:
+            raise click.UsageError("--limit-cost is for --engine modal: what work costs on this machine is not known")
+        return command(target, engine, limits=Limits(files=files, size_bytes=size_bytes, usd=usd), **rest)
+
+    return wrapped
+
+
+def priority_of(words: tuple[str, ...]) -> Priority | None:
+    """What `--priority` says: an order, or prefixes (which have a `/`). None where it says nothing."""
+    orders = ["key", "newest", "oldest"]
+    if not words:
+        return None
+    if len(words) == 1 and words[0] in orders:
+        return Priority(order=words[0])  # type: ignore[arg-type]
+    for word in words:
+        if "/" not in word or word.startswith("/"):
+            raise click.UsageError(f"--priority {word!r} is no order (key, newest, oldest: one) and no prefix (such as 2026/)")
+    return Priority(prefixes=words)
 
 
 def runtime(target: Target, pipeline: Pipeline, *, runs_user_code: bool = False) -> Runtime:

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ import click
 from pipeline.arrow import keep_arrow_light
 from pipeline.assembly import Runtime
 from pipeline.cli import EXIT_PROBLEMS
-from pipeline.cli.options import Target, on_bucket, on_engine
+from pipeline.cli.options import Target, on_bucket, on_engine, on_limits, priority_of
 from pipeline.cli.progress import Progress
 from pipeline.cli.render import count, duration, printable, size
 from pipeline.engines import Engine
@@ -26,7 +26,7 @@ from pipeline.errors import CommitConflict, CommitUnknown, ObjectNotFound, Setti
 from pipeline.executors.spawn import SpawnerGone
 from pipeline.listing import grown
 from pipeline.notices import NoticeQueue, Notices, in_background
-from pipeline.parts import PassReport, Request
+from pipeline.parts import Limits, PassReport, Request
 from pipeline.state import State
 from pipeline.stores import open_store, s3_address
 
@@ -41,9 +41,16 @@ _LATER = (StoreUnavailable, ObjectNotFound, CommitConflict, CommitUnknown)
 @click.command("run", epilog="Example:  tidemill run pipeline.py --bucket ./bucket --watch")
 @on_bucket
 @on_engine
+@on_limits
+@click.option(
+    "--priority",
+    "words",
+    multiple=True,
+    metavar="ORDER|PREFIX",
+    help="what goes first: newest, oldest, or files below PREFIX (several)",
+)
 @click.option("--watch", is_flag=True, help="go on until interrupted (Ctrl-C stops cleanly)")
 @click.option("--interval", "interval_s", type=click.FloatRange(0.1, 86400), default=5.0, help="--watch: seconds between looks")
-@click.option("--limit", type=click.IntRange(1), help="process at most so many files, then stop")
 @click.option("--queue", "queue_url", metavar="URL", help="--watch: an SQS queue of upload notices; what they name is not listed")
 @click.option(
     "--sweep",
@@ -56,9 +63,10 @@ _LATER = (StoreUnavailable, ObjectNotFound, CommitConflict, CommitUnknown)
 def run_command(  # noqa: PLR0917
     target: Target,
     engine: Engine,
+    limits: Limits,
+    words: tuple[str, ...],
     watch: bool,
     interval_s: float,
-    limit: int | None,
     queue_url: str | None,
     sweep_s: float | None,
     inventory: str | None,
@@ -70,18 +78,18 @@ def run_command(  # noqa: PLR0917
     leaves, unless --wait. Exit code 1 if files were quarantined or put off. What is left when a run is killed is picked up by
     the next one.
     """
-    if job is not None and (watch or limit):
-        raise click.UsageError("--job goes with neither --watch nor --limit: it runs the job's files, once")
-    if (queue_url and (not watch or limit)) or (sweep_s and not watch):
+    if job is not None and (watch or limits or words):
+        raise click.UsageError("--job goes with neither --watch nor --limit nor --priority: it runs the job's files, once")
+    if (queue_url and (not watch or limits)) or (sweep_s and not watch):
         raise click.UsageError("--queue needs --watch, and goes with no --limit; --sweep needs --watch")
     if inventory is not None and (watch or job):
         raise click.UsageError("--inventory goes with neither --watch nor --job: it is a listing, and read once")
     if job is not None:
         return asyncio.run(Run(target, engine, work=partial(_job, job, alone=len(target.pipelines) == 1)).go())
-    request = Request(limit=limit) if limit else None
+    request = Request(limits=limits, priority=priority_of(words))
     if inventory is not None:
-        return asyncio.run(Run(target, engine, work=partial(_inventory, target, inventory, limit)).go())
-    run = Run(target, engine, watch=watch, interval_s=interval_s, request=request)
+        return asyncio.run(Run(target, engine, work=partial(_inventory, target, inventory, request), usd=limits.usd).go())
+    run = Run(target, engine, watch=watch, interval_s=interval_s, request=request, usd=limits.usd)
     run.sweep_s = sweep_s
     if queue_url is not None:
         if not target.bucket.url.startswith("s3://"):
@@ -116,7 +124,7 @@ def _key(target: Target, name: str) -> str:
     return name.removeprefix(base) if name.startswith("s3://") else name
 
 
-async def _inventory(target: Target, url: str, limit: int | None, runtime: Runtime) -> tuple[PassReport, State]:
+async def _inventory(target: Target, url: str, request: Request, runtime: Runtime) -> tuple[PassReport, State]:
     """What an inventory names, where nothing is known of it."""
     from pipeline.inventory import Inventory
 
@@ -128,7 +136,7 @@ async def _inventory(target: Target, url: str, limit: int | None, runtime: Runti
     name, prefix = s3_address(target.bucket.url)
     inventory = Inventory(store, key, bucket=name, prefix=prefix)
     await inventory.open()
-    return await runtime.run(request=Request(limit=limit, listing=inventory.pages))
+    return await runtime.run(request=replace(request, listing=inventory.pages))
 
 
 async def _job(job: str, runtime: Runtime, *, alone: bool) -> tuple[PassReport, State]:
@@ -154,6 +162,7 @@ class Run:
         watch: bool = False,
         interval_s: float = 5.0,
         request: Request | None = None,
+        usd: float | None = None,
         work: Callable[[Runtime], Awaitable[tuple[PassReport, State]]] | None = None,
     ) -> None:
         self.target = target
@@ -161,6 +170,7 @@ class Run:
         self.watch = watch
         self.interval_s = interval_s
         self.request = request
+        self.usd = usd
         self.work = work or self._run
         self.states: dict[str, State] = {}
         self.found_problems = False
@@ -184,7 +194,7 @@ class Run:
             if self.notices is not None:
                 await in_background(self.notices.check)
             store = self.target.bucket.open()
-            runtimes = [self.engine.runtime(p, store) for p in self.target.pipelines]
+            runtimes = [self.engine.runtime(p, store, self.usd) for p in self.target.pipelines]
             for runtime in runtimes:
                 runtime.stopping = self.stopped.is_set
                 await runtime.open()
@@ -330,7 +340,18 @@ def _limits(report: PassReport) -> list[str]:
         lines.append(f"  {count(report.over_budget, 'file')} held back: the cost limit is reached; a later run goes on")
     if report.held_back:
         lines.append("  as many tasks are open as may be: a later run goes on with the rest")
-    return lines
+    return lines + _left(report)
+
+
+def _left(report: PassReport) -> list[str]:
+    """What waits for a later run, and how long it has been waiting."""
+    if not report.left:
+        return ["  stopped at its limit, before the end of the listing: a later run goes on"] if report.limited else []
+    least = "" if report.complete else "at least "
+    oldest = ""
+    if report.left_oldest_us is not None:
+        oldest = f", the oldest uploaded {duration(max(0.0, time.time() - report.left_oldest_us / 1e6))} ago"
+    return [f"  {least}{count(report.left, 'file')} left for a later run ({size(report.left_bytes)}){oldest}"]
 
 
 def summary(name: str, report: PassReport, seconds: float) -> list[str]:

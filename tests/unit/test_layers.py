@@ -14,7 +14,7 @@ CORE = VALUES | {"wire", "runs", "ledger", "outputs", "checkpoint", "growth", "s
 CORE |= {"planner", "jobs", "cost", "orders"}
 SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
-    *("selection", "desk", "lookup", "compaction", "listing"),
+    *("selection", "desk", "lookup", "compaction", "listing", "choosing"),
 }
 API = {"api", "loading", "options", "schedules"}
 

@@ -280,6 +280,14 @@ def test_a_suspect_is_parted_from_the_rest() -> None:
     assert [t.inputs.keys for t in commit.plan] == [["up/a", "up/c"], ["up/b"]]
 
 
+def test_what_is_left_of_a_backfills_task_is_of_the_backfill_too() -> None:
+    history = History()
+    evidence = Evidence(base=0, found=[Found("f", inputs("a", "b", "c"), again=True), Found("f", inputs("d"))])
+    first, new = (history.state.tasks[task.id] for task in history.commit(evidence).plan)
+    assert (first.again, new.again) == (True, False)
+    assert [task.again for task in history.commit(lost(first, suspect=1), SOON).plan] == [True, True]
+
+
 # -- another code --------------------------------------------------------------------------------------------------------
 
 
