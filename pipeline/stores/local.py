@@ -100,21 +100,21 @@ class LocalStore:
             raise
         try:
             with os.scandir(descriptor) as entries:  # relative to the descriptor: no path is resolved for each file
-                named = {e.name + "/" if e.is_dir(follow_symlinks=False) else e.name: e for e in entries}
+                names = sorted(e.name + "/" if e.is_dir(follow_symlinks=False) else e.name for e in entries)
             files: _Names = []
-            for name in sorted(named):
+            for name in names:
                 if not name.isascii() and not _is_text(name):
                     unusable.append(os.fsencode(folder + name).decode("utf-8", "backslashreplace"))
                 elif name[-1] != "/":
                     files.append(name)
                     if len(files) == PAGE_KEYS:
-                        yield _regular(folder, files, named, prefix, after)
+                        yield _regular(folder, files, descriptor, prefix, after)
                         files = []
                 elif self._may_hold(folder + name, prefix, after):
-                    yield _regular(folder, files, named, prefix, after)
+                    yield _regular(folder, files, descriptor, prefix, after)
                     files = []
                     yield from self._walk(folder + name, prefix, after, unusable)
-            yield _regular(folder, files, named, prefix, after)
+            yield _regular(folder, files, descriptor, prefix, after)
         finally:
             os.close(descriptor)
 
@@ -345,9 +345,7 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _regular(
-    folder: str, names: list[str], entries: dict[str, os.DirEntry[str]], prefix: str, after: str
-) -> tuple[list[str], list[os.stat_result]]:
+def _regular(folder: str, names: list[str], descriptor: int, prefix: str, after: str) -> tuple[list[str], list[os.stat_result]]:
     """The keys and stats of those files of a folder that are regular, below `prefix` and above `after`."""
     keys, stats = [], []
     whole = folder.startswith(prefix) and folder > after
@@ -355,7 +353,7 @@ def _regular(
         key = folder + name
         if whole or (key > after and key.startswith(prefix)):
             try:
-                stat = entries[name].stat(follow_symlinks=False)
+                stat = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
             except FileNotFoundError:
                 continue
             if S_ISREG(stat.st_mode):
