@@ -369,6 +369,7 @@ def one_nonce_an_order() -> Any:
 
 
 DIRECTED = {
+    "exchange-for-any-runs": test_log.test_a_state_takes_no_runs_that_lack_what_it_merged_into_its_own,
     "no-floor": test_log.test_an_entry_recreated_below_the_floor_did_not_happen,
     "no-id-chain": test_log.test_a_reader_does_not_follow_an_entry_of_another_history,
     "taken-means-lost": partial(test_log.test_a_lost_answer_neither_loses_nor_doubles_the_commit, ["after"]),

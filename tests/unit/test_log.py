@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from pipeline import keys, wire
-from pipeline.assembly import WallClock
+from pipeline.assembly import RandomIds, WallClock
 from pipeline.errors import CommitUnknown, StateInvalid, StoreUnavailable
-from pipeline.log import Log
-from pipeline.maintenance import raise_floor
+from pipeline.ledger import Entry
+from pipeline.log import Log, Outdated
+from pipeline.maintenance import raise_floor, write_checkpoint
 from pipeline.model import FORMAT_VERSION, Commit
 from pipeline.settings import Policy
 from pipeline.state import State
@@ -164,3 +165,23 @@ def test_a_commit_that_does_not_follow_is_refused_by_the_fold() -> None:
     late.sequence = 5
     with pytest.raises(StateInvalid, match="does not follow"):
         state.apply(late, 0)
+
+
+def test_a_state_takes_no_runs_that_lack_what_it_merged_into_its_own() -> None:
+    """A run of its newest checkpoint is gone; an older checkpoint has all its runs, and lacks what was committed since."""
+
+    async def work() -> None:
+        log, state = log_on(MemoryStore()), State("p")
+        for sequence, key in enumerate(("a", "b"), start=5):
+            state.sequence, state.id = sequence, f"c{sequence}"
+            state.overlay = {key: Entry("e", 1, 0, 1, 0, "t", "v", 0, "o", sequence)}
+            await write_checkpoint(log, state, RandomIds())
+        await log.store.delete([run.key for run in state.ledger.runs.runs])
+        state.ledger.runs.held.clear()
+        try:
+            await log.look_up(state, ["b"])
+        except Outdated:
+            return
+        assert state.entry("b") is not None
+
+    run(work())
