@@ -213,7 +213,7 @@ class Run:
 
     def _request(self, runtime: Runtime) -> Request | None:
         if self.noticed is None:
-            return Request(growing=True) if self._grows(runtime) else self.request
+            return replace(self.request or Request(), growing=True) if self._grows(runtime) else self.request
         source = runtime.settings.source
         return Request(names=[key for key in self.noticed.keys if key.startswith(source) and key != source])
 
@@ -221,7 +221,8 @@ class Run:
         """Whether this look need not list everything: keys grow there, and the next whole listing is not due yet."""
         name = runtime.settings.name
         state, due_s = self.states.get(name), self.whole_due_s.get(name, 0.0)
-        return self.request is None and state is not None and time.monotonic() < due_s and bool(grown(state, runtime.settings))
+        may_grow = self.watch and (self.request is None or not self.request.is_once)
+        return may_grow and state is not None and time.monotonic() < due_s and bool(grown(state, runtime.settings))
 
     def _note_listing(self, name: str, report: PassReport, seconds: float) -> None:
         """Whole listings may take a twentieth of the time; after an outage the next one is due at once."""
