@@ -23,7 +23,7 @@ CAUGHT = {
     "forget-superseded": (434, 435),
     "forget-wishes": (765, 766),
     "late-aggregates": (11, 12),
-    "local-clock": (2111, 2112),
+    "local-clock": (8535, 8536),
     "lost-is-final": (54, 55),
     "name-doomed-runs": (31, 32),
     "no-base-sequence": (0, 10),
