@@ -36,16 +36,19 @@ class Run:
     peak_mb: float
     code: int
     output: str
+    cpu: float = 0.0
+    """Processor seconds of the command and all processes that it waited for."""
 
 
 def measure(command: list[str]) -> Run:
-    """Wall time, and peak memory of the largest process among the command and its children."""
+    """Wall and processor time, and peak memory of the largest process among the command and its children."""
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
-    return Run(time.perf_counter() - started, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status), output)
+    cpu = usage.ru_utime + usage.ru_stime
+    return Run(time.perf_counter() - started, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status), output, cpu)
 
 
 def tidemill(root: Path, kind: str) -> Callable[[], Run]:

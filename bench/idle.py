@@ -7,30 +7,23 @@ are those of the command and all processes that it waited for.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from bench import workloads
-from bench.__main__ import ENVIRONMENT, HERE, ROOT, WORK
+from bench.__main__ import HERE, WORK, measure
 
 PEERS = {"dlt": ["-r", str(HERE / "requirements-peers.txt")], "pathway": ["pathway"]}
 
 
 def measured(command: list[str]) -> tuple[float, float]:
-    """Processor and wall seconds. Raises CalledProcessError with what the command said."""
-    began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command, output[-2000:])
-    return usage.ru_utime + usage.ru_stime, time.perf_counter() - began
+    """Processor and wall seconds."""
+    run = measure(command)
+    assert run.code == 0, run.output[-2000:]
+    return run.cpu, run.seconds
 
 
 def interpreter(name: str) -> str:

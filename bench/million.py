@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from bench.__main__ import ENVIRONMENT, ROOT
+from bench.__main__ import Run, measure
 
 FLOW = """
 from pipeline import Object, Pipeline
@@ -39,16 +37,10 @@ def fill(root: Path, files: int) -> None:
         os.close(descriptor)
 
 
-def measured(command: list[str]) -> str:
-    """One run of a command as a line."""
-    began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    said = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0, said
-    cpu = usage.ru_utime + usage.ru_stime
-    return f"{time.perf_counter() - began:8.1f}{cpu:8.1f}{usage.ru_maxrss / 1024:9.0f}  {said.splitlines()[0]}"
+def line(run: Run) -> str:
+    """A run's figures, and what it said first."""
+    assert run.code == 0, run.output
+    return f"{run.seconds:8.1f}{run.cpu:8.1f}{run.peak_mb:9.0f}  {run.output.splitlines()[0]}"
 
 
 def main() -> None:
@@ -63,7 +55,7 @@ def main() -> None:
             fill(root, files)
             for _ in range(2):
                 run = [sys.executable, "-m", "pipeline.cli", "run", str(root / "flow.py"), "--bucket", str(root)]
-                print(f"{files:10,}{measured(run)}", flush=True)
+                print(f"{files:10,}{line(measure(run))}", flush=True)
 
 
 if __name__ == "__main__":
