@@ -10,8 +10,8 @@ from . import explore, longevity
 from .__main__ import history
 from .mutations import ALL, DIRECTED, PROVEN_REDUNDANT, applied
 
-SEEDS = 800
-PARTS = 8
+SEEDS = 500
+PARTS = 5
 
 CAUGHT = {
     "any-task-publishes": (112, 113),
