@@ -201,3 +201,14 @@ def test_a_slice_of_a_table_shares_its_rows() -> None:
     assert between(table, "a", "c").column("key").to_pylist() == ["b", "c"]
     assert between(table, "", None).num_rows == 4
     assert between(table, "x", None).num_rows == 0
+
+
+def test_what_is_stored_does_not_grow_where_keys_come_and_go() -> None:
+    """New keys at the end, old ones deleted at the beginning: tombstones meet what they are about, and both are gone."""
+    table = Table(100, 4)
+    for i in range(40):
+        table.change({f"k{n:06d}": "1" for n in range(500 * i, 500 * (i + 1))})
+        table.change({f"k{n:06d}": None for n in range(500 * (i - 4), 500 * (i - 3)) if n >= 0})
+    assert len(table.whole()) == 2000
+    assert table.runs.rows < 3 * 2000
+    assert len(table.runs.runs) < 60
