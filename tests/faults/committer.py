@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -106,9 +107,18 @@ def main(endpoint: str, bucket: str, pipeline: str, name: str, count: str) -> No
     """Write, then say what was told."""
     store = open_store(f"s3://{bucket}", endpoint_url=endpoint, region="us-east-1")
     writer = Writer(Log(store, pipeline, clock=WallClock(), policy=Policy(sends_max=4)), name)
-    asyncio.run(writer.run(int(count)))
+
+    async def work() -> None:
+        try:
+            await writer.run(int(count))
+        finally:
+            await store.close()
+
+    asyncio.run(work())
     print(json.dumps({"told": writer.told, **writer.counts}))
 
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(0)  # as the commands end: now and then obstore's own threads abort a process that is taking itself apart
