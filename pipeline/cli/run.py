@@ -218,10 +218,13 @@ class Run:
         return Request(names=[key for key in self.noticed.keys if key.startswith(source) and key != source])
 
     def _grows(self, runtime: Runtime) -> bool:
-        """Whether this look need not list everything: keys grow there, and the next whole listing is not due yet."""
+        """Whether this look need not list everything: keys grow there, and the next whole listing is not due yet.
+
+        Never with a queue: there a listing is what makes lost notices good, so it is whole.
+        """
         name = runtime.settings.name
         state, due_s = self.states.get(name), self.whole_due_s.get(name, 0.0)
-        may_grow = self.watch and (self.request is None or not self.request.is_once)
+        may_grow = self.watch and self.notices is None and (self.request is None or not self.request.is_once)
         return may_grow and state is not None and time.monotonic() < due_s and bool(grown(state, runtime.settings))
 
     def _note_listing(self, name: str, report: PassReport, seconds: float) -> None:

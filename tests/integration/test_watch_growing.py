@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from pipeline.cli.run import Run
+from pipeline.growth import Frontier, Growth
+from pipeline.state import State
+from tests.builders import pipeline_settings
 from tests.helpers import Project, lines
 
 FLOW = """
@@ -70,3 +76,17 @@ def test_a_late_key_waits_for_a_whole_listing(tmp_path: Path, sweep_s: str, find
 def test_a_listing_that_is_none_is_refused(tmp_path: Path) -> None:
     done = Project(tmp_path, FLOW.replace('"growing"', '"sometimes"')).call("run", code=2)
     assert "listing='sometimes' is not one of" in done.stderr
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_with_a_queue_every_listing_is_whole(told: bool) -> None:
+    """It is what makes lost notices good, wherever their keys lie."""
+    run = Run(target=None, engine=None, watch=True)  # type: ignore[arg-type]
+    settings = pipeline_settings(listing="growing")
+    frontier = Frontier(prefix="up/", start_after="", last="up/z", seen=1, late=0)
+    run.states[settings.name] = State(settings.name)
+    run.states[settings.name].growth = Growth(listed=1, whole=frontier)
+    run.whole_due_s[settings.name] = math.inf
+    run.notices = object() if told else None  # type: ignore[assignment]
+    request = run._request(SimpleNamespace(settings=settings))  # type: ignore[arg-type]
+    assert (request is not None and request.growing) is not told
