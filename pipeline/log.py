@@ -6,7 +6,6 @@ floor, reading back after any doubt) are explained in docs/ARCHITECTURE.md.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
@@ -229,9 +228,8 @@ class Log:
     async def all_committed(self, state: State) -> AsyncIterator[pa.Table]:
         """The whole ledger, range by range in order, with the overlay's changes. Raises Outdated."""
         fresh = ledger.table_of(state.overlay)
-        after, runs = "", state.ledger.runs
-        bounds: list[str | None] = [run.last for run in runs.level(runs.deepest)] if runs.deepest else []
-        for upto in (*bounds, None):
+        after = ""
+        for upto in (*state.ledger.runs.range_ends("", None), None):
             old = await self.committed_between(state, after, upto)
             table = merge([t for t in (old, between(fresh, after, upto)) if t is not None], drop_tombstones=True)
             if table.num_rows:
@@ -266,8 +264,3 @@ def parse_floor(stored: Stored, key: str) -> int:
     if not text.isdigit() or len(text) > 20:
         raise StateInvalid(f"{key} should hold a sequence number, not {text[:40]!r}")
     return int(text)
-
-
-def checksum(body: bytes) -> str:
-    """SHA-256 in hexadecimal, as receipts and checkpoints record it."""
-    return hashlib.sha256(body).hexdigest()

@@ -64,8 +64,8 @@ async def between(store: Store, runs: SortedRuns, after: str, upto: str | None, 
 
 async def everything(store: Store, runs: SortedRuns, schema: pa.Schema) -> AsyncIterator[pa.Table]:
     """All rows that count, range by range in order. Raises RunGone, StateInvalid."""
-    after, bounds = "", [run.last for run in runs.level(runs.deepest)] if runs.deepest else []
-    for upto in (*bounds, None):
+    after = ""
+    for upto in (*runs.range_ends("", None), None):
         found = await between(store, runs, after, upto, schema)
         if found is not None:
             yield found

@@ -193,14 +193,17 @@ class SortedRuns:
         return min(self.level(level), key=lambda run: (below[run.key], run.first))
 
     def _beneath(self, run: Run, level: int) -> list[Run]:
-        runs = self.level(level)
-        return runs[bisect_left(self._lasts.get(level, []), run.first) : bisect_right([r.first for r in runs], run.last)]
+        start, end = self._span(level, run.first, run.last)
+        return self.level(level)[start:end]
+
+    def _span(self, level: int, first: str, last: str) -> tuple[int, int]:
+        """Positions [start, end) of the level's runs that overlap [first, last]; not for level 0."""
+        return bisect_left(self._lasts.get(level, []), first), bisect_right([run.first for run in self.level(level)], last)
 
     def _merge(self, upper: list[Run], level: int, run_rows: int) -> Merge:
         first, last = min(run.first for run in upper), max(run.last for run in upper)
         runs = self.level(level)
-        start = bisect_left(self._lasts.get(level, []), first)
-        end = bisect_right([run.first for run in runs], last)
+        start, end = self._span(level, first, last)
         rows = sum(run.rows for run in (*upper, *runs[start:end]))
         while start > 0 and _is_small(runs[start - 1], rows, run_rows):
             start -= 1
