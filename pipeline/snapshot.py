@@ -17,6 +17,12 @@ class Output(msgspec.Struct, kw_only=True):
     """Source keys whose rows in these files do not count any more: superseded, deleted, or never published."""
 
 
+def dead_rows(output_id: str, output: Output) -> list[tuple[str, str]]:
+    """The rows in the output's files that do not count, as pairs of `_task` and `_source_key`."""
+    task = output_id.partition(".")[0]
+    return [(task, key) for key in output.dead]
+
+
 class Removed(msgspec.Struct, kw_only=True):
     """An output without live sources. Its files stay until retention has passed, for readers and aggregates in flight."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ObjectNotFound, SettingsError, StoreDenied, StoreUnavailable
 from pipeline.model import MAIN_TABLE, REJECTED_TABLE, OutputFile
 from pipeline.settings import AggregateSettings
-from pipeline.snapshot import Snapshot
+from pipeline.snapshot import Snapshot, dead_rows
 from sinks import sql
 from sinks.files import Files
 from sinks.guard import Guard, Limits, half_of_memory_mb
@@ -83,7 +83,7 @@ class Warehouse:
     def add_snapshot(self, snapshot: Snapshot, *, view: str | None = None) -> None:
         """Views `<pipeline>` (or `view`) and `<pipeline>__rejected` over the snapshot's live rows."""
         main = view or snapshot.pipeline
-        dead = [(output_id.partition(".")[0], key) for output_id, o in snapshot.outputs.items() for key in o.dead]
+        dead = [pair for output_id, output in snapshot.outputs.items() for pair in dead_rows(output_id, output)]
         dead_table = self.add_table(main, _dead_table(dead), schema=INTERNAL)
         columns = self.columns(snapshot.schema)
         for table, name, wanted in (
