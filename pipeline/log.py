@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline import keys, ledger, lookup, outputs, wire
@@ -17,6 +18,7 @@ from pipeline.errors import (
     CommitUnknown,
     ObjectNotFound,
     PreconditionFailed,
+    SettingsError,
     StateInvalid,
     StoreUnavailable,
 )
@@ -56,14 +58,15 @@ class Log:
                 return state
         raise CommitConflict(f"the log of {self.pipeline} kept being collected while it was read; run again")
 
-    async def catch_up(self, state: State) -> bool:
-        """Apply every entry after the state's sequence.
+    async def catch_up(self, state: State, *, upto: int | None = None) -> bool:
+        """Apply every entry after the state's sequence, those above `upto` excepted.
 
         False if the state is not a prefix of the log any more (entries it would need are collected, or were re-created by
         a writer that stalled for long): then only a new `load` helps.
         """
         batch = 1
-        while True:
+        while upto is None or state.sequence < upto:
+            batch = batch if upto is None else min(batch, upto - state.sequence)
             wanted = [keys.log_entry(self.home, state.sequence + 1 + i) for i in range(batch)]
             for key, stored in zip(wanted, await self.store.get_many(wanted), strict=True):
                 if stored is None:
@@ -71,6 +74,7 @@ class Log:
                 if not await self._follow(state, key, stored):
                     return False
             batch = min(2 * batch, _BATCH_MAX)
+        return await self.floor() <= state.sequence
 
     async def _follow(self, state: State, key: str, stored: Stored) -> bool:
         entry = wire.decode(Commit, stored.body, key)
@@ -142,13 +146,20 @@ class Log:
         """The state of the newest checkpoint, an empty one where there is none at all; None if what was listed has vanished."""
         found = await self._checkpoints()
         for key in found:
-            checkpoint = await self._checkpoint(key)
-            if checkpoint is not None:
-                state = State.restore(checkpoint)
-                if checkpoint.totals is None:
-                    await self._add_up(state)
+            state = await self._restored(key)
+            if state is not None:
                 return state
         return None if found else State(self.pipeline)
+
+    async def _restored(self, key: str) -> State | None:
+        """The state that a checkpoint holds; None if it vanished."""
+        checkpoint = await self._checkpoint(key)
+        if checkpoint is None:
+            return None
+        state = State.restore(checkpoint)
+        if checkpoint.totals is None:
+            await self._add_up(state)
+        return state
 
     async def _checkpoint(self, key: str) -> Checkpoint | None:
         try:
@@ -158,6 +169,58 @@ class Log:
         if checkpoint.pipeline != self.pipeline:
             raise StateInvalid(f"{key} belongs to pipeline {checkpoint.pipeline!r}, not {self.pipeline!r}")
         return checkpoint
+
+    async def load_at(self, sequence: int) -> State:
+        """The state as it was at an earlier sequence. Raises SettingsError where that is not kept any more, or not there yet.
+
+        Kept are a checkpoint from before the retention time, and all that came since (see `maintenance.kept_checkpoints`).
+        """
+        newest = await self.load()
+        if sequence > newest.sequence:
+            raise SettingsError(f"{self.pipeline} has no commit {sequence} yet: the newest is {newest.sequence}")
+        if sequence == newest.sequence:
+            return newest
+        for base in [key for key in await self._checkpoints() if (keys.checkpoint_sequence(key) or 0) <= sequence]:
+            state = await self._restored(base)
+            if state is not None and await self._reaches(state, sequence):
+                return state
+        state = State(self.pipeline)
+        if sequence > 0 and await self._reaches(state, sequence):
+            return state
+        raise SettingsError(f"commit {sequence} of {self.pipeline} is not kept any more: {await self._oldest_kept()}")
+
+    async def _reaches(self, state: State, sequence: int) -> bool:
+        """Bring an old state up to an old sequence; whether that could be done with entries that were surely never re-created."""
+        base = state.sequence
+        try:
+            return await self.catch_up(state, upto=sequence) and await self.floor() <= base
+        except Outdated:
+            return False
+
+    async def _oldest_kept(self) -> str:
+        floor = await self.floor()
+        kept = [n for key in await self._checkpoints() if (n := keys.checkpoint_sequence(key) or 0) >= floor]
+        return f"the oldest is {min(kept, default=floor + 1) if floor else 1}"
+
+    async def sequence_at(self, moment_ms: int) -> int:
+        """The last commit at or before a moment by the store's clock. Raises SettingsError where that is not known any more."""
+        floor, found, oldest = await self.floor(), 0, None
+        for prefix, number in (
+            (keys.checkpoint_prefix(self.home), keys.checkpoint_sequence),
+            (keys.log_prefix(self.home), keys.log_sequence),
+        ):
+            async for page in self.store.list(prefix):
+                for key, modified_us in zip(page.keys, page.modified_us, strict=True):
+                    sequence = number(key)
+                    if sequence is None or sequence < floor:
+                        continue
+                    oldest = modified_us // 1000 if oldest is None else min(oldest, modified_us // 1000)
+                    if modified_us // 1000 <= moment_ms:
+                        found = max(found, sequence)
+        if not found:
+            since = "nothing is committed yet" if oldest is None else f"what is kept begins at {_utc(oldest)}"
+            raise SettingsError(f"{self.pipeline} at {_utc(moment_ms)}: {since}")
+        return found
 
     async def _add_up(self, state: State) -> None:
         """What a checkpoint of format 1 does not say."""
@@ -256,6 +319,10 @@ class Log:
                 state.rebase(checkpoint)
                 return True
         return False
+
+
+def _utc(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def parse_floor(stored: Stored, key: str) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import keys, ledger, wire
 from pipeline import outputs as output_rows
+from pipeline.checkpoint import Checkpoint
 from pipeline.compaction import Compaction
 from pipeline.errors import ObjectNotFound, PreconditionFailed
 from pipeline.log import Log, Outdated, parse_floor
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 JOBS_KEPT_MS = 90 * 86_400_000
 COLLECTED_MAX = 1_000
 """Ledger runs that one commit gives up; the next vacuum goes on."""
+KEPT_STEPS = 16
+"""Checkpoints that are kept for looking back lie at least this part of the retention time, or of the longest log, apart."""
 
 
 async def write_checkpoint(log: Log, state: State, ids: Ids) -> str:
@@ -70,9 +73,48 @@ async def _write_runs(log: Log, state: State, ids: Ids) -> None:
     state.doomed.clear()
 
 
-async def unnamed_runs(log: Log, state: State) -> list[str]:
-    """Runs that this state does not name, and that were written before its sequence: at most COLLECTED_MAX of them."""
-    named, last = state.run_names, keys.ledger_run(log.home, state.sequence, "")
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a vacuum leaves for looking back: older checkpoints, the runs that they name, and the log above `floor`."""
+
+    checkpoints: frozenset[str] = frozenset()
+    runs: frozenset[str] = frozenset()
+    floor: int = 0
+
+
+async def what_is_kept(log: Log, state: State, retention_s: float) -> Kept:
+    """The newest checkpoint from before the retention time, from which every later state can be folded, and some younger ones,
+    which take its place one day. By the store's times; where the log is longer than `log_entries_max`, what is too far back counts
+    as old.
+    """
+    found: list[tuple[int, int, str]] = []
+    async for page in log.store.list(keys.checkpoint_prefix(log.home)):
+        rows = zip(page.keys, page.modified_us, strict=True)
+        found += [(n, us // 1000, key) for key, us in rows if (n := keys.checkpoint_sequence(key)) is not None]
+    if not found:
+        return Kept()
+    found.sort()
+    floor, entries_max = await log.floor(), log.policy.log_entries_max
+    due_ms, first = max(ms for _, ms, _ in found) - int(1000 * retention_s), state.sequence - entries_max
+    old = [row for row in found if row[0] >= floor and (row[1] < due_ms or row[0] < first)]
+    kept = [old[-1]] if old else []
+    for row in found:
+        if row[0] < max(floor, kept[0][0] + 1 if old else 0):
+            continue
+        last = kept[-1] if kept else (0, 0, "")
+        if row[0] - last[0] >= max(entries_max // KEPT_STEPS, 1) or row[1] - last[1] >= 1000 * retention_s / KEPT_STEPS:
+            kept.append(row)
+    runs: set[str] = set()
+    for stored in await log.store.get_many([key for *_, key in kept]):
+        if stored is not None:
+            checkpoint = wire.decode(Checkpoint, stored.body, "a checkpoint")
+            runs.update(run.key for run in (*checkpoint.runs, *checkpoint.output_runs))
+    return Kept(frozenset(key for *_, key in kept), frozenset(runs), old[-1][0] if old else 0)
+
+
+async def unnamed_runs(log: Log, state: State, kept: Kept) -> list[str]:
+    """Runs that neither this state nor what is kept names, written before its sequence: at most COLLECTED_MAX of them."""
+    named, last = state.run_names | kept.runs, keys.ledger_run(log.home, state.sequence, "")
     found: list[str] = []
     async for page in log.store.list(keys.ledger_prefix(log.home)):
         found += [key for key in page.keys if key not in named and key < last]
@@ -116,12 +158,20 @@ class Vacuum:
     """One run of the vacuum against one loaded state."""
 
     def __init__(
-        self, log: Log, settings: PipelineSettings, state: State, *, collected: Sequence[str] = (), dry_run: bool = False
+        self,
+        log: Log,
+        settings: PipelineSettings,
+        state: State,
+        *,
+        kept: Kept | None = None,
+        collected: Sequence[str] = (),
+        dry_run: bool = False,
     ) -> None:
         self.log = log
         self.store = log.store
         self.settings = settings
         self.state = state
+        self.kept = kept or Kept()
         self.collected = collected
         self.dry_run = dry_run
         self.done = Vacuumed()
@@ -134,7 +184,7 @@ class Vacuum:
         await self._orphans()
         await self._receipts()
         await self._jobs(now_ms)
-        await self._log_and_checkpoints(checkpoint, due_ms)
+        await self._log_and_checkpoints(checkpoint)
         await self._remove(list(self.collected))  # after the checkpoint: neither it nor any later one names them
         return self.done
 
@@ -187,31 +237,22 @@ class Vacuum:
             times = zip(page.keys, page.modified_us, strict=True)
             await self._remove([key for key, modified_us in times if modified_us // 1000 < now_ms - JOBS_KEPT_MS])
 
-    async def _log_and_checkpoints(self, checkpoint: str, due_ms: int) -> None:
-        """Log entries that a checkpoint covers and that are older than retention, or too many; checkpoints that a newer one
-        replaces."""
+    async def _log_and_checkpoints(self, checkpoint: str) -> None:
+        """Log entries below the oldest checkpoint that is kept, and all checkpoints but those."""
         newest = keys.checkpoint_sequence(checkpoint) or 0
-        old, reached = await self._old_log_entries(newest, due_ms)
+        reached = self.kept.floor
         if reached and not self.dry_run:
             await raise_floor(self.store, self.log.home, reached)
-        await self._remove(old)
-        self.done.log_entries += len(old)
+        async for page in self.store.list(keys.log_prefix(self.log.home)):
+            old = [key for key in page.keys if (keys.log_sequence(key) or newest) <= reached]
+            await self._remove(old)
+            self.done.log_entries += len(old)
         hinted = await self.log.hinted_checkpoint()
         async for page in self.store.list(keys.checkpoint_prefix(self.log.home)):
-            older = [key for key in page.keys if key != hinted and (keys.checkpoint_sequence(key) or newest) < newest]
+            spared = {hinted, *self.kept.checkpoints}
+            older = [key for key in page.keys if key not in spared and (keys.checkpoint_sequence(key) or newest) < newest]
             await self._remove(older)
             self.done.checkpoints += len(older)
-
-    async def _old_log_entries(self, newest: int, due_ms: int) -> tuple[list[str], int]:
-        covered: list[tuple[int, str, bool]] = []
-        async for page in self.store.list(keys.log_prefix(self.log.home)):
-            for key, modified_us in zip(page.keys, page.modified_us, strict=True):
-                sequence = keys.log_sequence(key)
-                if sequence is not None and sequence < newest:
-                    covered.append((sequence, key, modified_us // 1000 < due_ms))
-        surplus = len(covered) - self.log.policy.log_entries_max
-        old = [(sequence, key) for i, (sequence, key, is_due) in enumerate(covered) if is_due or i < surplus]
-        return [key for _, key in old], max((sequence for sequence, _ in old), default=0)
 
     async def _delete(self, names: list[str], sizes: list[int]) -> None:
         if names:
@@ -225,15 +266,23 @@ class Vacuum:
 
 
 async def vacuum(
-    log: Log, settings: PipelineSettings, state: State, ids: Ids, *, collected: Sequence[str] = (), dry_run: bool = False
+    log: Log,
+    settings: PipelineSettings,
+    state: State,
+    ids: Ids,
+    *,
+    kept: Kept | None = None,
+    collected: Sequence[str] = (),
+    dry_run: bool = False,
 ) -> Vacuumed:
     """Write a checkpoint, then delete what is superseded, orphaned or collected. The caller commits `outputs` as vacuumed.
 
     `state` must have been loaded, and not proposed from a listing older than this call. A commit that it has applied must have
-    given up the ledger runs `collected`. With `dry_run` nothing is deleted. Raises Outdated.
+    given up the ledger runs `collected`. kept: what stays for looking back; without it the log stays whole. With `dry_run`
+    nothing is deleted. Raises Outdated.
     """
     if state.sequence == 0:
         return Vacuumed()
     await log.load_outputs(state)
     checkpoint = await write_checkpoint(log, state, ids)
-    return await Vacuum(log, settings, state, collected=collected, dry_run=dry_run).run(checkpoint)
+    return await Vacuum(log, settings, state, kept=kept, collected=collected, dry_run=dry_run).run(checkpoint)

@@ -16,7 +16,7 @@ from pipeline.evidence import Evidence, Loss
 from pipeline.gathering import gather, verified
 from pipeline.listing import Finder
 from pipeline.log import Log, Outdated
-from pipeline.maintenance import Vacuumed, unnamed_runs, vacuum, write_checkpoint
+from pipeline.maintenance import Vacuumed, unnamed_runs, vacuum, what_is_kept, write_checkpoint
 from pipeline.model import Assignment, Commit, Receipt, Task
 from pipeline.parts import Parts, PassReport, Request
 from pipeline.planner import Proposer
@@ -348,10 +348,11 @@ class Pass:
     async def vacuum(self, *, dry_run: bool = False) -> Vacuumed:
         """Delete what nobody needs any more, and commit that it is gone."""
         await self.open()
-        unnamed = [] if dry_run else await unnamed_runs(self.log, self.state)
+        kept = await what_is_kept(self.log, self.state, self.settings.retention_s)
+        unnamed = [] if dry_run else await unnamed_runs(self.log, self.state, kept)
         commit = await self.commit(Evidence(base=self.state.sequence, runs_work=False, collected=unnamed))
         collected = commit.collected if commit is not None else []
-        done = await vacuum(self.log, self.settings, self.state, self.parts.ids, collected=collected, dry_run=dry_run)
+        done = await vacuum(self.log, self.settings, self.state, self.parts.ids, kept=kept, collected=collected, dry_run=dry_run)
         if done.outputs and not dry_run:
             await self.commit(Evidence(base=self.state.sequence, runs_work=False, vacuumed=done.outputs))
         return done
