@@ -53,6 +53,8 @@ class Evidence:
     requeue: list[str] = field(default_factory=list)
     cancel: dict[str, str] = field(default_factory=dict)
     """Tasks to end without an answer, each with the reason to show."""
+    merge: list[str] = field(default_factory=list)
+    """Outputs to be merged into one: a task for that is to be planned."""
     vacuumed: list[str] = field(default_factory=list)
     collected: list[str] = field(default_factory=list)
     """Ledger runs that no checkpoint needs any more, as far as was known."""
@@ -70,6 +72,7 @@ def fits(receipt: Receipt, task: Task, output: str) -> bool:
         receipt.task == task.id
         and receipt.version == task.version
         and len(receipt.rows) == len(receipt.rejected) == n
+        and len(receipt.merged_dead) == len(task.merges)
         and min(receipt.rows + receipt.rejected, default=0) >= 0
         and all(0 <= p.index < n for p in receipt.problems)
         and len({p.index for p in receipt.problems}) == len(receipt.problems)

@@ -225,7 +225,7 @@ class Log:
     async def _add_up(self, state: State) -> None:
         """What a checkpoint of format 1 does not say."""
         totals = state.totals
-        for output in state.outputs.values():
+        for output in state.stored().values():
             totals.files += len(output.files)
             totals.size_bytes += sum(file.size_bytes for file in output.files)
         async for table in self.all_committed(state):
@@ -271,7 +271,10 @@ class Log:
                 state.outputs.learn(wanted, await lookup.rows(self.store, state.outputs.runs, wanted, outputs.schema()))
 
         names = list(names)
-        await self._reading(state, read)
+        while names:  # from an output to the one that it was merged into, and so on
+            await self._reading(state, read)
+            found = [state.outputs.get(name) for name in names]
+            names = [output.into for output in found if output is not None and output.into is not None]
 
     async def load_outputs(self, state: State) -> None:
         """Make `state.outputs` able to answer for all. Raises Outdated."""

@@ -11,10 +11,11 @@ from typing import Literal
 
 import msgspec
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of every stored object. A larger number in the bucket was written by a newer Tidemill and is refused.
 
-1: outputs in the checkpoint alone. 2: runs in levels, of outputs too, and commits give runs up before they are deleted."""
+1: outputs in the checkpoint alone. 2: runs in levels, of outputs too, and commits give runs up before they are deleted.
+3: compaction of outputs; generations."""
 
 RENTED = "modal:"
 """How the owner of tasks begins whose attempts run detached in rented containers: they queue there, and note that they began."""
@@ -106,6 +107,8 @@ class Task(msgspec.Struct, kw_only=True):
     """Why the last attempt did not finish, where somebody saw it."""
     again: bool = False
     """Of objects that are processed once more at their committed version (a backfill): such tasks leave room for others."""
+    merges: list[str] = []
+    """A compaction: the outputs whose live rows are written anew, together. It has no transform and no inputs."""
 
     @property
     def dispatch(self) -> int:
@@ -177,6 +180,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """The attempt read and wrote through a file system without versions: whoever settles it asks the store first."""
     unverified: list[int] = []
     """Sources, by index, whose bytes the attempt could not tie to the planned version by itself."""
+    merged_dead: list[int] = []
+    """Of a compaction: how many keys of each merged output were dead when its rows were read (see `snapshot.Output.dead`)."""
 
 
 class LossNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,6 +210,8 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     bytes_read: int = 0
     slots: float = 0.0
+    merged_dead: list[int] = []
+    """See `Receipt.merged_dead`."""
 
 
 class Respawn(msgspec.Struct, frozen=True, kw_only=True):

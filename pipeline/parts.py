@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.discovery import Again
-from pipeline.model import AggregateFile, Page
+from pipeline.model import AggregateFile, OutputFile, Page
 from pipeline.ports import Clock, Executor, Ids, Store
 from pipeline.settings import PipelineSettings, Policy, Priority, TransformSettings
-from pipeline.snapshot import Snapshot
+from pipeline.snapshot import Output, Snapshot
 from pipeline.state import State
 
 
@@ -112,6 +112,14 @@ class Aggregator(Protocol):
         ...
 
 
+class Rewriter(Protocol):
+    """Writes live rows of several outputs anew, together."""
+
+    async def rewrite(self, outputs: Mapping[str, Output], task: str, nonce: str, schema: str | None) -> list[OutputFile]:
+        """Write the outputs' live rows as one output of this task and nonce, in the table's schema as it is now."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What a pass is made of; the composition root fills it in."""
@@ -125,6 +133,7 @@ class Parts:
     writer: str
     unify: Callable[[str | None, str], str]
     aggregator: Aggregator | None = None
+    rewriter: Rewriter | None = None
     budget: Budget | None = None
     on_progress: Callable[[PassReport], None] = lambda report: None
     stopping: Callable[[], bool] = lambda: False

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 from pipeline import keys
+from pipeline.entries import cancelled, is_about, is_stored, settled, split
 from pipeline.errors import InputRejected
 from pipeline.evidence import Evidence, Loss, fits
 from pipeline.model import (
@@ -24,12 +26,14 @@ from pipeline.model import (
     Quarantined,
     Receipt,
     Respawn,
-    Settled,
     Task,
 )
 from pipeline.settings import PipelineSettings, Policy, TransformSettings
 from pipeline.sizing import task_ranges
 from pipeline.state import State
+
+MERGE_MS = 2 * 3_600_000
+"""How long a compaction may take; then its outputs are free for another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,7 @@ class Proposer:
         draft.requeue()
         draft.discover()
         draft.forget()
+        draft.merge()
         draft.vacuumed()
         draft.remember_backlog()
         return draft.commit
@@ -94,6 +99,10 @@ class _Draft:
             task = self.state.tasks.get(task_id)
             if task is None or not fits(receipt, task, self.p.settings.output):
                 continue
+            if task.merges and not self._still_holds(task, receipt):
+                self.ended.add(task_id)
+                self.commit.retire.append(task_id)
+                continue
             try:
                 schema = self.p.unify(self.schema, receipt.schema) if receipt.schema else self.schema
             except InputRejected:
@@ -102,10 +111,16 @@ class _Draft:
             self.schema = schema
             self.ended.add(task_id)
             self.decided.update(k for k in task.inputs.keys if self.state.is_wanted(k, task_id))
-            self.commit.settle.append(_settled(receipt))
+            self.commit.settle.append(settled(receipt))
             self._replan_deferred(task, receipt)
         if self.schema != self.state.schema:
             self.commit.schema = self.schema
+
+    def _still_holds(self, task: Task, receipt: Receipt) -> bool:
+        """Whether the outputs of a compaction are still there to be replaced; else a later one sees to what is left of them."""
+        found = [self.state.outputs.get(name) for name in task.merges]
+        pairs = zip(found, receipt.merged_dead, strict=True)
+        return all(output is not None and is_stored(output) and 0 <= seen <= len(output.dead) for output, seen in pairs)
 
     def _run_anew(self, task: Task) -> None:
         """Its receipt contradicts the table as it is by now: a new task meets the table's types, and finds no such receipt."""
@@ -130,7 +145,7 @@ class _Draft:
             if task.id in self.ended:
                 continue
             loss = self.evidence.losses.get(task.id)
-            if loss is not None and _is_about(loss, task):
+            if loss is not None and is_about(loss, task):
                 self._lost(task, loss)
             elif task.deadline_ms <= self.now_ms:
                 if task.owner.startswith(RENTED) and (task.id, task.dispatch) not in self.evidence.began:
@@ -182,7 +197,7 @@ class _Draft:
             for i in wanted:
                 self._quarantine_lost(task, i, loss)
             return
-        for part in _split(wanted, loss.suspect):
+        for part in split(wanted, loss.suspect):
             self._plan_again(task, task.inputs.take(part))
 
     def _respawn(self, task: Task, *, attempt: int, losses: int, reason: str) -> None:
@@ -236,7 +251,7 @@ class _Draft:
             for i, key in enumerate(task.inputs.keys):
                 if self.state.is_wanted(key, task_id):
                     self.decided.add(key)
-                    self.commit.quarantine.append(_cancelled(task, i, reason))
+                    self.commit.quarantine.append(cancelled(task, i, reason))
 
     # -- the listing -------------------------------------------------------------------------------------------------
 
@@ -299,6 +314,13 @@ class _Draft:
             if entry is not None or key in self.state.quarantine:
                 self.commit.deleted.append(Deleted(key=key, output=entry.output if entry else None))
 
+    def merge(self) -> None:
+        """Plan a compaction of what is still there of the wanted outputs, and in nobody else's."""
+        taken = {name for task in self.state.tasks.values() for name in task.merges}
+        names = [name for name in self.evidence.merge if name not in taken and is_stored(self.state.outputs.get(name))]
+        if names:
+            self.commit.plan.append(self._task("", "", deadline_ms=self.now_ms + MERGE_MS, merges=names))
+
     def vacuumed(self) -> None:
         """Record removed outputs whose files are gone, and give up ledger runs that are not named any more."""
         self.commit.vacuumed = [output for output in self.evidence.vacuumed if output in self.state.removed]
@@ -322,62 +344,23 @@ class _Draft:
     def _plan(self, transform: TransformSettings, version: str, inputs: Inputs, *, again: bool) -> None:
         self.decided.update(inputs.keys)
         self.commit.plan.append(
-            Task(
-                id=keys.task_id(self.commit.sequence, len(self.commit.plan)),
-                transform=transform.name,
-                version=version,
-                generation=0,
-                inputs=inputs,
-                attempt=1,
-                losses=0,
-                deadline_ms=self._deadline_ms(transform),
-                owner=self.p.owner,
-                again=again,
-            )
+            self._task(transform.name, version, deadline_ms=self._deadline_ms(transform), inputs=inputs, again=again)
+        )
+
+    def _task(self, transform: str, version: str, *, deadline_ms: int, **rest: Any) -> Task:
+        rest.setdefault("inputs", Inputs(keys=[], etags=[], sizes=[], modified_us=[], replaces=[]))
+        return Task(
+            id=keys.task_id(self.commit.sequence, len(self.commit.plan)),
+            transform=transform,
+            version=version,
+            generation=self.commit.generation,
+            attempt=1,
+            losses=0,
+            deadline_ms=deadline_ms,
+            owner=self.p.owner,
+            **rest,
         )
 
     def _deadline_ms(self, transform: TransformSettings) -> int:
         ahead = len(self.state.tasks) + len(self.commit.plan)
         return self.now_ms + self.p.policy.lease_ms(transform, ahead=ahead)
-
-
-def _is_about(loss: Loss, task: Task) -> bool:
-    """Whether the loss is that of the task's current attempt."""
-    return (loss.attempt, loss.owner) == (task.attempt, task.owner) and loss.dispatch in (None, task.dispatch)
-
-
-def _settled(receipt: Receipt) -> Settled:
-    return Settled(
-        task=receipt.task,
-        nonce=receipt.nonce,
-        rows=receipt.rows,
-        rejected=receipt.rejected,
-        problems=receipt.problems,
-        files=receipt.files,
-        seconds=receipt.seconds,
-        bytes_read=receipt.bytes_read,
-        slots=receipt.slots,
-    )
-
-
-def _cancelled(task: Task, i: int, reason: str) -> Quarantined:
-    return Quarantined(
-        key=task.inputs.keys[i],
-        etag=task.inputs.etags[i],
-        kind="cancelled",
-        reason=reason,
-        task=task.id,
-        transform=task.transform,
-        version=task.version,
-        size_bytes=task.inputs.sizes[i],
-    )
-
-
-def _split(indexes: list[int], suspect: int | None) -> list[list[int]]:
-    """The rest and the suspect, or two halves; never an empty part."""
-    if suspect in indexes:
-        parts = [[i for i in indexes if i != suspect], [suspect] if suspect is not None else []]
-    else:
-        middle = len(indexes) // 2
-        parts = [indexes[:middle], indexes[middle:]]
-    return [part for part in parts if part]

@@ -218,6 +218,7 @@ class Pass:
         """Append what the evidence calls for, then dispatch. Proposes anew whenever another writer was first."""
         for _ in range(self.parts.policy.proposals_max):
             await self.log.look_up(self.state, self._asked(evidence))
+            await self.log.look_up_outputs(self.state, self._merged(evidence))
             proposal = self.proposer.propose(
                 self.state, evidence, now_ms=self.parts.clock.now_ms(), commit_id=self.parts.ids.nonce()
             )
@@ -242,6 +243,11 @@ class Pass:
         """Keys about which the proposer may ask the ledger."""
         lost = (self.state.tasks[task].inputs.keys for task in evidence.losses if task in self.state.tasks)
         return [*evidence.missing, *(key for names in lost for key in names)]
+
+    def _merged(self, evidence: Evidence) -> list[str]:
+        """Outputs about which the proposer may ask."""
+        ended = (self.state.tasks[task].merges for task in evidence.receipts if task in self.state.tasks)
+        return [*evidence.merge, *(name for names in ended for name in names)]
 
     async def _catch_up(self) -> None:
         if not await self.log.catch_up(self.state):
@@ -288,7 +294,7 @@ class Pass:
 
     async def _dispatch(self, commit: Commit) -> None:
         """Only after the append: work that no commit knows would never be settled."""
-        wanted = [task.id for task in commit.plan] + [respawn.task for respawn in commit.respawn]
+        wanted = [task.id for task in commit.plan if not task.merges] + [respawn.task for respawn in commit.respawn]
         assignments = []
         for task_id in wanted:
             task, nonce = self.state.tasks[task_id], self.parts.ids.nonce()

@@ -8,17 +8,23 @@ from pipeline.model import AggregateFile, OutputFile, Quarantined
 
 
 class Output(msgspec.Struct, kw_only=True):
-    """The files of one settled attempt, shared by the sources that attempt processed."""
+    """The files of one settled attempt, shared by the sources that attempt processed; or of a compaction of several such."""
 
     files: list[OutputFile]
     live: int
     """Sources whose current rows are in these files."""
     dead: list[str] = []
-    """Source keys whose rows in these files do not count any more: superseded, deleted, or never published."""
+    """Source keys whose rows in these files do not count any more: superseded, deleted, or never published. Only added to."""
+    dead_tasks: list[str] = []
+    """For each of `dead`, the `_task` of those rows; empty where it is the output's own."""
+    into: str | None = None
+    """The output that has its rows since a compaction: this one has no files, and stays known while sources name it."""
 
 
 def dead_rows(output_id: str, output: Output) -> list[tuple[str, str]]:
     """The rows in the output's files that do not count, as pairs of `_task` and `_source_key`."""
+    if output.dead_tasks:
+        return list(zip(output.dead_tasks, output.dead, strict=True))
     task = output_id.partition(".")[0]
     return [(task, key) for key in output.dead]
 
@@ -46,7 +52,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One pipeline at one sequence.
 
     `outputs` maps output ids (`task.nonce`) to their files and dead keys. A row is live if its file belongs to an output here
-    and its `_source_key` is not in that output's `dead`. Two files of one output never hold different versions of a key.
+    and its `_task` and `_source_key` are not among that output's `dead_rows`. An output never holds two versions of a key.
     """
 
     pipeline: str

@@ -11,26 +11,22 @@ from pipeline import keys
 from pipeline.checkpoint import Checkpoint, Totals
 from pipeline.errors import InvariantViolated, StateInvalid
 from pipeline.growth import Growth
+from pipeline.holdings import Holdings
 from pipeline.ledger import Entry, Ledger
 from pipeline.model import (
     FORMAT_VERSION,
-    AggregateFile,
     Backlog,
     Commit,
-    OutputFile,
     Quarantined,
     Settled,
     Task,
 )
 from pipeline.outputs import Outputs
-from pipeline.snapshot import Changes, Output, Removed, Snapshot
+from pipeline.snapshot import Snapshot
 from pipeline.usage import Usage, note
 
-CHANGES_MAX = 20_000
-"""Above so many changed outputs and rows the aggregates are computed from scratch, and the lists are dropped."""
 
-
-class State:
+class State(Holdings):
     """One pipeline's state at `sequence`.
 
     tasks: open tasks. wanted: source key -> the only task that may publish it, and at which etag. outputs, removed: files with
@@ -41,41 +37,32 @@ class State:
     """
 
     __slots__ = (
-        "aggregates",
         "backlog",
         "base",
-        "changes",
         "doomed",
         "growth",
         "id",
         "ledger",
-        "outputs",
         "overlay",
         "pipeline",
         "quarantine",
-        "removed",
         "schema",
         "sequence",
         "tasks",
-        "totals",
         "touched",
         "usage",
         "wanted",
     )
 
     def __init__(self, pipeline: str) -> None:
+        super().__init__()
         self.pipeline = pipeline
         self.sequence = 0
         self.id: str | None = None
         self.schema: str | None = None
         self.tasks: dict[str, Task] = {}
         self.wanted: dict[str, tuple[str, str]] = {}
-        self.outputs = Outputs()
-        self.removed: dict[str, Removed] = {}
         self.quarantine: dict[str, Quarantined] = {}
-        self.aggregates: dict[str, AggregateFile] = {}
-        self.changes = Changes()
-        self.totals = Totals()
         self.growth: Growth | None = None
         self.base = 0
         self.ledger = Ledger()
@@ -96,6 +83,7 @@ class State:
         names, outputs = list(commit.requeue), []
         for settled in commit.settle:
             task = self.tasks.get(settled.task)
+            outputs += task.merges if task is not None else []
             for key, replaced in zip(task.inputs.keys, task.inputs.replaces, strict=True) if task is not None else ():
                 if replaced is not None:
                     names.append(key)
@@ -133,7 +121,7 @@ class State:
             pipeline=self.pipeline,
             sequence=self.sequence,
             schema=self.schema,
-            outputs=dict(self.outputs),
+            outputs=self.stored(),
             removed=self.removed,
             aggregates=self.aggregates,
             changes=self.changes,
@@ -177,7 +165,7 @@ class State:
         if commit.aggregates:
             if commit.settle or commit.deleted:
                 raise StateInvalid(f"log entry {commit.sequence} mixes aggregates with the rows they were computed from")
-            self._publish_aggregates(commit.aggregates, at_ms)
+            self.publish_aggregates(commit.aggregates, at_ms)
         for output in commit.vacuumed:
             self.removed.pop(output, None)
         self.backlog = commit.backlog or self.backlog
@@ -214,6 +202,9 @@ class State:
         if not len(settled.rows) == len(settled.rejected) == len(task.inputs):
             raise StateInvalid(f"log entry {self.sequence} settles task {task.id} with a wrong number of sources")
         del self.tasks[task.id]
+        if task.merges:
+            self.merge(task, settled, at_ms)
+            return
         note(self.usage, task, settled, at_ms)
         output = keys.output_id(task.id, settled.nonce)
         problems = {p.index: p for p in settled.problems}
@@ -242,12 +233,7 @@ class State:
                     version=task.version,
                     size_bytes=inputs.sizes[i],
                 )
-        if live:
-            self.outputs[output] = Output(files=settled.files, live=live, dead=dead)
-            self._count_files(settled.files, 1)
-            self._note_added(output)
-        elif settled.files:
-            self.removed[output] = Removed(files=settled.files, removed_ms=at_ms)
+        self.publish(output, settled, live, dead, at_ms)
 
     def _publish(self, task: Task, i: int, settled: Settled, output: str, at_ms: int) -> None:
         inputs = task.inputs
@@ -272,47 +258,10 @@ class State:
             self.quarantine.pop(key, None)
 
     def _bury(self, output: str, key: str, at_ms: int) -> None:
-        """The key's rows in this output do not count any more."""
-        holder, entry = self.outputs.get(output), self.entry(key)
-        if holder is None or entry is None or key in holder.dead:
-            raise InvariantViolated(f"{key!r} is not live in output {output} at sequence {self.sequence}")
-        self.totals.sources -= 1
-        self.totals.rows -= entry.rows
-        holder.live -= 1
-        holder.dead.append(key)
-        self.outputs[output] = holder
-        self._note_gone(output, key)
-        if holder.live == 0:
-            del self.outputs[output]
-            self._count_files(holder.files, -1)
-            self.removed[output] = Removed(files=holder.files, removed_ms=at_ms)
-
-    def _count_files(self, files: list[OutputFile], sign: int) -> None:
-        self.totals.files += sign * len(files)
-        self.totals.size_bytes += sign * sum(file.size_bytes for file in files)
-
-    def _note_added(self, output: str) -> None:
-        if not self.changes.everything:
-            self.changes.added.append(output)
-            self._bound_changes()
-
-    def _note_gone(self, output: str, key: str) -> None:
-        if not self.changes.everything:
-            self.changes.gone.append((output, key))
-            self._bound_changes()
-
-    def _bound_changes(self) -> None:
-        if len(self.changes.added) + len(self.changes.gone) > CHANGES_MAX:
-            self.changes = Changes(everything=True)
-
-    def _publish_aggregates(self, files: list[AggregateFile], at_ms: int) -> None:
-        """The commit's aggregates were computed over the snapshot just before it, so nothing changed since."""
-        kept = {file.key for file in files}
-        for old in self.aggregates.values():
-            if old.key not in kept:
-                self.removed[f"aggregate:{old.key}"] = Removed(files=[_as_output_file(old)], removed_ms=at_ms)
-        self.aggregates = {file.name: file for file in files}
-        self.changes = Changes()
+        entry = self.entry(key)
+        if entry is None:
+            raise InvariantViolated(f"{key!r} is not committed at sequence {self.sequence}")
+        self.bury(output, key, entry.rows, at_ms)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -379,16 +328,3 @@ class State:
     def run_names(self) -> set[str]:
         """The keys of all runs that a checkpoint of this state would name."""
         return {run.key for run in (*self.ledger.runs.runs, *self.outputs.runs.runs)}
-
-
-def _as_output_file(file: AggregateFile) -> OutputFile:
-    """A replaced aggregate waits in `removed` for its retention like any other file."""
-    return OutputFile(
-        table="aggregate",
-        key=file.key,
-        size_bytes=file.size_bytes,
-        rows=file.rows,
-        partition={},
-        schema_id="",
-        sha256="",
-    )

@@ -16,6 +16,7 @@ from pipeline.contents import FetchedContents
 from pipeline.desk import Desk
 from pipeline.errors import TidemillError, is_outage
 from pipeline.log import Log, Outdated
+from pipeline.merging import Compactor, Wanted
 from pipeline.model import Assignment, Receipt
 from pipeline.orders import Answer, Order
 from pipeline.parts import Request as Wish
@@ -76,6 +77,15 @@ def _deployment(world: World) -> None:
     world.version = "v2"
 
 
+def _compactor(world: World) -> None:
+    executor = SimExecutor(world, attached=world.attached, version=world.version)
+    world.owners[executor.owner] = world.kernel.start("compactor", compact(world, executor), executor.owner)
+
+
+def _historian(world: World) -> None:
+    world.kernel.start("historian", look_back(world))
+
+
 ACTORS = (
     Actor(_pass, 0.06),
     Actor(_reader, 0.03, most=9, kind="reader"),
@@ -83,8 +93,13 @@ ACTORS = (
     Actor(_growing_pass, 0.006),
     Actor(_operator, 0.006),
     Actor(_backfill, 0.002),
+    Actor(_compactor, 0.02, most=2, kind="compactor"),
+    Actor(_historian, 0.01, kind="historian"),
     Actor(_deployment, 0.001),
 )
+
+ACTORS_AT_REST = (_compactor, _historian)
+"""Who still acts when nothing fails any more."""
 
 
 async def tick(world: World, executor: SimExecutor, skew_s: int, vacuum: bool, wish: Wish | None) -> None:
@@ -96,6 +111,27 @@ async def tick(world: World, executor: SimExecutor, skew_s: int, vacuum: bool, w
             await running.vacuum()
     except (TidemillError, Outdated) as error:
         world.gave_up(error)
+
+
+async def compact(world: World, executor: SimExecutor) -> None:
+    """Somebody merges outputs, some or all of those with superseded rows among them."""
+    rng = world.kernel.rng
+    wanted = Wanted(target_bytes=rng.choice([1, 100, 10_000]), few=rng.random() < 0.7, purge=rng.random() < 0.5)
+    try:
+        done = await Compactor(Pass(world.parts(executor, world.skew(), executor.version)), wanted).run()
+        world.kernel.stats["outputs merged"] += done.outputs
+    except (TidemillError, Outdated) as error:
+        world.gave_up(error)
+
+
+async def look_back(world: World) -> None:
+    """A query of an earlier state."""
+    try:
+        newest = world.oracle.state.sequence
+        if newest:
+            await world.oracle.check_earlier(world.kernel.rng.randint(max(1, newest - 12), newest))
+    except TidemillError as error:
+        world.oracle.no_corruption(error)
 
 
 async def settle(world: World, tasks: list[str], skew_s: int) -> None:

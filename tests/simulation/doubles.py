@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from pipeline import keys
 from pipeline.model import RENTED, AggregateFile, Assignment, OutputFile
 from pipeline.objects import Object
 from pipeline.ports import Finished
-from pipeline.snapshot import Snapshot
+from pipeline.snapshot import Output, Snapshot, dead_rows
 from pipeline.state import State
 
 from .kernel import Died, Process, Request
@@ -111,23 +111,45 @@ class SimWriter:
     def finish(self) -> Any:
         files = []
         if self.lines:
-            body = json.dumps([[k, e, *r] for _, k, e, r in self.lines]).encode()
-            output = keys.output_id(self.assignment.task.id, self.assignment.nonce)
-            file = OutputFile(
-                table="rows",
-                key=f"out/rows/{output}.0.parquet",
-                size_bytes=len(body),
-                rows=len(self.lines),
-                partition={},
-                schema_id="s",
-                sha256="",
-            )
+            task = self.assignment.task.id
+            file, body = output_file([[k, e, *r, task] for _, k, e, r in self.lines], task, self.assignment.nonce)
             files = [SimpleNamespace(file=file, body=body, path=None)]
         rows = {i: 1 for i, *_ in self.lines}
         return SimpleNamespace(rows=rows, rejected={}, problems={}, schema=None, files=files)
 
     def close(self) -> None:
         return None
+
+
+def output_file(lines: list[Any], task: str, nonce: str) -> tuple[OutputFile, bytes]:
+    """Rows as a file: each has the four parts of a `Row`, and the task that made it."""
+    body = json.dumps(lines).encode()
+    key = f"out/rows/{keys.output_id(task, nonce)}.0.parquet"
+    described = OutputFile(table="rows", key=key, size_bytes=len(body), rows=len(lines), partition={}, schema_id="s", sha256="")
+    return described, body
+
+
+class SimRewriter:
+    """Copies live rows into one file."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def rewrite(self, outputs: Mapping[str, Output], task: str, nonce: str, schema: str | None) -> list[OutputFile]:
+        lines = [line for name, output in outputs.items() for line in await _live_lines(self.world, name, output)]
+        if not lines:
+            return []
+        file, body = output_file(lines, task, nonce)
+        await self.world.store.put(file.key, body)
+        return [file]
+
+
+async def _live_lines(world: World, name: str, output: Output) -> list[list[str]]:
+    dead, lines = set(dead_rows(name, output)), []
+    for file in output.files:
+        stored = await world.store.get(file.key)
+        lines += [line for line in json.loads(stored.body) if (line[4], line[0]) not in dead]
+    return lines
 
 
 def group_of(key: str) -> str:
@@ -138,10 +160,8 @@ def group_of(key: str) -> str:
 async def live_rows(world: World, snapshot: Snapshot) -> list[Row]:
     """What a query sees: the rows of the snapshot's files whose source counts there."""
     rows: list[Row] = []
-    for output in list(snapshot.outputs.values()):
-        for file in output.files:
-            stored = await world.store.get(file.key)
-            rows += [(k, e, r, v) for k, e, r, v in json.loads(stored.body) if k not in output.dead]
+    for name, output in list(snapshot.outputs.items()):
+        rows += [(k, e, r, v) for k, e, r, v, _ in await _live_lines(world, name, output)]
     return rows
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from pipeline import keys
 from pipeline.audit import all_entries
-from pipeline.errors import ObjectNotFound
+from pipeline.errors import ObjectNotFound, SettingsError
 from pipeline.ledger import Entry
 from pipeline.log import Log
 from pipeline.model import Commit
@@ -33,6 +34,9 @@ class Oracle:
         self.present_since: dict[str, int] = {}
         self.versions: dict[str, str] = {}
         self.decided_at: dict[str, int] = {}
+        self.live_at: dict[int, dict[str, str]] = {}
+        """For every sequence: the committed version of each source."""
+        self.committed_at: dict[int, int] = {}
 
     @property
     def now(self) -> int:
@@ -66,6 +70,8 @@ class Oracle:
             new = self.state.entry(key)
             if old is not None and new is not None and int(new.etag[1:]) < int(old.etag[1:]):
                 raise Violation(f"{key} went back from {old.etag} to {new.etag}")
+        self.live_at[commit.sequence] = {k: e.etag for k, e in self.state.overlay.items() if e is not None}
+        self.committed_at[commit.sequence] = self.now
         for key, sequence in self.state.touched.items():
             if sequence == commit.sequence:
                 self.decided_at[key] = self.now
@@ -91,6 +97,24 @@ class Oracle:
         if current and json.loads(stored[0].body) != count_groups(rows):
             raise Violation("the aggregate is not the recomputation")
         self.world.kernel.stats["reads"] += 1
+
+    async def check_earlier(self, sequence: int) -> None:
+        """What is read of an earlier sequence is what was committed then; it can be read while retention has not passed since."""
+        log, began = Log(self.world.store, "p", clock=SimClock(self.world.kernel, 0), policy=self.world.policy), self.now
+        try:
+            state = await log.load_at(sequence)
+            await log.load_outputs(state)
+            rows = await live_rows(self.world, state.snapshot())
+        except (SettingsError, ObjectNotFound) as error:
+            until = self.committed_at.get(sequence + 1, self.now)
+            if until + RETENTION_S > self.now and self.world.policy.log_entries_max >= 1000:
+                raise Violation(f"what was current {self.now - until} s ago cannot be read: {error}") from None
+            self.world.kernel.stats["too early to look back"] += 1
+            return
+        found = {key: etag for key, etag, *_ in rows}
+        if found != self.live_at[sequence] or len(found) != len(rows):
+            raise Violation(f"at {sequence} {self.live_at[sequence]} was committed, and {found} is read ({began})")
+        self.world.kernel.stats["looks back"] += 1
 
     def _check_totals(self, state: State, rows: list[Row]) -> None:
         files = [file for output in state.outputs.values() for file in output.files]
@@ -132,7 +156,20 @@ class Oracle:
         for key in entries:
             if key not in sources:
                 raise Violation(f"rows of the deleted source {key} are live")
+        self._check_holders(state, entries)
         self._check_bounds(state)
+
+    def _check_holders(self, state: State, entries: dict[str, Entry]) -> None:
+        """Each source is in one output, directly or by way of compactions, and all of them count right."""
+        live: Counter[str] = Counter()
+        for entry in entries.values():
+            output: str | None = entry.output
+            while output is not None:
+                live[output] += 1
+                output = state.outputs[output].into
+        counted = {name: output.live for name, output in state.outputs.items()}
+        if counted != dict(live):
+            raise Violation(f"outputs count {counted}, the ledger {dict(live)}")
 
     def _check_bounds(self, state: State) -> None:
         """What is stored does not grow with history: at most what is live, retained, or since the last vacuum."""

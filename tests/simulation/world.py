@@ -12,7 +12,7 @@ from pipeline.parts import Request as Wish
 from pipeline.runner import Pass
 
 from . import actors, scene
-from .doubles import SimAggregator, SimExecutor
+from .doubles import SimAggregator, SimExecutor, SimRewriter
 from .kernel import Kernel, Process, SimClock, Violation
 from .oracle import Oracle
 from .store import SimStore
@@ -55,6 +55,7 @@ class World:
             writer="sim",
             unify=lambda before, new: new,
             aggregator=SimAggregator(self),
+            rewriter=SimRewriter(self),
         )
 
     def plain_pass(self, skew_s: int) -> Pass:
@@ -135,6 +136,8 @@ class World:
                 kernel.start("tick", actors.release(self))
                 self.settle_down()
             self.start_tick(steady=True, vacuum=rounds % 3 == 0)
+            if rounds % 2:
+                actors.ACTORS_AT_REST[kernel.rng.randrange(len(actors.ACTORS_AT_REST))](self)
             self.settle_down()
             calm = calm + 1 if self.oracle.at_rest() else 0
             if rounds >= 4 and calm >= 2:

@@ -10,11 +10,11 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", "sizing", "pools", "tracebacks", "limits"}
-CORE = VALUES | {"wire", "runs", "ledger", "outputs", "checkpoint", "growth", "state", "evidence"}
+CORE = VALUES | {"wire", "runs", "ledger", "outputs", "checkpoint", "growth", "holdings", "state", "evidence", "entries"}
 CORE |= {"planner", "jobs", "cost", "orders"}
 SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
-    *("selection", "desk", "lookup", "compaction", "listing", "choosing"),
+    *("selection", "desk", "lookup", "compaction", "listing", "choosing", "merging"),
 }
 API = {"api", "loading", "options", "schedules"}
 
