@@ -6,7 +6,7 @@ For each pipeline of FILE (its name is appended where FILE declares several):
     sweep       scheduled       the listing, where ticks do not list
     commit      batched, one    receipts of many workers in one append
     aggregate   one container   brings aggregates up to date
-    maintain    nightly         vacuum
+    maintain    nightly         compaction and vacuum
     submit                      a job's keys, from elsewhere by Function.from_name
     backfill_*  scheduled       declared backfills
     work_*                      attempts of one transform; a class with a method `run` where it keeps state

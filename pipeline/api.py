@@ -68,7 +68,8 @@ class Pipeline:
 
     source: a key prefix that ends with `/` (or "" for the whole bucket, if `output` allows it). include, exclude: globs over
     the rest of the key (`*` stays within one path part, `**/` spans any number). output: where Parquet goes, by default
-    `tables/<name>/`. partition_by: columns for hive partitions. schema: column types; without it they are learned from the
+    `tables/<name>/`. partition_by: columns for hive partitions. order_by, file_mb: by which columns compaction sorts the rows of a
+    file (those that filters name), and the size of file it aims at. schema: column types; without it they are learned from the
     first rows. widen: what happens when a later file brings another type: "none" quarantines that file, "float" lets integers
     become floats, "string" lets anything become text. retention_days: how long superseded rows stay on disk for readers. listing:
     what a watching run, or the ticks between two sweeps, list: "auto" from the last key on where keys were seen to grow (dates,
@@ -94,6 +95,8 @@ class Pipeline:
         exclude: Sequence[str] = (),
         output: str | None = None,
         partition_by: Sequence[str] = (),
+        order_by: Sequence[str] = (),
+        file_mb: float = 128,
         schema: pa.Schema | None = None,
         widen: Literal["none", "float", "string"] = "none",
         retention_days: float = 7.0,
@@ -115,6 +118,8 @@ class Pipeline:
         self.include = _globs(name, "include", include)
         self.exclude = _globs(name, "exclude", exclude)
         self.partition_by = strings(f"pipeline {name}", "partition_by", partition_by)
+        self.order_by = strings(f"pipeline {name}", "order_by", order_by)
+        self.file_bytes = int(between(f"pipeline {name}", "file_mb", file_mb, 0.001, 4096) * 2**20)
         self.schema = _checked_schema(name, schema)
         if widen not in ("none", "float", "string"):
             raise SettingsError(f'pipeline {name}: widen={widen!r} is not one of "none", "float", "string"')
@@ -243,6 +248,8 @@ class Pipeline:
             exclude=self.exclude,
             output=self.output,
             partition_by=self.partition_by,
+            order_by=self.order_by,
+            file_bytes=self.file_bytes,
             widen=self.widen,
             listing=self.listing,
             transforms=tuple(t.settings for t in self.transforms),

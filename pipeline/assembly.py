@@ -231,6 +231,7 @@ class Runtime:
     def parts(self) -> Parts:
         """The pass's parts."""
         from pipeline.aggregation import WarehouseAggregator
+        from sinks.compaction import ParquetRewriter
         from sinks.schema import unify_encoded
 
         widen = self.pipeline.widen
@@ -245,6 +246,7 @@ class Runtime:
             writer=f"tidemill/{__version__} {self.executor.owner}",
             unify=lambda before, new: unify_encoded(before, new, widen=widen, table=name),
             aggregator=WarehouseAggregator(self.store, self.settings) if self.settings.aggregates and self.aggregates else None,
+            rewriter=ParquetRewriter(self.store, self.settings.output, self.settings.order_by),
             budget=self.budget,
             on_progress=self.on_progress,
             stopping=self.stopping,

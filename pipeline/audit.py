@@ -16,6 +16,7 @@ from pipeline.maintenance import Vacuum
 from pipeline.model import OutputFile, Quarantined
 from pipeline.ports import Store
 from pipeline.settings import PipelineSettings
+from pipeline.snapshot import dead_rows
 from pipeline.state import State
 
 PROBLEMS_MAX = 100
@@ -103,21 +104,26 @@ class Audit:
     def _ledger_against_outputs(self, state: State, entries: Mapping[str, Entry]) -> None:
         """Every committed source names a live output that counts it, and no output counts one that is not committed."""
         live: Counter[str] = Counter()
+        dead = {name: set(dead_rows(name, output)) for name, output in state.stored().items()}
         for key, entry in entries.items():
-            live[entry.output] += 1
-            holder = state.outputs.get(entry.output)
-            if holder is None:
-                self._problem(f"{key!r} is committed in output {entry.output}, which is not live")
-            elif key in holder.dead:
-                self._problem(f"{key!r} is committed in output {entry.output}, which counts its rows as superseded")
+            name: str | None = entry.output
+            while name is not None:
+                live[name] += 1
+                holder = state.outputs.get(name)
+                if holder is None:
+                    self._problem(f"{key!r} is committed in output {name}, which is not live")
+                elif holder.into is None and (entry.output.partition(".")[0], key) in dead[name]:
+                    self._problem(f"{key!r} is committed in output {name}, which counts its rows as superseded")
+                name = holder.into if holder is not None else None
         for output, holder in state.outputs.items():
             if live[output] != holder.live:
                 self._problem(f"output {output} counts {holder.live} live sources, the ledger {live[output]}")
 
     async def _files(self, state: State) -> None:
         """Each live file exists with its recorded size."""
-        self.report.outputs = len(state.outputs)
-        files = [file for output in state.outputs.values() for file in output.files]
+        outputs = state.stored()
+        self.report.outputs = len(outputs)
+        files = [file for output in outputs.values() for file in output.files]
         self.report.files = len(files)
         for start in range(0, len(files), 64):
             await asyncio.gather(*(self._file(file) for file in files[start : start + 64]))

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.errors import TidemillError
 from pipeline.evidence import Evidence
 from pipeline.model import FORMAT_VERSION, MAIN_TABLE, OutputFile, Receipt, Task
 from pipeline.snapshot import Output
@@ -56,8 +57,8 @@ def choose(outputs: Mapping[str, Output], wanted: Wanted) -> list[list[str]]:
     """Groups of outputs to merge, each into one. Pure.
 
     Small outputs go together in the order they were made, until a partition has its file. A group is worth while if its largest
-    member is at most twice as large as all others together: so the cost follows what is small, and a row is written again only when its
-    file grows by half.
+    member is at most twice as large as all others together: so the cost follows what is small, and a row is written
+    again only when its file grows by half.
     """
     found = [[name] for name, output in sorted(outputs.items()) if _is_worn(output, wanted) and not _is_small(output, wanted)]
     tiers: dict[int, list[str]] = {}
@@ -140,7 +141,11 @@ class Compactor:
         task, nonce, state = commit.plan[0], passing.parts.ids.nonce(), passing.state
         merged = {name: state.outputs[name] for name in task.merges}
         dead = [len(output.dead) for output in merged.values()]
-        files = await rewriter.rewrite(merged, task.id, nonce, state.schema)
+        try:
+            files = await rewriter.rewrite(merged, task.id, nonce, state.schema)
+        except TidemillError:
+            await passing.cancel([task.id], "its compaction failed")  # else its outputs would wait for the deadline
+            raise
         receipt = _receipt(task, nonce, files, dead)
         settled = await passing.commit(Evidence(base=state.sequence, runs_work=False, receipts={task.id: receipt}))
         if settled is None or not settled.settle:

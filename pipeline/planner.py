@@ -316,7 +316,8 @@ class _Draft:
 
     def merge(self) -> None:
         """Plan a compaction of what is still there of the wanted outputs, and in nobody else's."""
-        taken = {name for task in self.state.tasks.values() for name in task.merges}
+        running = (t for t in self.state.tasks.values() if t.deadline_ms > self.now_ms and not self.p.is_gone(t.owner))
+        taken = {name for task in running for name in task.merges}
         names = [name for name in self.evidence.merge if name not in taken and is_stored(self.state.outputs.get(name))]
         if names:
             self.commit.plan.append(self._task("", "", deadline_ms=self.now_ms + MERGE_MS, merges=names))

@@ -131,9 +131,10 @@ class Control:
         self._run(work, aggregates=True)
 
     def maintain(self) -> None:
-        """Delete what retention lets go."""
+        """Merge small files; delete what retention lets go."""
 
         async def work(runtime: Runtime) -> None:
+            await again_while_outdated(runtime, lambda p: p.compact())
             await again_while_outdated(runtime, lambda p: p.vacuum())
 
         self._run(work)

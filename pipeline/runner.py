@@ -17,6 +17,7 @@ from pipeline.gathering import gather, verified
 from pipeline.listing import Finder
 from pipeline.log import Log, Outdated
 from pipeline.maintenance import Vacuumed, unnamed_runs, vacuum, what_is_kept, write_checkpoint
+from pipeline.merging import Compactor, Merged, Wanted
 from pipeline.model import Assignment, Commit, Receipt, Task
 from pipeline.parts import Parts, PassReport, Request
 from pipeline.planner import Proposer
@@ -347,9 +348,16 @@ class Pass:
             return
         every = self.parts.policy.vacuum_every
         if self.state.sequence // every != (self.state.sequence - self.report.commits) // every:
+            await self.compact()
             await self.vacuum()
         else:
             await self.checkpoint()
+
+    async def compact(self, *, few: bool = False, purge: bool = False) -> Merged:
+        """Merge small outputs into files of the declared size (see `merging.Wanted`). Raises SettingsError for a wrong order_by."""
+        if self.parts.rewriter is None:
+            return Merged()
+        return await Compactor(self, Wanted(target_bytes=self.settings.file_bytes, few=few, purge=purge)).run()
 
     async def vacuum(self, *, dry_run: bool = False) -> Vacuumed:
         """Delete what nobody needs any more, and commit that it is gone."""

@@ -143,6 +143,10 @@ class PipelineSettings:
     cost: CostLimits = field(default_factory=CostLimits)
     listing: Literal["auto", "whole", "growing"] = "auto"
     """Whether passes between two whole listings list from the last key on: where listings showed that keys grow, never, always."""
+    order_by: tuple[str, ...] = ()
+    """Columns by which compaction sorts the rows of each file."""
+    file_bytes: int = 128 * 2**20
+    """Size of the Parquet files that compaction aims at."""
     priority: Priority = field(default_factory=Priority)
 
     def transform(self, name: str) -> TransformSettings | None:

@@ -119,10 +119,9 @@ class AggregateRun:
         gone = [f for output in gone_outputs for f in holders[output] if f.table == MAIN_TABLE]
         import pyarrow as pa
 
-        tasks = pa.array([output.partition(".")[0] for output, _ in changes.gone], pa.string())
-        keys = pa.array([key for _, key in changes.gone], pa.string())
-        warehouse.add_table("_tidemill_gone", pa.table({"task": tasks, "key": keys}))
-        is_gone = "WHERE EXISTS (SELECT 1 FROM _tidemill_gone g WHERE g.task = f._task AND g.key = f._source_key)"
+        keys = pa.array(list({key for _, key in changes.gone}), pa.string())
+        warehouse.add_table("_tidemill_gone", pa.table({"key": keys}))
+        is_gone = "WHERE EXISTS (SELECT 1 FROM _tidemill_gone g WHERE g.key = f._source_key)"  # perhaps of other tasks, too
         parts = [*warehouse.scans(added, wanted), *(f"{scan} {is_gone}" for scan in warehouse.scans(gone, wanted))]
         warehouse.add_view(_CHANGED, " UNION ALL ".join(parts) or f"SELECT * FROM {_ALL} WHERE false")
         return True

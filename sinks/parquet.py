@@ -233,7 +233,7 @@ class AttemptWriter:
             return
         tables, self._tables = self._tables, []
         schema = pa.schema([f for f in self._schema if stored_type(f.type) is not None])
-        table = pa.concat_tables([_stored(t, schema) for t in tables])
+        table = pa.concat_tables([stored(t, schema) for t in tables])
         for values, part in partitions(table, self._spec.partition_by):
             self._write_file(MAIN_TABLE, keys.rows_prefix(self._spec.output), values, part)
 
@@ -350,7 +350,7 @@ def _cast_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     return column.cast(kind)
 
 
-def _stored(table: pa.Table, schema: pa.Schema) -> pa.Table:
+def stored(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with exactly the stored columns of `schema`, then provenance."""
     import pyarrow as pa
 

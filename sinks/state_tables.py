@@ -98,7 +98,7 @@ def _committed(name: str, table: pa.Table) -> pa.Table:
 def _outputs(state: State) -> pa.Table:
     rows = [
         (output, file.table, file.key, file.rows, file.size_bytes, holder.live, len(holder.dead), "live")
-        for output, holder in state.outputs.items()
+        for output, holder in state.stored().items()
         for file in holder.files
     ]
     rows += [

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import click
 
 from pipeline.assembly import Runtime
+from pipeline.cli.moments import Moment
 from pipeline.cli.options import Target, on_bucket, on_engine, on_limits
 from pipeline.cli.run import Run
 from pipeline.discovery import Router
@@ -17,38 +17,6 @@ from pipeline.errors import SettingsError, nearest
 from pipeline.parts import Limits, PassReport, Request
 from pipeline.selection import Selection
 from pipeline.state import State
-
-_AGO = re.compile(r"(\d+)\s*([mhdw])\Z")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-class Moment(click.ParamType[datetime]):
-    """A moment: `yesterday`, `36h` or `7d` ago, `2026-11-23` or `2026-11-23T08:00` (UTC unless it says otherwise)."""
-
-    name = "time"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """The moment, with a time zone."""
-        if isinstance(value, datetime):
-            return value
-        found = moment(str(value), datetime.now(UTC))
-        if found is None:
-            self.fail(f"{value!r} is no time: write 36h, 7d, yesterday, 2026-11-23 or 2026-11-23T08:00", param, ctx)
-        return found
-
-
-def moment(text: str, now: datetime) -> datetime | None:
-    """The moment that a text names, seen from `now`; None if it names none."""
-    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    named = {"now": now, "today": today, "yesterday": today - timedelta(days=1)}
-    if text in named:
-        return named[text]
-    ago = _AGO.match(text)
-    try:
-        found = now - timedelta(**{_UNITS[ago[2]]: int(ago[1])}) if ago is not None else datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 @click.command("backfill", epilog="Example:  tidemill backfill pipeline.py --since yesterday --until today --bucket ./bucket")

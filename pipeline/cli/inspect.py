@@ -1,4 +1,4 @@
-"""Commands that look, and change nothing but what retention lets go: plan, status, lineage, audit, vacuum."""
+"""Commands that look, and change nothing: plan, status, lineage, audit."""
 
 from __future__ import annotations
 
@@ -266,7 +266,9 @@ async def _lineage(opened: Any, key: str) -> dict[str, Any] | None:
     holder = keys.output_of(key)
     await log.look_up(state, [key])
     await log.look_up_outputs(state, [holder] if holder else [])
-    output = state.outputs.get(holder) or state.removed.get(holder) if holder else None
+    output = state.outputs.get(holder) if holder else None
+    if holder and (output is None or output.into is not None):
+        output = state.removed.get(holder)
     if output is not None and any(f.key == key for f in output.files):
         return await _of_output(log, state, holder or "", key)
     entry, quarantined, wanted = state.entry(key), state.quarantine.get(key), state.wanted.get(key)
@@ -279,7 +281,7 @@ async def _lineage(opened: Any, key: str) -> dict[str, Any] | None:
         found |= {"version": entry.etag, "bytes": entry.size_bytes, "uploaded": f"{when:%Y-%m-%d %H:%M:%S} UTC"}
         found |= {"rows": entry.rows, "rejected": entry.rejected, "transform": f"{entry.transform} (version {entry.version})"}
         found |= {"generation": entry.generation, "task": entry.output.partition(".")[0], "commit": entry.sequence}
-        found["outputs"] = [f.key for f in state.outputs[entry.output].files]
+        found["outputs"] = [f.key for f in state.outputs[state.holder_of(entry.output)].files]
     if wanted is not None:
         found["in progress"] = f"version {wanted[1]} in task {wanted[0]}"
     if quarantined is not None:
@@ -288,12 +290,15 @@ async def _lineage(opened: Any, key: str) -> dict[str, Any] | None:
 
 
 async def _of_output(log: Any, state: Any, output: str, key: str) -> dict[str, Any]:
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     live: list[str] = []
+    await log.load_outputs(state)
+    merged = [name for name in state.outputs if state.holder_of(name) == output]
     async for some in log.all_committed(state):
-        live += some.filter(pc.equal(some.column("output"), output)).column("key").to_pylist()
-    holder = state.outputs.get(output)
+        live += some.filter(pc.is_in(some.column("output"), value_set=pa.array(merged, pa.string()))).column("key").to_pylist()
+    holder = state.stored().get(output)
     return {
         "output": key,
         "pipeline": state.pipeline,
@@ -346,26 +351,3 @@ def audit_command(target: Target) -> int:
             for problem in r.problems:
                 click.echo(f"  {problem}")
     return 0 if all(r.clean for _, r in reports) else EXIT_PROBLEMS
-
-
-@click.command("vacuum", epilog="Example:  tidemill vacuum pipeline.py --bucket ./bucket --dry-run")
-@on_bucket
-@click.option("--dry-run", is_flag=True, help="say what would go, delete nothing")
-def vacuum_command(target: Target, dry_run: bool) -> int:
-    """Delete superseded files older than the pipeline's retention, leftovers of lost attempts, and covered log entries."""
-    from pipeline.runner import Pass
-
-    for p in target.pipelines:
-        opened = runtime(target, p)
-        wait(opened.store.check(opened.settings.source))
-        done = wait(Pass(opened.parts()).vacuum(dry_run=dry_run))
-        if target.as_json:
-            found = {name: getattr(done, name) for name in ("files", "size_bytes", "receipts", "log_entries", "checkpoints")}
-            as_json({"pipeline": p.name, "dry_run": dry_run, **found})
-            continue
-        verb = "would delete" if dry_run else "deleted"
-        click.echo(
-            f"{p.name}: {verb} {count(done.files, 'file')} ({size(done.size_bytes)}), {count(done.receipts, 'receipt')},"
-            f" {done.log_entries:,} log entries, {count(done.checkpoints, 'checkpoint')}"
-        )
-    return 0

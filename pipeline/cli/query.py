@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import click
 
 from pipeline import keys
 from pipeline.cli.confined import Here, confine
+from pipeline.cli.moments import At
 from pipeline.cli.options import Target, on_bucket, runtime, wait
 from pipeline.errors import ObjectNotFound, SettingsError, TidemillError
 from sinks.guard import half_of_memory_mb
@@ -34,7 +35,10 @@ MEMORY_MB_MIN = 256
 @click.option(
     "--memory-mb", type=click.IntRange(min=MEMORY_MB_MIN), help="for the query's process [default: half of the machine's]"
 )
-def sql_command(target: Target, statement: str | None, form: str, timeout_s: float, memory_mb: int | None) -> int:
+@click.option("--at", type=At(), help="as it was at this commit, or time (36h, 2026-11-23T08:00), while retention keeps it")
+def sql_command(  # noqa: PLR0917
+    target: Target, statement: str | None, form: str, timeout_s: float, memory_mb: int | None, at: int | datetime | None
+) -> int:
     """Ask in DuckDB's SQL; without STATEMENT, list the tables. Read only.
 
     Tables: each pipeline by its name (rows, with _source_key, _source_etag, _task), NAME__rejected, each aggregate, and the
@@ -47,29 +51,35 @@ def sql_command(target: Target, statement: str | None, form: str, timeout_s: flo
     here = confine(timeout_s=timeout_s, memory_mb=memory)
     if isinstance(here, int):
         return here
-    result = _answer(target, statement, here, timeout_s, memory)
+    result = _answer(target, statement, here, timeout_s, memory, at)
     _print(result, "json" if target.as_json else form)
     return 0
 
 
-def _answer(target: Target, statement: str, here: Here, timeout_s: float, memory_mb: int) -> pa.Table:
+def _answer(  # noqa: PLR0917
+    target: Target, statement: str, here: Here, timeout_s: float, memory_mb: int, at: int | datetime | None
+) -> pa.Table:
     from pipeline.cli.tables import open_warehouse
 
     runtimes = [runtime(target, p) for p in target.pipelines]
     wait(runtimes[0].store.check(keys.checkpoint_prefix(keys.home(runtimes[0].settings.name))))
+    broken: Mapping[str, str] = {}
     for attempt in range(1, TRIES + 1):
         try:
-            with wait(open_warehouse(runtimes, statement, memory_mb=memory_mb)) as warehouse:
+            with wait(open_warehouse(runtimes, statement, at=at, memory_mb=memory_mb)) as warehouse:
+                broken = warehouse.broken
                 warehouse.lock()
                 here.query_begins()
                 result = warehouse.query(statement, timeout_s=timeout_s)
                 here.query_ended()
                 return result
-        except ObjectNotFound:  # a vacuum was faster: look at the newest snapshot
+        except ObjectNotFound as error:  # a vacuum was faster: look at the newest snapshot
+            if at is not None:
+                raise SettingsError(f"what was committed then is not kept any more (retention_days): {error}") from None
             if attempt == TRIES:
                 raise
         except SettingsError as error:
-            raise SettingsError(_with_tables(str(error), target, warehouse.broken)) from None
+            raise SettingsError(_with_tables(str(error), target, broken)) from None
     raise AssertionError("the last try returns or raises")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 
 from pipeline import keys, wire
 from pipeline.assembly import Runtime
@@ -16,12 +17,24 @@ from sinks.files import files_of
 from sinks.warehouse import Warehouse
 
 
-async def open_warehouse(runtimes: Sequence[Runtime], wanted: str, *, memory_mb: int | None = None) -> Warehouse:
-    """Views and tables for a statement; state tables only where `wanted` mentions them. The caller closes it."""
-    states = []
-    for runtime in runtimes:
-        states.append(await runtime.log().load())
-        await runtime.log().load_outputs(states[-1])
+async def state_at(log: Log, at: int | datetime | None = None) -> State:
+    """The state now, or as it was at a commit or moment, with all its outputs. Raises SettingsError where that is not kept."""
+    if at is None:
+        state = await log.load()
+    else:
+        state = await log.load_at(at if isinstance(at, int) else await log.sequence_at(int(at.timestamp() * 1000)))
+    await log.load_outputs(state)
+    return state
+
+
+async def open_warehouse(
+    runtimes: Sequence[Runtime], wanted: str, *, at: int | datetime | None = None, memory_mb: int | None = None
+) -> Warehouse:
+    """Views and tables for a statement, as they were `at` a commit or moment; state tables only where `wanted` mentions them.
+
+    The caller closes it. Raises SettingsError where what was then is not kept.
+    """
+    states = [await state_at(runtime.log(), at) for runtime in runtimes]
     warehouse = Warehouse(files_of(runtimes[0].store), memory_mb=memory_mb)
     for runtime, state in zip(runtimes, states, strict=True):
         snapshot = state.snapshot()

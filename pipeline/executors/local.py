@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -14,13 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 
 import msgspec
 
 from pipeline.errors import InvariantViolated, SettingsError
 from pipeline.executors.frames import LENGTH, SLOT, Answer, Job, pack
+from pipeline.executors.owners import has_ended, this_process
 from pipeline.executors.spawn import ExecSpawner, make_spawner
 from pipeline.limits import memory_exceeded
 from pipeline.model import Assignment
@@ -85,7 +83,7 @@ class LocalExecutor:
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
         self._scratch = tempfile.mkdtemp(prefix="tidemill-")
-        self.owner = f"{_here()}:{os.getpid()}:{_started(os.getpid())}:{secrets.token_hex(4)}"
+        self.owner = this_process()
         _RUNNING.add(self.owner)
 
     @property
@@ -138,15 +136,7 @@ class LocalExecutor:
         """Whether that owner was a process of this machine that has ended."""
         if owner == self.owner or owner in _RUNNING:
             return False
-        mine, theirs = self.owner.split(":"), owner.split(":")
-        if len(theirs) != len(mine) or theirs[:2] != mine[:2]:
-            return False
-        _, _, boot, space, pid, started, _ = theirs
-        if boot != mine[2]:
-            return True  # this machine was started anew since
-        if space != mine[3] or not pid.isdigit():
-            return False  # another container: its processes cannot be seen from here
-        return int(pid) == os.getpid() or _started(int(pid)) != started
+        return has_ended(owner, seen_from=self.owner)
 
     async def close(self) -> None:
         """End all workers at once."""
@@ -312,32 +302,3 @@ def _resident(pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return 0
-
-
-@cache
-def _here() -> str:
-    """This machine, its boot, and the space in which its process numbers mean something."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    space = Path("/proc/self/ns/pid")
-    if boot.exists():
-        return f"local:{socket.gethostname()}:{boot.read_text().strip()}:{space.readlink().name.strip('pid:[]')}"
-    import psutil
-
-    return f"local:{socket.gethostname()}:{round(psutil.boot_time() / 60)}:0"
-
-
-def _started(pid: int) -> str:
-    """When a process began, by the kernel's own count; empty if there is none, or it ended and only waits to be buried."""
-    stat = Path(f"/proc/{pid}/stat")
-    if stat.parent.parent.joinpath("self").exists():
-        try:
-            told = stat.read_text().rpartition(")")[2].split()
-            return "" if told[0] in "ZX" else told[19]
-        except OSError:
-            return ""
-    import psutil
-
-    try:
-        return str(psutil.Process(pid).create_time())
-    except psutil.Error:
-        return ""

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.errors import InvariantViolated
+from pipeline.executors.owners import has_ended
 from pipeline.model import Assignment
 from pipeline.ports import Finished
 
 
 class NoExecutor:
-    """Dispatches nothing; owns nothing; takes no other runner for dead."""
+    """Dispatches nothing. With an owner's name, knows which others of this machine have ended; else takes none for dead."""
 
-    owner = ""
     outstanding = 0
     parallelism = 1
+
+    def __init__(self, owner: str = "") -> None:
+        self.owner = owner
 
     async def dispatch(self, assignments: Sequence[Assignment]) -> None:
         raise InvariantViolated("a command that runs no work tried to dispatch some")
@@ -23,7 +26,7 @@ class NoExecutor:
         return []
 
     def is_gone(self, owner: str) -> bool:
-        return False
+        return bool(self.owner) and owner != self.owner and has_ended(owner, seen_from=self.owner)
 
     async def close(self) -> None:
         return None

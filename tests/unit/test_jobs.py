@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cli.backfill import moment
+from pipeline.cli.moments import moment
 from pipeline.discovery import Known, Router
 from pipeline.jobs import ENDED, Job, Outcome, outcome
 from pipeline.ledger import Entry
