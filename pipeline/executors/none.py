@@ -13,11 +13,13 @@ from pipeline.ports import Finished
 class NoExecutor:
     """Dispatches nothing. With an owner's name, knows which others of this machine have ended; else takes none for dead."""
 
+    owner = ""
     outstanding = 0
     parallelism = 1
 
-    def __init__(self, owner: str = "") -> None:
-        self.owner = owner
+    def __init__(self, owner: str | None = None) -> None:
+        if owner is not None:
+            self.owner = owner
 
     async def dispatch(self, assignments: Sequence[Assignment]) -> None:
         raise InvariantViolated("a command that runs no work tried to dispatch some")
