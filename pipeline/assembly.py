@@ -11,7 +11,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +22,11 @@ from pipeline.api import Pipeline
 from pipeline.contents import LazyContents
 from pipeline.cost import Budget
 from pipeline.errors import SettingsError, TidemillError
+from pipeline.generations import filled
 from pipeline.home import Marker, open_home, require_home
 from pipeline.loading import load_pipelines
 from pipeline.log import Log, Outdated
-from pipeline.model import FORMAT_VERSION, Assignment, Receipt
+from pipeline.model import FORMAT_VERSION, Assignment, Generations, Receipt
 from pipeline.parts import Parts, PassReport, Request
 from pipeline.ports import Executor, Outbox, Store
 from pipeline.prefetch import PrefetchedContents
@@ -117,7 +118,7 @@ class LocalAttempts:
 
             def make_writer(assignment: Assignment, table: TableSpec = table) -> AttemptWriter:
                 return AttemptWriter(
-                    table,
+                    replace(table, output=keys.of_generation(table.output, assignment.task.generation)),
                     schema=assignment.schema,
                     task=assignment.task.id,
                     nonce=assignment.nonce,
@@ -256,17 +257,25 @@ class Runtime:
         """Check the bucket and make or check the pipeline's home."""
         s = self.settings
         await self.store.check(s.source)
-        marker = Marker(format=FORMAT_VERSION, pipeline=s.name, source=s.source, output=s.output)
+        marker = Marker(format=FORMAT_VERSION, pipeline=s.name, source=s.source, output=s.output, generation=s.generation)
         await open_home(self.store, marker, RandomIds())
 
     async def run(self, state: State | None = None, *, request: Request | None = None) -> tuple[PassReport, State]:
-        """Passes until nothing that the first one could see is left to do. Returns the sum, and the state to carry over."""
+        """Passes until nothing that the first one could see is left to do. Returns the sum, and the state to carry over.
+
+        Of the pipeline's first generation, where others take the uploads by now, only the state is brought up to date: what it says
+        of generations tells which others are to be run (`filled`).
+        """
         total = PassReport()
         if state is not None:
-            await require_home(self.store, self.settings.name)
+            await require_home(self.store, self.settings.home)
         for _ in range(RUN_PASSES_MAX):
             running = Pass(self.parts(), state)
             try:
+                if self.settings.generation == 0:
+                    await running.open()
+                    if 0 not in filled(running.state.generations, self.settings.versions):
+                        return total, running.state
                 report = await running.run(request)
                 await running.keep_tidy()
             except Outdated:
@@ -288,7 +297,34 @@ class Runtime:
 
     def log(self) -> Log:
         """The pipeline's log."""
-        return Log(self.store, self.settings.name, clock=WallClock(), policy=self.policy)
+        s = self.settings
+        return Log(self.store, s.name, clock=WallClock(), policy=self.policy, generation=s.generation)
+
+    def of_generation(self, generation: int) -> Runtime:
+        """The same on another generation of the table."""
+        return replace(self, settings=self.settings.of_generation(generation))
+
+    @property
+    def label(self) -> str:
+        """The pipeline's name, with the generation where that is not the first."""
+        s = self.settings
+        return f"{s.name}, generation {s.generation}" if s.generation else s.name
+
+    async def generations(self) -> Generations | None:
+        """Which generations the table has; None where there is but one, which is the usual case and costs one request."""
+        async for page in self.store.list(keys.generations_prefix(keys.home(self.settings.name))):
+            if page.keys:
+                return (await self.of_generation(0).log().load()).generations
+        return None
+
+    async def live(self) -> Runtime:
+        """The same on the generation that readers see."""
+        known = await self.generations()
+        return self.of_generation(known.live if known is not None else 0)
+
+    def filled(self, known: Generations | None) -> list[Runtime]:
+        """The same on each generation that a run of this code brings up to date."""
+        return [self.of_generation(number) for number in filled(known, self.settings.versions)]
 
 
 _SUMS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pipeline.growth import Growth
-from pipeline.model import AggregateFile, Backlog, Quarantined, Task
+from pipeline.model import AggregateFile, Backlog, Generations, Quarantined, Task
 from pipeline.runs import Run
 from pipeline.snapshot import Changes, Output, Removed
 from pipeline.usage import Usage
@@ -49,3 +49,4 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     """Advice for listings, from whoever wrote the checkpoint."""
     usage: Usage = msgspec.field(default_factory=Usage)
     backlog: Backlog | None = None
+    generations: Generations | None = None

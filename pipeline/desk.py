@@ -14,7 +14,7 @@ import msgspec
 
 from pipeline import keys, wire
 from pipeline.errors import StoreError, TidemillError
-from pipeline.model import FORMAT_VERSION, Assignment, LossNote
+from pipeline.model import FORMAT_VERSION, Assignment, LossNote, Task
 from pipeline.orders import Answer, Order, decode_assignment
 from pipeline.ports import Clock, Finished, Ids, Outbox
 
@@ -46,13 +46,13 @@ class Desk:
             if self.clock.now_ms() > task.deadline_ms:
                 late = "it came after its deadline: others have the task by now"
                 return Answer(task=task.id, lost=late, innocent=True)
-            key = keys.loss_note(self._home, task.id, task.dispatch)
+            key = keys.loss_note(self._home(task), task.id, task.dispatch)
             noted = await self.box.fetch(key)
             if noted is not None:  # it ran before, and that ended with the container's death
                 return _as_answer(wire.decode(LossNote, noted, key))
             if self.version not in (None, task.version):
                 return await self.end(assignment, self._of_other_code(assignment))
-            await self.box.put(keys.began(self._home, task.id, task.dispatch), b"began\n")
+            await self.box.put(keys.began(self._home(task), task.id, task.dispatch), b"began\n")
         except TidemillError as error:
             return Answer(task=order.task, lost=str(error), innocent=True)
         return msgspec.structs.replace(assignment, nonce=self.ids.nonce())
@@ -93,12 +93,11 @@ class Desk:
             innocent=finished.innocent,
         )
         with suppress(TidemillError):  # without the note the deadline says the same, later
-            await self.box.put(keys.loss_note(self._home, task.id, task.dispatch), wire.encode(note))
+            await self.box.put(keys.loss_note(self._home(task), task.id, task.dispatch), wire.encode(note))
         return msgspec.structs.replace(_as_answer(note), broken=finished.broken)
 
-    @property
-    def _home(self) -> str:
-        return keys.home(self.pipeline)
+    def _home(self, task: Task) -> str:
+        return keys.of_generation(keys.home(self.pipeline), task.generation)
 
 
 def _as_answer(note: LossNote) -> Answer:

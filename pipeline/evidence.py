@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline import keys
+from pipeline.generations import Change
 from pipeline.model import MAIN_TABLE, REJECTED_TABLE, Backlog, Inputs, OutputFile, Quarantined, Receipt, Task
 
 
@@ -58,6 +59,8 @@ class Evidence:
     vacuumed: list[str] = field(default_factory=list)
     collected: list[str] = field(default_factory=list)
     """Ledger runs that no checkpoint needs any more, as far as was known."""
+    change: Change | None = None
+    """Of generations: one to begin, publish, roll back or drop."""
     backlog: Backlog | None = None
     """What the listing left for later passes, once that is known."""
 

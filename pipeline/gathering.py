@@ -36,7 +36,9 @@ async def gather(store: Store, home: str, state: State, output: str, tasks: Iter
     names: list[str] = []
     if not state.tasks:
         return found
-    for prefix in [keys.receipt_prefix(home)] if tasks is None else [f"{keys.receipt_prefix(home)}{task}." for task in tasks]:
+    for prefix in (
+        [keys.receipt_prefix(home) + keys.TASKS] if tasks is None else [f"{keys.receipt_prefix(home)}{task}." for task in tasks]
+    ):
         async for page in store.list(prefix):
             for key, size in zip(page.keys, page.sizes, strict=True):
                 began = keys.began_dispatch(key)

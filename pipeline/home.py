@@ -18,6 +18,7 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: str
     source: str
     output: str
+    generation: int = 0
     probed: Probed | None = None
     """What was found out about the store when the home was made. For people: nothing depends on it."""
 
@@ -28,7 +29,7 @@ async def open_home(store: Store, marker: Marker, ids: Ids) -> None:
     Raises StateInvalid for a newer or damaged format, SettingsError if the pipeline moved its source or output prefix,
     StoreUnsafe if the store does not keep what commits rely on (see `stores.probe`).
     """
-    home = keys.home(marker.pipeline)
+    home = keys.of_generation(keys.home(marker.pipeline), marker.generation)
     key = keys.format_marker(home)
     try:
         _check(read_marker((await store.get(key)).body, key), marker, key)
@@ -41,9 +42,8 @@ async def open_home(store: Store, marker: Marker, ids: Ids) -> None:
             _check(read_marker((await store.get(key)).body, key), marker, key)
 
 
-async def require_home(store: Store, pipeline: str) -> None:
+async def require_home(store: Store, home: str) -> None:
     """Raises SettingsError if the home is gone that was there before: what a process remembers of it must not be added to."""
-    home = keys.home(pipeline)
     try:
         await store.head(keys.format_marker(home))
     except ObjectNotFound:

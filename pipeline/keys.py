@@ -6,7 +6,8 @@
     <output>rejected/<task>.<nonce>.<n>.parquet                                              rejected rows
     <output>aggregates/<name>/<sequence>.<nonce>.parquet                                     aggregates
 
-Sequence numbers have 20 digits, so that byte order is numeric order.
+A further generation of a table has a home and an output of its own below these: generations/<n>/. Its receipts and assignments lie
+below those of the pipeline, which is what workers may reach. Sequence numbers have 20 digits, so that byte order is numeric order.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ HOMES = "_tidemill/"
 """Every pipeline's home prefix begins so; no source may lie below it."""
 
 _TASK = re.compile(r"(\d{20})-\d{6}\Z")
+_GENERATION = re.compile(r"(_tidemill/[^/]+/)generations/(\d+)/\Z")
 _LOG = re.compile(r"log/(\d{20})\.json\Z")
 _CHECKPOINT = re.compile(r"checkpoint/(\d{20})-\w+\.json\Z")
 
@@ -24,6 +26,16 @@ _CHECKPOINT = re.compile(r"checkpoint/(\d{20})-\w+\.json\Z")
 def home(pipeline: str) -> str:
     """The pipeline's home prefix."""
     return f"{HOMES}{pipeline}/"
+
+
+def of_generation(prefix: str, generation: int) -> str:
+    """The home, or the output prefix, of one generation of a pipeline's table; 0 has the pipeline's own."""
+    return f"{prefix}generations/{generation}/" if generation else prefix
+
+
+def generations_prefix(home: str) -> str:
+    """Below the pipeline's home: those of all generations but the first."""
+    return f"{home}generations/"
 
 
 def format_marker(home: str) -> str:
@@ -74,21 +86,31 @@ def floor(home: str) -> str:
     return f"{home}gc/floor"
 
 
+TASKS = "0"
+"""What the names of all tasks begin with: it tells what lies directly below a prefix from other generations' folders there."""
+
+
 def receipt_prefix(home: str) -> str:
-    return f"{home}receipts/"
+    return _for_workers(home, "receipts")
+
+
+def _for_workers(home: str, what: str) -> str:
+    """A folder that workers reach: the pipeline's own, or one of a generation within it."""
+    found = _GENERATION.match(home)
+    return f"{found[1]}{what}/generation-{found[2]}/" if found else f"{home}{what}/"
 
 
 def receipt(home: str, task: str, nonce: str) -> str:
-    return f"{home}receipts/{task}.{nonce}.json"
+    return f"{receipt_prefix(home)}{task}.{nonce}.json"
 
 
 def began(home: str, task: str, dispatch: int) -> str:
     """Says, by being there, that a dispatched attempt was begun (see `model.RENTED`)."""
-    return f"{home}receipts/{task}.d{dispatch}.began"
+    return f"{receipt_prefix(home)}{task}.d{dispatch}.began"
 
 
 def loss_note(home: str, task: str, dispatch: int) -> str:
-    return f"{home}receipts/{task}.d{dispatch}.lost"
+    return f"{receipt_prefix(home)}{task}.d{dispatch}.lost"
 
 
 def began_dispatch(key: str) -> tuple[str, int] | None:
@@ -108,11 +130,11 @@ def is_loss_note(key: str) -> bool:
 
 def assignment(home: str, task: str, nonce: str) -> str:
     """An assignment that is too long to travel with a call."""
-    return f"{home}assignments/{task}.{nonce}.json"
+    return f"{assignment_prefix(home)}{task}.{nonce}.json"
 
 
 def assignment_prefix(home: str) -> str:
-    return f"{home}assignments/"
+    return _for_workers(home, "assignments")
 
 
 def job(home: str, job: str) -> str:

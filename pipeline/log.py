@@ -43,10 +43,10 @@ class Outdated(CommitConflict):
 class Log:
     """One pipeline's commit log in one store."""
 
-    def __init__(self, store: Store, pipeline: str, *, clock: Clock, policy: Policy) -> None:
+    def __init__(self, store: Store, pipeline: str, *, clock: Clock, policy: Policy, generation: int = 0) -> None:
         self.store = store
         self.pipeline = pipeline
-        self.home = keys.home(pipeline)
+        self.home = keys.of_generation(keys.home(pipeline), generation)
         self._clock = clock
         self.policy = policy
 

@@ -185,6 +185,7 @@ class Vacuum:
         await self._receipts()
         await self._jobs(now_ms)
         await self._log_and_checkpoints(checkpoint)
+        await self._dropped()
         await self._remove(list(self.collected))  # after the checkpoint: neither it nor any later one names them
         return self.done
 
@@ -226,7 +227,7 @@ class Vacuum:
     async def _receipts(self) -> None:
         """Receipts, notes and stored orders of tasks that are over: what they said is in the log's fold."""
         for prefix in (keys.receipt_prefix(self.log.home), keys.assignment_prefix(self.log.home)):
-            async for page in self.store.list(prefix):
+            async for page in self.store.list(prefix + keys.TASKS):
                 hits = [key for key in page.keys if (task := keys.task_of(key)) is not None and self._is_over(task)]
                 await self._remove(hits)
                 self.done.receipts += len(hits)
@@ -253,6 +254,22 @@ class Vacuum:
             older = [key for key in page.keys if key not in spared and (keys.checkpoint_sequence(key) or newest) < newest]
             await self._remove(older)
             self.done.checkpoints += len(older)
+
+    async def _dropped(self) -> None:
+        """Everything of generations that were dropped."""
+        known = self.state.generations
+        for number in known.dropped if known is not None else ():
+            if number == 0:
+                continue  # its rows are orphans by now; its log is the pipeline's
+            home = keys.of_generation(self.log.home, number)
+            for prefix in (
+                keys.of_generation(self.settings.output, number),
+                keys.receipt_prefix(home),
+                keys.assignment_prefix(home),
+                home,
+            ):
+                async for page in self.store.list(prefix):
+                    await self._delete(page.keys, page.sizes)
 
     async def _delete(self, names: list[str], sizes: list[int]) -> None:
         if names:

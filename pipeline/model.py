@@ -276,6 +276,36 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """False: the listing was not read to its end, so there may be more."""
 
 
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """One generation of a pipeline's table: all its rows, as one version of the code made them."""
+
+    number: int
+    versions: dict[str, str] = {}
+    """Transform -> version of the code it is filled with; empty for the first, which takes what comes."""
+    created_ms: int = 0
+    sample: int | None = None
+    """It was filled with so many objects only, to be looked at."""
+
+
+class Generations(msgspec.Struct, frozen=True, kw_only=True):
+    """Which generations a pipeline's table has, and which of them readers see. Kept in the log of the first one."""
+
+    live: int = 0
+    previous: int | None = None
+    """The one that was live before: rolling back makes it so again."""
+    candidate: int | None = None
+    """The one that is being filled, to be published."""
+    uploads: Literal["both", "live", "new"] = "both"
+    """Where new uploads go while there is a candidate."""
+    kept: list[Generation] = []
+    dropped: list[int] = []
+    """Their files are to be deleted; a number is never used again."""
+
+    def get(self, number: int) -> Generation | None:
+        """The generation of that number, None where there is none."""
+        return next((generation for generation in self.kept if generation.number == number), None)
+
+
 class Commit(msgspec.Struct, kw_only=True):
     """One log entry: everything that becomes true at one sequence number."""
 
@@ -306,6 +336,8 @@ class Commit(msgspec.Struct, kw_only=True):
     """Ledger runs to be deleted: no checkpoint from here on may name them."""
     backlog: Backlog | None = None
     """What the writer's listing left for later, where that is not what is known already."""
+    generations: Generations | None = None
+    """Which generations there are from here on, where that changed."""
 
     def is_empty(self) -> bool:
         """Whether nothing would change: such a commit is never appended."""
@@ -322,4 +354,5 @@ class Commit(msgspec.Struct, kw_only=True):
             or self.vacuumed
             or self.collected
             or self.backlog
+            or self.generations
         )

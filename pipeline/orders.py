@@ -46,7 +46,7 @@ def order_for(assignment: Assignment, home: str, *, awaited: bool = False) -> tu
     body = msgspec.json.encode(assignment)
     if len(body) <= INLINE_BYTES:
         return Order(pipeline=assignment.pipeline, task=task, assignment=assignment, awaited=awaited), None
-    stored = keys.assignment(home, task, assignment.nonce)
+    stored = keys.assignment(keys.of_generation(home, assignment.task.generation), task, assignment.nonce)
     return Order(pipeline=assignment.pipeline, task=task, stored=stored, awaited=awaited), body
 
 

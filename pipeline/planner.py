@@ -16,6 +16,7 @@ from pipeline import keys
 from pipeline.entries import cancelled, is_about, is_stored, settled, split
 from pipeline.errors import InputRejected
 from pipeline.evidence import Evidence, Loss, fits
+from pipeline.generations import changed
 from pipeline.model import (
     FORMAT_VERSION,
     RENTED,
@@ -62,6 +63,7 @@ class Proposer:
         draft.merge()
         draft.vacuumed()
         draft.remember_backlog()
+        draft.change_generations()
         return draft.commit
 
     def blank(self, state: State, *, now_ms: int, commit_id: str) -> Commit:
@@ -72,7 +74,7 @@ class Proposer:
             id=commit_id,
             previous=state.id,
             pipeline=self.settings.name,
-            generation=0,
+            generation=self.settings.generation,
             writer=self.writer,
             written_ms=now_ms,
         )
@@ -334,6 +336,13 @@ class _Draft:
         seen, known = self.evidence.backlog, self.state.backlog or Backlog()
         if seen is not None and msgspec.structs.replace(seen, at_ms=known.at_ms) != known:
             self.commit.backlog = seen
+
+    def change_generations(self) -> None:
+        """Begin, publish, roll back or drop a generation. Raises SettingsError where that makes no sense by now."""
+        if self.evidence.change is not None:
+            before = self.state.generations
+            after = changed(self.state.pipeline, before, self.evidence.change, self.now_ms)
+            self.commit.generations = after if after != before else None
 
     # -- tasks -------------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from pipeline.desk import Box, Desk
 from pipeline.discovery import Router
 from pipeline.errors import ObjectNotFound, SettingsError
 from pipeline.executors.modal import ModalExecutor, Way
+from pipeline.generations import kept_numbers
 from pipeline.log import Outdated
 from pipeline.parts import PassReport, Request
 from pipeline.pools import all_pools
@@ -106,15 +107,25 @@ class Control:
 
     async def _pass(self, runtime: Runtime, request: Request) -> bool:
         report, state = await runtime.run(request=request)
-        print(summary(self.pipeline.name, report), flush=True)  # noqa: T201 - the function's log on Modal
-        return runtime.aggregates_are_behind(state)
+        behind = runtime.aggregates_are_behind(state)
+        print(summary(runtime.label, report), flush=True)  # noqa: T201 - the function's log on Modal
+        for one in runtime.filled(state.generations):
+            if one.settings.generation:
+                await one.open()
+                report, state = await one.run(request=request)
+                behind |= one.aggregates_are_behind(state)
+                print(summary(one.label, report), flush=True)  # noqa: T201
+        return behind
 
     def settle(self, tasks: Iterable[str]) -> bool:
         """Commit the receipts of these tasks, in one append. True if aggregates are behind."""
 
         async def work(runtime: Runtime) -> bool:
-            passing = await again_while_outdated(runtime, lambda p: p.settle(list(tasks)))
-            return runtime.aggregates_are_behind(passing.state)
+            behind = False
+            for one in await self._kept(runtime):  # tasks of two generations may have one name: each looks for its own receipts
+                passing = await again_while_outdated(one, lambda p: p.settle(list(tasks)))
+                behind |= one.aggregates_are_behind(passing.state)
+            return behind
 
         return self._run(work)
 
@@ -126,7 +137,8 @@ class Control:
                 await passing.open()
                 await passing.aggregate()
 
-            await again_while_outdated(runtime, bring)
+            for one in await self._kept(runtime):
+                await again_while_outdated(one, bring)
 
         self._run(work, aggregates=True)
 
@@ -134,8 +146,9 @@ class Control:
         """Merge small files; delete what retention lets go."""
 
         async def work(runtime: Runtime) -> None:
-            await again_while_outdated(runtime, lambda p: p.compact())
-            await again_while_outdated(runtime, lambda p: p.vacuum())
+            for one in await self._kept(runtime):
+                await again_while_outdated(one, lambda p: p.compact())
+                await again_while_outdated(one, lambda p: p.vacuum())
 
         self._run(work)
 
@@ -144,9 +157,14 @@ class Control:
         from pipeline.submission import submit
 
         async def work(runtime: Runtime) -> None:
-            await submit(runtime, job, names, again=again)
+            await submit(runtime.filled(await runtime.generations())[0], job, names, again=again)
 
         self._run(work, way="jobs")
+
+    async def _kept(self, runtime: Runtime) -> list[Runtime]:
+        """All generations there are."""
+        known = await runtime.generations()
+        return [runtime] if known is None else [runtime.of_generation(n) for n in kept_numbers(known)]
 
     def _run(self, work: Callable[[Runtime], Coroutine[Any, Any, T]], *, way: Way = "detached", aggregates: bool = False) -> T:
         async def opened() -> T:

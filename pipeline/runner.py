@@ -9,16 +9,18 @@ from collections.abc import Iterable
 
 import msgspec
 
+from pipeline import tally
 from pipeline.choosing import Chooser, scopes
 from pipeline.discovery import Judged
 from pipeline.errors import CommitConflict, ObjectNotFound
 from pipeline.evidence import Evidence, Loss
 from pipeline.gathering import gather, verified
+from pipeline.generations import Change
 from pipeline.listing import Finder
 from pipeline.log import Log, Outdated
 from pipeline.maintenance import Vacuumed, unnamed_runs, vacuum, what_is_kept, write_checkpoint
 from pipeline.merging import Compactor, Merged, Wanted
-from pipeline.model import Assignment, Commit, Receipt, Task
+from pipeline.model import Assignment, Commit, Generations, Receipt
 from pipeline.parts import Parts, PassReport, Request
 from pipeline.planner import Proposer
 from pipeline.ports import Finished
@@ -32,7 +34,9 @@ class Pass:
     def __init__(self, parts: Parts, state: State | None = None) -> None:
         self.parts = parts
         self.settings = parts.settings
-        self.log = Log(parts.store, parts.settings.name, clock=parts.clock, policy=parts.policy)
+        self.log = Log(
+            parts.store, parts.settings.name, clock=parts.clock, policy=parts.policy, generation=parts.settings.generation
+        )
         self.report = PassReport()
         self.loaded = state
         self.proposer = Proposer(
@@ -50,6 +54,7 @@ class Pass:
         self._began: set[tuple[str, int]] = set()
         self._held = 0
         self._since_checkpoint = 0
+        self._is_open = False
 
     @property
     def state(self) -> State:
@@ -64,7 +69,8 @@ class Pass:
         With an attached executor this waits for the work it dispatched; with a detached one it returns after dispatch.
         """
         request = request or Request()
-        await self.open()
+        if not self._is_open:
+            await self.open()
         await self.gather()
         chooser, ended = Chooser(self.parts, request), False
         finder = Finder(self.log, self.state, self.settings, request, scopes(request, self.settings, self.parts.policy))
@@ -91,6 +97,7 @@ class Pass:
         """Load the state, or bring the carried one up to date."""
         if self.loaded is None or not await self.log.catch_up(self.loaded):
             self.loaded = await self.log.load()
+        self._is_open = True
         self.loaded.touched.clear()
         self.loaded.ledger.forget()
 
@@ -193,21 +200,10 @@ class Pass:
         if receipt is not None:
             self._receipts.setdefault(task_id, receipt)
             self._held += len(receipt.rows)
-            self.parts.on_progress(self._expected(receipt))
+            self.parts.on_progress(tally.expected(self.report, self._receipts.values()))
             return
         owner = self.parts.executor.owner
         self._losses[task_id] = Loss(attempt, owner, lost, finished.suspect, finished.detail, finished.innocent)
-
-    def _expected(self, receipt: Receipt) -> PassReport:
-        """Progress as the user sees it: a finished attempt counts before its commit."""
-        seen = PassReport(planned=self.report.planned, planned_bytes=self.report.planned_bytes)
-        seen.committed = self.report.committed + sum(len(r.rows) - len(r.problems) for r in self._receipts.values())
-        seen.rows = self.report.rows + sum(sum(r.rows) for r in self._receipts.values())
-        seen.quarantined = self.report.quarantined + sum(
-            1 for r in self._receipts.values() for p in r.problems if p.status == "failed"
-        )
-        seen.committed_bytes = self.report.committed_bytes + sum(r.bytes_read for r in self._receipts.values())
-        return seen
 
     def _collected(self) -> Evidence:
         """What this pass holds and has not committed yet."""
@@ -229,9 +225,10 @@ class Pass:
             before = dict.fromkeys([*(s.task for s in proposal.settle), *proposal.retire])
             tasks = {task_id: self.state.tasks[task_id] for task_id in before}
             if await self.log.append(self.state, proposal):
-                self._tally_losses(proposal, tasks)
+                tally.losses(self.report, proposal, tasks, self._losses, self.settings)
                 self._forget_evidence()
-                self._tally(proposal, tasks)
+                tally.commit(self.report, proposal, tasks, self.state, self.settings)
+                self.parts.on_progress(self.report)
                 await self._dispatch(proposal)
                 await self._checkpoint_if_due()
                 return proposal
@@ -256,42 +253,6 @@ class Pass:
 
     def _forget_evidence(self) -> None:
         self._receipts, self._losses, self._held = {}, {}, 0
-
-    def _tally(self, commit: Commit, tasks: dict[str, Task]) -> None:
-        report = self.report
-        report.commits += 1
-        report.planned += sum(len(t.inputs) for t in commit.plan if t.owner)
-        report.planned_bytes += sum(sum(t.inputs.sizes) for t in commit.plan)
-        report.deleted += len(commit.deleted)
-        retired = [tasks[task_id] for task_id in commit.retire]
-        report.changed += sum(len(t.inputs) for t in retired if self._is_of_other_code(t))
-        report.quarantined += len(commit.quarantine)
-        report.respawned += sum(len(self.state.tasks[r.task].inputs) for r in commit.respawn if r.task in self.state.tasks)
-        for settled in commit.settle:
-            by_status: dict[str, int] = {}
-            for problem in settled.problems:
-                by_status[problem.status] = by_status.get(problem.status, 0) + 1
-            report.committed += len(settled.rows) - len(settled.problems)
-            report.committed_bytes += sum(tasks[settled.task].inputs.sizes)
-            report.rows += sum(settled.rows)
-            report.rejected += sum(settled.rejected)
-            report.quarantined += by_status.get("failed", 0)
-            report.changed += by_status.get("stale", 0) + by_status.get("gone", 0)
-            if self._is_of_other_code(tasks[settled.task]):
-                report.changed += by_status.get("deferred", 0)
-        self.parts.on_progress(report)
-
-    def _tally_losses(self, commit: Commit, tasks: dict[str, Task]) -> None:
-        for task_id in commit.retire:
-            loss = self._losses.get(task_id)
-            if loss is not None and loss.innocent and not self._is_of_other_code(tasks[task_id]):
-                self.report.unread += len(tasks[task_id].inputs)
-                self.report.unread_reason = loss.reason
-
-    def _is_of_other_code(self, task: Task) -> bool:
-        """Whether its transform is not declared any more, or at another version: what is left of it is planned anew."""
-        transform = self.settings.transform(task.transform)
-        return transform is None or transform.version != task.version
 
     async def _dispatch(self, commit: Commit) -> None:
         """Only after the append: work that no commit knows would never be settled."""
@@ -378,6 +339,12 @@ class Pass:
         evidence = self._collected()
         evidence.runs_work = False
         await self.commit(evidence)
+
+    async def change_generations(self, change: Change) -> Generations:
+        """Begin, publish, roll back or drop a generation, in one commit. Raises SettingsError where that makes no sense."""
+        await self.open()
+        await self.commit(Evidence(base=self.state.sequence, runs_work=False, change=change))
+        return self.state.generations or Generations()
 
     async def cancel(self, tasks: Iterable[str], reason: str) -> int:
         """End open tasks; what they would have published waits for a person. How many there were."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from pipeline import keys
 
 DAY_S = 86_400.0
 MEMORY_MB_DEFAULT = 2048
@@ -148,6 +150,23 @@ class PipelineSettings:
     file_bytes: int = 128 * 2**20
     """Size of the Parquet files that compaction aims at."""
     priority: Priority = field(default_factory=Priority)
+    generation: int = 0
+    """Which generation of the table this is about: 0, the first one, lies where the pipeline's own home and output are."""
+
+    @property
+    def home(self) -> str:
+        """The home prefix of this generation."""
+        return keys.of_generation(keys.home(self.name), self.generation)
+
+    def of_generation(self, generation: int) -> PipelineSettings:
+        """The same declarations for another generation."""
+        base = self.output.removesuffix(keys.of_generation("", self.generation))
+        return replace(self, generation=generation, output=keys.of_generation(base, generation))
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Transform -> version of its code."""
+        return {transform.name: transform.version for transform in self.transforms}
 
     def transform(self, name: str) -> TransformSettings | None:
         """The transform of that name, None if it is no longer declared."""

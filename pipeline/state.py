@@ -17,6 +17,7 @@ from pipeline.model import (
     FORMAT_VERSION,
     Backlog,
     Commit,
+    Generations,
     Quarantined,
     Settled,
     Task,
@@ -33,13 +34,15 @@ class State(Holdings):
     and without live rows. usage: what attempts took so far. overlay: ledger entries changed since the runs were written (None:
     deleted). base: the sequence of the checkpoint that the runs are from. doomed: runs that commits since gave up.
     touched: source key -> the commit that last decided about it, for commits applied in this process. growth: advice for listings;
-    no commit changes it. backlog: what the last listing that said so left for later.
+    no commit changes it. backlog: what the last listing that said so left for later. generations: only in the log of the first one;
+    None: there never was another.
     """
 
     __slots__ = (
         "backlog",
         "base",
         "doomed",
+        "generations",
         "growth",
         "id",
         "ledger",
@@ -71,6 +74,7 @@ class State(Holdings):
         self.touched: dict[str, int] = {}
         self.usage = Usage()
         self.backlog: Backlog | None = None
+        self.generations: Generations | None = None
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -169,6 +173,17 @@ class State(Holdings):
         for output in commit.vacuumed:
             self.removed.pop(output, None)
         self.backlog = commit.backlog or self.backlog
+        if commit.generations is not None:
+            self.generations = commit.generations
+            if 0 in commit.generations.dropped:
+                self._forget_rows()
+
+    def _forget_rows(self) -> None:
+        """The first generation was dropped: what is left here is the log, which says what became of the others."""
+        super().__init__()
+        self.tasks, self.wanted, self.quarantine, self.overlay = {}, {}, {}, {}
+        self.ledger, self.schema, self.backlog = Ledger(), None, None
+        self.base = self.sequence  # no checkpoint of before may give its runs back
 
     def _release(self, key: str) -> None:
         """The next listing plans it. One that is committed, and was to be processed once more, is due for that."""
@@ -288,6 +303,7 @@ class State(Holdings):
             growth=self.growth,
             usage=self.usage,
             backlog=self.backlog,
+            generations=self.generations,
             superseded={
                 task.id: lost
                 for task in self.tasks.values()
@@ -305,6 +321,7 @@ class State(Holdings):
         state.quarantine, state.aggregates = checkpoint.quarantine, checkpoint.aggregates
         state.changes, state.ledger, state.usage = checkpoint.changes, Ledger(checkpoint.runs), checkpoint.usage
         state.totals, state.growth, state.backlog = checkpoint.totals or Totals(), checkpoint.growth, checkpoint.backlog
+        state.generations = checkpoint.generations
         for task in state.tasks.values():
             lost = set(checkpoint.superseded.get(task.id, ()))
             for i, key in enumerate(task.inputs.keys):

@@ -253,7 +253,8 @@ class _Attempt:
             if self.lost is not None:
                 return self._loss(self.lost)
             receipt = self._receipt(await self._publish(), seconds)
-            key = keys.receipt(self.w._home, self.task.id, self.assignment.nonce)
+            home = keys.of_generation(self.w._home, self.task.generation)
+            key = keys.receipt(home, self.task.id, self.assignment.nonce)
             await self.w._store.put(key, wire.encode(receipt))
         except TidemillError as error:
             return self._loss(error)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pipeline.errors import SettingsError
+from pipeline.model import Generation, Generations
 from pipeline.settings import Priority
 
 if TYPE_CHECKING:
@@ -159,8 +160,35 @@ def priority_of(words: tuple[str, ...]) -> Priority | None:
     return Priority(prefixes=words)
 
 
-def runtime(target: Target, pipeline: Pipeline, *, runs_user_code: bool = False) -> Runtime:
-    """The pipeline on its bucket, without workers."""
+def runtime(target: Target, pipeline: Pipeline, *, runs_user_code: bool = False, generation: str = "live") -> Runtime:
+    """The pipeline on its bucket, without workers; on the generation that readers see, or another one.
+
+    Raises SettingsError where there is no such generation.
+    """
+    root = root_runtime(target, pipeline, runs_user_code=runs_user_code)
+    return wait(chosen(root, generation))
+
+
+async def chosen(root: Runtime, generation: str) -> Runtime:
+    """The pipeline on the generation of this number, on the `live` one, or on the `new` one that is being filled."""
+    known = await root.generations() or Generations(kept=[Generation(number=0)])
+    named = {"live": known.live, "new": known.candidate, "previous": known.previous}
+    number = named[generation] if generation in named else int(generation) if generation.isdigit() else None
+    if number is None or known.get(number) is None:
+        there = ", ".join([*(str(one.number) for one in known.kept), *(name for name, n in named.items() if n is not None)])
+        raise SettingsError(f"{root.settings.name} has no generation {generation!r}; there are: {there}")
+    return root.of_generation(number)
+
+
+def generation_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Which generation a command looks at, as `generation`."""
+    return click.option(
+        "--generation", default="live", show_default=True, help="of the table: a number, live, previous, or new (being filled)"
+    )(command)
+
+
+def root_runtime(target: Target, pipeline: Pipeline, *, runs_user_code: bool = False) -> Runtime:
+    """The pipeline on its bucket, without workers, on its first generation: its log says which others there are."""
     from pipeline.arrow import keep_arrow_light
     from pipeline.assembly import Runtime
     from pipeline.executors.none import NoExecutor

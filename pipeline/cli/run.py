@@ -20,7 +20,8 @@ from pipeline.assembly import Runtime
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, on_engine, on_limits, priority_of
 from pipeline.cli.progress import Progress
-from pipeline.cli.render import count, duration, printable, size
+from pipeline.cli.render import count, duration, printable
+from pipeline.cli.summaries import handed_over, summary
 from pipeline.engines import Engine
 from pipeline.errors import CommitConflict, CommitUnknown, ObjectNotFound, SettingsError, StoreUnavailable
 from pipeline.executors.spawn import SpawnerGone
@@ -136,13 +137,15 @@ async def _inventory(target: Target, url: str, request: Request, runtime: Runtim
     name, prefix = s3_address(target.bucket.url)
     inventory = Inventory(store, key, bucket=name, prefix=prefix)
     await inventory.open()
-    return await runtime.run(request=replace(request, listing=inventory.pages))
+    first = runtime.filled(await runtime.generations())[0]
+    return await first.run(request=replace(request, listing=inventory.pages))
 
 
 async def _job(job: str, runtime: Runtime, *, alone: bool) -> tuple[PassReport, State]:
     """A job's files, and nothing else. alone: no other pipeline of the file can be the job's."""
     from pipeline import submission
 
+    runtime = runtime.filled(await runtime.generations())[0]
     record = await submission.read(runtime, job)
     if record is None and alone:
         raise SettingsError(f"there is no job {job!r} of pipeline {runtime.settings.name} in this bucket")
@@ -209,7 +212,7 @@ class Run:
         return EXIT_PROBLEMS if self.found_problems and not self.watch else 0
 
     async def _run(self, runtime: Runtime) -> tuple[PassReport, State]:
-        return await runtime.run(self.states.get(runtime.settings.name), request=self._request(runtime))
+        return await runtime.run(self.states.get(runtime.label), request=self._request(runtime))
 
     def _request(self, runtime: Runtime) -> Request | None:
         if self.noticed is None:
@@ -222,7 +225,7 @@ class Run:
 
         Never with a queue: there a listing is what makes lost notices good, so it is whole.
         """
-        name = runtime.settings.name
+        name = runtime.label
         state, due_s = self.states.get(name), self.whole_due_s.get(name, 0.0)
         may_grow = self.watch and self.notices is None and (self.request is None or not self.request.is_once)
         return may_grow and state is not None and time.monotonic() < due_s and bool(grown(state, runtime.settings))
@@ -268,8 +271,8 @@ class Run:
         for runtime in runtimes:
             request = self._request(runtime)
             if request is None or request.names is None or request.names:
-                report = await self._pass(runtime)
-                left += report.unread + report.over_budget + report.held_back
+                for report in await self._passes(runtime):
+                    left += report.unread + report.over_budget + report.held_back
         if self.noticed is None:
             self.swept_s = began_s
         elif self.notices is not None and not left and not self.stopped.is_set():
@@ -289,8 +292,18 @@ class Run:
                 return
         self.noticed = None
 
+    async def _passes(self, runtime: Runtime) -> list[PassReport]:
+        """A pass of each generation that this code fills; most pipelines have but one."""
+        reports = [await self._pass(runtime)]
+        known = self.states[runtime.label].generations if self.work == self._run else None
+        for one in runtime.filled(known):
+            if one.settings.generation:
+                await one.open()
+                reports.append(await self._pass(one))
+        return reports
+
     async def _pass(self, runtime: Runtime) -> PassReport:
-        started, name = time.monotonic(), runtime.settings.name
+        started, name = time.monotonic(), runtime.label
         with Progress(name, quiet=self.target.as_json) as progress:
             runtime.on_progress = lambda report: self._progressed(progress, runtime, report)
             following = asyncio.create_task(progress.follow(lambda: self.engine.under_way))
@@ -300,9 +313,14 @@ class Run:
                 following.cancel()
         self._note_listing(name, report, time.monotonic() - started)
         self.found_problems |= report.quarantined > 0 or report.unread > 0
-        if report.commits or not self.watch:
+        if report.commits or (not self.watch and self._takes_part(runtime)):
             self._show(runtime, report, time.monotonic() - started)
         return report
+
+    def _takes_part(self, runtime: Runtime) -> bool:
+        """Whether a run fills this generation: of the first one only the log is looked at, where others are filled."""
+        generation = runtime.settings.generation
+        return generation > 0 or any(one.settings.generation == 0 for one in runtime.filled(self.states[runtime.label].generations))
 
     def _progressed(self, progress: Progress, runtime: Runtime, report: PassReport) -> None:
         progress.update(report)
@@ -312,11 +330,16 @@ class Run:
             asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "duckdb")
 
     def _show(self, runtime: Runtime, report: PassReport, seconds: float) -> None:
-        name = runtime.settings.name
+        name = runtime.label
         if self.target.as_json:
             import json
 
-            head = {"pipeline": name, "sequence": self.states[name].sequence, "seconds": round(seconds, 3)}
+            head = {
+                "pipeline": runtime.settings.name,
+                "generation": runtime.settings.generation,
+                "sequence": self.states[name].sequence,
+                "seconds": round(seconds, 3),
+            }
             click.echo(json.dumps({**head, **asdict(report)}))
             return
         for line in handed_over(name, report) if self.engine.detached else summary(name, report, seconds):
@@ -327,63 +350,3 @@ class Run:
     def _say(self, text: str) -> None:
         click.echo(f"tidemill: {text}", err=True)
         sys.stderr.flush()
-
-
-def handed_over(name: str, report: PassReport) -> list[str]:
-    """What a run did that left the work to others, for people."""
-    settled = f"; {count(report.committed, 'file')} of earlier ones committed" if report.committed else ""
-    lines = [f"{name}: {count(report.planned, 'file')} handed over ({size(report.planned_bytes)}){settled}"]
-    if report.elsewhere or report.planned:
-        lines.append("  they go on by themselves; see  tidemill status")
-    return lines + _unread(report) + _limits(report) + _unmatched(report)
-
-
-def _limits(report: PassReport) -> list[str]:
-    lines = []
-    if report.over_budget:
-        lines.append(f"  {count(report.over_budget, 'file')} held back: the cost limit is reached; a later run goes on")
-    if report.held_back:
-        lines.append("  as many tasks are open as may be: a later run goes on with the rest")
-    return lines + _left(report)
-
-
-def _left(report: PassReport) -> list[str]:
-    """What waits for a later run, and how long it has been waiting."""
-    if not report.left:
-        return ["  stopped at its limit, before the end of the listing: a later run goes on"] if report.limited else []
-    least = "" if report.complete else "at least "
-    oldest = ""
-    if report.left_oldest_us is not None:
-        oldest = f", the oldest uploaded {duration(max(0.0, time.time() - report.left_oldest_us / 1e6))} ago"
-    return [f"  {least}{count(report.left, 'file')} left for a later run ({size(report.left_bytes)}){oldest}"]
-
-
-def summary(name: str, report: PassReport, seconds: float) -> list[str]:
-    """What a run did, for people."""
-    if not report.commits and not report.elsewhere:
-        return [f"{name}: nothing new in {count(report.listed, 'object')} ({duration(seconds)})", *_unmatched(report)]
-    rate = f", {size(report.committed_bytes / max(seconds, 1e-3))}/s" if report.committed else ""
-    lines = [f"{name}: {count(report.committed, 'file')} committed, {count(report.rows, 'row')} ({duration(seconds)}{rate})"]
-    for n, text in (
-        (report.rejected, "rejected"),
-        (report.quarantined, "quarantined"),
-        (report.deleted, "deleted in the bucket, their rows are gone"),
-        (report.elsewhere, "in progress in another run"),
-    ):
-        if n:
-            lines.append(f"  {count(n, 'row' if text == 'rejected' else 'file')} {text}")
-    if report.aggregates:
-        lines.append(f"  {count(report.aggregates, 'aggregate')} brought up to date")
-    return lines + _unread(report) + _limits(report) + _unmatched(report)
-
-
-def _unread(report: PassReport) -> list[str]:
-    if not report.unread:
-        return []
-    return [f"  {count(report.unread, 'file')} put off, the next run tries again: {printable(report.unread_reason)}"]
-
-
-def _unmatched(report: PassReport) -> list[str]:
-    if not report.unmatched:
-        return []
-    return [f"  {count(report.unmatched, 'file')} matched by no transform, such as {printable(report.unmatched_sample[0])}"]

@@ -171,7 +171,8 @@ class ModalExecutor:
 
     async def _receipt(self, assignment: Assignment, nonce: str) -> tuple[Receipt | None, str]:
         """The receipt that an answer speaks of: the bucket counts, not the answer."""
-        key = keys.receipt(keys.home(assignment.pipeline), assignment.task.id, nonce)
+        home = keys.of_generation(keys.home(assignment.pipeline), assignment.task.generation)
+        key = keys.receipt(home, assignment.task.id, nonce)
         try:
             return wire.decode(Receipt, (await self._store.get(key)).body, key), ""
         except (ObjectNotFound, StateInvalid) as error:

@@ -10,11 +10,23 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", "sizing", "pools", "tracebacks", "limits"}
-CORE = VALUES | {"wire", "runs", "ledger", "outputs", "checkpoint", "growth", "holdings", "state", "evidence", "entries"}
-CORE |= {"planner", "jobs", "cost", "orders"}
+CORE = VALUES | {
+    "wire",
+    "runs",
+    "ledger",
+    "outputs",
+    "checkpoint",
+    "growth",
+    "holdings",
+    "generations",
+    "state",
+    "evidence",
+    "entries",
+}
+CORE |= {"planner", "jobs", "cost", "orders", "generations", "entries"}
 SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
-    *("selection", "desk", "lookup", "compaction", "listing", "choosing", "merging"),
+    *("selection", "desk", "lookup", "compaction", "listing", "choosing", "merging", "tally"),
 }
 API = {"api", "loading", "options", "schedules"}
 
