@@ -15,6 +15,7 @@ from pipeline.audit import all_entries
 from pipeline.contents import FetchedContents
 from pipeline.desk import Desk
 from pipeline.errors import TidemillError, is_outage
+from pipeline.generations import Change, filled
 from pipeline.log import Log, Outdated
 from pipeline.merging import Compactor, Wanted
 from pipeline.model import Assignment, Receipt
@@ -82,6 +83,10 @@ def _compactor(world: World) -> None:
     world.owners[executor.owner] = world.kernel.start("compactor", compact(world, executor), executor.owner)
 
 
+def _publisher(world: World) -> None:
+    world.kernel.start("publisher", publish(world))
+
+
 def _historian(world: World) -> None:
     world.kernel.start("historian", look_back(world))
 
@@ -94,11 +99,12 @@ ACTORS = (
     Actor(_operator, 0.006),
     Actor(_backfill, 0.002),
     Actor(_compactor, 0.02, most=2, kind="compactor"),
+    Actor(_publisher, 0.004, most=1, kind="publisher"),
     Actor(_historian, 0.01, kind="historian"),
     Actor(_deployment, 0.001),
 )
 
-ACTORS_AT_REST = (_compactor, _historian)
+ACTORS_AT_REST = (_compactor, _historian, _publisher)
 """Who still acts when nothing fails any more."""
 
 
@@ -106,8 +112,13 @@ async def tick(world: World, executor: SimExecutor, skew_s: int, vacuum: bool, w
     """One pass of a runner, and sometimes a vacuum after it."""
     try:
         running = Pass(world.parts(executor, skew_s, executor.version))
-        await running.run(wish)
-        if vacuum:
+        await running.open()
+        for number in filled(running.state.generations, running.settings.versions):
+            one = Pass(world.parts(executor, skew_s, executor.version, number)) if number else running
+            await one.run(wish)
+            if vacuum:
+                await one.vacuum()
+        if vacuum and running.state.generations is not None:
             await running.vacuum()
     except (TidemillError, Outdated) as error:
         world.gave_up(error)
@@ -118,8 +129,35 @@ async def compact(world: World, executor: SimExecutor) -> None:
     rng = world.kernel.rng
     wanted = Wanted(target_bytes=rng.choice([1, 100, 10_000]), few=rng.random() < 0.7, purge=rng.random() < 0.5)
     try:
-        done = await Compactor(Pass(world.parts(executor, world.skew(), executor.version)), wanted).run()
+        number = rng.choice(list(world.oracles))
+        done = await Compactor(Pass(world.parts(executor, world.skew(), executor.version, number)), wanted).run()
         world.kernel.stats["outputs merged"] += done.outputs
+    except (TidemillError, Outdated) as error:
+        world.gave_up(error)
+
+
+async def publish(world: World) -> None:
+    """A person begins a generation, publishes it once it has all there is, rolls back, or drops one."""
+    rng, running = world.kernel.rng, world.plain_pass(world.skew())
+    versions = running.settings.versions
+    try:
+        await running.open()
+        known = running.state.generations
+        if known is None or (known.candidate is None and rng.random() < 0.6):
+            wanted = Change(kind="begin", versions=versions, uploads=rng.choice(["both", "both", "new"]))
+        elif known.candidate is not None and rng.random() < 0.7:
+            if known.candidate not in world.oracles or not world.oracles[known.candidate].has_all():
+                return
+            wanted = Change(kind="publish")
+        elif known.previous is not None and rng.random() < 0.5:
+            wanted = Change(kind="rollback")
+        else:
+            spare = [one.number for one in known.kept if one.number != known.live]
+            if not spare:
+                return
+            wanted = Change(kind="drop", number=rng.choice(spare))
+        await running.change_generations(wanted)
+        world.kernel.stats[f"generations: {wanted.kind}"] += 1
     except (TidemillError, Outdated) as error:
         world.gave_up(error)
 
@@ -127,9 +165,10 @@ async def compact(world: World, executor: SimExecutor) -> None:
 async def look_back(world: World) -> None:
     """A query of an earlier state."""
     try:
-        newest = world.oracle.state.sequence
+        oracle = world.kernel.rng.choice(list(world.oracles.values()))
+        newest = oracle.state.sequence
         if newest:
-            await world.oracle.check_earlier(world.kernel.rng.randint(max(1, newest - 12), newest))
+            await oracle.check_earlier(world.kernel.rng.randint(max(1, newest - 12), newest))
     except TidemillError as error:
         world.oracle.no_corruption(error)
 
@@ -137,7 +176,8 @@ async def look_back(world: World) -> None:
 async def settle(world: World, tasks: list[str], skew_s: int) -> None:
     """The committer: settles some tasks, and dispatches nothing."""
     try:
-        await world.plain_pass(skew_s).settle(tasks)
+        for number in list(world.oracles):
+            await world.plain_pass(skew_s, number).settle(tasks)
     except (TidemillError, Outdated) as error:
         world.gave_up(error)
 
@@ -145,7 +185,7 @@ async def settle(world: World, tasks: list[str], skew_s: int) -> None:
 async def operate(world: World) -> None:
     """A person: releases quarantined files, or cancels what is under way."""
     rng = world.kernel.rng
-    running = world.plain_pass(world.skew())
+    running = world.plain_pass(world.skew(), rng.choice(list(world.oracles)))
     try:
         await running.open()
         known, tasks = sorted(running.state.quarantine), sorted(running.state.tasks)
@@ -159,9 +199,10 @@ async def operate(world: World) -> None:
 
 async def release(world: World) -> None:
     """What a person set aside is wanted again."""
-    running = world.plain_pass(0)
-    await running.open()
-    await running.requeue([q.key for q in running.state.quarantine.values() if q.kind == "cancelled"])
+    for number in world.filled:
+        running = world.plain_pass(0, number)
+        await running.open()
+        await running.requeue([q.key for q in running.state.quarantine.values() if q.kind == "cancelled"])
 
 
 def _worker(world: World, store: StoreBox | object, contents: object, version: str) -> Worker:
@@ -212,16 +253,20 @@ def _finished(assignment: Assignment, result: Receipt | Exception) -> Finished:
 
 
 async def read(world: World, pauses: int = 0) -> None:
-    """A query: load the state, be slow, read every file of the snapshot."""
+    """A query: find the live generation, load its state, be slow, read every file of the snapshot."""
     started = world.kernel.now
     try:
-        log = Log(world.store, "p", clock=SimClock(world.kernel, 0), policy=world.policy)
+        clock, number = SimClock(world.kernel, 0), 0
+        state = await Log(world.store, "p", clock=clock, policy=world.policy).load()
+        if state.generations is not None:
+            number = state.generations.live
+        log = Log(world.store, "p", clock=clock, policy=world.policy, generation=number)
         state = await log.load()
         await log.load_outputs(state)
         entries = await all_entries(log, state)
         for _ in range(pauses):
             await Request("pause")
-        await world.oracle.check_snapshot(state, entries, started)
+        await world.oracles[number].check_snapshot(state, entries, started)
     except TidemillError as error:
         world.oracle.no_corruption(error)
 

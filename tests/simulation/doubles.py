@@ -112,7 +112,8 @@ class SimWriter:
         files = []
         if self.lines:
             task = self.assignment.task.id
-            file, body = output_file([[k, e, *r, task] for _, k, e, r in self.lines], task, self.assignment.nonce)
+            out = keys.of_generation("out/", self.assignment.task.generation)
+            file, body = output_file([[k, e, *r, task] for _, k, e, r in self.lines], out, task, self.assignment.nonce)
             files = [SimpleNamespace(file=file, body=body, path=None)]
         rows = {i: 1 for i, *_ in self.lines}
         return SimpleNamespace(rows=rows, rejected={}, problems={}, schema=None, files=files)
@@ -121,10 +122,10 @@ class SimWriter:
         return None
 
 
-def output_file(lines: list[Any], task: str, nonce: str) -> tuple[OutputFile, bytes]:
+def output_file(lines: list[Any], out: str, task: str, nonce: str) -> tuple[OutputFile, bytes]:
     """Rows as a file: each has the four parts of a `Row`, and the task that made it."""
     body = json.dumps(lines).encode()
-    key = f"out/rows/{keys.output_id(task, nonce)}.0.parquet"
+    key = f"{out}rows/{keys.output_id(task, nonce)}.0.parquet"
     described = OutputFile(table="rows", key=key, size_bytes=len(body), rows=len(lines), partition={}, schema_id="s", sha256="")
     return described, body
 
@@ -132,14 +133,14 @@ def output_file(lines: list[Any], task: str, nonce: str) -> tuple[OutputFile, by
 class SimRewriter:
     """Copies live rows into one file."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, world: World, out: str) -> None:
+        self.world, self.out = world, out
 
     async def rewrite(self, outputs: Mapping[str, Output], task: str, nonce: str, schema: str | None) -> list[OutputFile]:
         lines = [line for name, output in outputs.items() for line in await _live_lines(self.world, name, output)]
         if not lines:
             return []
-        file, body = output_file(lines, task, nonce)
+        file, body = output_file(lines, self.out, task, nonce)
         await self.world.store.put(file.key, body)
         return [file]
 
@@ -176,8 +177,8 @@ def count_groups(rows: list[Row]) -> dict[str, list[str]]:
 class SimAggregator:
     """The incremental rule of aggregates in small: recompute the groups that `changes` touched, copy the others."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, world: World, out: str) -> None:
+        self.world, self.out = world, out
 
     def is_behind(self, state: State) -> bool:
         changes = state.changes
@@ -200,6 +201,6 @@ class SimAggregator:
             kept = {g: v for g, v in before.items() if g not in touched}
             groups = dict(sorted({**kept, **{g: v for g, v in groups.items() if g in touched}}.items()))
         body = json.dumps(groups).encode()
-        key = keys.aggregate_file("out/", "a", snapshot.sequence, nonce)
+        key = keys.aggregate_file(self.out, "a", snapshot.sequence, nonce)
         await self.world.store.put(key, body)
         return [AggregateFile(name="a", definition="d", key=key, size_bytes=len(body), rows=len(groups))]

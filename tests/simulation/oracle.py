@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 class Oracle:
     """Watches every object that reaches the store and knows what must hold."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, generation: int = 0, first: Oracle | None = None) -> None:
         self.world = world
+        self.generation = generation
+        self.home = keys.of_generation(keys.home("p"), generation)
         self.state = State("p")
         self.commits: dict[str, bytes] = {}
-        self.present_since: dict[str, int] = {}
-        self.versions: dict[str, str] = {}
+        self.present_since: dict[str, int] = {} if first is None else first.present_since
+        self.versions: dict[str, str] = {} if first is None else first.versions
         self.decided_at: dict[str, int] = {}
         self.live_at: dict[int, dict[str, str]] = {}
         """For every sequence: the committed version of each source."""
@@ -43,13 +45,13 @@ class Oracle:
         return self.world.kernel.now
 
     def on_put(self, key: str, body: bytes, existed: bool) -> None:
-        if key.startswith(SOURCE):
+        if key.startswith(SOURCE) and self.generation == 0:
             self.versions[self.world.store.objects[key].etag] = body.decode()
             if not existed:
                 self.present_since[key] = self.now
         sequence = keys.log_sequence(key)
-        if sequence is None:
-            return
+        if sequence is None or not key.startswith(keys.log_prefix(self.home)) or self._is_dropped():
+            return  # who has not heard that a generation was dropped may still write there: nobody reads it
         if sequence <= self.state.sequence:
             self.world.kernel.stats["re-created below the floor"] += 1
             return
@@ -76,6 +78,23 @@ class Oracle:
             if sequence == commit.sequence:
                 self.decided_at[key] = self.now
 
+    def _log(self) -> Log:
+        world = self.world
+        return Log(world.store, "p", clock=SimClock(world.kernel, 0), policy=world.policy, generation=self.generation)
+
+    def _is_dropped(self) -> bool:
+        if self.generation == 0:
+            return False  # its rows go, its log stays
+        known = self.world.oracle.state.generations
+        return known is not None and self.generation in known.dropped
+
+    def has_all(self) -> bool:
+        """Whether the generation has rows of every object as it is now, but for those that no code can read."""
+        bodies, objects = self.world.store.bodies, self.world.store.objects
+        good = {k: objects[k].etag for k, body in bodies.items() if k.startswith(SOURCE) and body not in (b"dies", b"raises")}
+        entries = {key: self.state.entry(key) for key in good}
+        return all(entry is not None and entry.etag == good[key] for key, entry in entries.items())
+
     def no_corruption(self, error: Exception) -> None:
         if type(error).__name__ in ("StateInvalid", "InvariantViolated"):
             raise Violation(f"{type(error).__name__}: {error}")
@@ -90,6 +109,8 @@ class Oracle:
             if self.now - started > RETENTION_S:
                 self.world.kernel.stats["readers too slow"] += 1
                 return
+            if self._is_dropped():
+                return
             raise Violation(f"a live file is missing: {error}") from None
         check_rows(rows, entries, self.versions)
         self._check_totals(state, rows)
@@ -100,12 +121,14 @@ class Oracle:
 
     async def check_earlier(self, sequence: int) -> None:
         """What is read of an earlier sequence is what was committed then; it can be read while retention has not passed since."""
-        log, began = Log(self.world.store, "p", clock=SimClock(self.world.kernel, 0), policy=self.world.policy), self.now
+        log, began = self._log(), self.now
         try:
             state = await log.load_at(sequence)
             await log.load_outputs(state)
             rows = await live_rows(self.world, state.snapshot())
         except (SettingsError, ObjectNotFound) as error:
+            if self._is_dropped():
+                return
             until = self.committed_at.get(sequence + 1, self.now)
             if until + RETENTION_S > self.now and self.world.policy.log_entries_max >= 1000:
                 raise Violation(f"what was current {self.now - until} s ago cannot be read: {error}") from None
@@ -135,7 +158,7 @@ class Oracle:
 
     def check_final(self) -> None:
         world = self.world
-        log = Log(world.store, "p", clock=SimClock(world.kernel, 0), policy=world.policy)
+        log = self._log()
         state: State = world.kernel.run_alone(log.load())
         world.kernel.run_alone(log.load_outputs(state))
         entries = world.kernel.run_alone(all_entries(log, state))
@@ -175,7 +198,7 @@ class Oracle:
         """What is stored does not grow with history: at most what is live, retained, or since the last vacuum."""
         objects = self.world.store.objects
         for prefix, most in (("log/", 60), ("checkpoint/", 60), ("ledger/", 60), ("receipts/", 60)):
-            count = sum(k.startswith(keys.home("p") + prefix) and k not in state.run_names for k in objects)
+            count = sum(k.startswith(self.home + prefix) and k not in state.run_names for k in objects)
             if count > most:
                 raise Violation(f"{count} objects under {prefix}")
 

@@ -10,9 +10,9 @@ RETENTION_S = 400
 SOURCE = "src/"
 
 
-def settings(version: str) -> PipelineSettings:
-    """The pipeline as somebody declared it at one version of the code."""
-    return PipelineSettings(
+def settings(version: str, generation: int = 0) -> PipelineSettings:
+    """The pipeline as somebody declared it at one version of the code, and one generation of its table."""
+    declared = PipelineSettings(
         name="p",
         source=SOURCE,
         include=("**",),
@@ -25,6 +25,7 @@ def settings(version: str) -> PipelineSettings:
         retention_s=RETENTION_S,
         listing="growing",
     )
+    return declared.of_generation(generation)
 
 
 def policy(rng: random.Random) -> Policy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from pipeline import keys
+from pipeline.generations import filled
 from pipeline.model import Assignment
 from pipeline.orders import order_for
 from pipeline.parts import Parts
@@ -39,14 +40,30 @@ class World:
         """Dispatched work that nobody began yet, and the version of the code that its runner knows."""
         self.owners: dict[str, Process] = {}
         self.oracle = Oracle(self)
-        self.store.on_put = self.oracle.on_put
+        """Of the first generation, and of what happens to sources."""
+        self.oracles = {0: self.oracle}
+        self.store.on_put = self._on_put
         self.store.on_delete = self.oracle.on_delete
 
     # -- the parts under test ----------------------------------------------------------------------------------------
 
-    def parts(self, executor: SimExecutor, skew_s: int, version: str) -> Parts:
+    def _on_put(self, key: str, body: bytes, existed: bool) -> None:
+        for oracle in self.oracles.values():
+            oracle.on_put(key, body, existed)
+        known = self.oracle.state.generations
+        for one in known.kept if known is not None else ():
+            if one.number not in self.oracles:
+                self.oracles[one.number] = Oracle(self, one.number, self.oracle)
+
+    @property
+    def filled(self) -> list[int]:
+        """The generations that runs of the newest code bring up to date."""
+        return filled(self.oracle.state.generations, scene.settings(self.version).versions)
+
+    def parts(self, executor: SimExecutor, skew_s: int, version: str, generation: int = 0) -> Parts:
+        settings = scene.settings(version, generation)
         return Parts(
-            settings=scene.settings(version),
+            settings=settings,
             policy=self.policy,
             store=self.store,
             executor=executor,
@@ -54,13 +71,13 @@ class World:
             ids=self.kernel,
             writer="sim",
             unify=lambda before, new: new,
-            aggregator=SimAggregator(self),
-            rewriter=SimRewriter(self),
+            aggregator=SimAggregator(self, settings.output),
+            rewriter=SimRewriter(self, settings.output),
         )
 
-    def plain_pass(self, skew_s: int) -> Pass:
+    def plain_pass(self, skew_s: int, generation: int = 0) -> Pass:
         """A pass of somebody who runs no work."""
-        return Pass(self.parts(SimExecutor(self, attached=False, version=self.version), skew_s, self.version))
+        return Pass(self.parts(SimExecutor(self, attached=False, version=self.version), skew_s, self.version, generation))
 
     def skew(self) -> int:
         return self.kernel.rng.randint(-self.kernel.skew_max, self.kernel.skew_max)
@@ -110,7 +127,8 @@ class World:
             self.pump()
             kernel.step()
         self.heal()
-        self.oracle.check_final()
+        for number in self.filled:
+            self.oracles[number].check_final()
 
     def appear(self) -> None:
         """Perhaps somebody begins to act."""
@@ -132,14 +150,14 @@ class World:
         for rounds in range(40):
             self.settle_down()
             kernel.now += 20_000
-            if rounds < 3:
+            if any(q.kind == "cancelled" for n in self.filled for q in self.oracles[n].state.quarantine.values()):
                 kernel.start("tick", actors.release(self))
                 self.settle_down()
             self.start_tick(steady=True, vacuum=rounds % 3 == 0)
             if rounds % 2:
                 actors.ACTORS_AT_REST[kernel.rng.randrange(len(actors.ACTORS_AT_REST))](self)
             self.settle_down()
-            calm = calm + 1 if self.oracle.at_rest() else 0
+            calm = calm + 1 if all(self.oracles[n].at_rest() for n in self.filled) else 0
             if rounds >= 4 and calm >= 2:
                 return
         raise Violation("does not come to rest")
