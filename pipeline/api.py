@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 
 from pipeline import keys
 from pipeline.errors import SettingsError
+from pipeline.fingerprints import fingerprint
 from pipeline.options import (
     TIMEOUT_MAX_S,
     TransformOptions,
@@ -149,6 +149,7 @@ class Pipeline:
         self.transforms: list[Transform] = []
         self.aggregates: list[AggregateSettings] = []
         self.backfills: list[BackfillSettings] = []
+        self._fingerprints: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, source={self.source!r})"
@@ -190,7 +191,7 @@ class Pipeline:
             raise SettingsError(f"{label}: max_attempts={attempts} contradicts safe_to_rerun=False: leave one of them out")
         return TransformSettings(
             name=_checked_name("transform", target.__name__.lower()),
-            version=version if version is not None else fingerprint(target, batch_size),
+            version=version if version is not None else "",  # see `settings`
             match=_globs(self.name, "match", [match] if isinstance(match, str) else match),
             timeout_s=between(label, "timeout_s", options.get("timeout_s", 600.0), 0.1, TIMEOUT_MAX_S),
             max_attempts=attempts,
@@ -252,13 +253,25 @@ class Pipeline:
             file_bytes=self.file_bytes,
             widen=self.widen,
             listing=self.listing,
-            transforms=tuple(t.settings for t in self.transforms),
+            transforms=tuple(self._versioned(t) for t in self.transforms),
             aggregates=tuple(self.aggregates),
             retention_s=self.retention_s,
             deployment=replace(self.deployment, backfills=tuple(self.backfills)),
             cost=self.cost,
             priority=self.priority,
         )
+
+    def _versioned(self, transform: Transform) -> TransformSettings:
+        """With a fingerprint where no version is declared: not before the whole file was read, since helpers may stand below."""
+        settings, name = transform.settings, transform.settings.name
+        if settings.version or name in self._fingerprints:
+            return replace(settings, version=settings.version or self._fingerprints[name])
+        shape = [str(settings.batch_size)]
+        shape += [f"schema={self.schema}"] if self.schema is not None else []
+        packages = [*self.deployment.pip, *self.deployment.apt, *settings.resources.pip, *settings.resources.apt]
+        shape += [f"packages={sorted(packages)}"] if packages else []
+        self._fingerprints[name] = fingerprint(transform.target, shape)
+        return replace(settings, version=self._fingerprints[name])
 
 
 def refuse_overlap(name: str, source: str, output: str) -> None:
@@ -285,16 +298,6 @@ def check_together(pipelines: Sequence[Pipeline]) -> None:
             if p.output.startswith(other.output):
                 raise SettingsError(f"pipelines {other.name} and {p.name} write below the same prefix {p.output!r}")
             refuse_overlap(p.name, p.source, other.output)
-
-
-def fingerprint(target: Callable[..., object], batch_size: int | None) -> str:
-    """A short name for the code of a transform: another source text or calling convention gives another name."""
-    try:
-        text = inspect.getsource(target)
-    except (OSError, TypeError):
-        code = getattr(target, "__code__", None)
-        text = code.co_code.hex() if code is not None else repr(target)
-    return hashlib.sha256(f"{text}\n{batch_size}".encode()).hexdigest()[:12]
 
 
 def _checked_name(what: str, name: object) -> str:

@@ -26,9 +26,10 @@ class TransformOptions(TypedDict, total=False):
     """Options of a transform. All have defaults.
 
     match: globs over the key without the source prefix. version: names the code for lineage; by default a fingerprint of its
-    source. timeout_s: bound on one call. max_attempts: runs before a file whose worker keeps dying is set aside. batch_size: the
-    code takes a list of so many objects; batch_wait_ms: how long a container on Modal waits for small tasks that fill a batch.
-    safe_to_rerun=False: never run again by itself after an attempt that gave no answer (and no `retries`).
+    source and of what that uses of the project. timeout_s: bound on one call. max_attempts: runs before a file whose worker keeps
+    dying is set aside. batch_size: the code takes a list of so many objects; batch_wait_ms: how long a container on Modal waits for
+    small tasks that fill a batch. safe_to_rerun=False: never run again by itself after an attempt that gave no answer (and no
+    `retries`).
 
     What containers get on Modal; on one's own machine only memory_mb is enforced: cpu (cores), memory_mb, gpu ("L4", "H100:2", or a
     list in order of preference), retries (Modal's own, at once), min_containers, max_containers, scaledown_window_s, region,

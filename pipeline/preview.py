@@ -67,6 +67,8 @@ class Plan(msgspec.Struct):
     in_progress: int = 0
     unmatched: int = 0
     unmatched_sample: list[str] = []
+    behind: dict[str, int] = {}
+    """Transform -> files whose rows other code made: a backfill would make them anew."""
     listing: str = ""
     """What a watching run, or the ticks between two sweeps, would list, and why."""
     cost: PlanCost | UnsetType = UNSET
@@ -86,10 +88,27 @@ async def preview(runtime: Runtime, now_ms: int, rates: Rates | None = None) -> 
         plan.deleted += len(missing)
         _note(judged, state, now_ms, plan, routes)
     plan.routes = list(routes.values())
+    plan.behind = await _behind(runtime, state)
     plan.listing = explained(finder.growth, runtime.settings.listing) if finder.growth is not None else ""
     if rates is not None:
         add_cost(plan, state, Prices(runtime.settings, rented_policy(), rates), now_ms)
     return plan
+
+
+async def _behind(runtime: Runtime, state: State) -> dict[str, int]:
+    """Committed files by transform whose rows were made by other code than is declared now."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    behind: dict[str, int] = {}
+    async for some in runtime.log().all_committed(state):
+        for name, version in runtime.settings.versions.items():
+            mine = pc.equal(some.column("transform"), name)
+            other = pc.and_(mine, pc.not_equal(some.column("version"), pa.scalar(version)))
+            n = pc.sum(other).as_py() or 0
+            if n:
+                behind[name] = behind.get(name, 0) + n
+    return behind
 
 
 def add_cost(plan: Plan, state: State, prices: Prices, now_ms: int) -> None:

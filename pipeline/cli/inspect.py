@@ -56,6 +56,10 @@ def plan_command(target: Target, engine: str) -> int:
                 click.echo(f"    {_work(route.cost)}; {route.cost.basis}")
         if plan.deleted:
             click.echo(f"  {count(plan.deleted, 'file')} deleted in the bucket: their rows would go")
+        for transform, n in plan.behind.items():
+            click.echo(
+                f"  {transform}: the rows of {count(n, 'file')} were made by other code:  tidemill backfill  makes them anew"
+            )
         if plan.in_progress:
             click.echo(f"  {count(plan.in_progress, 'file')} in open tasks of other or earlier runs")
         if plan.unmatched:

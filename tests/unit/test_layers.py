@@ -28,7 +28,7 @@ SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
     *("selection", "desk", "lookup", "compaction", "listing", "choosing", "merging", "tally"),
 }
-API = {"api", "loading", "options", "schedules"}
+API = {"api", "loading", "options", "schedules", "fingerprints"}
 
 ALLOWED: dict[str, set[str]] = {
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in CORE} for name in CORE},
