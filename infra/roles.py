@@ -51,13 +51,14 @@ def _statement(action: str, patterns: Sequence[str], arn: str) -> dict[str, Any]
 def _reader(pipeline: Pipeline) -> Rights:
     """SQL, status, lineage: what is committed, and never a source."""
     home, out = keys.home(pipeline.name), _output(pipeline)
-    state = _state(home)
-    return {LIST: state[:-1], READ: [*state, *out]}  # a run of the ledger is never looked for
+    state = [*_state(home), *_state(_further(home))]
+    lists = [pattern for pattern in state if "ledger/" not in pattern]  # a run of the ledger is never looked for
+    return {LIST: [*lists, f"{keys.generations_prefix(home)}*"], READ: [*state, *out]}
 
 
 def _worker(pipeline: Pipeline) -> Rights:
     """Attempts: reads sources and orders, leaves rows, receipts and notes. A receipt makes nothing count by itself."""
-    home, rows = keys.home(pipeline.name), _output(pipeline)[:2]
+    home, rows = keys.home(pipeline.name), _rows(pipeline)
     receipts, orders = f"{keys.receipt_prefix(home)}*", f"{keys.assignment_prefix(home)}*"
     return {
         LIST: [f"{pipeline.source}*", receipts, orders],
@@ -70,11 +71,17 @@ def _worker(pipeline: Pipeline) -> Rights:
 def _committer(pipeline: Pipeline) -> Rights:
     """Settles receipts and brings aggregates up to date: appends to the log, and deletes nothing."""
     home, out = keys.home(pipeline.name), _output(pipeline)
-    state, receipts = _state(home), f"{keys.receipt_prefix(home)}*"
+    state, receipts = [*_state(home), *_state(_further(home))], f"{keys.receipt_prefix(home)}*"
+    lists = [pattern for pattern in state if "ledger/" not in pattern]
     return {
-        LIST: [*state[:-1], receipts, f"{pipeline.source}*", *out[:2]],
-        READ: [*state, receipts, keys.format_marker(home), f"{pipeline.source}*", *out],
-        WRITE: [f"{keys.log_prefix(home)}*", *_folded(home), out[2]],
+        LIST: [*lists, f"{keys.generations_prefix(home)}*", receipts, f"{pipeline.source}*", *_rows(pipeline)],
+        READ: [*state, receipts, keys.format_marker(home), keys.format_marker(_further(home)), f"{pipeline.source}*", *out],
+        WRITE: [
+            *(f"{keys.log_prefix(h)}*" for h in (home, _further(home))),
+            *_folded(home),
+            *_folded(_further(home)),
+            *_of_each(pipeline, keys.aggregate_prefix),
+        ],
     }
 
 
@@ -83,13 +90,13 @@ def _operator(pipeline: Pipeline) -> Rights:
     home, out = keys.home(pipeline.name), _output(pipeline)
     probes = [f"{home}probe-*", f"{home}clock-*"]
     work = [f"{keys.receipt_prefix(home)}*", f"{keys.assignment_prefix(home)}*", f"{keys.job_prefix(home)}*"]
-    folded = _folded(home)
+    folded, further = _folded(home), f"{keys.generations_prefix(home)}*"
     return {
         LIST: [f"{home}*", f"{pipeline.source}*", *out],
         READ: [f"{home}*", f"{pipeline.source}*", *out],
-        WRITE: [keys.format_marker(home), f"{keys.log_prefix(home)}*", keys.floor(home), *folded, *work, *probes, *out],
-        DELETE: [f"{keys.log_prefix(home)}*", *folded[:2], *work, *probes, *out],
-        ABORT: out[:2],
+        WRITE: [keys.format_marker(home), f"{keys.log_prefix(home)}*", keys.floor(home), further, *folded, *work, *probes, *out],
+        DELETE: [f"{keys.log_prefix(home)}*", further, *folded[:2], *work, *probes, *out],
+        ABORT: _rows(pipeline),
         VERSIONS: [f"{pipeline.source}*"],
         READ_VERSION: [f"{pipeline.source}*"],
     }
@@ -111,10 +118,23 @@ def _folded(home: str) -> list[str]:
     return [f"{keys.checkpoint_prefix(home)}*", f"{keys.ledger_prefix(home)}*", keys.hint(home)]
 
 
+def _further(home: str) -> str:
+    """The homes of all generations but the first."""
+    return f"{keys.generations_prefix(home)}*/"
+
+
 def _output(pipeline: Pipeline) -> list[str]:
-    """Rows, rejected rows, aggregates."""
-    found = (keys.rows_prefix, keys.rejected_prefix, keys.aggregate_prefix)
-    return [f"{prefix(pipeline.output)}*" for prefix in found]
+    """Rows, rejected rows, aggregates, of all generations."""
+    return [*_rows(pipeline), *_of_each(pipeline, keys.aggregate_prefix)]
+
+
+def _rows(pipeline: Pipeline) -> list[str]:
+    return [*_of_each(pipeline, keys.rows_prefix), *_of_each(pipeline, keys.rejected_prefix)]
+
+
+def _of_each(pipeline: Pipeline, prefix: Callable[[str], str]) -> list[str]:
+    """A part of the output, of the first generation and of all further ones."""
+    return [f"{prefix(pipeline.output)}*", f"{prefix(f'{pipeline.output}generations/*/')}*"]
 
 
 _RIGHTS: Mapping[Role, Callable[[Pipeline], Rights]] = {

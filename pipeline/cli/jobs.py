@@ -49,7 +49,7 @@ def submit_command(target: Target, names: tuple[str, ...], engine: str, app: str
         async def go() -> None:
             opened = modal_engine.runtime(pipeline, target.bucket.open())
             await opened.open()
-            await submission.submit(opened, job, names, again=again)
+            await submission.submit(opened.filled(await opened.generations())[0], job, names, again=again)
 
         asyncio.run(go())
     else:

@@ -165,8 +165,7 @@ def runtime(target: Target, pipeline: Pipeline, *, runs_user_code: bool = False,
 
     Raises SettingsError where there is no such generation.
     """
-    root = root_runtime(target, pipeline, runs_user_code=runs_user_code)
-    return wait(chosen(root, generation))
+    return wait(chosen(root_runtime(target, pipeline, runs_user_code=runs_user_code), generation))
 
 
 async def chosen(root: Runtime, generation: str) -> Runtime:

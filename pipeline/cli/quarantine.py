@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from pipeline.cli import EXIT_PROBLEMS
-from pipeline.cli.options import Target, on_bucket, runtime, wait
+from pipeline.cli.options import Target, on_bucket, root_runtime, wait
 from pipeline.cli.reasons import Entry, Group, grouped, matching
 from pipeline.cli.render import as_json, count, duration, printable, table
 from pipeline.cli.replay import nearest_key, replay_command
@@ -41,7 +41,7 @@ async def _found(target: Target) -> tuple[list[Entry], set[str]]:
     found: list[Entry] = []
     in_progress: set[str] = set()
     for p in target.pipelines:
-        opened = runtime(target, p)
+        opened = await root_runtime(target, p).live()
         await opened.store.check(opened.settings.source)
         state = await opened.log().load()
         found += [Entry(p.name, q) for key, q in state.quarantine.items() if key not in state.wanted]
@@ -163,7 +163,7 @@ async def _retry(target: Target, names: tuple[str, ...], reason: str | None, kin
     for p in target.pipelines:
         mine = [e.quarantined.key for e in found if e.pipeline == p.name]
         if mine:
-            released += await Pass(runtime(target, p).parts()).requeue(mine)
+            released += await Pass((await root_runtime(target, p).live()).parts()).requeue(mine)
     return released
 
 

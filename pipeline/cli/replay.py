@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli import EXIT_PROBLEMS
-from pipeline.cli.options import Target, on_bucket, runtime, wait
+from pipeline.cli.options import Target, on_bucket, root_runtime, wait
 from pipeline.cli.render import as_json, count, printable
 from pipeline.errors import SettingsError, nearest
 from pipeline.tracebacks import describe, visible
@@ -64,7 +64,7 @@ async def _holder(target: Target, key: str) -> tuple[Runtime, State]:
 
     found, takers, known = [], [], []
     for p in target.pipelines:
-        opened = runtime(target, p, runs_user_code=True)
+        opened = await root_runtime(target, p, runs_user_code=True).live()
         await opened.store.check(opened.settings.source)
         state = await opened.log().load()
         known += list(state.quarantine)

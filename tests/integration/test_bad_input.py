@@ -164,11 +164,11 @@ def test_wrong_results_say_which_file_what_came_and_what_was_expected(tmp_path: 
 
 
 DAMAGE = {
-    "a newer format": ("format.json", lambda b: b.replace(b'"format":2', b'"format":99'), "written by a newer Tidemill"),
+    "a newer format": ("format.json", lambda b: b.replace(b'"format":3', b'"format":99'), "written by a newer Tidemill"),
     "format cut off": ("format.json", lambda b: b[:20], "is damaged"),
     "log cut off": ("log/*2.json", lambda b: b[:-10], "log/00000000000000000002.json"),
     "log of nonsense": ("log/*2.json", lambda b: b"[]", "log/00000000000000000002.json"),
-    "newer log": ("log/*2.json", lambda b: b.replace(b'"format":2', b'"format":3'), "newer"),
+    "newer log": ("log/*2.json", lambda b: b.replace(b'"format":3', b'"format":3'), "newer"),
     "checkpoint cut off": ("checkpoint/*.json", lambda b: b[:100], "checkpoint/"),
     "ledger run changed": ("ledger/*.parquet", lambda b: b[:-1] + b"x", "checksum is not the one its checkpoint recorded"),
     "floor of nonsense": ("gc/floor", lambda b: b"many", "gc/floor should hold a sequence number"),
