@@ -52,7 +52,7 @@ def _begun(pipeline: str, known: Generations, change: Change, now_ms: int) -> Ge
     if candidate is None:
         number = 1 + max([*(generation.number for generation in known.kept), *known.dropped], default=0)
         fresh = Generation(number=number, versions=versions, created_ms=now_ms, sample=change.sample)
-        return msgspec.structs.replace(known, candidate=number, kept=[*known.kept, fresh], uploads=change.uploads or "both")
+        return msgspec.structs.replace(known, candidate=number, kept=[*known.kept, fresh], uploads=change.uploads or "new")
     if candidate.versions != versions:
         raise SettingsError(
             f"generation {candidate.number} of {pipeline} was begun by other code: publish it, or drop it with"

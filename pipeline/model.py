@@ -295,8 +295,8 @@ class Generations(msgspec.Struct, frozen=True, kw_only=True):
     """The one that was live before: rolling back makes it so again."""
     candidate: int | None = None
     """The one that is being filled, to be published."""
-    uploads: Literal["both", "live", "new"] = "both"
-    """Where new uploads go while there is a candidate."""
+    uploads: Literal["both", "live", "new"] = "new"
+    """Where runs of the candidate's code put new uploads; runs of other code always fill the live one."""
     kept: list[Generation] = []
     dropped: list[int] = []
     """Their files are to be deleted; a number is never used again."""

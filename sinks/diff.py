@@ -97,7 +97,8 @@ class Differ:
             self._by_key(found, common, list(key))
         else:
             self._by_source(found, common)
-        found.examples = self._rows(f"SELECT * FROM _tidemill.only ORDER BY ALL LIMIT {examples}")
+        order = ", ".join(["_source_key", "_side DESC", *map(sql.name, common)])
+        found.examples = self._rows(f"SELECT * FROM _tidemill.only ORDER BY {order} LIMIT {examples}")
         found.aggregates = [self._aggregate(aggregate, examples) for aggregate in aggregates]
         return found
 

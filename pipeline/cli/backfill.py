@@ -41,7 +41,7 @@ Uploads = Literal["both", "live", "new"]
 @click.option(
     "--uploads",
     type=click.Choice(["both", "live", "new"]),
-    help="with --new-generation: where runs of this code put new uploads until it is published [default: both]",
+    help="with --new-generation: where runs of this code put new uploads until it is published [default: new]",
 )
 @click.option("--resume", "resume", type=click.IntRange(1), metavar="COMMIT", help="go on with the backfill that began there")
 def backfill_command(  # noqa: PLR0917

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,7 +40,8 @@ def generations_command(target: Target, number: int | None) -> int:
             as_json({"pipeline": pipeline.name, "generations": found})
             continue
         click.echo(f"{pipeline.name}:")
-        table(("generation", "state", "begun (UTC)", "files", "rows", "quarantined", "at commit"), [(*g.values(),) for g in found])
+        headings = ("generation", "state", "begun (UTC)", "files", "rows", "quarantined", "at commit")
+        table(headings, [(*one.values(),) for one in found], numbers=(0, 3, 4, 5, 6))
     return 0
 
 
@@ -207,13 +209,13 @@ def _show(name: str, before: str, after: str, found: Diff) -> None:
     for column, n in found.values_changed.items():
         click.echo(f"    {printable(column)}: {count(n, 'value')} changed")
     if found.examples:
-        table(list(found.examples[0]), [list(row.values()) for row in found.examples])
+        _rows(found.examples)
     for aggregate in found.aggregates:
         click.echo(f"  aggregate {aggregate.name}: {aggregate.differing:,} of {count(aggregate.groups, 'group')} differ")
         if aggregate.examples:
-            _side_by_side(aggregate.examples)
+            _rows(aggregate.examples)
 
 
-def _side_by_side(rows: Sequence[dict[str, Any]]) -> None:
-    numbers = [i for i, value in enumerate(rows[0].values()) if isinstance(value, int | float)]
+def _rows(rows: Sequence[dict[str, Any]]) -> None:
+    numbers = [i for i, value in enumerate(rows[0].values()) if isinstance(value, int | float | Decimal)]
     table(list(rows[0]), [list(row.values()) for row in rows], numbers=numbers)

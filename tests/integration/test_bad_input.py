@@ -168,7 +168,7 @@ DAMAGE = {
     "format cut off": ("format.json", lambda b: b[:20], "is damaged"),
     "log cut off": ("log/*2.json", lambda b: b[:-10], "log/00000000000000000002.json"),
     "log of nonsense": ("log/*2.json", lambda b: b"[]", "log/00000000000000000002.json"),
-    "newer log": ("log/*2.json", lambda b: b.replace(b'"format":3', b'"format":3'), "newer"),
+    "newer log": ("log/*2.json", lambda b: b.replace(b'"format":3', b'"format":4'), "newer"),
     "checkpoint cut off": ("checkpoint/*.json", lambda b: b[:100], "checkpoint/"),
     "ledger run changed": ("ledger/*.parquet", lambda b: b[:-1] + b"x", "checksum is not the one its checkpoint recorded"),
     "floor of nonsense": ("gc/floor", lambda b: b"many", "gc/floor should hold a sequence number"),
