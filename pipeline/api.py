@@ -66,7 +66,8 @@ class Transform:
 class Pipeline:
     """Objects below `source` become rows of the table `name`, by the transforms declared on it.
 
-    source: a key prefix that ends with `/` (or "" for the whole bucket, if `output` allows it). include, exclude: globs over
+    source: a key prefix that ends with `/` (or "" for the whole bucket, if `output` allows it); or another pipeline: then each
+    source of that one's table is an object with its rows (`Object.table()`, `Object.rows()`). include, exclude: globs over
     the rest of the key (`*` stays within one path part, `**/` spans any number). output: where Parquet goes, by default
     `tables/<name>/`. partition_by: columns for hive partitions. order_by, file_mb: by which columns compaction sorts the rows of a
     file (those that filters name), and the size of file it aims at. schema: column types; without it they are learned from the
@@ -90,7 +91,7 @@ class Pipeline:
         self,
         name: str,
         *,
-        source: str,
+        source: str | Pipeline,
         include: Sequence[str] = ("**",),
         exclude: Sequence[str] = (),
         output: str | None = None,
@@ -112,7 +113,9 @@ class Pipeline:
         max_cost_usd_per_day: float | None = None,
     ) -> None:
         self.name = _checked_name("pipeline", name)
-        self.source = _checked_prefix(name, "source", source)
+        self.upstream = source if isinstance(source, Pipeline) else None
+        """The pipeline whose table this one reads; None: it reads objects of the bucket."""
+        self.source = source.prefix_of_rows if isinstance(source, Pipeline) else _checked_prefix(name, "source", source)
         self.output = _checked_prefix(name, "output", f"tables/{name}/" if output is None else output)
         refuse_overlap(name, self.source, self.output)
         self.include = _globs(name, "include", include)
@@ -130,7 +133,7 @@ class Pipeline:
         label = f"pipeline {name}"
         if listing not in ("auto", "whole", "growing"):
             raise SettingsError(f'{label}: listing={listing!r} is not one of "auto", "whole", "growing"')
-        self.listing: Literal["auto", "whole", "growing"] = listing
+        self.listing: Literal["auto", "whole", "growing"] = listing if self.upstream is None else "whole"
         self.priority = checked_priority(label, priority)
         if access not in ("mount", "api"):
             raise SettingsError(f'{label}: access={access!r} is neither "mount" nor "api"')
@@ -153,6 +156,11 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, source={self.source!r})"
+
+    @property
+    def prefix_of_rows(self) -> str:
+        """What keys begin with in a pipeline that reads this one's table; then comes the key of the source that the rows are of."""
+        return f"{self.name}:"
 
     @overload
     def transform(self, target: F, /) -> F: ...

@@ -31,7 +31,7 @@ from pipeline.parts import Parts, PassReport, Request
 from pipeline.ports import Executor, Outbox, Store
 from pipeline.prefetch import PrefetchedContents
 from pipeline.runner import Pass
-from pipeline.settings import PipelineSettings, Policy
+from pipeline.settings import PipelineSettings, Policy, rented_policy
 from pipeline.state import State
 from pipeline.stores import open_store
 from pipeline.tracebacks import describe
@@ -127,7 +127,7 @@ class LocalAttempts:
 
             self._workers[pipeline.name] = Worker(
                 store=outbox,
-                contents=contents,
+                contents=contents if pipeline.upstream is None else self._tables(spec, pipeline.upstream),
                 home=keys.home(pipeline.name),
                 code=loaded_on_use(pipeline),
                 make_writer=make_writer,
@@ -135,6 +135,12 @@ class LocalAttempts:
                 budget_s=spec.budget_s,
                 engine=spec.engine or f"{socket.gethostname()}:{os.getpid()}",
             )
+
+    def _tables(self, spec: WorkerSpec, upstream: Pipeline) -> Contents:
+        from pipeline.stages import TableContents, TableStore
+
+        policy = Policy() if spec.mounts is None else rented_policy()
+        return TableContents(TableStore(spec.bucket.open(), upstream, clock=WallClock(), policy=policy))
 
     def run(self, assignment: Assignment, starting: Callable[[int], None]) -> Receipt:
         """One attempt, from reading to receipt."""
@@ -228,6 +234,13 @@ class Runtime:
     """Whether passes bring the aggregates up to date."""
     on_progress: Callable[[PassReport], None] = lambda report: None
     stopping: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        from pipeline.stages import TableStore
+
+        upstream = self.pipeline.upstream
+        if upstream is not None and not isinstance(self.store, TableStore):
+            self.store = TableStore(self.store, upstream, clock=WallClock(), policy=self.policy)
 
     def parts(self) -> Parts:
         """The pass's parts."""

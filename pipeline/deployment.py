@@ -91,6 +91,11 @@ def checked(deployment: Deployment, pipelines: Sequence[Pipeline], app: str) -> 
 def _check_pipeline(pipeline: Pipeline) -> None:
     """What only matters once the pipeline is deployed."""
     settings = pipeline.settings()
+    if pipeline.upstream is not None and settings.deployment.access == "mount":
+        raise SettingsError(
+            f'pipeline {pipeline.name} reads the table of {pipeline.upstream.name}: deploy it with access="api"'
+            " (a mount shows files; which of them count is in the log)"
+        )
     if settings.deployment.schedule is None:
         raise SettingsError(f'pipeline {pipeline.name} has no schedule: add one, like schedule="*/5 * * * *", to deploy it')
     for transform in settings.transforms:

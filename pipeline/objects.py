@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from pipeline.contents import RowsContent
 from pipeline.errors import InputRejected
 from pipeline.limits import MIB, memory_mb_held
 from pipeline.ports import Content
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Object:
@@ -72,6 +77,19 @@ class Object:
                 f"memory limit: {what} of {self.size_bytes // MIB:,} MB does not fit into {memory_mb:,} MB (memory_mb):"
                 " use open() or lines(), or raise the limit"
             )
+
+    def table(self) -> pa.Table:
+        """The rows, where the source is another pipeline's table. Raises InputRejected for a file."""
+        import pyarrow as pa
+
+        if not isinstance(self._content, RowsContent):
+            raise InputRejected(f"{self.key!r} is a file, not rows of a table: use read(), open(), lines() or path")
+        return pa.ipc.open_stream(self._content.read()).read_all()
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows as dicts, one after the other, where the source is another pipeline's table. Raises InputRejected for a file."""
+        for batch in self.table().to_batches():
+            yield from batch.to_pylist()
 
     def reject(self, row: object, reason: str) -> None:
         """Put one bad row into the table of rejected rows, with its source and the reason; the file goes on."""

@@ -75,7 +75,10 @@ class Store(Protocol):
         ...
 
     def open_content(self, key: str, etag: str, size_bytes: int) -> Content:
-        """Read access for user code to one version of one object. Does no request yet."""
+        """Read access for user code to one version of one object. Does no request yet.
+
+        etag "": whatever is there, for objects that are written once.
+        """
         ...
 
     async def check(self, prefix: str = "") -> None:

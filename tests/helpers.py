@@ -62,6 +62,11 @@ class Project:
         assert "Traceback" not in done.stderr or code is None, done.stderr
         return done
 
+    def call_on(self, file: str, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command on FILE as written, such as `flow.py:name`."""
+        words = [*command.split(), file, *arguments]
+        return subprocess.run(self.command(*words), env=self.env(), cwd=self.folder, capture_output=True, text=True, timeout=180)
+
     def run(self, *arguments: str, code: int = 0) -> dict[str, Any]:
         done = self.call("run", "--json", *arguments, code=code)
         return json.loads(done.stdout.splitlines()[0])  # type: ignore[no-any-return]

@@ -17,7 +17,7 @@ COMMANDS = {
     "status": ("pipeline.cli.inspect", "Count sources by state; show the last commits and failures."),
     "sql": ("pipeline.cli.query", "Ask the committed rows, aggregates and state in SQL."),
     "quarantine": ("pipeline.cli.quarantine", "List, show, retry or replay files that failed."),
-    "lineage": ("pipeline.cli.inspect", "From a source to its outputs, and back."),
+    "lineage": ("pipeline.cli.lineage", "From a source to its outputs, and back."),
     "audit": ("pipeline.cli.inspect", "Prove that every object is in exactly one state and every row is there once."),
     "compact": ("pipeline.cli.upkeep", "Merge small Parquet files into few large, sorted ones."),
     "vacuum": ("pipeline.cli.upkeep", "Delete superseded and orphaned files that retention lets go."),

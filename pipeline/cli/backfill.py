@@ -67,6 +67,7 @@ def backfill_command(  # noqa: PLR0917
     like, the same command goes on. Then  tidemill diff, publish, and rollback if need be.
     """
     if new_generation:
+        target.only()
         if since or until or transform or outdated or resume or (prefix and not sample):
             raise click.UsageError(
                 "--new-generation takes all objects: it goes with no selection but --sample (and with that --prefix)"

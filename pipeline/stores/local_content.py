@@ -73,7 +73,7 @@ class LocalContent:
             self._problem = self._not_opened(error)
             raise self._problem from None
         stat = os.fstat(descriptor)
-        if version(stat) != self._etag:
+        if self._etag and version(stat) != self._etag:
             os.close(descriptor)
             self._problem = self._changed()
             raise self._problem
@@ -82,7 +82,7 @@ class LocalContent:
     def problem(self) -> Exception | None:
         if self._problem is None and self._touched:
             try:
-                if version(os.lstat(self._path)) != self._etag:
+                if version(os.lstat(self._path)) != self._etag and self._etag:
                     self._problem = self._changed()
             except OSError as error:
                 self._problem = self._absent() if error.errno in ABSENT else translated(error, self._key)

@@ -75,7 +75,7 @@ class MemoryStore:
 
     def open_content(self, key: str, etag: str, size_bytes: int) -> Content:
         try:
-            return BytesContent(self._current(key, etag).body)
+            return BytesContent(self._current(key, etag or None).body)
         except ObjectNotFound as error:
             return BytesContent(b"", error)
         except PreconditionFailed:

@@ -214,6 +214,7 @@ def test_content_for_user_code(store: Any) -> None:
         assert content.problem() is None
         assert content.bytes_read > 0
         content.close()
+        assert store.open_content("c/x.txt", "", head.size_bytes).open().read() == b"line 1\nline 2\n", "whatever is there"
 
     run(work())
 

@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
 COMPOSITION = (
     *("assembly", "aggregation", "preview", "replay", "doctor", "rented", "deployment", "engines", "submission", "cli"),
     "inventory",
+    "stages",
 )
 ANYTHING = (*(f"pipeline.{name}" for name in COMPOSITION), "pipeline", "infra")
 
