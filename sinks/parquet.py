@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from pipeline import keys
 from pipeline.errors import InputRejected
 from pipeline.model import MAIN_TABLE, REJECTED_TABLE, OutputFile
+from sinks.columns import cast, fit, stored
 from sinks.partitions import check_partitions, partition_part, partitions
 from sinks.results import Rows, parts_of, table_of
 from sinks.schema import PROVENANCE, Widen, checked, decode, encode, fingerprint, stored_type, unify
+from sinks.texts import as_json, encodable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -94,6 +95,7 @@ class AttemptWriter:
         self._tables: list[pa.Table] = []
         self._rejected: dict[int, list[tuple[str, str]]] = {}
         self._result = Result()
+        self._written: dict[int, int] = {}
         self._paths: list[Path] = []
 
     def add(self, index: int, key: str, etag: str, result: object, rejected: Sequence[tuple[object, str]] = ()) -> None:
@@ -107,7 +109,7 @@ class AttemptWriter:
             self._result.problems.setdefault(index, "its rows could not be read")
             raise
         if rejected:
-            self._rejected[index] = [(_encodable(_as_json(row)), _encodable(reason)) for row, reason in rejected]
+            self._rejected[index] = [(encodable(as_json(row)), encodable(reason)) for row, reason in rejected]
 
     def finish(self) -> Result:
         """Convert and write what is left. Nothing is added afterwards."""
@@ -116,8 +118,10 @@ class AttemptWriter:
         self._write_rejected()
         result = self._result
         for index in result.problems:
-            result.rows.pop(index, None)
             result.rejected.pop(index, None)
+            result.rows.pop(index, None)
+            if index in self._written:  # rows in a file: the commit leaves them out by name, as it sees that there are some
+                result.rows[index] = self._written[index]
         result.schema = encode(self._schema) if self._schema is not None and result.rows else None
         return result
 
@@ -169,7 +173,7 @@ class AttemptWriter:
         table = self._plain(_joined(parts))
         check_partitions(table, self._spec.partition_by)
         schema = self._unified(table.schema)
-        fitted = _fit(table, schema, self._declared)
+        fitted = fit(table, schema, self._declared)
         self._schema = schema
         self._tables.append(self._with_provenance(fitted, parts))
         for part in parts:
@@ -177,7 +181,7 @@ class AttemptWriter:
 
     def _plain(self, table: pa.Table) -> pa.Table:
         schema = checked(table.schema)
-        return table if table.schema.equals(schema) else _cast(table, schema)
+        return table if table.schema.equals(schema) else cast(table, schema)
 
     def _unified(self, new: pa.Schema) -> pa.Schema:
         import pyarrow as pa
@@ -233,9 +237,18 @@ class AttemptWriter:
             return
         tables, self._tables = self._tables, []
         schema = pa.schema([f for f in self._schema if stored_type(f.type) is not None])
-        table = pa.concat_tables([_stored(t, schema) for t in tables])
+        table = self._without_problems(pa.concat_tables([stored(t, schema) for t in tables]))
         for values, part in partitions(table, self._spec.partition_by):
             self._write_file(MAIN_TABLE, keys.rows_prefix(self._spec.output), values, part)
+        self._written |= {i: n for i, n in self._result.rows.items() if i not in self._result.problems}
+
+    def _without_problems(self, table: pa.Table) -> pa.Table:
+        """Without the rows of sources that turned out to be at fault after some of their rows were accepted."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        bad = [self._sources[i][0] for i in self._result.problems if i in self._result.rows]
+        return table.filter(pc.invert(pc.is_in(table.column("_source_key"), pa.array(bad, pa.string())))) if bad else table
 
     def _write_rejected(self) -> None:
         import pyarrow as pa
@@ -312,60 +325,6 @@ def _joined(parts: list[_Part]) -> pa.Table:
     return pa.concat_tables([part.rows for part in parts])
 
 
-def _fit(table: pa.Table, schema: pa.Schema, declared: Mapping[str, pa.DataType]) -> pa.Table:
-    """The table's own columns in the types of `schema`. Columns it lacks are added when a file is written."""
-    import pyarrow as pa
-
-    if not table.num_columns:
-        return table
-    own = pa.schema([pa.field(f.name, declared.get(f.name, schema.field(f.name).type)) for f in table.schema])
-    return table if own.equals(table.schema) else _cast(table, own)
-
-
-def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Every column in its new type, exactly. Raises InputRejected that names the column."""
-    import pyarrow as pa
-
-    columns = []
-    for wanted, column in zip(schema, table.columns, strict=True):
-        try:
-            columns.append(_cast_column(column, wanted.type))
-        except MemoryError:
-            raise
-        except (pa.ArrowException, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise InputRejected(f"column {wanted.name!r} is {column.type} and does not fit {wanted.type}: {reason}") from None
-    return pa.Table.from_arrays(columns, schema=schema) if columns else table
-
-
-def _cast_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    import pyarrow as pa
-
-    if column.type.equals(kind):
-        return column
-    if pa.types.is_null(kind):
-        return pa.chunked_array([pa.nulls(len(column))])
-    if isinstance(column.type, pa.ExtensionType):
-        column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
-    return column.cast(kind)
-
-
-def _stored(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with exactly the stored columns of `schema`, then provenance."""
-    import pyarrow as pa
-
-    names, columns = [], []
-    for wanted in schema:
-        kind = stored_type(wanted.type)
-        names.append(wanted.name)
-        at = table.schema.get_field_index(wanted.name)
-        columns.append(pa.nulls(table.num_rows, kind) if at < 0 else _cast_column(table.column(at), kind))
-    for name in PROVENANCE:
-        names.append(name)
-        columns.append(table.column(name))
-    return pa.Table.from_arrays(columns, names=names)
-
-
 def _estimate(rows: Rows) -> int:
     """Roughly how much text a list of rows holds, from its first and last."""
     text = 0
@@ -373,20 +332,3 @@ def _estimate(rows: Rows) -> int:
         for value in row.values():
             text += len(value) if type(value) is str or type(value) is bytes else 32
     return text * len(rows) // 2
-
-
-def _as_json(row: Any) -> str:
-    """A rejected row as readable text, whatever it is."""
-    if isinstance(row, str):
-        return row
-    if isinstance(row, bytes):
-        return row.decode("utf-8", "backslashreplace")
-    try:
-        return json.dumps(row, default=str, ensure_ascii=False)
-    except (TypeError, ValueError):
-        return repr(row)
-
-
-def _encodable(text: str) -> str:
-    """Half a surrogate pair, as JSON may have it, written out: Parquet's text is UTF-8, which has none."""
-    return text.encode("utf-8", "backslashreplace").decode()
