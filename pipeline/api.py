@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 
 from pipeline import keys
+from pipeline.checks import checked_check, checked_mode
 from pipeline.errors import SettingsError
 from pipeline.options import (
     TIMEOUT_MAX_S,
@@ -30,9 +31,12 @@ from pipeline.settings import (
     DAY_S,
     AggregateSettings,
     BackfillSettings,
+    CheckAction,
+    CheckSettings,
     CostLimits,
     DeploymentSettings,
     PipelineSettings,
+    SchemaMode,
     TransformSettings,
 )
 
@@ -44,6 +48,7 @@ F = TypeVar("F", bound=Callable[..., object])
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 STATE_TABLES = ("sources", "outputs", "commits", "quarantine")
 REJECTED_SUFFIX = "__rejected"
+OWN_COLUMNS = ("_source_key", "_source_etag", "_task", "_rescued")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,9 @@ class Pipeline:
     the rest of the key (`*` stays within one path part, `**/` spans any number). output: where Parquet goes, by default
     `tables/<name>/`. partition_by: columns for hive partitions. schema: column types; without it they are learned from the
     first rows. widen: what happens when a later file brings another type: "none" quarantines that file, "float" lets integers
-    become floats, "string" lets anything become text. retention_days: how long superseded rows stay on disk for readers. listing:
+    become floats, "string" lets anything become text. schema_mode: what files may do to the columns: "evolve" adds new ones,
+    "freeze" quarantines a file that brings one or another type, "rescue" puts what does not fit into the column `_rescued`.
+    retention_days: how long superseded rows stay on disk for readers. listing:
     what a watching run, or the ticks between two sweeps, list: "auto" from the last key on where keys were seen to grow (dates,
     sequence numbers) and there are many, else all; "growing" always from the last key on; "whole" always all. priority: what
     goes first where not all can go at once: "newest", "oldest", or a list of prefixes (of the key after `source`); by default the
@@ -96,6 +103,7 @@ class Pipeline:
         partition_by: Sequence[str] = (),
         schema: pa.Schema | None = None,
         widen: Literal["none", "float", "string"] = "none",
+        schema_mode: SchemaMode = "evolve",
         retention_days: float = 7.0,
         listing: Literal["auto", "whole", "growing"] = "auto",
         priority: Literal["key", "newest", "oldest"] | Sequence[str] = "key",
@@ -119,6 +127,7 @@ class Pipeline:
         if widen not in ("none", "float", "string"):
             raise SettingsError(f'pipeline {name}: widen={widen!r} is not one of "none", "float", "string"')
         self.widen: Literal["none", "float", "string"] = widen
+        self.schema_mode = checked_mode(f"pipeline {name}", schema_mode, widen)
         if not isinstance(retention_days, int | float) or not 0 <= retention_days <= 3650:
             raise SettingsError(f"pipeline {name}: retention_days={retention_days!r} is not between 0 and 3650")
         self.retention_s = retention_days * DAY_S
@@ -144,6 +153,7 @@ class Pipeline:
         self.transforms: list[Transform] = []
         self.aggregates: list[AggregateSettings] = []
         self.backfills: list[BackfillSettings] = []
+        self.checks: list[CheckSettings] = []
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, source={self.source!r})"
@@ -214,6 +224,18 @@ class Pipeline:
             raise SettingsError(f"{label}: sql= is empty")
         self.aggregates.append(AggregateSettings(name=name, by=groups, sql=sql))
 
+    def check(self, name: str, sql: str, *, action: CheckAction = "quarantine") -> None:
+        """Declare a condition that every row has to meet, in SQL over its columns: `amount >= 0`, `shop IS NOT NULL`.
+
+        action: what happens to a row for which it is false, before anything is committed: "quarantine" sets its file aside,
+        "reject" puts the row into `<table>__rejected`, "warn" counts it. A row for which it is NULL meets it, as SQL has it.
+        """
+        label = f"pipeline {self.name}, check {name}"
+        _checked_name("check", name)
+        if any(c.name == name for c in self.checks):
+            raise SettingsError(f"{label}: the name is taken")
+        self.checks.append(checked_check(label, name, sql, action, table=self.name, declared=self.schema))
+
     def backfill(
         self, name: str, *, schedule: str | timedelta, since: timedelta | None = None, prefix: str = "", outdated: bool = False
     ) -> None:
@@ -251,6 +273,8 @@ class Pipeline:
             deployment=replace(self.deployment, backfills=tuple(self.backfills)),
             cost=self.cost,
             priority=self.priority,
+            schema_mode=self.schema_mode,
+            checks=tuple(self.checks),
         )
 
 
@@ -313,6 +337,9 @@ def _checked_schema(name: str, schema: Any) -> Any:
 
     if not isinstance(schema, pa.Schema):
         raise SettingsError(f"pipeline {name}: schema= takes a pyarrow.Schema, not {type(schema).__name__}")
+    own = [column for column in schema.names if column.lower() in OWN_COLUMNS]
+    if own:
+        raise SettingsError(f"pipeline {name}: schema= declares {own[0]!r}, which is Tidemill's own: rename it")
     return schema
 
 

@@ -99,6 +99,8 @@ def table_spec(pipeline: Pipeline) -> TableSpec:
         partition_by=pipeline.partition_by,
         declared=pipeline.schema,
         widen=pipeline.widen,
+        mode=pipeline.schema_mode,
+        checks=tuple(pipeline.checks),
     )
 
 
@@ -231,10 +233,7 @@ class Runtime:
     def parts(self) -> Parts:
         """The pass's parts."""
         from pipeline.aggregation import WarehouseAggregator
-        from sinks.schema import unify_encoded
 
-        widen = self.pipeline.widen
-        name = self.pipeline.name
         return Parts(
             settings=self.settings,
             policy=self.policy,
@@ -243,7 +242,7 @@ class Runtime:
             clock=WallClock(),
             ids=RandomIds(),
             writer=f"tidemill/{__version__} {self.executor.owner}",
-            unify=lambda before, new: unify_encoded(before, new, widen=widen, table=name),
+            unify=table_spec(self.pipeline).rules.settled,
             aggregator=WarehouseAggregator(self.store, self.settings) if self.settings.aggregates and self.aggregates else None,
             budget=self.budget,
             on_progress=self.on_progress,

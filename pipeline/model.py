@@ -177,6 +177,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """The attempt read and wrote through a file system without versions: whoever settles it asks the store first."""
     unverified: list[int] = []
     """Sources, by index, whose bytes the attempt could not tie to the planned version by itself."""
+    broken: dict[str, int] = {}
+    """Rows that broke each declared check, whatever became of them; checks that none broke are left out."""
 
 
 class LossNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,6 +207,8 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     bytes_read: int = 0
     slots: float = 0.0
+    broken: dict[str, int] = {}
+    """See `Receipt.broken`."""
 
 
 class Respawn(msgspec.Struct, frozen=True, kw_only=True):

@@ -357,6 +357,7 @@ def _settled(receipt: Receipt) -> Settled:
         seconds=receipt.seconds,
         bytes_read=receipt.bytes_read,
         slots=receipt.slots,
+        broken=receipt.broken,
     )
 
 

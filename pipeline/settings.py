@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 DAY_S = 86_400.0
+SchemaMode = Literal["evolve", "freeze", "rescue"]
+CheckAction = Literal["quarantine", "reject", "warn"]
 MEMORY_MB_DEFAULT = 2048
 
 
@@ -95,6 +97,17 @@ class AggregateSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckSettings:
+    """One declared condition over a row, as an SQL expression; a row for which it is false breaks it."""
+
+    name: str
+    sql: str
+    action: CheckAction
+    columns: tuple[str, ...]
+    """The columns that it names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackfillSettings:
     """A scheduled backfill: which objects that were processed before are processed again."""
 
@@ -144,6 +157,8 @@ class PipelineSettings:
     listing: Literal["auto", "whole", "growing"] = "auto"
     """Whether passes between two whole listings list from the last key on: where listings showed that keys grow, never, always."""
     priority: Priority = field(default_factory=Priority)
+    schema_mode: SchemaMode = "evolve"
+    checks: tuple[CheckSettings, ...] = ()
 
     def transform(self, name: str) -> TransformSettings | None:
         """The transform of that name, None if it is no longer declared."""

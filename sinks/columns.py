@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,18 @@ def fit(table: pa.Table, schema: pa.Schema, declared: Mapping[str, pa.DataType])
         return table
     own = pa.schema([pa.field(f.name, declared.get(f.name, schema.field(f.name).type)) for f in table.schema])
     return table if own.equals(table.schema) else cast(table, own)
+
+
+def require_text(table: pa.Table) -> None:
+    """Raises InputRejected where text is none: Arrow trusts whoever made a table, and one such value makes queries fail."""
+    import pyarrow as pa
+
+    try:
+        table.validate(full=True)
+    except pa.ArrowException as error:
+        found = re.search(r"Column (\d+)", str(error))
+        name = f"column {table.column_names[int(found[1])]!r}" if found else "the table"
+        raise InputRejected(f"{name} is damaged: {' '.join(str(error).split())}") from None
 
 
 def cast(table: pa.Table, schema: pa.Schema) -> pa.Table:

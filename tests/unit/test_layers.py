@@ -16,7 +16,7 @@ SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
     *("selection", "desk", "lookup", "compaction", "listing", "choosing"),
 }
-API = {"api", "loading", "options", "schedules"}
+API = {"api", "loading", "options", "schedules", "checks"}
 
 ALLOWED: dict[str, set[str]] = {
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in CORE} for name in CORE},
@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.prefetch": {"pipeline.contents", "pipeline.model", "pipeline.ports"},
     "pipeline.stores": {f"pipeline.{m}" for m in VALUES | {"ports", "contents"}} | {"pipeline.stores"},
     "pipeline.executors": {f"pipeline.{m}" for m in VALUES | {"ports", "worker", "wire", "orders"}} | {"pipeline.executors"},
-    "sinks": {f"pipeline.{m}" for m in CORE | {"ports"}} | {"sinks"},
+    "sinks": {f"pipeline.{m}" for m in CORE | {"ports", "checks"}} | {"sinks"},
 }
 COMPOSITION = (
     *("assembly", "aggregation", "preview", "replay", "doctor", "rented", "deployment", "engines", "submission", "cli"),
