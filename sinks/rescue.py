@@ -81,6 +81,8 @@ def _of_values(values: Sequence[Any]) -> _Column:
     loose: Loose = {}
 
     def convert(first: int, end: int) -> pa.Array:
+        if end - first > 1 and not _alike(values[first:end]):
+            raise ValueError("one type would hold them all, and bend some: text among bytes, whole numbers among decimals")
         array = pa.array(values[first:end])
         kind = plain_type(array.type)
         if kind is None:
@@ -89,6 +91,25 @@ def _of_values(values: Sequence[Any]) -> _Column:
 
     pieces = [*_split(convert, 0, len(values), loose, lambda row: values[row])]
     return _Column([piece if piece is not None else pa.nulls(1) for piece in pieces], loose)
+
+
+def _alike(values: Sequence[Any]) -> bool:
+    """Whether values are of one Python type, also within lists and dicts, name by name. Integers and floats are alike."""
+    kinds = set(map(type, values)) - {type(None)}
+    if not kinds & {dict, list, tuple}:
+        return len(kinds) < 2 or kinds == {int, float}
+    seen: dict[tuple[str, ...], type] = {}
+    left: list[tuple[tuple[str, ...], Any]] = [((), value) for value in values if value is not None]
+    while left:
+        path, value = left.pop()
+        kind = float if type(value) is int else type(value)
+        if seen.setdefault(path, kind) is not kind:
+            return False
+        if isinstance(value, dict):
+            left += [((*path, str(name)), inner) for name, inner in value.items() if inner is not None]
+        elif isinstance(value, list | tuple):
+            left += [((*path, "[]"), inner) for inner in value if inner is not None]
+    return True
 
 
 def _of_chunks(chunks: Sequence[pa.Array]) -> _Column:
