@@ -111,7 +111,7 @@ def _computed(checks: Sequence[CheckSettings], table: pa.Table, name: str) -> li
 
 def _ask(connection: duckdb.DuckDBPyConnection, checks: Sequence[CheckSettings], name: str) -> list[pa.ChunkedArray]:
     asked = ", ".join(f"(\n{check.sql}\n) AS c{i}" for i, check in enumerate(checks))
-    answer = connection.execute(f"SELECT {asked} FROM {sql.name(name)}").to_arrow_table()
+    answer = connection.sql(f"SELECT {asked} FROM {sql.name(name)}").to_arrow_table()
     return list(answer.columns)
 
 
