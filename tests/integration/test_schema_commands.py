@@ -76,6 +76,7 @@ def test_columns_and_checks_from_the_first_commit_on(tmp_path: Path, capsys: pyt
     for words in ("3 columns, learned from the rows", "positive", "new, int64", "the log is kept from commit 1 on"):
         assert words in text
 
+    project.file = tmp_path / "freeze.py"
     project.write(FLOW.replace("MODE", "freeze"))
     project.upload("c.jsonl", lines({"n": 1, "s": "a", "other": True}))
     project.run(code=1)
@@ -83,6 +84,7 @@ def test_columns_and_checks_from_the_first_commit_on(tmp_path: Path, capsys: pyt
     assert reason.startswith("column 'other' (bool) is not in table shop, which is frozen: declare it in schema=")
     assert "is frozen" in here.text("quarantine replay", "up/c.jsonl", code=1)
 
+    project.file = tmp_path / "rescue.py"
     project.write(FLOW.replace("MODE", "rescue"))
     assert '{"other": true}' in here.text("quarantine replay", "up/c.jsonl", "--rows", "1").replace("\\", "")
     here.text("quarantine retry", "up/c.jsonl")
