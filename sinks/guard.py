@@ -44,6 +44,17 @@ class Limits:
         """For the result, as Arrow."""
         return self.memory_mb * 2**20 * 3 // 10
 
+    def collected(self, batches: Iterable[pa.RecordBatch]) -> list[pa.RecordBatch]:
+        """A whole result. Raises SettingsError where it is larger than its share of the memory."""
+        size, kept = 0, []
+        for batch in batches:
+            size += batch.nbytes
+            if size > self.result_bytes:
+                limit = self.result_bytes >> 20
+                raise SettingsError(f"the result has more than {limit:,} MB: ask for fewer rows (LIMIT), or give more --memory-mb")
+            kept.append(batch)
+        return kept
+
     @property
     def exceeded(self) -> str:
         """What is said where it is too much."""
@@ -58,12 +69,29 @@ class Guard:
         self._limits = limits
         self._timeout_s = timeout_s
         self._over = threading.Event()
+        self._used_s = 0.0
+        self._since_s: float | None = None
         self._thread = threading.Thread(target=self._watch, name="tidemill-query-guard", daemon=True)
         self.reason = ""
 
     def __enter__(self) -> Guard:
+        self._since_s = time.monotonic()
         self._thread.start()
         return self
+
+    def pause(self) -> None:
+        """The time does not count from here on: whoever reads the result has it."""
+        since_s, self._since_s = self._since_s, None
+        self._used_s += time.monotonic() - since_s if since_s is not None else 0.0
+
+    def go_on(self) -> None:
+        """It counts again."""
+        self._since_s = time.monotonic()
+
+    def used_s(self) -> float:
+        """How long the query has worked."""
+        since_s = self._since_s
+        return self._used_s + (time.monotonic() - since_s if since_s is not None else 0.0)
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
@@ -88,10 +116,10 @@ class Guard:
     def _watch(self) -> None:
         import psutil
 
-        process, began = psutil.Process(), time.monotonic()
+        process = psutil.Process()
         memory_max = process.memory_info().rss + self._limits.memory_mb * 2**20
         while not self._over.wait(LOOK_S):
-            if self._timeout_s is not None and time.monotonic() - began > self._timeout_s:
+            if self._timeout_s is not None and self.used_s() > self._timeout_s:
                 self.reason = too_long(self._timeout_s)
             elif process.memory_info().rss > memory_max:
                 self.reason = self._limits.exceeded

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ObjectNotFound, SettingsError, StoreDenied, StoreUnavailable
@@ -34,6 +35,23 @@ ROWS_AT_ONCE = 65_536
 SPILL_SHARE = 4
 """How often the memory's size may lie on disk."""
 _REJECTED_COLUMNS = {"row": "VARCHAR", "reason": "VARCHAR", **dict.fromkeys(PROVENANCE, "VARCHAR")}
+
+
+class Stream:
+    """A result's batches, once, in order; see `Warehouse.stream`."""
+
+    def __init__(self, reader: pa.RecordBatchReader, following: Callable[[], pa.RecordBatch | None]) -> None:
+        self.schema: pa.Schema = reader.schema
+        self._following = following
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        batch = self._following()
+        if batch is None:
+            raise StopIteration
+        return batch
 
 
 class Warehouse:
@@ -177,19 +195,45 @@ class Warehouse:
         DuckDB cannot be interrupted everywhere: who must hold these limits against anybody runs the query in a process
         of its own, as `tidemill sql` does (pipeline/cli/confined.py).
         """
-        import duckdb
+        import pyarrow as pa
 
+        with self.stream(statement, timeout_s=timeout_s) as result:
+            return pa.Table.from_batches(self._limits.collected(result), schema=result.schema)
+
+    @contextmanager
+    def stream(self, statement: str, *, timeout_s: float | None = None) -> Iterator[Stream]:
+        """The same, batch by batch as they come, however many. `timeout_s` is the query's: who reads it slowly may."""
         self._check(statement)
         guard = Guard(self.connection.interrupt, self._limits, timeout_s)
-        try:
-            with guard:
+        with guard:
+            with self._explained(guard):
                 reader = self.connection.sql(statement).to_arrow_reader(ROWS_AT_ONCE)
-                return guard.collected(reader)
-        except duckdb.InterruptException:
-            raise SettingsError(guard.reason or "the query was interrupted") from None
-        except duckdb.OutOfMemoryException:
-            raise SettingsError(self._limits.exceeded) from None
-        except duckdb.Error as error:
+            guard.pause()
+            try:
+                yield Stream(reader, lambda: self._next(reader, guard))
+            finally:
+                reader.close()
+
+    def _next(self, reader: pa.RecordBatchReader, guard: Guard) -> pa.RecordBatch | None:
+        guard.go_on()
+        with self._explained(guard):
+            batch = next(reader, None)
+        guard.pause()
+        return batch
+
+    @contextmanager
+    def _explained(self, guard: Guard) -> Iterator[None]:
+        """DuckDB's errors in the words of this module. Those of batches come through Arrow, as OSError with the same text."""
+        import duckdb
+
+        try:
+            yield
+        except (duckdb.Error, OSError) as error:
+            text = str(error)
+            if guard.reason or text.startswith("INTERRUPT Error"):
+                raise SettingsError(guard.reason or "the query was interrupted") from None
+            if isinstance(error, duckdb.OutOfMemoryException) or text.startswith("Out of Memory Error"):
+                raise SettingsError(self._limits.exceeded) from None
             raise _translated(error) from None
 
     def _check(self, statement: str) -> None:
@@ -246,11 +290,11 @@ def _translated(error: Exception) -> Exception:
         kind = {"ObjectNotFound": ObjectNotFound, "StoreDenied": StoreDenied}.get(ours[1], StoreUnavailable)
         return kind(f"{ours[2]}{' (the vacuum removed it meanwhile: ask again)' if kind is ObjectNotFound else ''}")
     text = _one_line(error)
-    if isinstance(error, duckdb.IOException):
+    if isinstance(error, duckdb.IOException) or text.startswith("IO Error"):
         gone = "No such file" in text or "No files found" in text
         kind = ObjectNotFound if gone else StoreUnavailable
         return kind(f"{text}{' (the vacuum removed it meanwhile: ask again)' if gone else ''}")
-    if isinstance(error, duckdb.PermissionException):
+    if isinstance(error, duckdb.PermissionException) or text.startswith("Permission Error"):
         return SettingsError(f"{text}: queries read the pipeline's tables only")
     return SettingsError(text)
 
