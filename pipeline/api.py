@@ -7,11 +7,11 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 
 from pipeline import keys
-from pipeline.checks import checked_check, checked_mode
+from pipeline.checks import checked_check, checked_mode, checked_schema
 from pipeline.errors import SettingsError
 from pipeline.options import (
     TIMEOUT_MAX_S,
@@ -43,12 +43,13 @@ from pipeline.settings import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.reading import Table
+
 F = TypeVar("F", bound=Callable[..., object])
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 STATE_TABLES = ("sources", "outputs", "commits", "quarantine")
 REJECTED_SUFFIX = "__rejected"
-OWN_COLUMNS = ("_source_key", "_source_etag", "_task", "_rescued")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class Pipeline:
         self.include = _globs(name, "include", include)
         self.exclude = _globs(name, "exclude", exclude)
         self.partition_by = strings(f"pipeline {name}", "partition_by", partition_by)
-        self.schema = _checked_schema(name, schema)
+        self.schema = checked_schema(name, schema)
         if widen not in ("none", "float", "string"):
             raise SettingsError(f'pipeline {name}: widen={widen!r} is not one of "none", "float", "string"')
         self.widen: Literal["none", "float", "string"] = widen
@@ -254,6 +255,22 @@ class Pipeline:
         seconds = None if since is None else between(label, "since", since.total_seconds(), 1, 3650 * DAY_S)
         self.backfills.append(BackfillSettings(name=name, schedule=checked, prefix=prefix, since_s=seconds, outdated=outdated))
 
+    def table(
+        self,
+        bucket: str | None = None,
+        *,
+        at: int | datetime | None = None,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+    ) -> Table:
+        """The committed rows, for reading in this process: a DuckDB relation, Arrow batches, pandas or Polars frames.
+
+        bucket: as for the commands, by default TIDEMILL_BUCKET's. at: a commit, by default the newest. Close it, or use `with`.
+        """
+        from pipeline.reading import open_table
+
+        return open_table(self, bucket, at=at, endpoint_url=endpoint_url, region=region)
+
     def settings(self) -> PipelineSettings:
         """The parsed declaration. Raises SettingsError if no transform is declared."""
         if not self.transforms:
@@ -328,19 +345,6 @@ def _checked_prefix(name: str, what: str, prefix: object) -> str:
     if prefix.startswith("/") or any(part in ("", ".", "..") for part in prefix.split("/")[:-1]):
         raise SettingsError(f"pipeline {name}: {what}={prefix!r} has an empty, '.' or '..' part; write it like 'uploads/flights/'")
     return prefix
-
-
-def _checked_schema(name: str, schema: Any) -> Any:
-    if schema is None:
-        return None
-    import pyarrow as pa
-
-    if not isinstance(schema, pa.Schema):
-        raise SettingsError(f"pipeline {name}: schema= takes a pyarrow.Schema, not {type(schema).__name__}")
-    own = [column for column in schema.names if column.lower() in OWN_COLUMNS]
-    if own:
-        raise SettingsError(f"pipeline {name}: schema= declares {own[0]!r}, which is Tidemill's own: rename it")
-    return schema
 
 
 def _globs(name: str, what: str, values: object) -> tuple[str, ...]:

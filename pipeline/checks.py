@@ -17,6 +17,7 @@ ACTIONS: dict[object, CheckAction] = {"quarantine": "quarantine", "reject": "rej
 MODES: dict[object, SchemaMode] = {"evolve": "evolve", "freeze": "freeze", "rescue": "rescue"}
 CONFIG = {"threads": 1, "async_threads": 0}
 """A connection with these has no threads of its own: a process that had one may still be forked."""
+OWN_COLUMNS = ("_source_key", "_source_etag", "_task", "_rescued")
 _OF_ROWS = "a check is about one row: no SELECT, aggregate, window or *"
 
 
@@ -27,6 +28,20 @@ def checked_mode(label: str, mode: object, widen: str) -> SchemaMode:
     if mode != "evolve" and widen != "none":
         raise SettingsError(f"{label}: schema_mode={mode!r} never changes a column's type: leave widen={widen!r} out")
     return MODES[mode]
+
+
+def checked_schema(name: str, schema: Any) -> Any:
+    """The declared columns. Raises SettingsError for what is no schema, and for names that are Tidemill's own."""
+    if schema is None:
+        return None
+    import pyarrow as pa
+
+    if not isinstance(schema, pa.Schema):
+        raise SettingsError(f"pipeline {name}: schema= takes a pyarrow.Schema, not {type(schema).__name__}")
+    own = [column for column in schema.names if column.lower() in OWN_COLUMNS]
+    if own:
+        raise SettingsError(f"pipeline {name}: schema= declares {own[0]!r}, which is Tidemill's own: rename it")
+    return schema
 
 
 def checked_check(

@@ -38,7 +38,7 @@ _REJECTED_COLUMNS = {"row": "VARCHAR", "reason": "VARCHAR", **dict.fromkeys(PROV
 
 
 class Stream:
-    """A result's batches, once, in order; see `Warehouse.stream`."""
+    """A result's batches, once, in order; see `Warehouse.open_query`."""
 
     def __init__(self, reader: pa.RecordBatchReader, following: Callable[[], pa.RecordBatch | None]) -> None:
         self.schema: pa.Schema = reader.schema
@@ -197,11 +197,11 @@ class Warehouse:
         """
         import pyarrow as pa
 
-        with self.stream(statement, timeout_s=timeout_s) as result:
+        with self.open_query(statement, timeout_s=timeout_s) as result:
             return pa.Table.from_batches(self._limits.collected(result), schema=result.schema)
 
     @contextmanager
-    def stream(self, statement: str, *, timeout_s: float | None = None) -> Iterator[Stream]:
+    def open_query(self, statement: str, *, timeout_s: float | None = None) -> Iterator[Stream]:
         """The same, batch by batch as they come, however many. `timeout_s` is the query's: who reads it slowly may."""
         self._check(statement)
         guard = Guard(self.connection.interrupt, self._limits, timeout_s)
@@ -214,6 +214,36 @@ class Warehouse:
             finally:
                 reader.close()
 
+    def has(self, name: str) -> bool:
+        """Whether there is a table of that name to be asked."""
+        return name in self._tables
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """Another connection to the same views: what is half read on one stands in the way of others on it."""
+        return self.connection.cursor()
+
+    def reader(self, select: str, *, batch_rows: int = ROWS_AT_ONCE) -> pa.RecordBatchReader:
+        """The batches of a SELECT of ours, on a connection of their own, which lives as long as they are read."""
+        import pyarrow as pa
+
+        cursor = self.cursor()
+        with self._explained():
+            found = cursor.sql(select).to_arrow_reader(batch_rows)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            try:
+                while True:
+                    with self._explained():
+                        batch = next(found, None)
+                    if batch is None:
+                        return
+                    yield batch
+            finally:
+                found.close()
+                cursor.close()
+
+        return pa.RecordBatchReader.from_batches(found.schema, batches())
+
     def _next(self, reader: pa.RecordBatchReader, guard: Guard) -> pa.RecordBatch | None:
         guard.go_on()
         with self._explained(guard):
@@ -222,7 +252,7 @@ class Warehouse:
         return batch
 
     @contextmanager
-    def _explained(self, guard: Guard) -> Iterator[None]:
+    def _explained(self, guard: Guard | None = None) -> Iterator[None]:
         """DuckDB's errors in the words of this module. Those of batches come through Arrow, as OSError with the same text."""
         import duckdb
 
@@ -230,8 +260,9 @@ class Warehouse:
             yield
         except (duckdb.Error, OSError) as error:
             text = str(error)
-            if guard.reason or text.startswith("INTERRUPT Error"):
-                raise SettingsError(guard.reason or "the query was interrupted") from None
+            reason = guard.reason if guard is not None else ""
+            if reason or isinstance(error, duckdb.InterruptException) or text.startswith("INTERRUPT Error"):
+                raise SettingsError(reason or "the query was interrupted") from None
             if isinstance(error, duckdb.OutOfMemoryException) or text.startswith("Out of Memory Error"):
                 raise SettingsError(self._limits.exceeded) from None
             raise _translated(error) from None

@@ -65,7 +65,7 @@ def _answer(target: Target, statement: str, here: Here, write: Write, *, timeout
             with wait(open_warehouse(runtimes, statement, memory_mb=memory_mb)) as warehouse:
                 warehouse.lock()
                 here.query_begins()
-                with warehouse.stream(statement, timeout_s=timeout_s) as result:
+                with warehouse.open_query(statement, timeout_s=timeout_s) as result:
                     first = next(result, None)
                     here.query_ended()
                     begun = True

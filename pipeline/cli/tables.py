@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 
 from pipeline import keys, wire
 from pipeline.assembly import Runtime
+from pipeline.errors import SettingsError
 from pipeline.log import Log
 from pipeline.model import Commit
 from pipeline.state import State
@@ -16,12 +18,18 @@ from sinks.files import files_of
 from sinks.warehouse import Warehouse
 
 
+async def state_at(log: Log, at: int | datetime | None = None) -> State:
+    """The state now, with all its outputs. Raises SettingsError where `at` is another commit: only the newest is read so far."""
+    state = await log.load()
+    if at is not None and at != state.sequence:
+        raise SettingsError(f"{log.pipeline} at {at} cannot be read: only the newest commit is, {state.sequence}")
+    await log.load_outputs(state)
+    return state
+
+
 async def open_warehouse(runtimes: Sequence[Runtime], wanted: str, *, memory_mb: int | None = None) -> Warehouse:
     """Views and tables for a statement; state tables only where `wanted` mentions them. The caller closes it."""
-    states = []
-    for runtime in runtimes:
-        states.append(await runtime.log().load())
-        await runtime.log().load_outputs(states[-1])
+    states = [await state_at(runtime.log()) for runtime in runtimes]
     warehouse = Warehouse(files_of(runtimes[0].store), memory_mb=memory_mb)
     for runtime, state in zip(runtimes, states, strict=True):
         snapshot = state.snapshot()

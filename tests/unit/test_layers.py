@@ -22,6 +22,8 @@ ALLOWED: dict[str, set[str]] = {
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in CORE} for name in CORE},
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in SHELL} | {"pipeline.stores.probe"} for name in SHELL - CORE},
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in VALUES | API} for name in API},
+    # `Pipeline.table()` is for programs that read; what it needs is joined in `reading`, and imported when it is called
+    "pipeline.api": {f"pipeline.{m}" for m in VALUES | API} | {"pipeline.reading"},
     "pipeline.arrow": set(),
     "pipeline.webhook": set(),
     "pipeline.notices": {"pipeline.webhook", "pipeline.errors", "pipeline.stores.s3_errors"},
@@ -34,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 COMPOSITION = (
     *("assembly", "aggregation", "preview", "replay", "doctor", "rented", "deployment", "engines", "submission", "cli"),
-    "inventory",
+    *("inventory", "reading"),
 )
 ANYTHING = (*(f"pipeline.{name}" for name in COMPOSITION), "pipeline", "infra")
 
