@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipeline.assembly import Bucket, Runtime
 from pipeline.errors import SettingsError, nearest
 from pipeline.executors.none import NoExecutor
-from pipeline.home import require_home
 from pipeline.settings import Policy
 from pipeline.state import State
 from sinks import sql
@@ -52,8 +51,11 @@ def open_table(
 async def _loaded(runtime: Runtime, at: int | datetime | None) -> State:
     from pipeline.cli.tables import state_at
 
-    await require_home(runtime.store, runtime.settings.name)
-    return await state_at(runtime.log(), at)
+    await runtime.store.check(runtime.settings.source)
+    state = await state_at(runtime.log(), at)
+    if not state.sequence:
+        raise SettingsError(f"pipeline {runtime.settings.name} has committed nothing in {runtime.store.url} yet: run it first")
+    return state
 
 
 def _finished(work: Coroutine[Any, Any, T]) -> T:
@@ -109,7 +111,7 @@ class Table:
 
     @property
     def relation(self) -> duckdb.DuckDBPyRelation:
-        """The rows as a DuckDB relation: `.filter(...)`, `.aggregate(...)`, `.query("t", "SELECT ... FROM t")`. Nothing is read yet."""
+        """The rows as a DuckDB relation: `.filter(...)`, `.aggregate(...)`, `.query("t", "SELECT ... FROM t")`."""
         return self._warehouse.cursor().view(self.name)
 
     def reader(self, *, batch_rows: int = ROWS_AT_ONCE) -> pa.RecordBatchReader:
@@ -132,10 +134,7 @@ class Table:
             import polars as pl
         except ModuleNotFoundError:
             raise SettingsError("polars() needs the package polars: install it, or use arrow()") from None
-        frame = pl.from_arrow(self.arrow())
-        if not isinstance(frame, pl.DataFrame):
-            raise TypeError(type(frame))
-        return frame
+        return pl.from_arrow(self.arrow())
 
     def aggregate(self, name: str) -> pa.Table:
         """A declared aggregate's rows at this commit. Raises SettingsError where there is none of that name."""

@@ -31,7 +31,8 @@ INTERNAL = "_tidemill"
 """DuckDB schema of what views need and nobody asks for."""
 _STORE_ERROR = re.compile(r"\ATraceback .*^(?:[\w.]+\.)?(ObjectNotFound|StoreUnavailable|StoreDenied): ([^\n]*)", re.S | re.M)
 """What DuckDB 2.0 says when a registered file system raises: a bare `duckdb.Error` with the whole traceback as its text."""
-ROWS_AT_ONCE = 65_536
+ROWS_AT_ONCE = 16_384
+"""Of a result: of rows of 2 kB that is 32 MB, some of which are in memory at a time."""
 SPILL_SHARE = 4
 """How often the memory's size may lie on disk."""
 _REJECTED_COLUMNS = {"row": "VARCHAR", "reason": "VARCHAR", **dict.fromkeys(PROVENANCE, "VARCHAR")}

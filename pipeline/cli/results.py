@@ -51,14 +51,15 @@ def cut_off(form: str) -> None:
 def _arrow(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
     import pyarrow as pa
 
-    stream = pa.ipc.new_stream(_Pipe(sys.stdout.buffer), schema)
+    pipe = _Pipe(sys.stdout.buffer)
+    stream = pa.ipc.new_stream(pipe, schema)
     try:
         for batch in batches:
             stream.write_batch(batch)
-    except BrokenPipeError:
-        raise
-    except BaseException:
-        cut_off("arrow")
+    except BaseException as error:
+        pipe.ended = True
+        if not isinstance(error, BrokenPipeError):
+            cut_off("arrow")
         raise
     stream.close()
 
@@ -67,10 +68,15 @@ def _parquet(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = pq.ParquetWriter(_Pipe(sys.stdout.buffer), schema, compression="zstd")
-    for group in _groups(batches):
-        file.write_table(pa.Table.from_batches(group, schema=schema), row_group_size=GROUP_ROWS)
-    file.close()  # writes the footer: not where something failed, since a file without one cannot be read
+    pipe = _Pipe(sys.stdout.buffer)
+    file = pq.ParquetWriter(pipe, schema, compression="zstd")
+    try:
+        for group in _groups(batches):
+            file.write_table(pa.Table.from_batches(group, schema=schema), row_group_size=GROUP_ROWS)
+    except BaseException:
+        pipe.ended = True  # it writes its footer when it is thrown away, too; a file without one cannot be read
+        raise
+    file.close()
 
 
 def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
@@ -85,17 +91,18 @@ def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]
 
 
 class _Pipe(io.RawIOBase):
-    """Standard output as pyarrow wants it: it asks where it is, which a pipe does not know."""
+    """Standard output as pyarrow wants it: it asks where it is, which a pipe does not know. `ended`: nothing more is written."""
 
     def __init__(self, out: BinaryIO) -> None:
-        self._out, self._at = out, 0
+        self._out, self._at, self.ended = out, 0, False
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: object) -> int:
         view = memoryview(data)  # type: ignore[arg-type]
-        self._out.write(view)
+        if not self.ended:
+            self._out.write(view)
         self._at += view.nbytes
         return view.nbytes
 
