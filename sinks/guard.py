@@ -61,6 +61,28 @@ class Limits:
         return f"the query needs more than {self.memory_mb:,} MB of memory and was stopped (--memory-mb)"
 
 
+class Stopwatch:
+    """How long something has worked, with pauses. Stopped at first."""
+
+    def __init__(self) -> None:
+        self._used_s = 0.0
+        self._since_s: float | None = None
+
+    def go_on(self) -> None:
+        """The time counts from here on, if it did not already."""
+        if self._since_s is None:
+            self._since_s = time.monotonic()
+
+    def pause(self) -> None:
+        """It does not count from here on."""
+        self._used_s, self._since_s = self.used_s(), None
+
+    def used_s(self) -> float:
+        """Seconds so far."""
+        since_s = self._since_s
+        return self._used_s + (time.monotonic() - since_s if since_s is not None else 0.0)
+
+
 class Guard:
     """Watches from a thread while its block runs. `reason` says why it interrupted, "" if it did not."""
 
@@ -69,29 +91,15 @@ class Guard:
         self._limits = limits
         self._timeout_s = timeout_s
         self._over = threading.Event()
-        self._used_s = 0.0
-        self._since_s: float | None = None
+        self.watch = Stopwatch()
+        """Pause it where others have the time: whoever reads the result."""
         self._thread = threading.Thread(target=self._watch, name="tidemill-query-guard", daemon=True)
         self.reason = ""
 
     def __enter__(self) -> Guard:
-        self._since_s = time.monotonic()
+        self.watch.go_on()
         self._thread.start()
         return self
-
-    def pause(self) -> None:
-        """The time does not count from here on: whoever reads the result has it."""
-        since_s, self._since_s = self._since_s, None
-        self._used_s += time.monotonic() - since_s if since_s is not None else 0.0
-
-    def go_on(self) -> None:
-        """It counts again."""
-        self._since_s = time.monotonic()
-
-    def used_s(self) -> float:
-        """How long the query has worked."""
-        since_s = self._since_s
-        return self._used_s + (time.monotonic() - since_s if since_s is not None else 0.0)
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
@@ -119,7 +127,7 @@ class Guard:
         process = psutil.Process()
         memory_max = process.memory_info().rss + self._limits.memory_mb * 2**20
         while not self._over.wait(LOOK_S):
-            if self._timeout_s is not None and self.used_s() > self._timeout_s:
+            if self._timeout_s is not None and self.watch.used_s() > self._timeout_s:
                 self.reason = too_long(self._timeout_s)
             elif process.memory_info().rss > memory_max:
                 self.reason = self._limits.exceeded

@@ -209,7 +209,7 @@ class Warehouse:
         with guard:
             with self._explained(guard):
                 reader = self.connection.sql(statement).to_arrow_reader(ROWS_AT_ONCE)
-            guard.pause()
+            guard.watch.pause()
             try:
                 yield Stream(reader, lambda: self._next(reader, guard))
             finally:
@@ -246,10 +246,10 @@ class Warehouse:
         return pa.RecordBatchReader.from_batches(found.schema, batches())
 
     def _next(self, reader: pa.RecordBatchReader, guard: Guard) -> pa.RecordBatch | None:
-        guard.go_on()
+        guard.watch.go_on()
         with self._explained(guard):
             batch = next(reader, None)
-        guard.pause()
+        guard.watch.pause()
         return batch
 
     @contextmanager
