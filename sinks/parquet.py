@@ -217,7 +217,9 @@ class AttemptWriter:
         try:
             return fit(table, schema, self._declared), schema
         except InputRejected as error:
-            raise InputRejected(f"{error}: {FROZEN}") from None if self._fixed and self._spec.mode == "freeze" else error
+            if self._spec.mode != "freeze" or not self._fixed:
+                raise
+            raise InputRejected(f"{error}: {FROZEN}") from None
 
     def _rescued(self, parts: list[Part]) -> tuple[pa.Table, pa.Schema]:
         """The same for rows of which something does not fit: it goes into a column of its own."""

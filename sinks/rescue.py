@@ -235,17 +235,26 @@ def _fit_struct(array: pa.StructArray, kind: pa.DataType, loose: Loose, *, casts
 
 
 def _fit_lists(array: pa.ListArray, kind: pa.DataType, loose: Loose) -> pa.Array:
-    """Lists one by one, from their values: one that has a value of another kind is rescued whole."""
+    """Lists one by one, from their values: one that has a value of another kind is rescued whole.
+
+    Fields that are null in all structs of a list came from its neighbours, if from anywhere.
+    """
     import pyarrow as pa
 
     fitted = []
     for row in range(len(array)):
-        piece = pa.array([value_of(array[row])])
+        piece = pa.array([_without_nulls(value_of(array[row]))])
         fits = fixed_type(kind, piece.type) is not None
         fitted += [piece.cast(kind)] if fits else [pa.nulls(1, kind)]
         if not fits:
             loose[row] = value_of(array[row])
     return _together(fitted, kind)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _give_up(pieces: Sequence[pa.Array], loose: Loose) -> None:

@@ -110,6 +110,8 @@ def test_a_relation_outlives_the_variable_of_its_table(project: Project) -> None
     rows = shop.table(project.bucket).relation.filter("amount < 5").order("amount")
     gc.collect()
     assert [row[1] for row in rows.fetchall()] == [1.0, 2.5]
+    [[scratch]] = rows.query("t", "SELECT current_setting('temp_directory') FROM t LIMIT 1").fetchall()
+    assert Path(scratch).is_dir(), "large queries need it"
 
 
 def test_a_closed_table_reads_no_more_and_never_wrote(project: Project, table: Table) -> None:

@@ -145,6 +145,12 @@ def test_arrow_tables_are_rescued_value_by_value_and_field_by_field() -> None:
         stored(table, mode="evolve", schema=None)
 
 
+def test_a_list_is_not_rescued_for_its_neighbours_fields() -> None:
+    schema = encode(pa.schema({"e": pa.list_(pa.struct([("a", pa.int64())]))}))
+    rows = [{"e": [{"a": 1}]}, {"e": [{"a": 2, "b": "x"}]}, {"e": []}]
+    assert stored(rows, schema=schema) == [{"e": [{"a": 1}]}, {"_rescued": {"e": [{"a": 2, "b": "x"}]}}, {"e": []}]
+
+
 def test_declared_columns_are_cast_and_what_cannot_be_is_rescued() -> None:
     declared = pa.schema([("n", pa.int64()), ("t", pa.timestamp("us"))])
     rows = [{"n": "12", "t": "2026-01-01T00:00:00"}, {"n": "12,5", "t": "soon"}]
@@ -236,6 +242,9 @@ def test_a_frozen_table_takes_what_fits_without_loss_and_keeps_its_types() -> No
     after = decode(done.schema)
     assert after.set(after.get_field_index("later"), pa.field("later", pa.null())) == decode(KNOWN)
     assert after.field("later").type == pa.string(), "a column that had only nulls gets its type"
+    with pytest.raises(InputRejected) as refused:
+        stored([{"n": "x"}], mode="evolve", schema=None, declared=pa.schema({"n": pa.int64()}))
+    assert "schema_mode" not in str(refused.value), "only a frozen table says how to thaw it"
 
 
 def test_a_frozen_table_without_a_schema_learns_it_once() -> None:
