@@ -24,11 +24,7 @@ def blocks(document: str) -> dict[str, str]:
     return found
 
 
-def guides() -> list[tuple[str, str]]:
-    return [*blocks("docs/GUIDE.md").items(), *blocks("docs/guides/schema.md").items()]
-
-
-@pytest.mark.parametrize(("name", "source"), guides(), ids=lambda v: v if v.endswith(".py") else "")
+@pytest.mark.parametrize(("name", "source"), blocks("docs/GUIDE.md").items(), ids=lambda v: v if v.endswith(".py") else "")
 def test_the_guides_files_run(name: str, source: str, tmp_path: Path) -> None:
     project = Project(tmp_path, source)
     uploads = project.root / "uploads"

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.cli.results import writer
 from pipeline.errors import ObjectNotFound, SettingsError
 from pipeline.loading import load_pipelines
 from pipeline.reading import Table
@@ -35,7 +36,7 @@ ROWS = 3
 """Live rows; one more is superseded and lies in a file beside them."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The guide's pipeline after two runs: of two files in one Parquet file, one has changed since."""
     project = Project(tmp_path_factory.mktemp("reading"), FILES["shop.py"])
@@ -224,9 +225,19 @@ def test_every_format_prints_the_same_rows(project: Project) -> None:
     assert parquet.num_row_groups > 1
     arrow = pa.ipc.open_stream(printed(project, query, "arrow")[1]).read_all()
     assert parquet.read().equals(arrow)
-    query = MANY.format(20_000)
-    assert printed(project, query, "csv")[1].count(b"\n") == 20_001
-    assert json.loads(printed(project, query, "json")[1])[-1] == {"n": 19_999, "s": "text 19999"}
+
+
+def test_texts_are_printed_batch_by_batch_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    batches = [pa.record_batch({"n": [1, 2], "s": ["a", "two\nlines"]}), pa.record_batch({"n": [3], "s": [None]})]
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    for came, expected in ((batches, rows), (batches[1:], rows[2:]), (batches[:0], [])):
+        writer("json")(batches[0].schema, iter(came))
+        assert capsys.readouterr().out == json.dumps(expected, indent=1) + "\n"
+    writer("csv")(batches[0].schema, iter(batches))
+    assert capsys.readouterr().out == 'n,s\n1,a\n2,"two\nlines"\n3,\n'
+    writer("table")(batches[0].schema, (pa.record_batch({"n": range(700), "s": ["x"] * 700}) for _ in range(2)))
+    shown = capsys.readouterr().out
+    assert (shown.count(" x"), "... 400 more rows" in shown) == (1000, True)
 
 
 @pytest.mark.parametrize(("form", "kind"), [("arrow", "Arrow"), ("parquet", "Parquet")])

@@ -180,7 +180,7 @@ json_values = st.recursive(
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["n", "x", "s", "b", "l", "u", "new"]), json_values, max_size=4), max_size=6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_no_row_is_refused_and_every_value_is_in_its_column_or_rescued(rows: list[dict[str, Any]]) -> None:
     found = stored(rows)
     assert len(found) == len(rows)
