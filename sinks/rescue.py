@@ -14,7 +14,7 @@ from pipeline.errors import InputRejected
 from sinks.results import Rows
 from sinks.rules import fixed_type
 from sinks.schema import RESCUED, check_name, plain_type
-from sinks.texts import json_of, value_of
+from sinks.texts import json_of, value_of, values_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -205,7 +205,7 @@ def _fit(array: pa.Array, kind: pa.DataType, loose: Loose, *, casts: bool) -> pa
     if not casts and fixed_type(kind, array.type) is None:
         if pt.is_list(array.type) and pt.is_list(kind):
             return _fit_lists(array, kind, loose)
-        loose |= {row: value_of(array[row]) for row in range(len(array)) if array[row].is_valid}
+        loose |= {row: value for row, value in enumerate(values_of(array)) if value is not None}
         return pa.nulls(len(array), kind)
 
     def convert(first: int, end: int) -> pa.Array:
@@ -259,12 +259,9 @@ def _without_nulls(value: Any) -> Any:
 
 def _give_up(pieces: Sequence[pa.Array], loose: Loose) -> None:
     """All values of a column that the table does not have."""
-    import pyarrow.compute as pc
-
     start = 0
     for piece in pieces:
-        for row in pc.indices_nonzero(piece.is_valid()).to_pylist():
-            loose[start + row] = value_of(piece[row])
+        loose |= {row: value for row, value in enumerate(values_of(piece), start) if value is not None}
         start += len(piece)
 
 

@@ -33,6 +33,9 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+_encoded = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def json_of(value: Any) -> str:
     """Any value as JSON that every reader takes. Raises InputRejected for one that is nested too deeply.
 
@@ -40,7 +43,7 @@ def json_of(value: Any) -> str:
     `{"base64": ...}`. Of anything else it is what `str` says.
     """
     try:
-        return json.dumps(_plain(value), ensure_ascii=False)
+        return _encoded(_plain(value))
     except RecursionError:
         raise InputRejected("a value is nested too deeply to be kept as text: flatten it") from None
 
@@ -70,6 +73,15 @@ def _of_bytes(value: bytes) -> Any:
         return value.decode()
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(value).decode()}
+
+
+def values_of(array: pa.Array) -> list[Any]:
+    """`value_of` each."""
+    try:
+        found: list[Any] = array.to_pylist()
+    except (UnicodeDecodeError, ValueError, ImportError):
+        found = [value_of(scalar) for scalar in array]
+    return found
 
 
 def value_of(scalar: pa.Scalar) -> Any:
