@@ -124,7 +124,7 @@ class SimWriter:
             )
             files = [SimpleNamespace(file=file, body=body, path=None)]
         rows = {i: 1 for i, *_ in self.lines}
-        return SimpleNamespace(rows=rows, rejected={}, problems={}, schema=None, files=files)
+        return SimpleNamespace(rows=rows, rejected={}, problems={}, schema=None, files=files, broken={})
 
     def close(self) -> None:
         return None
