@@ -124,6 +124,13 @@ def test_a_closed_table_reads_no_more_and_never_wrote(project: Project, table: T
     assert {path: path.stat().st_mtime_ns for path in project.root.rglob("*")} == before
 
 
+def test_a_table_stays_at_its_commit(project: Project, table: Table) -> None:
+    [shop] = load_pipelines(str(project.file))
+    with shop.table(project.bucket, at=table.sequence) as same:
+        assert same.arrow().equals(table.arrow())
+    assert table.sequence == max(commit["sequence"] for commit in project.sql("SELECT sequence FROM commits"))
+
+
 def test_tables_open_within_a_running_loop(project: Project) -> None:
     [shop] = load_pipelines(str(project.file))
 
