@@ -218,6 +218,32 @@ def test_a_stream_that_fails_on_the_way_cannot_be_taken_for_all(project: Project
     assert len(body) > 2**20, "some of it was printed before"
 
 
+DIES = """
+import os, signal, sys
+if "sql" in sys.argv:
+    import sinks.warehouse as w
+    following, left = w.Stream.__next__, [3]
+    def die(self):
+        left[0] -= 1
+        if not left[0]:
+            sys.stdout.buffer.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return following(self)
+    w.Stream.__next__ = die
+"""
+
+
+def test_a_stream_whose_process_dies_between_two_batches_cannot_be_taken_for_all(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(DIES)
+    command = project.command("sql", str(project.file), MANY.format(100_000), "--format", "arrow")
+    env = project.env() | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(command, env=env, capture_output=True, timeout=60)
+    assert (done.returncode, b"SIGKILL" in done.stderr) == (2, True)
+    with pytest.raises(pa.ArrowInvalid, match="Expected to read 8"):
+        pa.ipc.open_stream(done.stdout).read_all()
+    assert len(done.stdout) > 2**20
+
+
 def test_a_parquet_file_that_fails_on_the_way_has_no_footer(project: Project) -> None:
     code, body, _ = printed(project, FAILS_LATE, "parquet")
     assert code == 2
