@@ -241,7 +241,7 @@ def test_a_stream_whose_process_dies_between_two_batches_cannot_be_taken_for_all
     assert (done.returncode, b"SIGKILL" in done.stderr) == (2, True)
     with pytest.raises(pa.ArrowInvalid, match="Expected to read 8"):
         pa.ipc.open_stream(done.stdout).read_all()
-    assert len(done.stdout) > 2**20
+    assert len(done.stdout) > 2**19, "two batches came before"
 
 
 def test_a_parquet_file_that_fails_on_the_way_has_no_footer(project: Project) -> None:
