@@ -6,10 +6,11 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 
 from pipeline import keys
+from pipeline.checks import checked_check, checked_mode, checked_schema
 from pipeline.errors import SettingsError
 from pipeline.fingerprints import fingerprint
 from pipeline.options import (
@@ -30,14 +31,19 @@ from pipeline.settings import (
     DAY_S,
     AggregateSettings,
     BackfillSettings,
+    CheckAction,
+    CheckSettings,
     CostLimits,
     DeploymentSettings,
     PipelineSettings,
+    SchemaMode,
     TransformSettings,
 )
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from pipeline.reading import Table
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -72,7 +78,9 @@ class Pipeline:
     `tables/<name>/`. partition_by: columns for hive partitions. order_by, file_mb: by which columns compaction sorts the rows of a
     file (those that filters name), and the size of file it aims at. schema: column types; without it they are learned from the
     first rows. widen: what happens when a later file brings another type: "none" quarantines that file, "float" lets integers
-    become floats, "string" lets anything become text. retention_days: how long superseded rows stay on disk for readers. listing:
+    become floats, "string" lets anything become text. schema_mode: what files may do to the columns: "evolve" adds new ones,
+    "freeze" quarantines a file that brings one or another type, "rescue" puts what does not fit into the column `_rescued`.
+    retention_days: how long superseded rows stay on disk for readers. listing:
     what a watching run, or the ticks between two sweeps, list: "auto" from the last key on where keys were seen to grow (dates,
     sequence numbers) and there are many, else all; "growing" always from the last key on; "whole" always all. priority: what
     goes first where not all can go at once: "newest", "oldest", or a list of prefixes (of the key after `source`); by default the
@@ -100,6 +108,7 @@ class Pipeline:
         file_mb: float = 128,
         schema: pa.Schema | None = None,
         widen: Literal["none", "float", "string"] = "none",
+        schema_mode: SchemaMode = "evolve",
         retention_days: float = 7.0,
         listing: Literal["auto", "whole", "growing"] = "auto",
         priority: Literal["key", "newest", "oldest"] | Sequence[str] = "key",
@@ -123,10 +132,11 @@ class Pipeline:
         self.partition_by = strings(f"pipeline {name}", "partition_by", partition_by)
         self.order_by = strings(f"pipeline {name}", "order_by", order_by)
         self.file_bytes = int(between(f"pipeline {name}", "file_mb", file_mb, 0.001, 4096) * 2**20)
-        self.schema = _checked_schema(name, schema)
+        self.schema = checked_schema(name, schema)
         if widen not in ("none", "float", "string"):
             raise SettingsError(f'pipeline {name}: widen={widen!r} is not one of "none", "float", "string"')
         self.widen: Literal["none", "float", "string"] = widen
+        self.schema_mode = checked_mode(f"pipeline {name}", schema_mode, widen)
         if not isinstance(retention_days, int | float) or not 0 <= retention_days <= 3650:
             raise SettingsError(f"pipeline {name}: retention_days={retention_days!r} is not between 0 and 3650")
         self.retention_s = retention_days * DAY_S
@@ -153,6 +163,7 @@ class Pipeline:
         self.aggregates: list[AggregateSettings] = []
         self.backfills: list[BackfillSettings] = []
         self._fingerprints: dict[str, str] = {}
+        self.checks: list[CheckSettings] = []
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, source={self.source!r})"
@@ -228,6 +239,18 @@ class Pipeline:
             raise SettingsError(f"{label}: sql= is empty")
         self.aggregates.append(AggregateSettings(name=name, by=groups, sql=sql))
 
+    def check(self, name: str, sql: str, *, action: CheckAction = "quarantine") -> None:
+        """Declare a condition that every row has to meet, in SQL over its columns: `amount >= 0`, `shop IS NOT NULL`.
+
+        action: what happens to a row for which it is false, before anything is committed: "quarantine" sets its file aside,
+        "reject" puts the row into `<table>__rejected`, "warn" counts it. A row for which it is NULL meets it, as SQL has it.
+        """
+        label = f"pipeline {self.name}, check {name}"
+        _checked_name("check", name)
+        if any(c.name == name for c in self.checks):
+            raise SettingsError(f"{label}: the name is taken")
+        self.checks.append(checked_check(label, name, sql, action, table=self.name, declared=self.schema))
+
     def backfill(
         self, name: str, *, schedule: str | timedelta, since: timedelta | None = None, prefix: str = "", outdated: bool = False
     ) -> None:
@@ -245,6 +268,22 @@ class Pipeline:
             raise SettingsError(f"{label}: schedule= is missing")
         seconds = None if since is None else between(label, "since", since.total_seconds(), 1, 3650 * DAY_S)
         self.backfills.append(BackfillSettings(name=name, schedule=checked, prefix=prefix, since_s=seconds, outdated=outdated))
+
+    def table(
+        self,
+        bucket: str | None = None,
+        *,
+        at: int | datetime | None = None,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+    ) -> Table:
+        """The committed rows, for reading in this process: a DuckDB relation, Arrow batches, pandas or Polars frames.
+
+        bucket: as for the commands, by default TIDEMILL_BUCKET's. at: a commit, by default the newest. Close it, or use `with`.
+        """
+        from pipeline.reading import open_table
+
+        return open_table(self, bucket, at=at, endpoint_url=endpoint_url, region=region)
 
     def settings(self) -> PipelineSettings:
         """The parsed declaration. Raises SettingsError if no transform is declared."""
@@ -267,6 +306,8 @@ class Pipeline:
             deployment=replace(self.deployment, backfills=tuple(self.backfills)),
             cost=self.cost,
             priority=self.priority,
+            schema_mode=self.schema_mode,
+            checks=tuple(self.checks),
         )
 
     def _versioned(self, transform: Transform) -> TransformSettings:
@@ -322,16 +363,6 @@ def _checked_prefix(name: str, what: str, prefix: object) -> str:
     if prefix.startswith("/") or any(part in ("", ".", "..") for part in prefix.split("/")[:-1]):
         raise SettingsError(f"pipeline {name}: {what}={prefix!r} has an empty, '.' or '..' part; write it like 'uploads/flights/'")
     return prefix
-
-
-def _checked_schema(name: str, schema: Any) -> Any:
-    if schema is None:
-        return None
-    import pyarrow as pa
-
-    if not isinstance(schema, pa.Schema):
-        raise SettingsError(f"pipeline {name}: schema= takes a pyarrow.Schema, not {type(schema).__name__}")
-    return schema
 
 
 def _globs(name: str, what: str, values: object) -> tuple[str, ...]:

@@ -100,6 +100,8 @@ def table_spec(pipeline: Pipeline) -> TableSpec:
         partition_by=pipeline.partition_by,
         declared=pipeline.schema,
         widen=pipeline.widen,
+        mode=pipeline.schema_mode,
+        checks=tuple(pipeline.checks),
     )
 
 
@@ -246,10 +248,7 @@ class Runtime:
         """The pass's parts."""
         from pipeline.aggregation import WarehouseAggregator
         from sinks.compaction import ParquetRewriter
-        from sinks.schema import unify_encoded
 
-        widen = self.pipeline.widen
-        name = self.pipeline.name
         return Parts(
             settings=self.settings,
             policy=self.policy,
@@ -258,7 +257,7 @@ class Runtime:
             clock=WallClock(),
             ids=RandomIds(),
             writer=f"tidemill/{__version__} {self.executor.owner}",
-            unify=lambda before, new: unify_encoded(before, new, widen=widen, table=name),
+            unify=table_spec(self.pipeline).rules.settled,
             aggregator=WarehouseAggregator(self.store, self.settings) if self.settings.aggregates and self.aggregates else None,
             rewriter=ParquetRewriter(self.store, self.settings.output, self.settings.order_by),
             budget=self.budget,

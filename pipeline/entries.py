@@ -30,6 +30,7 @@ def settled(receipt: Receipt) -> Settled:
         bytes_read=receipt.bytes_read,
         slots=receipt.slots,
         merged_dead=receipt.merged_dead,
+        broken=receipt.broken,
     )
 
 

@@ -182,6 +182,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """Sources, by index, whose bytes the attempt could not tie to the planned version by itself."""
     merged_dead: list[int] = []
     """Of a compaction: how many keys of each merged output were dead when its rows were read (see `snapshot.Output.dead`)."""
+    broken: dict[str, int] = {}
+    """Rows that broke each declared check, whatever became of them; checks that none broke are left out."""
 
 
 class LossNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,6 +214,8 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     slots: float = 0.0
     merged_dead: list[int] = []
     """See `Receipt.merged_dead`."""
+    broken: dict[str, int] = {}
+    """See `Receipt.broken`."""
 
 
 class Respawn(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,8 @@ from typing import Literal
 from pipeline import keys
 
 DAY_S = 86_400.0
+SchemaMode = Literal["evolve", "freeze", "rescue"]
+CheckAction = Literal["quarantine", "reject", "warn"]
 MEMORY_MB_DEFAULT = 2048
 
 
@@ -97,6 +99,17 @@ class AggregateSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckSettings:
+    """One declared condition over a row, as an SQL expression; a row for which it is false breaks it."""
+
+    name: str
+    sql: str
+    action: CheckAction
+    columns: tuple[str, ...]
+    """The columns that it names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackfillSettings:
     """A scheduled backfill: which objects that were processed before are processed again."""
 
@@ -150,6 +163,8 @@ class PipelineSettings:
     file_bytes: int = 128 * 2**20
     """Size of the Parquet files that compaction aims at."""
     priority: Priority = field(default_factory=Priority)
+    schema_mode: SchemaMode = "evolve"
+    checks: tuple[CheckSettings, ...] = ()
     generation: int = 0
     """Which generation of the table this is about: 0, the first one, lies where the pipeline's own home and output are."""
 

@@ -68,6 +68,8 @@ class Written(Protocol):
     def schema(self) -> str | None: ...
     @property
     def files(self) -> Sequence[WrittenFile]: ...
+    @property
+    def broken(self) -> Mapping[str, int]: ...
 
 
 class Writer(Protocol):
@@ -385,6 +387,7 @@ class _Attempt:
             slots=round(self.slots, 4),
             mounted=self.w._contents.mounted,
             unverified=sorted(self.unverified),
+            broken=dict(written.broken),
         )
 
 

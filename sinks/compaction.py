@@ -17,7 +17,7 @@ from pipeline.errors import ObjectNotFound, SettingsError
 from pipeline.model import MAIN_TABLE, OutputFile
 from pipeline.ports import Store
 from pipeline.snapshot import Output, dead_rows
-from sinks.parquet import stored
+from sinks.columns import stored
 from sinks.partitions import partition_part
 from sinks.schema import PROVENANCE, decode, fingerprint, stored_type
 

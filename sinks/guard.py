@@ -44,10 +44,43 @@ class Limits:
         """For the result, as Arrow."""
         return self.memory_mb * 2**20 * 3 // 10
 
+    def collected(self, batches: Iterable[pa.RecordBatch]) -> list[pa.RecordBatch]:
+        """A whole result. Raises SettingsError where it is larger than its share of the memory."""
+        size, kept = 0, []
+        for batch in batches:
+            size += batch.nbytes
+            if size > self.result_bytes:
+                limit = self.result_bytes >> 20
+                raise SettingsError(f"the result has more than {limit:,} MB: ask for fewer rows (LIMIT), or give more --memory-mb")
+            kept.append(batch)
+        return kept
+
     @property
     def exceeded(self) -> str:
         """What is said where it is too much."""
         return f"the query needs more than {self.memory_mb:,} MB of memory and was stopped (--memory-mb)"
+
+
+class Stopwatch:
+    """How long something has worked, with pauses. Stopped at first."""
+
+    def __init__(self) -> None:
+        self._used_s = 0.0
+        self._since_s: float | None = None
+
+    def go_on(self) -> None:
+        """The time counts from here on, if it did not already."""
+        if self._since_s is None:
+            self._since_s = time.monotonic()
+
+    def pause(self) -> None:
+        """It does not count from here on."""
+        self._used_s, self._since_s = self.used_s(), None
+
+    def used_s(self) -> float:
+        """Seconds so far."""
+        since_s = self._since_s
+        return self._used_s + (time.monotonic() - since_s if since_s is not None else 0.0)
 
 
 class Guard:
@@ -58,10 +91,13 @@ class Guard:
         self._limits = limits
         self._timeout_s = timeout_s
         self._over = threading.Event()
+        self.watch = Stopwatch()
+        """Pause it where others have the time: whoever reads the result."""
         self._thread = threading.Thread(target=self._watch, name="tidemill-query-guard", daemon=True)
         self.reason = ""
 
     def __enter__(self) -> Guard:
+        self.watch.go_on()
         self._thread.start()
         return self
 
@@ -88,10 +124,10 @@ class Guard:
     def _watch(self) -> None:
         import psutil
 
-        process, began = psutil.Process(), time.monotonic()
+        process = psutil.Process()
         memory_max = process.memory_info().rss + self._limits.memory_mb * 2**20
         while not self._over.wait(LOOK_S):
-            if self._timeout_s is not None and time.monotonic() - began > self._timeout_s:
+            if self._timeout_s is not None and self.watch.used_s() > self._timeout_s:
                 self.reason = too_long(self._timeout_s)
             elif process.memory_info().rss > memory_max:
                 self.reason = self._limits.exceeded

@@ -1,8 +1,8 @@
-"""Aggregates whose committed values can be brought up to date by changed rows alone: counts, sums, means, least and greatest values.
+"""Aggregates whose committed values can be brought up to date by changed rows alone: counts, sums, means, extremes.
 
 Decided on DuckDB's parse tree. To the aggregate's SQL are added what a merge needs besides: how many rows and values went into each
-group. Those columns are stored in its file under names that begin with HIDDEN, and no reader sees them. Anything else than one SELECT
-with GROUP BY over the `by` columns, without HAVING, DISTINCT, joins or subqueries, is not merged: its groups are computed anew.
+group. Those columns are stored in its file under names that begin with HIDDEN, and no reader sees them. Anything else than one
+SELECT with GROUP BY over the `by` columns, without HAVING, DISTINCT, joins or subqueries, is not merged: its groups are computed anew.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ VISIBLE = r"* NOT LIKE '\_tidemill\_%' ESCAPE '\'"
 """What readers see of an aggregate's file."""
 ROWS = f"{HIDDEN}rows"
 _KNOWN = {"count_star": "count", "count": "count", "sum": "sum", "avg": "avg", "min": "least", "max": "greatest"}
-_PLAIN_NODE = {"type", "cte_map", "select_list", "from_table", "where_clause", "group_expressions", "group_sets", "aggregate_handling"}
+_PLAIN_NODE = {
+    "type",
+    "cte_map",
+    "select_list",
+    "from_table",
+    "where_clause",
+    "group_expressions",
+    "group_sets",
+    "aggregate_handling",
+}
 _PLACES = ("query_location", "query_location_length", "alias")
 
 
@@ -160,7 +169,13 @@ def _groups_by(node: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]])
 def _extra(items: list[Any], columns: list[Column]) -> Iterator[dict[str, Any]]:
     """The hidden columns as expressions."""
     by_name = {_name(item): item for item in items}
-    rows = {"class": "FUNCTION", "type": "FUNCTION", "function_name": "count_star", "alias": ROWS, "order_bys": {"type": "ORDER_MODIFIER"}}
+    rows = {
+        "class": "FUNCTION",
+        "type": "FUNCTION",
+        "function_name": "count_star",
+        "alias": ROWS,
+        "order_bys": {"type": "ORDER_MODIFIER"},
+    }
     yield rows | {"distinct": False, "is_operator": False, "export_state": False, "qualified_name": {"path": ["count_star"]}}
     for column in columns:
         for name, function in ((column.count, "count"), (column.total, "sum")):

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from pipeline import keys
 from pipeline.errors import InputRejected
 from pipeline.model import MAIN_TABLE, REJECTED_TABLE, OutputFile
+from pipeline.settings import CheckSettings, SchemaMode
+from sinks.checks import Verdict, row_text, verdict
+from sinks.columns import cast, fit, stored
 from sinks.partitions import check_partitions, partition_part, partitions
-from sinks.results import Rows, parts_of, table_of
+from sinks.parts import Part, alike, as_one, estimate, joined
+from sinks.rescue import rescued
+from sinks.results import Rows, parts_of
+from sinks.rules import FROZEN, Rules
 from sinks.schema import PROVENANCE, Widen, checked, decode, encode, fingerprint, stored_type, unify
+from sinks.texts import as_json, encodable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,6 +50,13 @@ class TableSpec:
     partition_by: tuple[str, ...]
     declared: pa.Schema | None
     widen: Widen
+    mode: SchemaMode = "evolve"
+    checks: tuple[CheckSettings, ...] = ()
+
+    @property
+    def rules(self) -> Rules:
+        """How files may change the table's columns."""
+        return Rules(table=self.name, mode=self.mode, widen=self.widen, declared=self.declared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +77,7 @@ class Result:
     problems: dict[int, str] = field(default_factory=dict)
     schema: str | None = None
     files: list[FinishedFile] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Rows of one source that wait for conversion."""
-
-    index: int
-    rows: Rows | pa.Table
-
-    def __len__(self) -> int:
-        return len(self.rows)
+    broken: dict[str, int] = field(default_factory=dict)
 
 
 class AttemptWriter:
@@ -86,14 +89,17 @@ class AttemptWriter:
         self._nonce = nonce
         self._scratch = scratch
         declared = checked(spec.declared) if spec.declared is not None else None
+        self._rules = spec.rules
         self._schema = decode(schema) if schema is not None else declared
+        self._fixed = spec.mode != "evolve" and self._schema is not None
         self._declared = {f.name: f.type for f in declared} if declared is not None else {}
         self._sources: dict[int, tuple[str, str]] = {}
-        self._pending: list[_Part] = []
+        self._pending: list[Part] = []
         self._pending_rows = self._pending_bytes = 0
         self._tables: list[pa.Table] = []
         self._rejected: dict[int, list[tuple[str, str]]] = {}
         self._result = Result()
+        self._written: dict[int, int] = {}
         self._paths: list[Path] = []
 
     def add(self, index: int, key: str, etag: str, result: object, rejected: Sequence[tuple[object, str]] = ()) -> None:
@@ -101,13 +107,14 @@ class AttemptWriter:
         self._sources[index] = (key, etag)
         try:
             for rows in parts_of(result):
-                self._take(_Part(index, rows))
+                self._take(Part(index, rows))
         except BaseException:
             self._pending = [part for part in self._pending if part.index != index]
             self._result.problems.setdefault(index, "its rows could not be read")
             raise
         if rejected:
-            self._rejected[index] = [(_encodable(_as_json(row)), _encodable(reason)) for row, reason in rejected]
+            texts = [(encodable(as_json(row)), encodable(reason)) for row, reason in rejected]
+            self._rejected[index] = [*self._rejected.get(index, ()), *texts]
 
     def finish(self) -> Result:
         """Convert and write what is left. Nothing is added afterwards."""
@@ -116,8 +123,10 @@ class AttemptWriter:
         self._write_rejected()
         result = self._result
         for index in result.problems:
-            result.rows.pop(index, None)
             result.rejected.pop(index, None)
+            result.rows.pop(index, None)
+            if index in self._written:  # rows in a file: the commit leaves them out by name, as it sees that there are some
+                result.rows[index] = self._written[index]
         result.schema = encode(self._schema) if self._schema is not None and result.rows else None
         return result
 
@@ -128,13 +137,13 @@ class AttemptWriter:
 
     # -- conversion --------------------------------------------------------------------------------------------------
 
-    def _take(self, part: _Part) -> None:
+    def _take(self, part: Part) -> None:
         if not len(part):
             return
         self._require_partitions(part.rows)
         self._pending.append(part)
         self._pending_rows += len(part)
-        self._pending_bytes += part.rows.nbytes if not isinstance(part.rows, list) else _estimate(part.rows)
+        self._pending_bytes += part.rows.nbytes if not isinstance(part.rows, list) else estimate(part.rows)
         if self._pending_rows >= CONVERT_ROWS or self._pending_bytes >= CONVERT_BYTES:
             self._convert()
 
@@ -142,7 +151,7 @@ class AttemptWriter:
         """Everything that waits becomes one table per run of like parts."""
         pending, self._pending = self._pending, []
         self._pending_rows = self._pending_bytes = 0
-        for parts in _alike(pending):
+        for parts in alike(pending):
             try:
                 self._accept(parts)
             except InputRejected as error:
@@ -150,12 +159,12 @@ class AttemptWriter:
         if sum(table.nbytes for table in self._tables) >= FILE_BYTES:
             self._write_tables()
 
-    def _accept_each(self, parts: list[_Part], error: InputRejected) -> None:
+    def _accept_each(self, parts: list[Part], error: InputRejected) -> None:
         """Some source among these does not fit: try each alone, and say which."""
         if len({part.index for part in parts}) == 1:
             self._result.problems.setdefault(parts[0].index, str(error))
             return
-        by_source: dict[int, list[_Part]] = {}
+        by_source: dict[int, list[Part]] = {}
         for part in parts:
             by_source.setdefault(part.index, []).append(part)
         for own in by_source.values():
@@ -164,31 +173,80 @@ class AttemptWriter:
             except InputRejected as own_error:
                 self._result.problems.setdefault(own[0].index, str(own_error))
 
-    def _accept(self, parts: list[_Part]) -> None:
-        """Convert, fit to the table's schema, add provenance. All or nothing. Raises InputRejected."""
-        table = self._plain(_joined(parts))
-        check_partitions(table, self._spec.partition_by)
-        schema = self._unified(table.schema)
-        fitted = _fit(table, schema, self._declared)
+    def _accept(self, parts: list[Part]) -> None:
+        """Convert, fit to the table's schema, check, add provenance. All or nothing. Raises InputRejected."""
+        try:
+            fitted, schema = self._fitting(parts)
+        except InputRejected:
+            if self._spec.mode != "rescue":
+                raise
+            fitted, schema = self._rescued(parts)
+        table = self._with_provenance(fitted, parts)
+        found = verdict(self._spec.checks, table, schema, self._spec.name) if self._spec.checks else Verdict()
         self._schema = schema
-        self._tables.append(self._with_provenance(fitted, parts))
+        if found.broken:
+            self._judge(found, table, parts)
+            return
+        self._tables.append(table)
         for part in parts:
             self._result.rows[part.index] = self._result.rows.get(part.index, 0) + len(part)
 
+    def _judge(self, found: Verdict, table: pa.Table, parts: list[Part]) -> None:
+        """Some rows break a check: leave out those that are rejected, and the files that are at fault."""
+        import pyarrow as pa
+
+        result = self._result
+        sources = [part.index for part in parts for _ in range(len(part))]
+        for (index, reason), count in Counter((sources[row], reason) for row, reason in found.guilty.items()).items():
+            result.problems.setdefault(index, f"{reason}: {f'{count:,} rows break' if count > 1 else 'a row breaks'} it")
+        for row, reason in found.rejected.items():
+            self._rejected.setdefault(sources[row], []).append((row_text(table, row), reason))
+        keep = [i not in result.problems and row not in found.rejected for row, i in enumerate(sources)]
+        for row, index in enumerate(sources):
+            if keep[row]:
+                result.rows[index] = result.rows.get(index, 0) + 1
+        for name, count in found.broken.items():
+            result.broken[name] = result.broken.get(name, 0) + count
+        self._tables.append(table.filter(pa.array(keep, pa.bool_())))
+
+    def _fitting(self, parts: list[Part]) -> tuple[pa.Table, pa.Schema]:
+        """The rows as they are to be stored, and the table's columns with theirs. Raises InputRejected where they do not fit."""
+        table = self._plain(joined(parts))
+        check_partitions(table, self._spec.partition_by)
+        schema = self._unified(table.schema)
+        try:
+            return fit(table, schema, self._declared), schema
+        except InputRejected as error:
+            if self._spec.mode != "freeze" or not self._fixed:
+                raise
+            raise InputRejected(f"{error}: {FROZEN}") from None
+
+    def _rescued(self, parts: list[Part]) -> tuple[pa.Table, pa.Schema]:
+        """The same for rows of which something does not fit: it goes into a column of its own."""
+        base = self._rules.base(self._schema)
+        table = rescued(as_one(parts), base, self._declared, may_add=not self._fixed)
+        missing = [name for name in self._spec.partition_by if name not in table.column_names]
+        if missing:
+            raise InputRejected(f"the values of column {missing[0]!r}, by which the table is partitioned, do not fit it")
+        check_partitions(table, self._spec.partition_by)
+        return table, unify(base, table.schema, widen="none", table=self._spec.name)
+
     def _plain(self, table: pa.Table) -> pa.Table:
         schema = checked(table.schema)
-        return table if table.schema.equals(schema) else _cast(table, schema)
+        return table if table.schema.equals(schema) else cast(table, schema)
 
     def _unified(self, new: pa.Schema) -> pa.Schema:
         import pyarrow as pa
 
+        if self._fixed:
+            return self._rules.fixed(self._rules.base(self._schema), new)
         if self._schema is None:
-            return new
+            return new if self._spec.mode != "rescue" else self._rules.base(new)
         if self._declared:  # a declared column keeps its type: values are cast to it, or the file is at fault
             new = pa.schema([pa.field(f.name, self._declared.get(f.name, f.type)) for f in new])
         return unify(self._schema, new, widen=self._spec.widen, table=self._spec.name)
 
-    def _with_provenance(self, table: pa.Table, parts: list[_Part]) -> pa.Table:
+    def _with_provenance(self, table: pa.Table, parts: list[Part]) -> pa.Table:
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -233,9 +291,18 @@ class AttemptWriter:
             return
         tables, self._tables = self._tables, []
         schema = pa.schema([f for f in self._schema if stored_type(f.type) is not None])
-        table = pa.concat_tables([stored(t, schema) for t in tables])
+        table = self._without_problems(pa.concat_tables([stored(t, schema) for t in tables]))
         for values, part in partitions(table, self._spec.partition_by):
             self._write_file(MAIN_TABLE, keys.rows_prefix(self._spec.output), values, part)
+        self._written |= {i: n for i, n in self._result.rows.items() if i not in self._result.problems}
+
+    def _without_problems(self, table: pa.Table) -> pa.Table:
+        """Without the rows of sources that turned out to be at fault after some of their rows were accepted."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        bad = [self._sources[i][0] for i in self._result.problems if i in self._result.rows]
+        return table.filter(pc.invert(pc.is_in(table.column("_source_key"), pa.array(bad, pa.string())))) if bad else table
 
     def _write_rejected(self) -> None:
         import pyarrow as pa
@@ -284,109 +351,3 @@ class AttemptWriter:
             sha256=digest,
         )
         self._result.files.append(FinishedFile(described, body, path))
-
-
-def _alike(parts: list[_Part]) -> Iterator[list[_Part]]:
-    """Runs of parts that can become one table: dict rows together, tables of one schema together."""
-    run: list[_Part] = []
-    for part in parts:
-        if run and not _can_join(run[-1].rows, part.rows):
-            yield run
-            run = []
-        run.append(part)
-    if run:
-        yield run
-
-
-def _can_join(a: Rows | pa.Table, b: Rows | pa.Table) -> bool:
-    if isinstance(a, list) or isinstance(b, list):
-        return isinstance(a, list) and isinstance(b, list)
-    return bool(a.schema.equals(b.schema))
-
-
-def _joined(parts: list[_Part]) -> pa.Table:
-    import pyarrow as pa
-
-    if isinstance(parts[0].rows, list):
-        return table_of(list(chain.from_iterable(part.rows for part in parts)) if len(parts) > 1 else parts[0].rows)
-    return pa.concat_tables([part.rows for part in parts])
-
-
-def _fit(table: pa.Table, schema: pa.Schema, declared: Mapping[str, pa.DataType]) -> pa.Table:
-    """The table's own columns in the types of `schema`. Columns it lacks are added when a file is written."""
-    import pyarrow as pa
-
-    if not table.num_columns:
-        return table
-    own = pa.schema([pa.field(f.name, declared.get(f.name, schema.field(f.name).type)) for f in table.schema])
-    return table if own.equals(table.schema) else _cast(table, own)
-
-
-def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Every column in its new type, exactly. Raises InputRejected that names the column."""
-    import pyarrow as pa
-
-    columns = []
-    for wanted, column in zip(schema, table.columns, strict=True):
-        try:
-            columns.append(_cast_column(column, wanted.type))
-        except MemoryError:
-            raise
-        except (pa.ArrowException, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise InputRejected(f"column {wanted.name!r} is {column.type} and does not fit {wanted.type}: {reason}") from None
-    return pa.Table.from_arrays(columns, schema=schema) if columns else table
-
-
-def _cast_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    import pyarrow as pa
-
-    if column.type.equals(kind):
-        return column
-    if pa.types.is_null(kind):
-        return pa.chunked_array([pa.nulls(len(column))])
-    if isinstance(column.type, pa.ExtensionType):
-        column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
-    return column.cast(kind)
-
-
-def stored(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with exactly the stored columns of `schema`, then provenance."""
-    import pyarrow as pa
-
-    names, columns = [], []
-    for wanted in schema:
-        kind = stored_type(wanted.type)
-        names.append(wanted.name)
-        at = table.schema.get_field_index(wanted.name)
-        columns.append(pa.nulls(table.num_rows, kind) if at < 0 else _cast_column(table.column(at), kind))
-    for name in PROVENANCE:
-        names.append(name)
-        columns.append(table.column(name))
-    return pa.Table.from_arrays(columns, names=names)
-
-
-def _estimate(rows: Rows) -> int:
-    """Roughly how much text a list of rows holds, from its first and last."""
-    text = 0
-    for row in (rows[0], rows[-1]):
-        for value in row.values():
-            text += len(value) if type(value) is str or type(value) is bytes else 32
-    return text * len(rows) // 2
-
-
-def _as_json(row: Any) -> str:
-    """A rejected row as readable text, whatever it is."""
-    if isinstance(row, str):
-        return row
-    if isinstance(row, bytes):
-        return row.decode("utf-8", "backslashreplace")
-    try:
-        return json.dumps(row, default=str, ensure_ascii=False)
-    except (TypeError, ValueError):
-        return repr(row)
-
-
-def _encodable(text: str) -> str:
-    """Half a surrogate pair, as JSON may have it, written out: Parquet's text is UTF-8, which has none."""
-    return text.encode("utf-8", "backslashreplace").decode()

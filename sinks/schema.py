@@ -21,6 +21,9 @@ Widen = Literal["none", "float", "string"]
 PROVENANCE = ("_source_key", "_source_etag", "_task")
 """Columns that every file of the rows has, and that no user's column may be called."""
 
+RESCUED = "_rescued"
+"""The column of what did not fit into the others, in tables that rescue it. In no table a user's column may be called so."""
+
 NESTING_MAX = 16
 """Lists in lists, and so on. Queries slow down exponentially with it: DuckDB 2.0 needs minutes for one row of 45 levels, and
 pyarrow refuses to open files of more than 50."""
@@ -229,6 +232,13 @@ def stored_type(kind: pa.DataType) -> pa.DataType | None:
     return kind
 
 
+def check_name(name: str) -> None:
+    """Raises InputRejected for a name that no column may have."""
+    if not name or name.lower() in (*PROVENANCE, RESCUED):
+        what = "without a name" if not name else f"named {name!r}, which is Tidemill's own"
+        raise InputRejected(f"there is a column {what}: rename it")
+
+
 def checked(schema: pa.Schema) -> pa.Schema:
     """The schema with plain types. Raises InputRejected for names and types that a table cannot hold."""
     import pyarrow as pa
@@ -241,9 +251,7 @@ def checked(schema: pa.Schema) -> pa.Schema:
         )
     _measured({field.name: field.type for field in schema}, "there are")
     for field in schema:
-        if not field.name or field.name in PROVENANCE:
-            what = "without a name" if not field.name else f"named {field.name!r}, which is Tidemill's own"
-            raise InputRejected(f"there is a column {what}: rename it")
+        check_name(field.name)
         other = seen.setdefault(field.name.lower(), field.name)
         if other != field.name or len(seen) <= len(fields):
             raise InputRejected(f"columns {other!r} and {field.name!r} have the same name (names ignore case): rename one")

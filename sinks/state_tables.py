@@ -124,7 +124,7 @@ def _quarantine(state: State) -> pa.Table:
 def _commits(pipeline: str, log: Iterable[Commit]) -> pa.Table:
     columns = {"sequence": "int", "written_at": "ms", "writer": "text", "planned": "int", "committed": "int", "rows": "int"}
     columns |= {"rejected": "int", "failed": "int", "deleted": "int", "respawned": "int", "files": "int", "bytes": "int"}
-    columns |= {"seconds": "s"}
+    columns |= {"seconds": "s", "broken": "int"}
     return _table(pipeline, columns, [_commit_row(commit) for commit in log])
 
 
@@ -145,4 +145,5 @@ def _commit_row(commit: Commit) -> tuple[object, ...]:
         len(files),
         sum(file.size_bytes for file in files),
         round(sum(settled.seconds for settled in commit.settle), 3),
+        sum(sum(settled.broken.values()) for settled in commit.settle),
     )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ObjectNotFound, SettingsError, StoreDenied, StoreUnavailable
@@ -30,10 +31,28 @@ INTERNAL = "_tidemill"
 """DuckDB schema of what views need and nobody asks for."""
 _STORE_ERROR = re.compile(r"\ATraceback .*^(?:[\w.]+\.)?(ObjectNotFound|StoreUnavailable|StoreDenied): ([^\n]*)", re.S | re.M)
 """What DuckDB 2.0 says when a registered file system raises: a bare `duckdb.Error` with the whole traceback as its text."""
-ROWS_AT_ONCE = 65_536
+ROWS_AT_ONCE = 16_384
+"""Of a result: of rows of 2 kB that is 32 MB, some of which are in memory at a time."""
 SPILL_SHARE = 4
 """How often the memory's size may lie on disk."""
 _REJECTED_COLUMNS = {"row": "VARCHAR", "reason": "VARCHAR", **dict.fromkeys(PROVENANCE, "VARCHAR")}
+
+
+class Stream:
+    """A result's batches, once, in order; see `Warehouse.open_query`."""
+
+    def __init__(self, reader: pa.RecordBatchReader, following: Callable[[], pa.RecordBatch | None]) -> None:
+        self.schema: pa.Schema = reader.schema
+        self._following = following
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        batch = self._following()
+        if batch is None:
+            raise StopIteration
+        return batch
 
 
 class Warehouse:
@@ -177,19 +196,76 @@ class Warehouse:
         DuckDB cannot be interrupted everywhere: who must hold these limits against anybody runs the query in a process
         of its own, as `tidemill sql` does (pipeline/cli/confined.py).
         """
-        import duckdb
+        import pyarrow as pa
 
+        with self.open_query(statement, timeout_s=timeout_s) as result:
+            return pa.Table.from_batches(self._limits.collected(result), schema=result.schema)
+
+    @contextmanager
+    def open_query(self, statement: str, *, timeout_s: float | None = None) -> Iterator[Stream]:
+        """The same, batch by batch as they come, however many. `timeout_s` is the query's: who reads it slowly may."""
         self._check(statement)
         guard = Guard(self.connection.interrupt, self._limits, timeout_s)
-        try:
-            with guard:
+        with guard:
+            with self._explained(guard):
                 reader = self.connection.sql(statement).to_arrow_reader(ROWS_AT_ONCE)
-                return guard.collected(reader)
-        except duckdb.InterruptException:
-            raise SettingsError(guard.reason or "the query was interrupted") from None
-        except duckdb.OutOfMemoryException:
-            raise SettingsError(self._limits.exceeded) from None
-        except duckdb.Error as error:
+            guard.watch.pause()
+            try:
+                yield Stream(reader, lambda: self._next(reader, guard))
+            finally:
+                reader.close()
+
+    def has(self, name: str) -> bool:
+        """Whether there is a table of that name to be asked."""
+        return name in self._tables
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """Another connection to the same views: what is half read on one stands in the way of others on it."""
+        return self.connection.cursor()
+
+    def reader(self, select: str, *, batch_rows: int = ROWS_AT_ONCE) -> pa.RecordBatchReader:
+        """The batches of a SELECT of ours, on a connection of their own, which lives as long as they are read."""
+        import pyarrow as pa
+
+        cursor = self.cursor()
+        with self._explained():
+            found = cursor.sql(select).to_arrow_reader(batch_rows)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            try:
+                while True:
+                    with self._explained():
+                        batch = next(found, None)
+                    if batch is None:
+                        return
+                    yield batch
+            finally:
+                found.close()
+                cursor.close()
+
+        return pa.RecordBatchReader.from_batches(found.schema, batches())
+
+    def _next(self, reader: pa.RecordBatchReader, guard: Guard) -> pa.RecordBatch | None:
+        guard.watch.go_on()
+        with self._explained(guard):
+            batch = next(reader, None)
+        guard.watch.pause()
+        return batch
+
+    @contextmanager
+    def _explained(self, guard: Guard | None = None) -> Iterator[None]:
+        """DuckDB's errors in the words of this module. Those of batches come through Arrow, as OSError with the same text."""
+        import duckdb
+
+        try:
+            yield
+        except (duckdb.Error, OSError) as error:
+            text = str(error)
+            reason = guard.reason if guard is not None else ""
+            if reason or isinstance(error, duckdb.InterruptException) or text.startswith("INTERRUPT Error"):
+                raise SettingsError(reason or "the query was interrupted") from None
+            if isinstance(error, duckdb.OutOfMemoryException) or text.startswith("Out of Memory Error"):
+                raise SettingsError(self._limits.exceeded) from None
             raise _translated(error) from None
 
     def _check(self, statement: str) -> None:
@@ -246,11 +322,11 @@ def _translated(error: Exception) -> Exception:
         kind = {"ObjectNotFound": ObjectNotFound, "StoreDenied": StoreDenied}.get(ours[1], StoreUnavailable)
         return kind(f"{ours[2]}{' (the vacuum removed it meanwhile: ask again)' if kind is ObjectNotFound else ''}")
     text = _one_line(error)
-    if isinstance(error, duckdb.IOException):
+    if isinstance(error, duckdb.IOException) or text.startswith("IO Error"):
         gone = "No such file" in text or "No files found" in text
         kind = ObjectNotFound if gone else StoreUnavailable
         return kind(f"{text}{' (the vacuum removed it meanwhile: ask again)' if gone else ''}")
-    if isinstance(error, duckdb.PermissionException):
+    if isinstance(error, duckdb.PermissionException) or text.startswith("Permission Error"):
         return SettingsError(f"{text}: queries read the pipeline's tables only")
     return SettingsError(text)
 

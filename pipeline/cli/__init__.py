@@ -16,6 +16,8 @@ COMMANDS = {
     "plan": ("pipeline.cli.inspect", "Say what a run would do; change nothing."),
     "status": ("pipeline.cli.inspect", "Count sources by state; show the last commits and failures."),
     "sql": ("pipeline.cli.query", "Ask the committed rows, aggregates and state in SQL."),
+    "files": ("pipeline.cli.files", "List the Parquet files that count, for other programs."),
+    "schema": ("pipeline.cli.schema", "Show columns, checks, and which commit changed them."),
     "quarantine": ("pipeline.cli.quarantine", "List, show, retry or replay files that failed."),
     "lineage": ("pipeline.cli.lineage", "From a source to its outputs, and back."),
     "audit": ("pipeline.cli.inspect", "Prove that every object is in exactly one state and every row is there once."),

@@ -20,7 +20,7 @@ from typing import NoReturn
 import click
 
 from pipeline.errors import SettingsError
-from sinks.guard import Limits, too_long
+from sinks.guard import Limits, Stopwatch, too_long
 
 GRACE_S = 2.0
 """For the query's own interrupt to work, before its process is killed."""
@@ -34,7 +34,7 @@ class Here:
         self._pipe = pipe
 
     def query_begins(self) -> None:
-        """From here on the time counts."""
+        """From here on the time counts, added to what counted before."""
         self._tell(b"q")
 
     def query_ended(self) -> None:
@@ -76,7 +76,7 @@ class _Watched:
     def __init__(self, child: int, pipe: int, timeout_s: float, memory_mb: int) -> None:
         self._child, self._pipe = child, pipe
         self._timeout_s, self._memory_mb = timeout_s, memory_mb
-        self._deadline: float | None = None
+        self._query = Stopwatch()
         self._why = ""
 
     def until_over(self) -> int:
@@ -99,14 +99,17 @@ class _Watched:
                 said = os.read(self._pipe, 100)
                 if not said:
                     return  # it is over
-                self._deadline = None if said.endswith(b"e") else time.monotonic() + self._timeout_s + GRACE_S
+                if said.endswith(b"e"):
+                    self._query.pause()
+                else:
+                    self._query.go_on()
             if not self._why:
                 self._why = self._too_much()
                 if self._why:
                     self._kill()
 
     def _too_much(self) -> str:
-        if self._deadline is not None and time.monotonic() > self._deadline:
+        if self._query.used_s() > self._timeout_s + GRACE_S:
             return too_long(self._timeout_s)
         if _resident_mb(self._child) > self._memory_mb:
             return Limits(self._memory_mb).exceeded

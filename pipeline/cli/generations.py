@@ -186,8 +186,8 @@ async def _state_of(root: Runtime, text: str) -> State:
     is_number = text.startswith("g") and text[1:].isdigit()
     if is_number or text in ("live", "new", "previous"):
         one = await chosen(root, text.removeprefix("g") if is_number else text)
-        return await state_at(one.log())
-    return await state_at((await chosen(root, "live")).log(), At().convert(text, None, None))
+        return (await state_at(one))[1]
+    return (await state_at(await chosen(root, "live"), At().convert(text, None, None)))[1]
 
 
 def _show(name: str, before: str, after: str, found: Diff) -> None:

@@ -17,14 +17,24 @@ from sinks.files import files_of
 from sinks.warehouse import Warehouse
 
 
-async def state_at(log: Log, at: int | datetime | None = None) -> State:
-    """The state now, or as it was at a commit or moment, with all its outputs. Raises SettingsError where that is not kept."""
+async def state_at(runtime: Runtime, at: int | datetime | None = None) -> tuple[Runtime, State]:
+    """The state now, or as it was at a commit or moment, with all its outputs; and the runtime on its generation: at a moment
+    that is the one which was live then. Raises SettingsError where that is not kept.
+    """
     if at is None:
-        state = await log.load()
+        state = await runtime.log().load()
+    elif isinstance(at, int):
+        state = await runtime.log().load_at(at)
     else:
-        state = await log.load_at(at if isinstance(at, int) else await log.sequence_at(int(at.timestamp() * 1000)))
-    await log.load_outputs(state)
-    return state
+        moment_ms = int(at.timestamp() * 1000)
+        if await runtime.generations() is not None:
+            root = runtime.of_generation(0).log()
+            then = (await root.load_at(await root.sequence_at(moment_ms))).generations
+            runtime = runtime.of_generation(then.live if then is not None else 0)
+        log = runtime.log()
+        state = await log.load_at(await log.sequence_at(moment_ms))
+    await runtime.log().load_outputs(state)
+    return runtime, state
 
 
 async def open_warehouse(
@@ -34,7 +44,8 @@ async def open_warehouse(
 
     The caller closes it. Raises SettingsError where what was then is not kept.
     """
-    states = [await state_at(runtime.log(), at) for runtime in runtimes]
+    opened = [await state_at(runtime, at) for runtime in runtimes]
+    runtimes, states = [runtime for runtime, _ in opened], [state for _, state in opened]
     warehouse = Warehouse(files_of(runtimes[0].store), memory_mb=memory_mb)
     for runtime, state in zip(runtimes, states, strict=True):
         snapshot = state.snapshot()

@@ -14,6 +14,7 @@ import pytest
 from pipeline.cli import COMMANDS
 from tests.helpers import ROOT, Project
 
+SUBCOMMANDS = [f"quarantine {c}" for c in ("list", "show", "retry", "replay")] + ["schema show", "schema history"]
 BLOCK = re.compile(r"```python\n# (\w+\.py)\n(.*?)```", re.DOTALL)
 
 
@@ -76,7 +77,7 @@ def test_code_is_changed_without_fear(tmp_path: Path) -> None:
     assert refused in (ROOT / "docs/guides/changing-code.md").read_text()
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *(f"quarantine {c}" for c in ("list", "show", "retry", "replay"))])
+@pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS])
 def test_every_command_has_help_with_an_example(command: str) -> None:
     from click.testing import CliRunner
 

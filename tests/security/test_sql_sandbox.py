@@ -186,7 +186,7 @@ def test_a_process_that_dies_is_told_in_one_line(ground: Ground, tmp_path: Path)
         "import os, signal, sys\n"
         "if 'sql' in sys.argv:\n"
         "    import sinks.warehouse as w\n"
-        "    w.Warehouse.query = lambda *a, **k: os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "    w.Warehouse.open_query = lambda *a, **k: os.kill(os.getpid(), signal.SIGSEGV)\n"
     )
     done = ask(ground, GOOD, PYTHONPATH=f"{tmp_path}:{ground.project.env()['PYTHONPATH']}")
     told = "tidemill: the query ended its process (SIGSEGV): ask in another way\n"

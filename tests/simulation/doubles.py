@@ -116,7 +116,7 @@ class SimWriter:
             file, body = output_file([[k, e, *r, task] for _, k, e, r in self.lines], out, task, self.assignment.nonce)
             files = [SimpleNamespace(file=file, body=body, path=None)]
         rows = {i: 1 for i, *_ in self.lines}
-        return SimpleNamespace(rows=rows, rejected={}, problems={}, schema=None, files=files)
+        return SimpleNamespace(rows=rows, rejected={}, problems={}, schema=None, files=files, broken={})
 
     def close(self) -> None:
         return None

@@ -28,12 +28,14 @@ SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
     *("selection", "desk", "lookup", "compaction", "listing", "choosing", "merging", "tally"),
 }
-API = {"api", "loading", "options", "schedules", "fingerprints"}
+API = {"api", "loading", "options", "schedules", "fingerprints", "checks"}
 
 ALLOWED: dict[str, set[str]] = {
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in CORE} for name in CORE},
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in SHELL} | {"pipeline.stores.probe"} for name in SHELL - CORE},
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in VALUES | API} for name in API},
+    # `Pipeline.table()` is for programs that read; what it needs is joined in `reading`, and imported when it is called
+    "pipeline.api": {f"pipeline.{m}" for m in VALUES | API} | {"pipeline.reading"},
     "pipeline.arrow": set(),
     "pipeline.webhook": set(),
     "pipeline.notices": {"pipeline.webhook", "pipeline.errors", "pipeline.stores.s3_errors"},
@@ -42,12 +44,11 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.prefetch": {"pipeline.contents", "pipeline.model", "pipeline.ports"},
     "pipeline.stores": {f"pipeline.{m}" for m in VALUES | {"ports", "contents"}} | {"pipeline.stores"},
     "pipeline.executors": {f"pipeline.{m}" for m in VALUES | {"ports", "worker", "wire", "orders"}} | {"pipeline.executors"},
-    "sinks": {f"pipeline.{m}" for m in CORE | {"ports"}} | {"sinks"},
+    "sinks": {f"pipeline.{m}" for m in CORE | {"ports", "checks"}} | {"sinks"},
 }
 COMPOSITION = (
     *("assembly", "aggregation", "preview", "replay", "doctor", "rented", "deployment", "engines", "submission", "cli"),
-    "inventory",
-    "stages",
+    *("inventory", "reading", "stages"),
 )
 ANYTHING = (*(f"pipeline.{name}" for name in COMPOSITION), "pipeline", "infra")
 

@@ -356,6 +356,7 @@ class Rows:
         self.rows: dict[int, int] = {}
         self.rejected: dict[int, int] = {}
         self.problems: dict[int, str] = {}
+        self.broken: dict[str, int] = {}
         self.schema = None
         self.files: list[Any] = []
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputRejected
-from sinks import parquet
+from sinks import parquet, results
 from sinks.parquet import AttemptWriter, TableSpec
 from sinks.schema import encode
 
@@ -37,6 +37,12 @@ def rows_of(result: Any, table: str = "rows") -> list[dict[str, Any]]:
             assert read.num_rows == finished.file.rows
             found += read.to_pylist()
     return found
+
+
+def failing() -> Iterator[dict[str, Any]]:
+    """More rows than are handed on at once, and then one that contradicts them."""
+    yield from ({"n": i} for i in range(20))
+    yield {"n": "x"}
 
 
 values = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), st.text(max_size=5))
@@ -199,3 +205,20 @@ def test_the_table_decides_not_the_attempt(tmp_path: Path) -> None:
     w = writer(tmp_path, schema=encode(pa.schema([("v", pa.int64())])))
     w.add(0, "a", "e", [{"v": 1.5}])
     assert 'widen="float"' in w.finish().problems[0]
+
+
+@pytest.mark.parametrize("file_bytes", [1, parquet.FILE_BYTES], ids=["written before", "not written yet"])
+def test_rows_that_were_accepted_before_their_source_failed_do_not_count(
+    file_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "ROWS_MAX", 10)
+    monkeypatch.setattr(parquet, "CONVERT_ROWS", 10)
+    monkeypatch.setattr(parquet, "FILE_BYTES", file_bytes)
+    w = writer(tmp_path)
+    w.add(0, "bad", "e0", failing())
+    w.add(1, "good", "e1", [{"n": 1}])
+    result = w.finish()
+    bad = [row for row in rows_of(result) if row["_source_key"] == "bad"]
+    assert list(result.problems) == [0]
+    assert result.rows.get(0, 0) == len(bad), "what is in a file is counted, so that the commit leaves it out"
+    assert len(bad) == (0 if file_bytes > 1 else parquet.CONVERT_ROWS * 2)

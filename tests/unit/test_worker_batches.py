@@ -80,6 +80,7 @@ class Rows:
         self.results: dict[int, Any] = {}
         self.rejections: dict[int, Any] = {}
         self.problems: dict[int, str] = {}
+        self.broken: dict[str, int] = {}
         self.schema = None
         self.closed = False
 
