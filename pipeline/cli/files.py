@@ -7,7 +7,7 @@ import sys
 import click
 
 from pipeline.cli import EXIT_PROBLEMS
-from pipeline.cli.options import Target, on_bucket, runtime, wait
+from pipeline.cli.options import Target, on_bucket, root_runtime, wait
 from pipeline.cli.render import as_json, count
 from pipeline.model import MAIN_TABLE
 from pipeline.tracebacks import visible
@@ -40,9 +40,9 @@ def files_command(target: Target) -> int:
 async def _files(target: Target, name: str) -> list[dict[str, object]]:
     from pipeline.cli.tables import state_at
 
-    opened = runtime(target, next(p for p in target.pipelines if p.name == name))
+    opened = await root_runtime(target, next(p for p in target.pipelines if p.name == name)).live()
     await opened.store.check(opened.settings.source)
-    snapshot = (await state_at(opened.log())).snapshot()
+    snapshot = (await state_at(opened))[1].snapshot()
     root = getattr(opened.store, "root", None)
     base = str(root) if root is not None else opened.store.url.rstrip("/")
     return [

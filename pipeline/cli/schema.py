@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.options import Target, on_bucket, runtime, wait
+from pipeline.cli.options import Target, on_bucket, root_runtime, wait
 from pipeline.cli.render import as_json, count, table
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ async def _load(target: Target, p: Pipeline) -> tuple[str | None, History]:
     from pipeline.cli.tables import commits_of
     from sinks.history import history_of
 
-    opened = runtime(target, p)
+    opened = await root_runtime(target, p).live()
     await opened.store.check(opened.settings.source)
     state = await opened.log().load()
     return state.schema, history_of([commit async for commit in commits_of(opened.log())])
