@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
+
 from pipeline import keys
 from pipeline.model import AggregateFile
 from pipeline.ports import Store
 from pipeline.settings import PipelineSettings
-from pipeline.snapshot import Snapshot
+from pipeline.snapshot import Changes, Snapshot
 from pipeline.state import State
-from sinks.aggregates import AggregateRun, definition, encode, is_behind
+from sinks.aggregates import AggregateRun, definitions, encode, is_behind
+from sinks.dimensions import Dimension, look_up
 from sinks.files import files_of
 
 
 class WarehouseAggregator:
-    """See `runner.Aggregator`."""
+    """See `runner.Aggregator`. anew: compute everything from scratch, once."""
 
-    def __init__(self, store: Store, settings: PipelineSettings) -> None:
+    def __init__(self, store: Store, settings: PipelineSettings, *, anew: bool = False) -> None:
         self._store = store
         self._settings = settings
+        self._anew = anew
+        self._dimensions: Sequence[Dimension] = ()
+
+    async def prepare(self) -> None:
+        """Look at the dimensions: the aggregates that read them follow their changes. Raises SettingsError where one is missing."""
+        self._dimensions = await look_up(self._store, self._settings.dimensions)
 
     def is_behind(self, state: State) -> bool:
-        """Whether the state's aggregates do not follow from its rows and the declarations."""
-        return is_behind(state, self._settings.aggregates)
+        """Whether the state's aggregates do not follow from its rows, the dimensions and the declarations."""
+        wanted = definitions(self._settings.aggregates, {d.name: d.version for d in self._dimensions})
+        return is_behind(state, wanted) or (self._anew and state.schema is not None)
 
     async def compute(self, snapshot: Snapshot, nonce: str) -> list[AggregateFile]:
         """Write all aggregates of this snapshot; those that need no change keep their file. Raises SettingsError for bad SQL."""
-        tables = AggregateRun(files_of(self._store), snapshot, self._settings.aggregates).compute()
+        aggregates = self._settings.aggregates
+        if self._anew:
+            snapshot = msgspec.structs.replace(snapshot, aggregates={}, changes=Changes(everything=True))
+        tables = AggregateRun(files_of(self._store), snapshot, aggregates, self._dimensions).compute()
+        wanted = definitions(aggregates, {d.name: d.version for d in self._dimensions})
         files = []
-        for aggregate in self._settings.aggregates:
+        for aggregate in aggregates:
             table = tables[aggregate.name]
             if table is None:
                 files.append(snapshot.aggregates[aggregate.name])
@@ -35,13 +51,7 @@ class WarehouseAggregator:
             body = encode(table)
             key = keys.aggregate_file(self._settings.output, aggregate.name, snapshot.sequence, nonce)
             await self._store.put(key, body)
-            files.append(
-                AggregateFile(
-                    name=aggregate.name,
-                    definition=definition(aggregate),
-                    key=key,
-                    size_bytes=len(body),
-                    rows=table.num_rows,
-                )
-            )
+            name, definition = aggregate.name, wanted[aggregate.name]
+            files.append(AggregateFile(name=name, definition=definition, key=key, size_bytes=len(body), rows=table.num_rows))
+        self._anew = False
         return files

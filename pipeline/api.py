@@ -35,6 +35,7 @@ from pipeline.settings import (
     CheckSettings,
     CostLimits,
     DeploymentSettings,
+    DimensionSettings,
     PipelineSettings,
     SchemaMode,
     TransformSettings,
@@ -163,6 +164,7 @@ class Pipeline:
         self.aggregates: list[AggregateSettings] = []
         self.backfills: list[BackfillSettings] = []
         self._fingerprints: dict[str, str] = {}
+        self.dimensions: list[DimensionSettings] = []
         self.checks: list[CheckSettings] = []
 
     def __repr__(self) -> str:
@@ -224,13 +226,13 @@ class Pipeline:
     def aggregate(self, name: str, *, by: str | Sequence[str] | Mapping[str, str], sql: str) -> None:
         """Declare a table that is kept up to date with the pipeline's rows.
 
-        sql: one SELECT over the table named like the pipeline. by: the columns of its result that tell its groups apart, each
-        also a column of the pipeline's rows, or a mapping from the result's column to an SQL expression over the rows.
-        Only the groups that new, changed or deleted files touch are computed again.
+        sql: one SELECT over the table named like the pipeline, over dimensions, and over aggregates that were declared before. by:
+        the columns of its result that tell its groups apart, each also a column of the pipeline's rows, or a mapping from the
+        result's column to an SQL expression over the rows. Only groups that new, changed or deleted files touch are computed again.
         """
         label = f"pipeline {self.name}, aggregate {name}"
         _checked_name("aggregate", name)
-        if name == self.name or any(a.name == name for a in self.aggregates):
+        if name == self.name or name in (d.name for d in self.dimensions) or any(a.name == name for a in self.aggregates):
             raise SettingsError(f"{label}: the name is taken")
         groups = dict(by) if isinstance(by, Mapping) else {c: _quoted(c) for c in ([by] if isinstance(by, str) else by)}
         if not groups or not all(isinstance(k, str) and isinstance(v, str) for k, v in groups.items()):
@@ -250,6 +252,18 @@ class Pipeline:
         if any(c.name == name for c in self.checks):
             raise SettingsError(f"{label}: the name is taken")
         self.checks.append(checked_check(label, name, sql, action, table=self.name, declared=self.schema))
+
+    def dimension(self, name: str, key: str) -> None:
+        """Declare a table `name` for aggregates and queries to join: a CSV, JSON or Parquet file of the bucket, told by its ending,
+        or all files below a prefix that ends with `/`. When it changes, aggregates whose SQL names it are computed again.
+        """
+        label = f"pipeline {self.name}, dimension {name}"
+        _checked_name("dimension", name)
+        if name == self.name or name in (d.name for d in self.dimensions) or name in (a.name for a in self.aggregates):
+            raise SettingsError(f"{label}: the name is taken")
+        if not isinstance(key, str) or not key or key.startswith("/"):
+            raise SettingsError(f"{label}: {key!r} is no key, such as reference/shops.csv, and no prefix, such as reference/shops/")
+        self.dimensions.append(DimensionSettings(name=name, key=key))
 
     def backfill(
         self, name: str, *, schedule: str | timedelta, since: timedelta | None = None, prefix: str = "", outdated: bool = False
@@ -302,6 +316,7 @@ class Pipeline:
             listing=self.listing,
             transforms=tuple(self._versioned(t) for t in self.transforms),
             aggregates=tuple(self.aggregates),
+            dimensions=tuple(self.dimensions),
             retention_s=self.retention_s,
             deployment=replace(self.deployment, backfills=tuple(self.backfills)),
             cost=self.cost,
@@ -337,7 +352,7 @@ def check_together(pipelines: Sequence[Pipeline]) -> None:
     """Pipelines of one bucket: distinct names and tables, and no loops between them. Raises SettingsError."""
     taken: dict[str, str] = {}
     for p in pipelines:
-        for table in (p.name, *(a.name for a in p.aggregates)):
+        for table in (p.name, *(a.name for a in p.aggregates), *(d.name for d in p.dimensions)):
             if table in taken:
                 raise SettingsError(f"the table name {table!r} is used by pipelines {taken[table]} and {p.name}: rename one")
             taken[table] = p.name

@@ -303,9 +303,13 @@ class Runtime:
 
     def aggregates_are_behind(self, state: State) -> bool:
         """Whether the declared aggregates do not follow from this state."""
-        from sinks.aggregates import is_behind
+        from sinks.aggregates import definitions, is_behind
 
-        return bool(self.settings.aggregates) and is_behind(state, self.settings.aggregates)
+        if not self.settings.aggregates:
+            return False
+        as_computed = {name: file.definition for name, file in state.aggregates.items()}
+        wanted = definitions(self.settings.aggregates, {}) if not self.settings.dimensions else as_computed
+        return is_behind(state, wanted)  # a dimension that changed is noticed by the next computation
 
     def log(self) -> Log:
         """The pipeline's log."""

@@ -102,7 +102,7 @@ class Holdings:
 
     def _remove(self, name: str, holder: Output, at_ms: int) -> None:
         self._count_files(holder.files, -1)
-        self.removed[name] = Removed(files=holder.files, removed_ms=at_ms)
+        self.removed[name] = Removed(files=holder.files, removed_ms=at_ms, merged=bool(holder.dead_tasks))
 
     def _count_files(self, files: list[OutputFile], sign: int) -> None:
         self.totals.files += sign * len(files)

@@ -103,6 +103,10 @@ class Request:
 class Aggregator(Protocol):
     """Computes the declared aggregates over a snapshot."""
 
+    async def prepare(self) -> None:
+        """Look at what else they are computed from, once for each pass."""
+        ...
+
     def is_behind(self, state: State) -> bool:
         """Whether the state's aggregates do not follow from its rows and the declarations."""
         ...

@@ -10,12 +10,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.assembly import Bucket, Runtime
+from pipeline.cli.tables import add_tables, state_at
 from pipeline.errors import SettingsError, nearest
 from pipeline.executors.none import NoExecutor
 from pipeline.settings import Policy
 from pipeline.state import State
 from sinks import sql
-from sinks.aggregates import definition
 from sinks.files import files_of
 from sinks.warehouse import ROWS_AT_ONCE, Warehouse
 
@@ -49,8 +49,6 @@ def open_table(
 
 
 async def _loaded(runtime: Runtime, at: int | datetime | None) -> State:
-    from pipeline.cli.tables import state_at
-
     await runtime.store.check(runtime.settings.source)
     _, state = await state_at(await runtime.live(), at)
     if not state.sequence:
@@ -79,8 +77,7 @@ class Table:
         self._aggregates = [aggregate.name for aggregate in aggregates]
         self._warehouse = Warehouse(files_of(runtime.store))
         try:
-            self._warehouse.add_snapshot(snapshot)
-            self._warehouse.add_aggregates(snapshot, aggregates, {a.name: definition(a) for a in aggregates})
+            _finished(add_tables(self._warehouse, runtime, state))
         except BaseException:
             self._warehouse.close()
             raise

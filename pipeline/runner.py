@@ -275,6 +275,8 @@ class Pass:
         """Bring the aggregates up to the snapshot. They are committed right after the snapshot they were computed over, or
         not at all; where other writers never leave room for that, readers compute what is missing."""
         aggregator, from_scratch = self.parts.aggregator, False
+        if aggregator is not None:
+            await aggregator.prepare()
         for _ in range(self.parts.policy.proposals_max):
             if aggregator is None or not aggregator.is_behind(self.state):
                 return

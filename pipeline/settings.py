@@ -110,6 +110,14 @@ class CheckSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DimensionSettings:
+    """A table that aggregates and queries may join: a file of the bucket, or all files below a prefix (which ends with `/`)."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackfillSettings:
     """A scheduled backfill: which objects that were processed before are processed again."""
 
@@ -163,6 +171,7 @@ class PipelineSettings:
     file_bytes: int = 128 * 2**20
     """Size of the Parquet files that compaction aims at."""
     priority: Priority = field(default_factory=Priority)
+    dimensions: tuple[DimensionSettings, ...] = ()
     schema_mode: SchemaMode = "evolve"
     checks: tuple[CheckSettings, ...] = ()
     generation: int = 0

@@ -35,6 +35,8 @@ class Removed(msgspec.Struct, kw_only=True):
     files: list[OutputFile]
     removed_ms: int
     """When it stopped being live, by the store's clock."""
+    merged: bool = False
+    """Its rows were of other tasks than its own: it came from a compaction."""
 
 
 class Changes(msgspec.Struct, kw_only=True):

@@ -1,23 +1,28 @@
-"""Declared aggregates: computed again only for the groups that changed rows touch, and then equal to computing everything.
+"""Declared aggregates, brought up to date from what changed, and equal to computing everything.
 
-That holds for SQL whose result rows each depend on the rows of their own group, as with GROUP BY over the `by` columns.
+Three ways, the first that can be: values are merged with those of changed rows (`mergeable`); the groups that changed rows touch
+are computed again; or all is. The second holds for SQL whose result rows each depend on the rows of their own group, as with GROUP
+BY over the `by` columns. What an aggregate reads besides (dimensions, other aggregates) is in its definition.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.errors import SettingsError
 from pipeline.model import MAIN_TABLE, AggregateFile, OutputFile
 from pipeline.settings import AggregateSettings
-from pipeline.snapshot import Changes, Output, Removed, Snapshot
+from pipeline.snapshot import Changes, Output, Removed, Snapshot, dead_rows
 from pipeline.state import State
 from sinks import sql
+from sinks.dimensions import Dimension
 from sinks.files import Files
-from sinks.warehouse import Warehouse
+from sinks.mergeable import Merge, merge_of
+from sinks.warehouse import INTERNAL, Warehouse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,62 +31,152 @@ _ALL = "_tidemill_all"
 _TOUCHED = "_tidemill_touched"
 _CHANGED = "_tidemill_changed"
 _OLD = "_tidemill_old"
+_LAYOUT = 2
+"""Of an aggregate's file: another number means computing from scratch. 2: with what merges need."""
 
 
-def definition(aggregate: AggregateSettings) -> str:
-    """Fingerprint of what is computed: another SQL or other groups give another one."""
-    return hashlib.sha256(repr((aggregate.by, aggregate.sql)).encode()).hexdigest()[:16]
+def definitions(aggregates: Sequence[AggregateSettings], dimensions: Mapping[str, str]) -> dict[str, str]:
+    """For each aggregate a fingerprint of what is computed: its SQL and groups, and what it reads besides the rows.
+
+    dimensions: name -> version.
+    """
+    found: dict[str, str] = {}
+    for aggregate in aggregates:
+        reads = [f"{name}={version}" for name, version in {**dimensions, **found}.items() if _names(aggregate.sql, name)]
+        found[aggregate.name] = hashlib.sha256(repr((_LAYOUT, aggregate.by, aggregate.sql, reads)).encode()).hexdigest()[:16]
+    return found
 
 
-def is_behind(state: State, aggregates: Sequence[AggregateSettings]) -> bool:
-    """Whether the committed aggregates do not follow from this state and these declarations."""
+def _names(statement: str, table: str) -> bool:
+    """Whether the statement may read this table: its name is in the text, whatever it means there."""
+    return re.search(rf"\b{re.escape(table)}\b", statement, re.IGNORECASE) is not None
+
+
+def is_behind(state: State, wanted: Mapping[str, str]) -> bool:
+    """Whether the committed aggregates do not follow from this state and these definitions."""
     if state.schema is None:
         return False
     changes = state.changes
     if changes.added or changes.gone or changes.everything:
         return True
-    return {a.name: definition(a) for a in aggregates} != {f.name: f.definition for f in state.aggregates.values()}
+    return dict(wanted) != {f.name: f.definition for f in state.aggregates.values()}
 
 
 class AggregateRun:
     """One computation of all aggregates of one snapshot."""
 
-    def __init__(self, files: Files, snapshot: Snapshot, aggregates: Sequence[AggregateSettings]) -> None:
+    def __init__(
+        self, files: Files, snapshot: Snapshot, aggregates: Sequence[AggregateSettings], dimensions: Sequence[Dimension] = ()
+    ) -> None:
         self._files = files
         self._snapshot = snapshot
         self._aggregates = aggregates
+        self._dimensions = dimensions
+        self._definitions = definitions(aggregates, {d.name: d.version for d in dimensions})
+        self._plus: str | None = None
+        self._minus: str | None = None
 
     def compute(self) -> dict[str, pa.Table | None]:
         """A table for each aggregate, None where the committed file stays as it is. Raises SettingsError for SQL that fails."""
         found: dict[str, pa.Table | None] = {}
         with Warehouse(self._files) as warehouse:
             warehouse.add_snapshot(self._snapshot, view=_ALL)
+            warehouse.add_dimensions(self._dimensions)
             changed = self._add_changed_rows(warehouse)
+            self._plus, self._minus = self._came_and_went(warehouse) if changed else (None, None)
             for aggregate in self._aggregates:
                 try:
-                    found[aggregate.name] = self._one(warehouse, aggregate, changed)
+                    table = self._one(warehouse, aggregate, changed)
                 except SettingsError as error:
                     raise SettingsError(f"aggregate {aggregate.name} of {self._snapshot.pipeline}: {error}") from None
+                found[aggregate.name] = table
+                if table is not None:  # for aggregates that read this one
+                    warehouse.add_table(aggregate.name, table)
+                else:
+                    warehouse.add_aggregate_file(aggregate.name, self._snapshot.aggregates[aggregate.name])
         return found
 
     def _one(self, warehouse: Warehouse, aggregate: AggregateSettings, changed: bool) -> pa.Table | None:
         old = self._snapshot.aggregates.get(aggregate.name)
-        same = old is not None and old.definition == definition(aggregate)
+        same = old is not None and old.definition == self._definitions[aggregate.name]
         if same and not self._any_change():
             return None
-        if old is not None and same and changed:
+        name = self._snapshot.pipeline
+        reads_others = any(a is not aggregate and _names(aggregate.sql, a.name) for a in self._aggregates)
+        merge = None if reads_others else merge_of(warehouse.connection, aggregate.sql, name, aggregate.by)
+        statement = _bare(aggregate.sql) if merge is None else merge.sql
+        if old is not None and same and changed and not reads_others:
             try:
-                return self._incremental(warehouse, aggregate, old)
+                merged = self._merged(warehouse, aggregate, merge, old) if merge is not None else None
+                return merged if merged is not None else self._incremental(warehouse, aggregate, statement, old)
             except SettingsError:
                 pass  # say, the result's columns changed with the schema: compute everything
-        warehouse.add_view(self._snapshot.pipeline, f"SELECT * FROM {sql.name(_ALL)}")
-        return self._checked(warehouse.query(f"SELECT * FROM ({_bare(aggregate.sql)}) {_order(aggregate)}"), aggregate)
+        warehouse.add_view(name, f"SELECT * FROM {sql.name(_ALL)}")
+        return self._checked(warehouse.query(f"SELECT * FROM ({statement}) {_order(aggregate)}"), aggregate)
 
     def _any_change(self) -> bool:
         changes = self._snapshot.changes
         return bool(changes.added or changes.gone or changes.everything)
 
-    def _incremental(self, warehouse: Warehouse, aggregate: AggregateSettings, old: AggregateFile) -> pa.Table:
+    # -- merging -------------------------------------------------------------------------------------------------------
+
+    def _came_and_went(self, warehouse: Warehouse) -> tuple[str | None, str | None]:
+        """SQL of the rows that count now and did not when the aggregates were committed, and of those that did and do not now.
+
+        None, None where that cannot be told from what is at hand: an output that was merged or removed meanwhile.
+        """
+        snapshot, changes = self._snapshot, self._snapshot.changes
+        added = dict.fromkeys(changes.added)
+        if any(output not in snapshot.outputs for output in added):
+            return None, None
+        tasks = {output.partition(".")[0] for output in added}
+        went: list[tuple[str, str]] = []
+        for holder, key in changes.gone:
+            live, removed = snapshot.outputs.get(holder), snapshot.removed.get(holder)
+            if (live is None and removed is None) or (removed is not None and removed.merged):
+                return None, None
+            rows = [(holder.partition(".")[0], key)] if live is None else [r for r in dead_rows(holder, live) if r[1] == key]
+            went += [(task, key) for task, key in rows if task not in tasks]  # else it came and went in between
+        wanted = warehouse.columns(snapshot.schema)
+        dead = f"(SELECT 1 FROM {INTERNAL}.{sql.name(_ALL)} d WHERE d.task = f._task AND d.key = f._source_key)"
+        files = [f for output in added for f in snapshot.outputs[output].files if f.table == MAIN_TABLE]
+        plus = " UNION ALL ".join(f"{scan} WHERE NOT EXISTS {dead}" for scan in warehouse.scans(files, wanted))
+        warehouse.add_view("_tidemill_plus", plus or f"SELECT * FROM {_ALL} WHERE false")
+        if not went:
+            return "_tidemill_plus", None
+        gone = warehouse.add_table("_tidemill_went", _pairs(went))
+        holders = dict.fromkeys(holder for holder, _ in changes.gone)
+        files = [f for holder in holders for f in self._holder(holder).files if f.table == MAIN_TABLE]
+        is_gone = f"WHERE EXISTS (SELECT 1 FROM {gone} g WHERE g.task = f._task AND g.key = f._source_key)"
+        minus = " UNION ALL ".join(f"{scan} {is_gone}" for scan in warehouse.scans(files, wanted))
+        warehouse.add_view("_tidemill_minus", minus or f"SELECT * FROM {_ALL} WHERE false")
+        return "_tidemill_plus", "_tidemill_minus"
+
+    def _holder(self, output: str) -> Output | Removed:
+        return self._snapshot.outputs.get(output) or self._snapshot.removed[output]
+
+    def _merged(self, warehouse: Warehouse, aggregate: AggregateSettings, merge: Merge, old: AggregateFile) -> pa.Table | None:
+        """Old values with those of changed rows; None where they cannot be taken out of the old ones, or are not known."""
+        if self._plus is None or (self._minus is not None and merge.forgets):
+            return None
+        sums = []
+        for rows in (self._plus, self._minus):
+            if rows is not None:
+                warehouse.add_view(self._snapshot.pipeline, f"SELECT * FROM {rows}")
+                warehouse.execute(f"CREATE OR REPLACE TEMP TABLE {rows}_sums AS SELECT * FROM ({merge.sql})")
+                sums.append(f"{rows}_sums")
+        kinds = {row["column_name"]: row["column_type"] for row in warehouse.query(f"DESCRIBE {sums[0]}").to_pylist()}
+        if self._minus is not None and any(kinds[column] in ("DOUBLE", "FLOAT") for column in merge.sums):
+            return None  # what is added and taken out again leaves a rest
+        casts = ", ".join(f"CAST({sql.name(column)} AS {kind}) AS {sql.name(column)}" for column, kind in kinds.items())
+        path = self._files.path(old.key, old.size_bytes)
+        warehouse.add_view(_OLD, f"SELECT {casts} FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
+        statement = merge.statement(_OLD, sums[0], sums[1] if len(sums) > 1 else None)
+        return warehouse.query(f"SELECT * FROM ({statement}) {_order(aggregate)}")
+
+    # -- groups --------------------------------------------------------------------------------------------------------
+
+    def _incremental(self, warehouse: Warehouse, aggregate: AggregateSettings, statement: str, old: AggregateFile) -> pa.Table:
         """Touched groups anew, all others from the file before."""
         by = aggregate.by
         groups = ", ".join(f"{expression} AS {_group(i)}" for i, expression in enumerate(by.values()))
@@ -95,7 +190,7 @@ class AggregateRun:
         path = self._files.path(old.key, old.size_bytes)
         warehouse.add_view(_OLD, f"SELECT * FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
         return warehouse.query(
-            f"SELECT * FROM ({_bare(aggregate.sql)}) UNION ALL BY NAME"
+            f"SELECT * FROM ({statement}) UNION ALL BY NAME"
             f" SELECT * FROM {_OLD} o WHERE NOT EXISTS (SELECT 1 FROM {_TOUCHED} t WHERE {same}) {_order(aggregate)}"
         )
 
@@ -117,14 +212,18 @@ class AggregateRun:
         added = [f for output in dict.fromkeys(changes.added) for f in holders[output] if f.table == MAIN_TABLE]
         gone_outputs = dict.fromkeys(output for output, _ in changes.gone)
         gone = [f for output in gone_outputs for f in holders[output] if f.table == MAIN_TABLE]
-        import pyarrow as pa
-
-        keys = pa.array(list({key for _, key in changes.gone}), pa.string())
-        warehouse.add_table("_tidemill_gone", pa.table({"key": keys}))
+        warehouse.add_table("_tidemill_gone", _pairs([("", key) for key in {key for _, key in changes.gone}]))
         is_gone = "WHERE EXISTS (SELECT 1 FROM _tidemill_gone g WHERE g.key = f._source_key)"  # perhaps of other tasks, too
         parts = [*warehouse.scans(added, wanted), *(f"{scan} {is_gone}" for scan in warehouse.scans(gone, wanted))]
         warehouse.add_view(_CHANGED, " UNION ALL ".join(parts) or f"SELECT * FROM {_ALL} WHERE false")
         return True
+
+
+def _pairs(rows: Sequence[tuple[str, str]]) -> pa.Table:
+    import pyarrow as pa
+
+    tasks, keys = [task for task, _ in rows], [key for _, key in rows]
+    return pa.table({"task": pa.array(tasks, pa.string()), "key": pa.array(keys, pa.string())})
 
 
 def _holders(snapshot: Snapshot, changes: Changes) -> dict[str, list[OutputFile]] | None:

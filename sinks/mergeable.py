@@ -1,8 +1,8 @@
 """Aggregates whose committed values can be brought up to date by changed rows alone: counts, sums, means, extremes.
 
 Decided on DuckDB's parse tree. To the aggregate's SQL are added what a merge needs besides: how many rows and values went into each
-group. Those columns are stored in its file under names that begin with HIDDEN, and no reader sees them. Only one SELECT with GROUP BY
-over the `by` columns is merged, without HAVING, DISTINCT, joins and subqueries; of anything else the groups are computed anew.
+group. Those columns are stored in its file under names that begin with HIDDEN, and no reader sees them. Only one SELECT with GROUP
+BY over the `by` columns is merged, without HAVING, DISTINCT, joins and subqueries; of anything else the groups are computed anew.
 """
 
 from __future__ import annotations

@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ObjectNotFound, SettingsError, StoreDenied, StoreUnavailable
-from pipeline.model import MAIN_TABLE, REJECTED_TABLE, OutputFile
+from pipeline.model import MAIN_TABLE, REJECTED_TABLE, AggregateFile, OutputFile
 from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Snapshot, dead_rows
 from sinks import sql
+from sinks.dimensions import Dimension
 from sinks.files import Files
 from sinks.guard import Guard, Limits, half_of_memory_mb
+from sinks.mergeable import VISIBLE
 from sinks.schema import PROVENANCE, decode
 from sinks.statements import STATEMENT_CHARS_MAX, parsed, refusal
 
@@ -162,6 +164,13 @@ class Warehouse:
             self._tables.add(name)
         return quoted
 
+    def add_dimensions(self, dimensions: Iterable[Dimension]) -> None:
+        """A view for each dimension."""
+        for dimension in dimensions:
+            paths = [self._files.path(key, size) for key, size in dimension.files]
+            self._paths += paths
+            self.add_view(dimension.name, f"SELECT * FROM {dimension.reader}({sql.texts(paths)})")
+
     def add_aggregates(self, snapshot: Snapshot, aggregates: Iterable[AggregateSettings], definitions: dict[str, str]) -> None:
         """A view for each aggregate: its committed file where that follows from this snapshot, else computed when asked."""
         changes = snapshot.changes
@@ -169,14 +178,18 @@ class Warehouse:
         for aggregate in aggregates:
             file = snapshot.aggregates.get(aggregate.name)
             if file is not None and file.definition == definitions[aggregate.name] and not behind:
-                path = self._files.path(file.key, file.size_bytes)
-                self._paths.append(path)
-                self.add_view(aggregate.name, f"SELECT * FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
+                self.add_aggregate_file(aggregate.name, file)
             elif snapshot.schema is not None:
                 try:
                     self.add_view(aggregate.name, aggregate.sql)
                 except SettingsError as error:  # whoever asks for the table hears what is wrong with its SQL
                     self.broken[aggregate.name] = str(error)
+
+    def add_aggregate_file(self, name: str, file: AggregateFile) -> None:
+        """A view over a committed aggregate, without what only its next computation needs."""
+        path = self._files.path(file.key, file.size_bytes)
+        self._paths.append(path)
+        self.add_view(name, f"SELECT {VISIBLE} FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
 
     # -- queries -----------------------------------------------------------------------------------------------------
 

@@ -8,11 +8,13 @@ from datetime import datetime
 
 from pipeline import keys, wire
 from pipeline.assembly import Runtime
+from pipeline.errors import SettingsError
 from pipeline.log import Log
 from pipeline.model import Commit
 from pipeline.state import State
 from sinks import state_tables
-from sinks.aggregates import definition
+from sinks.aggregates import definitions
+from sinks.dimensions import look_up
 from sinks.files import files_of
 from sinks.warehouse import Warehouse
 
@@ -48,10 +50,7 @@ async def open_warehouse(
     runtimes, states = [runtime for runtime, _ in opened], [state for _, state in opened]
     warehouse = Warehouse(files_of(runtimes[0].store), memory_mb=memory_mb)
     for runtime, state in zip(runtimes, states, strict=True):
-        snapshot = state.snapshot()
-        warehouse.add_snapshot(snapshot)
-        aggregates = runtime.settings.aggregates
-        warehouse.add_aggregates(snapshot, aggregates, {a.name: definition(a) for a in aggregates})
+        await add_tables(warehouse, runtime, state)
     for name in state_tables.NAMES:
         if re.search(rf"\b{name}\b", wanted, re.IGNORECASE) or re.search(r"\bSHOW\b", wanted, re.IGNORECASE):
             logs = [[c async for c in commits_of(r.log())] if name == "commits" else [] for r in runtimes]
@@ -59,6 +58,21 @@ async def open_warehouse(
             committed = [[t async for t in r.log().all_committed(s)] if name == "sources" else [] for r, s in pairs]
             warehouse.add_table(name, state_tables.state_table(name, states, logs, committed))
     return warehouse
+
+
+async def add_tables(warehouse: Warehouse, runtime: Runtime, state: State) -> None:
+    """The pipeline's rows, dimensions and aggregates. What cannot be read is told to whoever asks for it."""
+    snapshot, aggregates = state.snapshot(), runtime.settings.aggregates
+    warehouse.add_snapshot(snapshot)
+    versions = {}
+    for declared in runtime.settings.dimensions:
+        try:
+            found = await look_up(runtime.store, [declared])
+            warehouse.add_dimensions(found)
+            versions[declared.name] = found[0].version
+        except SettingsError as error:
+            warehouse.broken[declared.name] = str(error)
+    warehouse.add_aggregates(snapshot, aggregates, definitions(aggregates, versions))
 
 
 async def commits_of(log: Log, *, last: int | None = None) -> AsyncIterator[Commit]:

@@ -20,7 +20,9 @@ from pipeline.worker import Worker
 from sinks.aggregates import AggregateRun
 from sinks.files import files_of
 from sinks.parquet import AttemptWriter
-from tests.helpers import lines
+from tests.helpers import Project, lines
+
+SUMS = "SELECT kind, count(*) AS n, count(v) AS nv, sum(v) AS v, avg(v) AS mean FROM logs WHERE v < 90 GROUP BY kind"
 
 
 def flow(**options: Any) -> Pipeline:
@@ -38,6 +40,8 @@ def flow(**options: Any) -> Pipeline:
         by={"month": "substr(day, 1, 7)", "kind": "kind"},
         sql="SELECT substr(day, 1, 7) AS month, kind, max(v) AS v FROM logs GROUP BY ALL",
     )
+    p.aggregate("sums", by=["kind"], sql=SUMS)
+    p.aggregate("above", by=["n"], sql="SELECT n, count(*) AS kinds, sum(v) AS v FROM sums GROUP BY n")
     return p
 
 
@@ -121,8 +125,8 @@ def test_only_touched_groups_are_computed(tmp_path: Path, monkeypatch: pytest.Mo
     seen: list[Any] = []
     real = AggregateRun._incremental
 
-    def incremental(self: Any, warehouse: Any, aggregate: Any, old: Any) -> Any:
-        result = real(self, warehouse, aggregate, old)
+    def incremental(self: Any, warehouse: Any, *rest: Any) -> Any:
+        result = real(self, warehouse, *rest)
         seen.append(warehouse.query("SELECT kind FROM logs ORDER BY 1").column(0).to_pylist())
         return result
 
@@ -135,6 +139,107 @@ def test_only_touched_groups_are_computed(tmp_path: Path, monkeypatch: pytest.Mo
 
     asyncio.run(work())
     assert seen == [["b"], ["b"]], "the rows of one group were read for each aggregate"
+
+
+def test_sums_are_merged_from_what_came_and_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No row of a file that stayed is read again: those files are not even there."""
+    p = Pipeline("logs", source="up/")
+    p.transforms = flow().transforms
+    p.aggregate("sums", by=["kind"], sql=SUMS)
+    p.aggregate("above", by=["n"], sql="SELECT n, count(*) AS kinds, sum(v) AS v FROM sums GROUP BY n")
+    opened = runtime(p, tmp_path, task_files_max=1)
+    (tmp_path / "up").mkdir()
+    for i in range(3):
+        (tmp_path / "up" / f"stays{i}").write_text(lines({"kind": "a", "v": i}, {"kind": None, "v": None}))
+    for kind in "abc":
+        (tmp_path / "up" / kind).write_text(lines({"kind": kind, "v": 10}, {"kind": kind, "v": 99}))
+
+    async def work() -> dict[str, Any]:
+        await opened.open()
+        _, state = await opened.run()
+        names = [f"up/stays{i}" for i in range(3)]
+        await opened.log().look_up(state, names)
+        await opened.log().load_outputs(state)
+        stay = [state.entry(name).output for name in names]  # type: ignore[union-attr]
+        hidden = {tmp_path / file.key: b"" for output in stay for file in state.outputs[output].files}
+        for path in hidden:
+            hidden[path] = path.read_bytes()
+        (tmp_path / "up" / "a").write_text(lines({"kind": "a", "v": 7}))
+        (tmp_path / "up" / "c").unlink()
+        (tmp_path / "up" / "d").write_text(lines({"kind": "d", "v": 1}))
+        monkeypatch.setattr(AggregateRun, "_incremental", None)
+        for path, body in list(hidden.items())[1:]:  # of the first one the columns are looked at
+            path.write_bytes(bytes(len(body)))
+        _, state = await opened.run(state)
+        for path, body in hidden.items():
+            path.write_bytes(body)
+        check(opened, state.snapshot())
+        from pipeline.cli.tables import open_warehouse
+
+        with await open_warehouse([opened], "") as warehouse:
+            rows = warehouse.query("SELECT * FROM sums ORDER BY kind NULLS LAST").to_pylist()
+        return {row.pop("kind"): row for row in rows}
+
+    found = asyncio.run(work())
+    assert found == {
+        "a": {"n": 4, "nv": 4, "v": 10, "mean": 2.5},
+        "b": {"n": 1, "nv": 1, "v": 10, "mean": 10.0},
+        "d": {"n": 1, "nv": 1, "v": 1, "mean": 1.0},
+    }, "what was added beside is not shown"
+
+
+DIMENSIONS = """
+import json
+from pipeline import Pipeline, Object
+
+logs = Pipeline("logs", source="up/")
+
+@logs.transform
+def parse(obj: Object):
+    return [json.loads(line) for line in obj.lines()]
+
+logs.dimension("kinds", "reference/kinds.csv")
+logs.aggregate("by_name", by=["name"], sql="SELECT name, sum(v) AS v FROM logs JOIN kinds USING (kind) GROUP BY name")
+logs.aggregate("best", by=["v"], sql="SELECT max(v) AS v, count(*) AS names FROM by_name")
+"""
+
+
+def test_dimensions_are_joined_and_their_changes_reach_aggregates(tmp_path: Path) -> None:
+    project = Project(tmp_path, DIMENSIONS)
+    project.upload("a", lines({"kind": "x", "v": 1}, {"kind": "y", "v": 5}))
+    failed = project.call("run", code=2).stderr
+    assert "dimension kinds: there is nothing at 'reference/kinds.csv' in the bucket" in failed
+    reference = project.root / "reference"
+    reference.mkdir()
+    (reference / "kinds.csv").write_text("kind,name\nx,Ex\ny,Why\n")
+    project.run()
+    assert project.sql("SELECT * FROM by_name ORDER BY name") == [{"name": "Ex", "v": 1}, {"name": "Why", "v": 5}]
+    assert project.sql("SELECT * FROM best") == [{"v": 5, "names": 2}]
+    assert project.sql("SELECT count(*) AS n FROM kinds") == [{"n": 2}]
+    (reference / "kinds.csv").write_text("kind,name\nx,Same\ny,Same\n")
+    assert project.sql("SELECT * FROM best") == [{"v": 6, "names": 1}], "also before a run"
+    assert project.run()["aggregates"] == 2
+    assert project.sql("SELECT * FROM by_name") == [{"name": "Same", "v": 6}]
+    assert project.run()["aggregates"] == 0
+    project.call("aggregate", "--check")
+
+
+def test_a_wrong_aggregate_is_found_and_computed_anew(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    project = Project(tmp_path)
+    project.upload("a", lines({"kind": "x", "v": 1}, {"kind": "y", "v": 5}))
+    project.run()
+    assert project.call("aggregate").stdout == "logs: aggregates are up to date\n"
+    assert project.call("aggregate", "--check").stdout == "logs, by_kind: 2 groups, all as computed from scratch\n"
+    [file] = (project.root / "tables/logs/aggregates/by_kind").iterdir()
+    table = pq.read_table(file)
+    damaged = table.set_column(table.column_names.index("total"), "total", pa.array([1, 6], table.schema.field("total").type))
+    pq.write_table(damaged, file)
+    assert project.call("aggregate", "--check", code=1).stdout == "logs, by_kind: 2 groups, 1 differ\n"
+    assert project.call("aggregate", "--full").stdout == "logs: 1 aggregate computed\n"
+    assert project.call("aggregate", "--check").stdout == "logs, by_kind: 2 groups, all as computed from scratch\n"
 
 
 def test_bad_sql_is_one_line_and_loses_nothing(tmp_path: Path) -> None:

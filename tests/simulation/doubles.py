@@ -180,6 +180,9 @@ class SimAggregator:
     def __init__(self, world: World, out: str) -> None:
         self.world, self.out = world, out
 
+    async def prepare(self) -> None:
+        return None
+
     def is_behind(self, state: State) -> bool:
         changes = state.changes
         return bool(changes.added or changes.gone or changes.everything or (state.totals.sources and not state.aggregates))
