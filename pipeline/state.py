@@ -5,6 +5,8 @@ Every rule about what a commit means is here, and nowhere else: runner, readers,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from pipeline import keys
@@ -23,7 +25,7 @@ from pipeline.model import (
     Task,
 )
 from pipeline.outputs import Outputs
-from pipeline.snapshot import Snapshot
+from pipeline.snapshot import Output, Snapshot
 from pipeline.usage import Usage, note
 
 
@@ -116,21 +118,27 @@ class State(Holdings):
                 return False
         return wanted is None or wanted[1] != etag
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, sources: Iterable[str] | None = None) -> Snapshot:
         """What readers see now. Shares its values with the state: take it, use it, do not apply commits meanwhile.
 
-        Raises InvariantViolated if the outputs were not loaded whole (`Log.load_outputs`).
+        sources: with the outputs alone that have rows of these, which must have been looked up. Raises InvariantViolated if they
+        were not, or, where all are wanted, if the outputs were not loaded whole (`Log.load_outputs`).
         """
         return Snapshot(
             pipeline=self.pipeline,
             sequence=self.sequence,
             schema=self.schema,
-            outputs=self.stored(),
+            outputs=self.stored() if sources is None else self._holders(sources),
             removed=self.removed,
             aggregates=self.aggregates,
             changes=self.changes,
             quarantine=self.quarantine,
         )
+
+    def _holders(self, sources: Iterable[str]) -> dict[str, Output]:
+        entries = (self.entry(key) for key in sources)
+        names = {self.holder_of(entry.output) for entry in entries if entry is not None}
+        return {name: self.outputs[name] for name in names if name is not None}
 
     # -- changing ----------------------------------------------------------------------------------------------------
 

@@ -16,12 +16,15 @@ from sinks import state_tables
 from sinks.aggregates import definitions
 from sinks.dimensions import look_up
 from sinks.files import files_of
+from sinks.pruning import sources_asked
 from sinks.warehouse import Warehouse
 
 
-async def state_at(runtime: Runtime, at: int | datetime | None = None) -> tuple[Runtime, State]:
-    """The state now, or as it was at a commit or moment, with all its outputs; and the runtime on its generation: at a moment
-    that is the one which was live then. Raises SettingsError where that is not kept.
+async def state_at(
+    runtime: Runtime, at: int | datetime | None = None, *, sources: Sequence[str] | None = None
+) -> tuple[Runtime, State]:
+    """The state now, or as it was at a commit or moment; and the runtime on its generation: at a moment that is the one which was
+    live then. With all its outputs, or with those of `sources`. Raises SettingsError where that is not kept.
     """
     if at is None:
         state = await runtime.log().load()
@@ -35,35 +38,44 @@ async def state_at(runtime: Runtime, at: int | datetime | None = None) -> tuple[
             runtime = runtime.of_generation(then.live if then is not None else 0)
         log = runtime.log()
         state = await log.load_at(await log.sequence_at(moment_ms))
-    await runtime.log().load_outputs(state)
+    log = runtime.log()
+    if sources is None:
+        await log.load_outputs(state)
+    else:
+        await log.look_up(state, sources)
+        await log.look_up_outputs(state, [entry.output for key in sources if (entry := state.entry(key)) is not None])
     return runtime, state
 
 
 async def open_warehouse(
     runtimes: Sequence[Runtime], wanted: str, *, at: int | datetime | None = None, memory_mb: int | None = None
 ) -> Warehouse:
-    """Views and tables for a statement, as they were `at` a commit or moment; state tables only where `wanted` mentions them.
-
-    The caller closes it. Raises SettingsError where what was then is not kept.
+    """Views and tables for a statement, as they were `at` a commit or moment; state tables only where `wanted` mentions them, and
+    where it names sources, their files alone. The caller closes it. Raises SettingsError where what was then is not kept.
     """
-    opened = [await state_at(runtime, at) for runtime in runtimes]
-    runtimes, states = [runtime for runtime, _ in opened], [state for _, state in opened]
     warehouse = Warehouse(files_of(runtimes[0].store), memory_mb=memory_mb)
-    for runtime, state in zip(runtimes, states, strict=True):
-        await add_tables(warehouse, runtime, state)
-    for name in state_tables.NAMES:
+    asked = [sources_asked(warehouse.connection, wanted, runtime.settings.name) for runtime in runtimes]
+    named = any(sources is not None for sources in asked)  # then no other table can be in the statement
+    asked = [sources or [] if named else None for sources in asked]
+    opened = [await state_at(runtime, at, sources=some) for runtime, some in zip(runtimes, asked, strict=True)]
+    for (runtime, state), some in zip(opened, asked, strict=True):
+        await add_tables(warehouse, runtime, state, sources=some)
+    for name in state_tables.NAMES if not named else ():
         if re.search(rf"\b{name}\b", wanted, re.IGNORECASE) or re.search(r"\bSHOW\b", wanted, re.IGNORECASE):
-            logs = [[c async for c in commits_of(r.log())] if name == "commits" else [] for r in runtimes]
-            pairs = zip(runtimes, states, strict=True)
-            committed = [[t async for t in r.log().all_committed(s)] if name == "sources" else [] for r, s in pairs]
-            warehouse.add_table(name, state_tables.state_table(name, states, logs, committed))
+            logs = [[c async for c in commits_of(r.log())] if name == "commits" else [] for r, _ in opened]
+            committed = [[t async for t in r.log().all_committed(s)] if name == "sources" else [] for r, s in opened]
+            warehouse.add_table(name, state_tables.state_table(name, [state for _, state in opened], logs, committed))
     return warehouse
 
 
-async def add_tables(warehouse: Warehouse, runtime: Runtime, state: State) -> None:
-    """The pipeline's rows, dimensions and aggregates. What cannot be read is told to whoever asks for it."""
-    snapshot, aggregates = state.snapshot(), runtime.settings.aggregates
+async def add_tables(warehouse: Warehouse, runtime: Runtime, state: State, *, sources: Sequence[str] | None = None) -> None:
+    """The pipeline's rows, dimensions and aggregates; only rows of `sources` where given. What cannot be read is told to whoever
+    asks for it.
+    """
+    snapshot, aggregates = state.snapshot(sources), runtime.settings.aggregates
     warehouse.add_snapshot(snapshot)
+    if sources is not None:
+        return
     versions = {}
     for declared in runtime.settings.dimensions:
         try:

@@ -161,3 +161,19 @@ def test_what_retention_lets_go_cannot_be_asked_for(tmp_path: Path) -> None:
     assert failed.startswith("tidemill: commit 1 of orders is not kept any more: the oldest is ")
     failed = shop.call("sql", "SELECT count(*) FROM orders", "--at", failed.split()[-1], code=2).stderr
     assert failed.startswith("tidemill: what was committed then is not kept any more (retention_days): ")
+
+
+def test_a_statement_that_names_sources_needs_their_files_alone(tmp_path: Path) -> None:
+    shop = project(tmp_path)
+    for i in range(3):
+        upload(shop, f"a{i}", i, i + 10)
+        shop.run()
+    of = {row["key"]: row["k"] for row in shop.sql("SELECT o.key, s.key AS k FROM outputs o JOIN sources s USING (output)")}
+    for key, source in of.items():
+        if source != "up/a1":
+            (shop.root / key).write_bytes(b"nobody reads this")
+    wanted = "_source_key IN ('up/a1', 'up/none') AND n > 5"
+    assert shop.sql(f"SELECT n FROM orders WHERE {wanted}") == [{"n": 11}]
+    assert shop.sql("SELECT count(*) AS n FROM orders o WHERE 'up/none' = o._source_key") == [{"n": 0}]
+    assert "up/a1" not in shop.call("sql", f"SELECT n FROM orders WHERE NOT ({wanted})", code=None).stdout
+    assert shop.call("sql", f"SELECT n FROM orders WHERE {wanted} OR n = 1", code=None).returncode != 0, "this one needs them all"
