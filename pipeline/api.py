@@ -33,6 +33,7 @@ from pipeline.settings import (
     CostLimits,
     DeploymentSettings,
     PipelineSettings,
+    SinkTarget,
     TransformSettings,
 )
 
@@ -144,6 +145,7 @@ class Pipeline:
         self.transforms: list[Transform] = []
         self.aggregates: list[AggregateSettings] = []
         self.backfills: list[BackfillSettings] = []
+        self.sinks: dict[str, SinkTarget] = {}
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, source={self.source!r})"
@@ -232,6 +234,23 @@ class Pipeline:
         seconds = None if since is None else between(label, "since", since.total_seconds(), 1, 3650 * DAY_S)
         self.backfills.append(BackfillSettings(name=name, schedule=checked, prefix=prefix, since_s=seconds, outdated=outdated))
 
+    def sink(self, name: str, target: SinkTarget) -> None:
+        """Declare a copy of the tables in another system, which follows every commit: one of those in `sinks`.
+
+        `tidemill run` brings it up to date, as does the deployed app; `tidemill sinks` shows what it holds.
+        """
+        label = f"pipeline {self.name}, sink {name}"
+        _checked_name("sink", name)
+        if name in self.sinks:
+            raise SettingsError(f"{label}: the name is taken")
+        if isinstance(target, type) or not isinstance(target, SinkTarget):
+            raise SettingsError(f'{label}: {target!r} is no sink; use one of `sinks`, like Delta("lake/")')
+        if target in self.sinks.values():
+            raise SettingsError(f"{label}: another sink of this pipeline has the same place")
+        if target.writes is not None:
+            refuse_sink_overlap(self.name, name, target.writes, self)
+        self.sinks[name] = target
+
     def settings(self) -> PipelineSettings:
         """The parsed declaration. Raises SettingsError if no transform is declared."""
         if not self.transforms:
@@ -264,6 +283,18 @@ def refuse_overlap(name: str, source: str, output: str) -> None:
             )
 
 
+def refuse_sink_overlap(pipeline: str, sink: str, writes: str, other: Pipeline) -> None:
+    """The loop guard for what sinks write: never where a pipeline reads, nor where its own rows and state are."""
+    label = f"pipeline {pipeline}, sink {sink}"
+    for prefix, what in (
+        (other.source, f"the source prefix {other.source!r} of pipeline {other.name}"),
+        (other.output, f"the output prefix {other.output!r} of pipeline {other.name}"),
+        (keys.HOMES, f"Tidemill's own prefix {keys.HOMES!r}"),
+    ):
+        if writes.startswith(prefix) or prefix.startswith(writes):
+            raise SettingsError(f"{label}: {writes!r} overlaps {what}; choose another place for it")
+
+
 def check_together(pipelines: Sequence[Pipeline]) -> None:
     """Pipelines of one bucket: distinct names and tables, and no loops between them. Raises SettingsError."""
     taken: dict[str, str] = {}
@@ -272,6 +303,10 @@ def check_together(pipelines: Sequence[Pipeline]) -> None:
             if table in taken:
                 raise SettingsError(f"the table name {table!r} is used by pipelines {taken[table]} and {p.name}: rename one")
             taken[table] = p.name
+        for name, target in p.sinks.items():
+            for other in pipelines:
+                if target.writes is not None and other is not p:
+                    refuse_sink_overlap(p.name, name, target.writes, other)
         for other in pipelines:
             if other is p:
                 continue

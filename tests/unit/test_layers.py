@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 COMPOSITION = (
     *("assembly", "aggregation", "preview", "replay", "doctor", "rented", "deployment", "engines", "submission", "cli"),
-    "inventory",
+    *("inventory", "publishing"),
 )
 ANYTHING = (*(f"pipeline.{name}" for name in COMPOSITION), "pipeline", "infra")
 

@@ -1,0 +1,167 @@
+"""Publishing to the declared sinks: what each holds is compared with the newest snapshot, and what is missing is handed over.
+
+Nothing about sinks is in the pipeline's own state: a target's mark says what it holds. So publishing may be left out, repeated, or
+killed at any moment, and the next one goes on from what the target holds. Where the snapshot that a target holds cannot be read any
+more (the log was collected), or the change cannot be made as it is, the target gets everything anew in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import cast
+
+from pipeline import keys, wire
+from pipeline.api import Pipeline
+from pipeline.assembly import Runtime
+from pipeline.checkpoint import Checkpoint
+from pipeline.errors import CommitConflict, ObjectNotFound, SettingsError, StateInvalid, TidemillError, nearest
+from pipeline.log import Log
+from pipeline.lookup import RunGone
+from pipeline.settings import AggregateSettings
+from pipeline.snapshot import Snapshot
+from pipeline.state import State
+from sinks.aggregates import definition
+from sinks.changes import changes_between, mark_of
+from sinks.files import files_of
+from sinks.port import Change, Mark, Sink, SinkFailed
+from sinks.rows import Rows
+from sinks.targets import Target
+
+TRIES = 8
+"""Times a change is computed anew because somebody else published meanwhile."""
+
+SnapshotAt = Callable[[int], Awaitable[Snapshot | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """How one sink stands beside its table. problem: why it could not be asked or brought up to date, in one line."""
+
+    sink: str
+    mark: Mark | None = None
+    sequence: int = 0
+    done: bool = False
+    """This call moved the mark."""
+    rebuilt: bool = False
+    problem: str = ""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the table has commits that the sink lacks."""
+        return self.mark is None or self.mark.sequence < self.sequence
+
+
+class Publisher:
+    """The sinks of one pipeline on one bucket. snapshot_at: the snapshot at a sequence, None where it is not kept."""
+
+    def __init__(self, runtime: Runtime, snapshot_at: SnapshotAt | None = None) -> None:
+        self._runtime = runtime
+        self._log = runtime.log()
+        self._snapshot_at = snapshot_at or (lambda sequence: snapshot_at_sequence(self._log, sequence))
+        self._aggregates = runtime.settings.aggregates
+
+    @property
+    def _pipeline(self) -> Pipeline:
+        return self._runtime.pipeline
+
+    async def publish_all(self) -> list[Published]:
+        """Bring every sink up to date. One that fails does not hold up the others."""
+        return [await self.publish(name) for name in self._pipeline.sinks]
+
+    async def publish(self, name: str, *, rebuild: bool = False) -> Published:
+        """Bring one sink up to date; with `rebuild`, all its rows anew. Raises SettingsError for a name that is not declared."""
+        sink = self._open(name)
+        try:
+            return await self._bring(name, sink, rebuild=rebuild)
+        except TidemillError as error:
+            return Published(sink=name, problem=str(error))
+        finally:
+            await sink.close()
+
+    async def look(self, name: str) -> Published:
+        """What a sink holds, beside the table's newest commit."""
+        sink, state = self._open(name), await self._log.load()
+        try:
+            return Published(sink=name, mark=await sink.mark(self._pipeline.name), sequence=state.sequence)
+        except TidemillError as error:
+            return Published(sink=name, sequence=state.sequence, problem=str(error))
+        finally:
+            await sink.close()
+
+    def _open(self, name: str) -> Sink:
+        if name not in self._pipeline.sinks:
+            raise SettingsError(f"pipeline {self._pipeline.name} has no sink {name!r}{nearest(name, list(self._pipeline.sinks))}")
+        return cast(Target, self._pipeline.sinks[name]).open(self._runtime.store)
+
+    # -- one sink ----------------------------------------------------------------------------------------------------
+
+    async def _bring(self, name: str, sink: Sink, *, rebuild: bool) -> Published:
+        for _ in range(TRIES):
+            held = await sink.mark(self._pipeline.name)
+            new = await self._newest()  # after the mark: so it cannot be older than what anybody published before
+            if not new.sequence:
+                return Published(sink=name, mark=held)
+            target = mark_of(new)
+            if held == target and not rebuild:
+                return Published(sink=name, mark=held, sequence=new.sequence)
+            if held is not None and held.sequence > new.sequence and not rebuild:
+                raise SinkFailed(
+                    f"it holds commit {held.sequence}, and the table is at {new.sequence}: is it another bucket's?"
+                    f" `tidemill sinks --rebuild {name}` replaces what it holds"
+                )
+            old = await self._old(held, target) if not rebuild else None
+            change = await self._possible(sink, old, new, held)
+            with Rows(files_of(self._runtime.store), change, old, new, self._declared(new), self._definitions(new)) as rows:
+                if await sink.publish(change, rows):
+                    return Published(sink=name, mark=target, sequence=new.sequence, done=True, rebuilt=change.whole)
+        raise SinkFailed(f"others were faster {TRIES} times; publish again")
+
+    async def _newest(self) -> Snapshot:
+        state = await self._log.load()
+        await self._log.load_outputs(state)
+        return state.snapshot()
+
+    async def _old(self, held: Mark | None, target: Mark) -> Snapshot | None:
+        """What the target holds, where that can be told."""
+        if held is None or held.generation != target.generation:
+            return None
+        return await self._snapshot_at(held.sequence)
+
+    async def _possible(self, sink: Sink, old: Snapshot | None, new: Snapshot, held: Mark | None) -> Change:
+        change = changes_between(old, new, self._definitions(new), held)
+        if change.whole or (await self._are_kept(change) and await sink.follows(change)):
+            return change
+        return changes_between(None, new, self._definitions(new), held)
+
+    async def _are_kept(self, change: Change) -> bool:
+        """Whether the files of outputs that went are still there: which rows go is read from them."""
+        wanted = [file.key for output in change.vanished.values() for file in output.files]
+        return all(head is not None for head in await self._runtime.store.head_many(wanted))
+
+    def _declared(self, snapshot: Snapshot) -> tuple[AggregateSettings, ...]:
+        return self._aggregates if snapshot.schema is not None else ()  # nothing to compute them from yet
+
+    def _definitions(self, snapshot: Snapshot) -> Mapping[str, str]:
+        return {a.name: definition(a) for a in self._aggregates} if snapshot.schema is not None else {}
+
+
+async def snapshot_at_sequence(log: Log, sequence: int) -> Snapshot | None:
+    """The snapshot at a sequence, folded from the newest checkpoint that is not above it; None where the log does not reach back."""
+    with suppress(CommitConflict, ObjectNotFound, RunGone, StateInvalid):
+        found: list[str] = []
+        async for page in log.store.list(keys.checkpoint_prefix(log.home)):
+            found += [key for key in page.keys if (keys.checkpoint_sequence(key) or sequence + 1) <= sequence]
+        state = State(log.pipeline)
+        if found:
+            state = State.restore(wire.decode(Checkpoint, (await log.store.get(max(found))).body, max(found)))
+        await log.load_outputs(state)
+        while state.sequence < sequence:
+            key = keys.log_entry(log.home, state.sequence + 1)
+            stored = await log.store.get(key)
+            if not await log._follow(state, key, stored):
+                return None
+        await log.load_outputs(state)
+        return state.snapshot() if await log.floor() <= state.sequence else None
+    return None
