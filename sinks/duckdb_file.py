@@ -12,7 +12,7 @@ from sinks import sql
 from sinks.port import Change, Mark, SinkFailed, failing
 from sinks.rows import Rows
 from sinks.tables import bring, mark_in
-from sinks.types import duckdb_type
+from sinks.types import duckdb_type, keeps_values
 from sinks.warehouse import STORAGE_VERSION
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class DuckDBFileSink:
         return held[0] if held else None
 
     async def follows(self, change: Change) -> bool:
+        if not all(keeps_values(before, after) for before, after in change.retyped.values()):
+            return False
         connection = await self._open(read_only=True)
         try:
             return _File(connection).columns(change.pipeline) is not None

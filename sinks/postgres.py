@@ -13,7 +13,7 @@ from sinks import sql
 from sinks.port import Change, Mark, failing
 from sinks.rows import Rows
 from sinks.tables import MARKS, bring, mark_in
-from sinks.types import postgres_keeps, postgres_text, postgres_type
+from sinks.types import keeps_values, postgres_text, postgres_type
 
 if TYPE_CHECKING:
     import psycopg
@@ -37,7 +37,7 @@ class PostgresSink:
         return held[0] if held else None
 
     async def follows(self, change: Change) -> bool:
-        if not all(postgres_keeps(before, after) for before, after in change.retyped.values()):
+        if not all(keeps_values(before, after) for before, after in change.retyped.values()):
             return False
         with self._used() as connection, connection.transaction():
             return _Session(connection, self.schema).columns(change.pipeline) is not None

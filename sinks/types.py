@@ -20,7 +20,6 @@ _POSTGRES = {
     **{"uint8": "smallint", "uint16": "integer", "uint32": "bigint", "uint64": "numeric(20,0)"},
     **{"float": "real", "double": "double precision", "string": "text", "binary": "bytea", "date32[day]": "date", "null": "text"},
 }
-_NUMBERS = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
 
 
 def duckdb_type(kind: pa.DataType) -> str:
@@ -84,11 +83,14 @@ def postgres_type(kind: pa.DataType) -> str:
     return "jsonb" if pt.is_nested(kind) else "text"
 
 
-def postgres_keeps(before: pa.DataType, after: pa.DataType) -> bool:
-    """Whether Postgres turns values of one type into those of the other just as DuckDB does: numbers into wider numbers."""
-    old, new = postgres_type(before), postgres_type(after)
-    numbers = all(kind.partition("(")[0] in _NUMBERS for kind in (old, new))
-    return numbers or (old == new and old != "jsonb")
+def keeps_values(before: pa.DataType, after: pa.DataType) -> bool:
+    """Whether a database that turns a column of one type into one of the other has what a query over the files says.
+
+    Not where it becomes text (1 in a file, a float meanwhile, is "1.0" then), nor inside of lists, structs and maps.
+    """
+    import pyarrow.types as pt
+
+    return not pt.is_string(after) and not pt.is_nested(after)
 
 
 def postgres_text(column: str, kind: pa.DataType) -> str:
