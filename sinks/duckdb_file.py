@@ -79,6 +79,10 @@ class DuckDBFileSink:
         raise SinkFailed(f"{self.path} cannot be opened: {why}")
 
 
+def _committed(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("COMMIT")
+
+
 class _File:
     """See `tables.Database`."""
 
@@ -93,7 +97,7 @@ class _File:
         except BaseException:
             self._connection.execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
+        _committed(self._connection)
 
     def execute(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         return self._connection.execute(statement, list(values)).fetchall()

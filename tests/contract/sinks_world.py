@@ -102,7 +102,8 @@ class World:
 
     def target(self, kind: str, tag: str) -> Target:
         """A target that nobody else has."""
-        os.environ[DSN] = postgres_dsn() if kind == "postgres" else ""
+        if kind == "postgres":
+            os.environ[DSN] = os.environ.get(DSN) or postgres_dsn()
         made: dict[str, Callable[[], Target]] = {
             "delta": lambda: Delta(f"lake/{tag}/"),
             "postgres": lambda: Postgres(DSN, schema=f"s_{tag}"),
@@ -141,7 +142,7 @@ def rows_of(kind: str, world: World, tag: str, table: str) -> list[Row]:
         import psycopg
         from psycopg.rows import dict_row
 
-        with psycopg.connect(postgres_dsn(), row_factory=dict_row) as connection:
+        with psycopg.connect(os.environ[DSN], row_factory=dict_row) as connection:
             return connection.execute(f'SELECT * FROM "s_{tag}"."{table}"').fetchall()  # type: ignore[arg-type]
     if kind == "delta":
         import pyarrow as pa
