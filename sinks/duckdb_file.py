@@ -117,7 +117,8 @@ class _File:
         return f"CAST({sql.name(column)} AS {duckdb_type(kind)}) AS {sql.name(column)}"
 
     def retype(self, name: str, column: str, kind: str, *, empty: bool) -> None:
-        self.execute(f"ALTER TABLE {self.table(name)} ALTER {sql.name(column)} TYPE {kind}")
+        using = f" USING CAST(NULL AS {kind})" if empty else ""  # rows that this transaction deleted would be turned, too
+        self.execute(f"ALTER TABLE {self.table(name)} ALTER {sql.name(column)} TYPE {kind}{using}")
 
     def insert(self, name: str, batches: pa.RecordBatchReader) -> None:
         with self._incoming(batches):

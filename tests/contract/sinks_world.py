@@ -6,12 +6,13 @@ import asyncio
 import json
 import os
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 
 from pipeline import Pipeline, keys
 from pipeline.assembly import Runtime, WallClock, loaded_on_use, table_spec
@@ -19,7 +20,7 @@ from pipeline.contents import LazyContents
 from pipeline.executors.inline import InlineExecutor
 from pipeline.publishing import Publisher
 from pipeline.settings import Policy
-from pipeline.snapshot import Snapshot
+from pipeline.snapshot import Output, Snapshot
 from pipeline.stores.local import LocalStore
 from pipeline.worker import Worker
 from sinks import Catalogue, Delta, DuckDBFile, Postgres
@@ -84,13 +85,19 @@ STAGES: dict[str, dict[str, list[Row] | None]] = {
 class World:
     """One bucket with every stage committed: a sink can be brought from any of them to any later one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        make: Callable[[], Pipeline] = flow,
+        stages: dict[str, dict[str, list[Row] | None]] = STAGES,
+    ) -> None:
         self.folder = folder
         self.bucket = folder / "bucket"
         (self.bucket / "up").mkdir(parents=True)
-        self.runtime = runtime(flow(), self.bucket)
+        self.make = make
+        self.runtime = runtime(make(), self.bucket)
         self.snapshots: dict[str, Snapshot] = {}
-        for stage, files in STAGES.items():
+        for stage, files in stages.items():
             for name, rows in files.items():
                 path = self.bucket / "up" / f"{name}.jsonl"
                 path.unlink() if rows is None else path.write_text(lines(*rows))
@@ -114,7 +121,7 @@ class World:
 
     def publisher(self, target: Target, snapshot: Snapshot) -> Publisher:
         """A publisher for which this snapshot is the newest."""
-        pipeline = flow()
+        pipeline = self.make()
         pipeline.sinks = {"it": target}
         found = Publisher(runtime(pipeline, self.bucket))
 
@@ -164,6 +171,8 @@ def plain(rows: list[Row]) -> list[str]:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list) and value and all(isinstance(item, tuple) for item in value):
+        return _plain(dict(value))  # a map
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, datetime):
@@ -176,4 +185,91 @@ def _plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, str):
         return value.replace("\0", "\ufffd")  # Postgres has no NUL
-    return value.isoformat() if isinstance(value, date) else value
+    return value.isoformat() if isinstance(value, date | time) else value
+
+
+def execute(kind: str, world: World, tag: str, *statements: str) -> list[Any]:
+    """What the last statement says, asked as somebody else would."""
+    if kind == "postgres":
+        import psycopg
+
+        with psycopg.connect(os.environ[DSN], autocommit=True) as connection:
+            cursor = [connection.execute(s) for s in statements][-1]  # type: ignore[arg-type]
+            return cursor.fetchall() if cursor.description else []
+    with duckdb.connect(world.folder / f"{tag}.duckdb") as connection:
+        return [connection.execute(s).fetchall() for s in statements][-1]
+
+
+def spoil(kind: str, world: World, tag: str) -> None:
+    """Lose rows behind the sink's back."""
+    if kind == "delta":
+        from deltalake import DeltaTable
+
+        DeltaTable(world.bucket / "lake" / tag / "sales").delete("n = 1")
+    elif kind == "catalogue":
+        with duckdb.connect(world.bucket / f"{tag}.duckdb") as connection:
+            connection.execute("CREATE OR REPLACE VIEW sales AS SELECT 1 AS n")
+    else:
+        execute(kind, world, tag, f"DELETE FROM {f's_{tag}.sales' if kind == 'postgres' else 'sales'} WHERE n = 1")
+
+
+def compacted(world: World, before: Snapshot) -> Snapshot:
+    """The same rows in one file, as the commit after `before`."""
+    import hashlib
+
+    import pyarrow.parquet as pq
+
+    with Warehouse(files_of(world.runtime.store)) as warehouse:
+        warehouse.add_snapshot(before)
+        rows = warehouse.query("SELECT * FROM sales")
+    key = f"{world.runtime.settings.output}rows/{'9' * 20}-000000.compacted.0.parquet"
+    path = world.bucket / key
+    pq.write_table(rows, path)
+    like = next(iter(before.outputs.values())).files[0]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    file = msgspec.structs.replace(like, key=key, size_bytes=path.stat().st_size, rows=len(rows), schema_id=digest, sha256=digest)
+    one = Output(files=[file], live=sum(o.live for o in before.outputs.values()), dead=[])
+    return msgspec.structs.replace(before, sequence=before.sequence + 1, outputs={f"{'9' * 20}-000000.compacted": one})
+
+
+def typed_world(folder: Path) -> tuple[World, list[Snapshot]]:
+    """A file with one plain column, then one with a column of each type."""
+    import pyarrow as pa
+
+    plain_types: dict[str, tuple[pa.DataType, Any]] = {
+        **{str(kind): (kind, 2**kind.bit_width - 1) for kind in (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())},
+        **{str(kind): (kind, -(2 ** (kind.bit_width - 1))) for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64())},
+        "flag": (pa.bool_(), True),
+        "f4": (pa.float32(), 0.5),
+        "f8": (pa.float64(), -1e300),
+        "nan": (pa.float64(), float("inf")),
+        "d": (pa.decimal128(38, 10), Decimal("-1234567890.0123456789")),
+        "text": (pa.string(), "\u00e9\t,\"'\\ \U0001f30a"),
+        "bytes": (pa.binary(), b"\x00\xff\\n"),
+        "day": (pa.date32(), date(1969, 12, 31)),
+        "clock": (pa.time64("ns"), 36_000_123_456_000),
+        "clock_s": (pa.time32("ms"), 3_723_000),
+        **{f"at_{u}": (pa.timestamp(u), datetime(1960, 1, 2, 3, 4, 5)) for u in ("s", "ms", "us", "ns")},
+        **{f"tz_{u}": (pa.timestamp(u, "Europe/Berlin"), datetime(2026, 7, 1, tzinfo=UTC)) for u in ("s", "us", "ns")},
+    }
+    nested = {
+        "list": (pa.list_(pa.uint16()), [1, None, 65535]),
+        "map": (pa.map_(pa.string(), pa.float64()), [("a b", 1.5)]),
+        "struct": (pa.struct([("x y", pa.uint64()), ("l", pa.list_(pa.struct([("z", pa.string())])))]), {"x y": 2**64 - 1, "l": [{"z": "\\u0000 \0"}]}),
+        "nothing": (pa.null(), None),
+    }
+    columns = {**plain_types, **nested}
+
+    def make() -> Pipeline:
+        p = Pipeline("sales", source="up/")
+
+        @p.transform
+        def parse(obj: Any) -> Any:
+            if "plain" in obj.key:
+                return pa.table({"n": pa.array([1])})
+            return pa.table({name: pa.array([value, None], kind) for name, (kind, value) in columns.items()})
+
+        return p
+
+    world = World(folder, make, {"plain": {"plain": [{}]}, "all": {"all": [{}]}})
+    return world, list(world.snapshots.values())

@@ -7,15 +7,18 @@ import itertools
 import json
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import msgspec
 import pytest
 
+from pipeline.ports import Store
 from pipeline.publishing import Published
-from sinks.port import Mark
+from pipeline.snapshot import Snapshot
+from sinks.port import Change, Mark, Sink
+from sinks.rows import Rows
 from sinks.targets import Target
-from tests.contract.sinks_world import KINDS, STAGES, World
+from tests.contract.sinks_world import KINDS, STAGES, World, compacted, execute, spoil, typed_world
 from tests.helpers import ROOT
 
 _tags = (f"t{n}" for n in itertools.count())
@@ -24,6 +27,11 @@ _tags = (f"t{n}" for n in itertools.count())
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("sinks"))
+
+
+@pytest.fixture(scope="module")
+def every_type(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, list[Snapshot]]:
+    return typed_world(tmp_path_factory.mktemp("types"))
 
 
 @pytest.fixture(params=KINDS)
@@ -76,3 +84,78 @@ def test_publishers_that_are_killed_anywhere_or_run_together(world: World, kind:
     *wrong, last = done.stdout.splitlines()
     assert wrong == []
     assert int(last.removeprefix("died ")) >= {"catalogue": 4, "delta": 8, "postgres": 14, "duckdb": 12}[kind]
+
+
+class _Overtaken(Target):
+    """A target on which somebody else publishes just before each publish."""
+
+    def __init__(self, target: Target, other: Callable[[], object]) -> None:
+        self.target = target
+        self.other = other
+
+    def open(self, store: Store) -> Sink:
+        sink = self.target.open(store)
+        publish = sink.publish
+
+        async def late(change: Change, rows: Rows) -> bool:
+            await asyncio.to_thread(self.other)
+            return await publish(change, rows)
+
+        sink.publish = late  # type: ignore[method-assign]
+        return sink
+
+
+def test_a_publisher_that_comes_late_does_not_go_back(world: World, kind: str, tag: str) -> None:
+    target = world.target(kind, tag)
+    publish(world, target, "first")
+    late = _Overtaken(target, lambda: publish(world, target, "deleted"))
+    done = asyncio.run(world.publisher(late, world.snapshots["replaced"]).publish("it"))
+    assert "it holds commit" in done.problem
+    assert_holds(world, kind, tag, "deleted")
+
+
+def test_a_rebuild_replaces_what_the_target_holds_whatever_that_is(world: World, kind: str, tag: str) -> None:
+    target = world.target(kind, tag)
+    publish(world, target, "text")
+    spoil(kind, world, tag)
+    assert world.held(kind, tag) != world.expected(world.snapshots["text"])
+    assert not publish(world, target, "text").done
+    assert publish(world, target, "text", rebuild=True).rebuilt
+    assert_holds(world, kind, tag, "text")
+    publish(world, target, "first", rebuild=True)  # as after the bucket was begun anew
+    assert_holds(world, kind, tag, "first")
+
+
+def test_compaction_moves_rows_and_changes_none(world: World, kind: str, tag: str) -> None:
+    """Outputs whose rows were merged into one file, each with its task of before."""
+    target, before = world.target(kind, tag), world.snapshots["columns"]
+    publish(world, target, "columns")
+    after = compacted(world, before)
+    done = asyncio.run(world.publisher(target, after).publish("it"))
+    assert (done.problem, done.mark) == ("", Mark(0, before.sequence + 1))
+    assert world.held(kind, tag) == world.expected(before)
+    if kind == "postgres":  # the transaction that wrote each row
+        written = "SELECT count(DISTINCT xmin::text) FROM s_%s.sales"
+        assert execute(kind, world, tag, written % tag) == [(1,)]
+
+
+def test_every_type_that_tables_hold(every_type: tuple[World, list[Snapshot]], kind: str, tag: str) -> None:
+    """In a first publish, and as columns that come later."""
+    world, snapshots = every_type
+    for snapshots_of, name in ((snapshots, tag), (snapshots[1:], f"{tag}_whole")):
+        target = world.target(kind, name)
+        for snapshot in snapshots_of:
+            done = asyncio.run(world.publisher(target, snapshot).publish("it"))
+            assert done.problem == ""
+        held, expected = ([json.loads(row) for row in rows] for rows in (world.held(kind, name), world.expected(snapshots[-1])))
+        assert held == expected
+
+
+@pytest.mark.parametrize("kind", ["postgres", "duckdb"])
+def test_a_table_of_somebody_elses_is_not_touched(world: World, kind: str, tag: str) -> None:
+    target = world.target(kind, tag)
+    statements = [f"CREATE SCHEMA s_{tag}", f"CREATE TABLE s_{tag}.by_kind (mine int)"]
+    execute(kind, world, tag, *(statements if kind == "postgres" else ["CREATE TABLE by_kind (mine int)"]))
+    done = asyncio.run(world.publisher(target, world.newest()).publish("it"))
+    assert "table by_kind that Tidemill did not make" in done.problem
+    assert mark(world, target) is None
