@@ -19,14 +19,13 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.errors import CommitConflict, ObjectNotFound, SettingsError, StateInvalid, TidemillError, nearest
 from pipeline.log import Log
 from pipeline.lookup import RunGone
-from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Snapshot
 from pipeline.state import State
 from sinks.aggregates import definition
 from sinks.changes import changes_between, mark_of
 from sinks.files import files_of
 from sinks.port import Change, Mark, Sink, SinkFailed
-from sinks.rows import Rows
+from sinks.rows import Declared, Rows
 from sinks.targets import Target
 
 TRIES = 8
@@ -113,7 +112,8 @@ class Publisher:
                 )
             old = await self._old(held, target) if not rebuild else None
             change = await self._possible(sink, old, new, held)
-            with Rows(files_of(self._runtime.store), change, old, new, self._declared(new), self._definitions(new)) as rows:
+            declared = Declared(self._aggregates if new.schema is not None else (), self._definitions(new))
+            with Rows(files_of(self._runtime.store), change, old, new, declared) as rows:
                 if await sink.publish(change, rows):
                     return Published(sink=name, mark=target, sequence=new.sequence, done=True, rebuilt=change.whole)
         raise SinkFailed(f"others were faster {TRIES} times; publish again")
@@ -140,15 +140,13 @@ class Publisher:
         wanted = [file.key for output in change.vanished.values() for file in output.files]
         return all(head is not None for head in await self._runtime.store.head_many(wanted))
 
-    def _declared(self, snapshot: Snapshot) -> tuple[AggregateSettings, ...]:
-        return self._aggregates if snapshot.schema is not None else ()  # nothing to compute them from yet
-
     def _definitions(self, snapshot: Snapshot) -> Mapping[str, str]:
+        """None before the first rows: there is nothing to compute aggregates from."""
         return {a.name: definition(a) for a in self._aggregates} if snapshot.schema is not None else {}
 
 
 async def snapshot_at_sequence(log: Log, sequence: int) -> Snapshot | None:
-    """The snapshot at a sequence, folded from the newest checkpoint that is not above it; None where the log does not reach back."""
+    """The snapshot at a sequence, folded from the newest checkpoint not above it; None where the log does not reach back."""
     with suppress(CommitConflict, ObjectNotFound, RunGone, StateInvalid):
         found: list[str] = []
         async for page in log.store.list(keys.checkpoint_prefix(log.home)):

@@ -7,15 +7,12 @@ retention says after they are superseded, so a catalogue must be opened anew now
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ObjectNotFound, PreconditionFailed
 from pipeline.model import Stored
 from pipeline.ports import Store
-from pipeline.settings import AggregateSettings
-from pipeline.snapshot import Snapshot
 from sinks import sql
 from sinks.files import Files, LocalFiles, StoreFiles
 from sinks.port import Change, Mark, failing
@@ -51,7 +48,7 @@ class CatalogueSink:
             if _mark_in(path, change.pipeline, self._key) != change.over:
                 return False
             with failing(self._key, duckdb.Error):
-                self._write(path, change, rows.snapshot, rows.aggregates, rows.definitions)
+                self._write(path, change, rows)
             body = path.read_bytes()
         try:
             await self._store.put(self._key, body, create_only=current is None, if_match=current.etag if current else None)
@@ -68,21 +65,16 @@ class CatalogueSink:
         except ObjectNotFound:
             return None
 
-    def _write(
-        self,
-        path: Path,
-        change: Change,
-        snapshot: Snapshot,
-        aggregates: Sequence[AggregateSettings],
-        definitions: Mapping[str, str],
-    ) -> None:
+    def _write(self, path: Path, change: Change, rows: Rows) -> None:
         """Put the pipeline's views, and its mark, in the file."""
         with Warehouse(public_files(self._store), database=str(path)) as warehouse:
             connection = warehouse.connection
-            connection.execute(f"CREATE TABLE IF NOT EXISTS {_MARKS} (pipeline VARCHAR, generation BIGINT, sequence BIGINT, view VARCHAR)")
+            connection.execute(
+                f"CREATE TABLE IF NOT EXISTS {_MARKS} (pipeline VARCHAR, generation BIGINT, sequence BIGINT, view VARCHAR)"
+            )
             old = connection.execute(f"SELECT view FROM {_MARKS} WHERE pipeline = ?", [change.pipeline]).fetchall()
-            warehouse.add_snapshot(snapshot)
-            warehouse.add_aggregates(snapshot, aggregates, dict(definitions))
+            warehouse.add_snapshot(rows.snapshot)
+            rows.declared.add_to(warehouse, rows.snapshot)
             for (view,) in old:
                 if view not in warehouse.tables:
                     connection.execute(f"DROP VIEW IF EXISTS {sql.name(view)}")

@@ -70,7 +70,9 @@ class DuckDBFileSink:
         why = ""
         for _ in range(OPENINGS_MAX):
             try:
-                return duckdb.connect(str(self.path), read_only=read_only, config={"storage_compatibility_version": STORAGE_VERSION})
+                return duckdb.connect(
+                    str(self.path), read_only=read_only, config={"storage_compatibility_version": STORAGE_VERSION}
+                )
             except duckdb.Error as error:
                 why = " ".join(str(error).split())
                 if "lock" not in why:
@@ -100,13 +102,16 @@ class _File:
         _committed(self._connection)
 
     def execute(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        return self._connection.execute(statement, list(values)).fetchall()
+        rows: list[tuple[Any, ...]] = self._connection.execute(statement, list(values)).fetchall()
+        return rows
 
     def table(self, name: str) -> str:
         return f"main.{sql.name(name)}"
 
     def columns(self, name: str) -> dict[str, str] | None:
-        listed = "SELECT column_name, data_type FROM duckdb_columns() WHERE schema_name = 'main' AND table_name = ? AND NOT internal"
+        listed = (
+            "SELECT column_name, data_type FROM duckdb_columns() WHERE schema_name = 'main' AND table_name = ? AND NOT internal"
+        )
         found = self.execute(f"{listed} AND database_name = current_database() ORDER BY column_index", name)
         return dict(found) if found else None
 

@@ -32,7 +32,10 @@ class LocalFiles:
 
 
 class StoreFiles:
-    """Objects of any store, read by range; their names begin with `base`. Every open file keeps its own position, as DuckDB's threads need."""
+    """Objects of any store, read by range; their names begin with `base`.
+
+    Every open file keeps its own position, as DuckDB's threads need.
+    """
 
     def __init__(self, store: Store, base: str = "tidemill://") -> None:
         self._store = store

@@ -78,7 +78,7 @@ class Change:
 
 
 class Sink(Protocol):
-    """One target. Methods raise SinkFailed where the target does not answer or refuses, SettingsError for what a person must mend."""
+    """One target. Raises SinkFailed where the target does not answer or refuses, SettingsError for what a person must mend."""
 
     async def mark(self, pipeline: str) -> Mark | None:
         """What the target holds of this pipeline, read from the target itself. None: nothing."""

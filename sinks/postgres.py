@@ -58,6 +58,7 @@ class PostgresSink:
         """The connection; after an error another one is made. Raises SettingsError without its driver or connection string."""
         try:
             import psycopg
+            from psycopg.conninfo import conninfo_to_dict
         except ImportError:
             raise SettingsError("the Postgres sink needs psycopg: pip install 'tidemill[postgres]'") from None
         dsn = os.environ.get(self.dsn_env)
@@ -67,8 +68,8 @@ class PostgresSink:
             self._connection = None
         with failing("Postgres", psycopg.Error):
             if self._connection is None:
-                wait = {} if "connect_timeout" in dsn else {"connect_timeout": CONNECT_TIMEOUT_S}
-                self._connection = psycopg.connect(dsn, autocommit=True, application_name="tidemill", **wait)
+                options: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "tidemill"}
+                self._connection = psycopg.connect(dsn, autocommit=True, **options | conninfo_to_dict(dsn))
             yield self._connection
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,21 +27,26 @@ _ONE = "_tidemill_one"
 _PAIR = "a._task = b._task AND a._source_key = b._source_key"
 
 
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """The pipeline's aggregates, and the fingerprint of each."""
+
+    aggregates: Sequence[AggregateSettings]
+    definitions: Mapping[str, str]
+
+    def add_to(self, warehouse: Warehouse, snapshot: Snapshot) -> None:
+        """A view for each. Raises SettingsError for one whose SQL does not work on this snapshot."""
+        warehouse.add_aggregates(snapshot, self.aggregates, dict(self.definitions))
+        for name, reason in warehouse.broken.items():
+            raise SettingsError(f"aggregate {name} of {snapshot.pipeline}: {reason}")
+
+
 class Rows:
     """Reads what a change adds and removes. Use it as a context manager. Raises ObjectNotFound where a file is gone."""
 
-    def __init__(
-        self,
-        files: Files,
-        change: Change,
-        old: Snapshot | None,
-        new: Snapshot,
-        aggregates: Sequence[AggregateSettings],
-        definitions: Mapping[str, str],
-    ) -> None:
+    def __init__(self, files: Files, change: Change, old: Snapshot | None, new: Snapshot, declared: Declared) -> None:
         self.snapshot = new
-        self.aggregates = aggregates
-        self.definitions = definitions
+        self.declared = declared
         self._change = change
         self._warehouse = Warehouse(files)
         self._warehouse.connection.execute("SET TimeZone = 'UTC'")
@@ -49,11 +55,9 @@ class Rows:
             # of rows that went only the names are needed: no schema, no columns
             self._warehouse.add_snapshot(msgspec.structs.replace(old, outputs=change.vanished, schema=None), view=_OLD)
         self._add_gone()
-        if aggregates:
+        if declared.aggregates:
             self._warehouse.add_snapshot(new)
-            self._warehouse.add_aggregates(new, aggregates, dict(definitions))
-        for name, reason in self._warehouse.broken.items():
-            raise SettingsError(f"aggregate {name} of {new.pipeline}: {reason}")
+            declared.add_to(self._warehouse, new)
 
     def __enter__(self) -> Rows:
         return self

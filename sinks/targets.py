@@ -102,7 +102,9 @@ class Postgres(Target):
             # not shown: it may be the connection string itself, with a password in it
             raise SettingsError("Postgres(dsn_env=...) takes the NAME of an environment variable, never a connection string")
         if not isinstance(self.schema, str) or not _NAME.match(self.schema):
-            raise SettingsError(f"Postgres: schema={self.schema!r}: use a lower-case letter, then letters, digits and _ (at most 63)")
+            raise SettingsError(
+                f"Postgres: schema={self.schema!r}: use a lower-case letter, then letters, digits and _ (at most 63)"
+            )
 
     @property
     def modal_secret(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Which type a table's column has in DuckDB, in Delta Lake and in Postgres. Pure; every type that `schema.plain_type` lets through."""
+"""Which type a column has in DuckDB, in Delta Lake and in Postgres: for every type that `schema.plain_type` lets through. Pure."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def duckdb_type(kind: pa.DataType) -> str:
 
 
 def delta_type(kind: pa.DataType) -> pa.DataType:
-    """The Arrow type that stands for the column's type in Delta Lake, which has no unsigned integers, no times and no nanoseconds."""
+    """The Arrow type that the column has in Delta Lake, which knows no unsigned integers, times of day or nanoseconds."""
     import pyarrow as pa
     import pyarrow.types as pt
 
@@ -105,12 +105,38 @@ def postgres_text(column: str, kind: pa.DataType) -> str:
         return f"replace(CAST({name} AS VARCHAR), chr(0), {_REPLACEMENT}) AS {name}"
     if target == "jsonb":
         # a NUL is \u0000 in JSON, which jsonb refuses; chr(1) stands for a backslash meanwhile: JSON has no such character
-        held = f"replace(CAST(to_json({name}) AS VARCHAR), '\\\\', chr(1))"
+        held = f"replace(CAST(to_json({_finite(name, kind)}) AS VARCHAR), '\\\\', chr(1))"
         return f"replace(replace({held}, '\\u0000', '\\ufffd'), chr(1), '\\\\') AS {name}"
     if target == "date" or target.startswith("timestamp"):
         micro = "" if target == "date" else f"::{'TIMESTAMP' if kind.tz is None else 'TIMESTAMPTZ'}"
         return f"replace(CAST({name}{micro} AS VARCHAR), ' (BC)', ' BC') AS {name}"
     return f"CAST({name}{'::TIME' if target.startswith('time') else ''} AS VARCHAR) AS {name}"
+
+
+def _finite(value: str, kind: pa.DataType, depth: int = 0) -> str:
+    """An expression for DuckDB: the value with null for floats that JSON cannot write (NaN, infinity), however deep inside."""
+    import pyarrow.types as pt
+
+    if not _has_floats(kind):
+        return value
+    one = f"v{depth}"
+    if pt.is_list(kind):
+        return f"list_transform({value}, lambda {one}: {_finite(one, kind.value_type, depth + 1)})"
+    if pt.is_struct(kind):
+        fields = ", ".join(f"{sql.name(f.name)} := {_finite(f'{value}.{sql.name(f.name)}', f.type, depth)}" for f in kind)
+        return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({fields}) END"
+    if pt.is_map(kind):
+        entry = f"struct_pack(key := {one}.key, value := {_finite(f'{one}.value', kind.item_type, depth + 1)})"
+        return f"map_from_entries(list_transform(map_entries({value}), lambda {one}: {entry}))"
+    return f"CASE WHEN isfinite({value}) THEN {value} END"
+
+
+def _has_floats(kind: pa.DataType) -> bool:
+    import pyarrow.types as pt
+
+    if pt.is_map(kind):
+        return _has_floats(kind.item_type)  # keys are text in JSON
+    return pt.is_floating(kind) or any(_has_floats(kind.field(i).type) for i in range(kind.num_fields))
 
 
 _REPLACEMENT = "chr(65533)"

@@ -19,6 +19,7 @@ COMMANDS = {
     "quarantine": ("pipeline.cli.quarantine", "List, show, retry or replay files that failed."),
     "lineage": ("pipeline.cli.inspect", "From a source to its outputs, and back."),
     "audit": ("pipeline.cli.inspect", "Prove that every object is in exactly one state and every row is there once."),
+    "sinks": ("pipeline.cli.sinks", "Show what each declared sink holds; bring them up to date."),
     "vacuum": ("pipeline.cli.inspect", "Delete superseded and orphaned files that retention lets go."),
     "backfill": ("pipeline.cli.backfill", "Process objects again that were processed before."),
     "submit": ("pipeline.cli.jobs", "Have files processed now; print a job id and leave."),

@@ -21,6 +21,7 @@ from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, on_engine, on_limits, priority_of
 from pipeline.cli.progress import Progress
 from pipeline.cli.render import count, duration, printable, size
+from pipeline.cli.sinks import AfterPasses
 from pipeline.engines import Engine
 from pipeline.errors import CommitConflict, CommitUnknown, ObjectNotFound, SettingsError, StoreUnavailable
 from pipeline.executors.spawn import SpawnerGone
@@ -182,6 +183,7 @@ class Run:
         self.noticed: Notices | None = None
         """What the next turn looks up; None for a full listing."""
         self.warming = False
+        self.sinks = AfterPasses(self._say)
         self.stopped = asyncio.Event()
 
     async def go(self) -> int:
@@ -302,6 +304,8 @@ class Run:
         self.found_problems |= report.quarantined > 0 or report.unread > 0
         if report.commits or not self.watch:
             self._show(runtime, report, time.monotonic() - started)
+        if not self.engine.detached and not self.stopped.is_set():
+            self.found_problems |= not await self.sinks.publish(runtime, committed=report.commits > 0)
         return report
 
     def _progressed(self, progress: Progress, runtime: Runtime, report: PassReport) -> None:

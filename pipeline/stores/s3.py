@@ -101,7 +101,7 @@ class S3Store:
         return self._prefix + key
 
     def foreign_options(self) -> dict[str, str]:
-        """How another client of this process reaches the bucket: in the words of Rust's object_store, with the keys of this moment."""
+        """How another client of this process reaches the bucket, in the words of object_store (Rust), with the keys of now."""
         found = self._session.get_credentials()
         options = {"aws_region": self._region, "aws_conditional_put": "etag"}
         if self._endpoint_url is not None:

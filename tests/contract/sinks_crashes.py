@@ -14,7 +14,6 @@ import os
 import re
 import signal
 import sys
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +68,6 @@ class Killer:
             return result
 
         setattr(owner, name, stepping)
-
 
 
 def watched(kind: str, n: int) -> None:
@@ -171,7 +169,7 @@ class Crashes:
             for _ in range(publishers):
                 child = os.fork()
                 if not child:
-                    _run(lambda s=stage: (os.read(gate, 1), self.publish(tag, s)))  # type: ignore[misc]
+                    _run(lambda s=stage, g=gate: (os.read(g, 1), self.publish(tag, s)))  # type: ignore[misc]
                 children.append(child)
             os.write(opened, b"x" * publishers)
             for child in children:

@@ -249,13 +249,20 @@ def typed_world(folder: Path) -> tuple[World, list[Snapshot]]:
         "day": (pa.date32(), date(1969, 12, 31)),
         "clock": (pa.time64("ns"), 36_000_123_456_000),
         "clock_s": (pa.time32("ms"), 3_723_000),
-        **{f"at_{u}": (pa.timestamp(u), datetime(1960, 1, 2, 3, 4, 5)) for u in ("s", "ms", "us", "ns")},
+        **{f"at_{u}": (pa.timestamp(u), datetime.fromisoformat("1960-01-02T03:04:05")) for u in ("s", "ms", "us", "ns")},
         **{f"tz_{u}": (pa.timestamp(u, "Europe/Berlin"), datetime(2026, 7, 1, tzinfo=UTC)) for u in ("s", "us", "ns")},
     }
     nested = {
         "list": (pa.list_(pa.uint16()), [1, None, 65535]),
         "map": (pa.map_(pa.string(), pa.float64()), [("a b", 1.5)]),
-        "struct": (pa.struct([("x y", pa.uint64()), ("l", pa.list_(pa.struct([("z", pa.string())])))]), {"x y": 2**64 - 1, "l": [{"z": "\\u0000 \0"}]}),
+        "struct": (
+            pa.struct([("x y", pa.uint64()), ("l", pa.list_(pa.struct([("z", pa.string())])))]),
+            {"x y": 2**64 - 1, "l": [{"z": "\\u0000 \0"}]},
+        ),
+        "floats": (
+            pa.list_(pa.struct([("f", pa.float64()), ("m", pa.map_(pa.string(), pa.float32()))])),
+            [{"f": 0.5, "m": [("k", 1.5)]}, None, {"f": None, "m": None}],
+        ),
         "nothing": (pa.null(), None),
     }
     columns = {**plain_types, **nested}
