@@ -72,9 +72,9 @@ def _committer(pipeline: Pipeline) -> Rights:
     home, out = keys.home(pipeline.name), _output(pipeline)
     state, receipts = _state(home), f"{keys.receipt_prefix(home)}*"
     return {
-        LIST: [*state[:-1], receipts, f"{pipeline.source}*", *out[:2]],
-        READ: [*state, receipts, keys.format_marker(home), f"{pipeline.source}*", *out],
-        WRITE: [f"{keys.log_prefix(home)}*", *_folded(home), out[2]],
+        LIST: [*state[:-1], receipts, f"{pipeline.source}*", *out[:2], *_sinks(pipeline)],
+        READ: [*state, receipts, keys.format_marker(home), f"{pipeline.source}*", *out, *_sinks(pipeline)],
+        WRITE: [f"{keys.log_prefix(home)}*", *_folded(home), out[2], *_sinks(pipeline)],
     }
 
 
@@ -83,13 +83,13 @@ def _operator(pipeline: Pipeline) -> Rights:
     home, out = keys.home(pipeline.name), _output(pipeline)
     probes = [f"{home}probe-*", f"{home}clock-*"]
     work = [f"{keys.receipt_prefix(home)}*", f"{keys.assignment_prefix(home)}*", f"{keys.job_prefix(home)}*"]
-    folded = _folded(home)
+    folded, sinks = _folded(home), _sinks(pipeline)
     return {
-        LIST: [f"{home}*", f"{pipeline.source}*", *out],
-        READ: [f"{home}*", f"{pipeline.source}*", *out],
-        WRITE: [keys.format_marker(home), f"{keys.log_prefix(home)}*", keys.floor(home), *folded, *work, *probes, *out],
+        LIST: [f"{home}*", f"{pipeline.source}*", *out, *sinks],
+        READ: [f"{home}*", f"{pipeline.source}*", *out, *sinks],
+        WRITE: [keys.format_marker(home), f"{keys.log_prefix(home)}*", keys.floor(home), *folded, *work, *probes, *out, *sinks],
         DELETE: [f"{keys.log_prefix(home)}*", *folded[:2], *work, *probes, *out],
-        ABORT: out[:2],
+        ABORT: [*out[:2], *sinks],
         VERSIONS: [f"{pipeline.source}*"],
         READ_VERSION: [f"{pipeline.source}*"],
     }
@@ -109,6 +109,11 @@ def _state(home: str) -> list[str]:
 def _folded(home: str) -> list[str]:
     """What a checkpoint writes."""
     return [f"{keys.checkpoint_prefix(home)}*", f"{keys.ledger_prefix(home)}*", keys.hint(home)]
+
+
+def _sinks(pipeline: Pipeline) -> list[str]:
+    """What sinks in the bucket read and write."""
+    return [f"{target.writes}*" for target in pipeline.sinks.values() if target.writes is not None]
 
 
 def _output(pipeline: Pipeline) -> list[str]:

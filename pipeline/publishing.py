@@ -74,8 +74,8 @@ class Publisher:
         sink = self._open(name)
         try:
             return await self._bring(name, sink, rebuild=rebuild)
-        except TidemillError as error:
-            return Published(sink=name, problem=str(error))
+        except (TidemillError, *_foreign()) as error:
+            return Published(sink=name, problem=str(error) or type(error).__name__)
         finally:
             await sink.close()
 
@@ -143,6 +143,14 @@ class Publisher:
     def _definitions(self, snapshot: Snapshot) -> Mapping[str, str]:
         """None before the first rows: there is nothing to compute aggregates from."""
         return {a.name: definition(a) for a in self._aggregates} if snapshot.schema is not None else {}
+
+
+def _foreign() -> tuple[type[Exception], ...]:
+    """What reading the rows may raise: files that went meanwhile, a full disk."""
+    import duckdb
+    import pyarrow as pa
+
+    return OSError, duckdb.Error, pa.ArrowException
 
 
 async def snapshot_at_sequence(log: Log, sequence: int) -> Snapshot | None:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -30,6 +30,7 @@ from pipeline.ports import Executor, Store
 from pipeline.runner import Pass
 from pipeline.selection import Selection
 from pipeline.settings import BackfillSettings, CostLimits, Policy, rented_policy
+from pipeline.state import State
 from pipeline.station import Bench, ChildBench, ResidentBench, Station
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _AGAIN_MAX = 20
+
+Next = Literal["aggregate", "publish"] | None
+"""The function that has something to do now."""
 
 
 def bucket_of(deployment: Deployment) -> Bucket:
@@ -89,14 +93,14 @@ class Control:
     alone: bool
     """Whether the file declares this pipeline only."""
 
-    def tick(self, names: Sequence[str] | None = None, *, lists: bool = True) -> bool:
-        """One pass: settle, find what is new, commit, hand over. True if aggregates are behind.
+    def tick(self, names: Sequence[str] | None = None, *, lists: bool = True) -> Next:
+        """One pass: settle, find what is new, commit, hand over.
 
         New is what lies in the bucket, or among `names`; without `lists` only what grew at the end of prefixes that do.
         """
         return self._run(lambda runtime: self._pass(runtime, Request(names=names, growing=not lists)))
 
-    def backfill(self, wanted: BackfillSettings) -> bool:
+    def backfill(self, wanted: BackfillSettings) -> Next:
         """Process again what a declared backfill selects."""
         settings = self.pipeline.settings()
         since_us = None if wanted.since_s is None else WallClock().now_ms() * 1000 - int(wanted.since_s * 1e6)
@@ -104,17 +108,22 @@ class Control:
         request = Request(again=chosen.again(Router(settings)))
         return self._run(lambda runtime: self._pass(runtime, request))
 
-    async def _pass(self, runtime: Runtime, request: Request) -> bool:
+    async def _pass(self, runtime: Runtime, request: Request) -> Next:
         report, state = await runtime.run(request=request)
         print(summary(self.pipeline.name, report), flush=True)  # noqa: T201 - the function's log on Modal
-        return runtime.aggregates_are_behind(state)
+        return self._next(runtime, state, report)
 
-    def settle(self, tasks: Iterable[str]) -> bool:
-        """Commit the receipts of these tasks, in one append. True if aggregates are behind."""
+    def _next(self, runtime: Runtime, state: State, report: PassReport) -> Next:
+        """Aggregates first: whoever brings them up to date publishes afterwards."""
+        behind = runtime.aggregates_are_behind(state)
+        return "aggregate" if behind else "publish" if report.commits and self.pipeline.sinks else None
 
-        async def work(runtime: Runtime) -> bool:
+    def settle(self, tasks: Iterable[str]) -> Next:
+        """Commit the receipts of these tasks, in one append."""
+
+        async def work(runtime: Runtime) -> Next:
             passing = await again_while_outdated(runtime, lambda p: p.settle(list(tasks)))
-            return runtime.aggregates_are_behind(passing.state)
+            return self._next(runtime, passing.state, passing.report)
 
         return self._run(work)
 
@@ -129,6 +138,18 @@ class Control:
             await again_while_outdated(runtime, bring)
 
         self._run(work, aggregates=True)
+
+    def publish(self) -> None:
+        """Bring the sinks up to date. Raises SinkFailed where one did not follow, after all had their turn."""
+        from pipeline.publishing import Publisher
+        from sinks.port import SinkFailed
+
+        async def work(runtime: Runtime) -> None:
+            problems = [f"sink {one.sink}: {one.problem}" for one in await Publisher(runtime).publish_all() if one.problem]
+            if problems:
+                raise SinkFailed("; ".join(problems))
+
+        self._run(work)
 
     def maintain(self) -> None:
         """Delete what retention lets go."""
