@@ -32,6 +32,7 @@ import modal
 from pipeline.api import Pipeline
 from pipeline.deployment import Deployment, checked, from_environment, mounts_of
 from pipeline.engines import app_name
+from pipeline.errors import SettingsError
 from pipeline.loading import is_path, load_pipelines
 from pipeline.pools import pools_of
 from pipeline.rented import Control, station_for
@@ -236,7 +237,7 @@ class _OfPipeline:
     def _for_sinks(self) -> dict[str, Any]:
         """The drivers of the targets, at the versions installed here, and what they need to know."""
         targets = self.pipeline.sinks.values()
-        packages = {f"{name}=={importlib.metadata.version(name)}" for t in targets for name in t.needs} if modal.is_local() else ()
+        packages = {_installed(name) for t in targets for name in t.needs} if modal.is_local() else ()
         secrets = [modal.Secret.from_name(t.modal_secret) for t in targets if t.modal_secret is not None]
         return {"image": self.b.image(pip=tuple(sorted(packages))), "secrets": [*self.b.secrets, *secrets]}
 
@@ -373,6 +374,14 @@ def _own_requirements() -> list[str]:
     names = [r.split(";")[0] for r in listed if "extra ==" not in r]
     bare = [name.rstrip() for name in (n.split("<")[0].split(">")[0].split("=")[0].split("[")[0] for n in names)]
     return [f"{name}=={importlib.metadata.version(name)}" for name in sorted(bare)]
+
+
+def _installed(package: str) -> str:
+    """A sink's driver at the version installed here."""
+    try:
+        return f"{package}=={importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        raise SettingsError(f"a declared sink needs {package}: install Tidemill's extra for it here, too") from None
 
 
 def _assume_role(deployment: Deployment) -> None:

@@ -74,7 +74,7 @@ class Publisher:
         sink = self._open(name)
         try:
             return await self._bring(name, sink, rebuild=rebuild)
-        except (TidemillError, *_foreign()) as error:
+        except _expected() as error:
             return Published(sink=name, problem=str(error) or type(error).__name__)
         finally:
             await sink.close()
@@ -145,12 +145,12 @@ class Publisher:
         return {a.name: definition(a) for a in self._aggregates} if snapshot.schema is not None else {}
 
 
-def _foreign() -> tuple[type[Exception], ...]:
-    """What reading the rows may raise: files that went meanwhile, a full disk."""
+def _expected() -> tuple[type[Exception], ...]:
+    """What publishing may raise: errors of ours, and while rows are read those of files that went meanwhile, or of a full disk."""
     import duckdb
     import pyarrow as pa
 
-    return OSError, duckdb.Error, pa.ArrowException
+    return TidemillError, OSError, duckdb.Error, pa.ArrowException
 
 
 async def snapshot_at_sequence(log: Log, sequence: int) -> Snapshot | None:
