@@ -97,6 +97,7 @@ class World:
         self.make = make
         self.runtime = runtime(make(), self.bucket)
         self.snapshots: dict[str, Snapshot] = {}
+        self.said: dict[tuple[int, str], list[str]] = {}
         for stage, files in stages.items():
             for name, rows in files.items():
                 path = self.bucket / "up" / f"{name}.jsonl"
@@ -133,6 +134,11 @@ class World:
 
     def expected(self, snapshot: Snapshot, table: str = "sales") -> list[str]:
         """What `tidemill sql` says."""
+        if (snapshot.sequence, table) not in self.said:
+            self.said[snapshot.sequence, table] = self._asked(snapshot, table)
+        return self.said[snapshot.sequence, table]
+
+    def _asked(self, snapshot: Snapshot, table: str) -> list[str]:
         aggregates = self.runtime.settings.aggregates
         with Warehouse(files_of(self.runtime.store)) as warehouse:
             warehouse.add_snapshot(snapshot)
