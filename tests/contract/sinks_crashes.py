@@ -187,6 +187,7 @@ class Crashes:
 def main() -> None:
     import deltalake  # noqa: F401
     import duckdb  # noqa: F401
+    import psutil  # noqa: F401
     import psycopg  # noqa: F401
     import pyarrow.csv
     import pyarrow.dataset
