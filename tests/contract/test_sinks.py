@@ -8,6 +8,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from pipeline.ports import Store
 from pipeline.publishing import Published
 from pipeline.snapshot import Snapshot
+from pipeline.stores.local import LocalStore
 from sinks.port import Change, Mark, Sink
 from sinks.rows import Rows
 from sinks.targets import Target
@@ -159,3 +162,27 @@ def test_a_table_of_somebody_elses_is_not_touched(world: World, kind: str, tag: 
     done = asyncio.run(world.publisher(target, world.newest()).publish("it"))
     assert "table by_kind that Tidemill did not make" in done.problem
     assert mark(world, target) is None
+
+
+@pytest.mark.parametrize("kind", ["delta", "catalogue"])
+def test_whoever_commits_between_the_look_and_the_commit_wins(
+    world: World, kind: str, tag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is locked there: the commit itself has to notice."""
+    from deltalake import DeltaTable
+
+    target = world.target(kind, tag)
+    publish(world, target, "first")
+    owner, name = (DeltaTable, "create_write_transaction") if kind == "delta" else (LocalStore, "put")
+    original = getattr(owner, name)
+
+    def overtaken(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(owner, name, original)
+        with ThreadPoolExecutor(1) as elsewhere:
+            elsewhere.submit(publish, world, target, "deleted").result()
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, overtaken)
+    done = asyncio.run(world.publisher(target, world.snapshots["replaced"]).publish("it"))
+    assert "it holds commit" in done.problem
+    assert_holds(world, kind, tag, "deleted")
