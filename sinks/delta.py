@@ -177,7 +177,7 @@ class DeltaSink:
 
 
 def _properties(pipeline: str, mark: Mark) -> CommitProperties:
-    """Moves the mark. No retries: delta-rs would accept the same mark twice if it tried again at a later version."""
+    """Moves the mark. No retries: what was computed over one version of the table is not for another."""
     from deltalake import CommitProperties, Transaction
 
     generation, sequence = _ids(pipeline)

@@ -1,8 +1,9 @@
 """Publishers that are killed, each a process of its own: forked from one that has loaded everything and started no thread.
 
-    python -m tests.contract.sinks_crashes FOLDER KIND TAG
+    python -m tests.contract.sinks_crashes FOLDER TAG KIND...
 
-FOLDER is a `World`'s, with `snapshots.json` and `expected.json`. Prints one line for each thing that is wrong, and how many died.
+FOLDER is a `World`'s, with `snapshots.json` and `expected.json`. Prints for each
+kind its name, one line for each thing that is wrong, and how many died.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ class Crashes:
             assert self.world.held(self.kind, tag, table) == self.expected[stage][table], f"{tag}, {stage}, {table}: other rows"
 
     def all(self) -> int:
-        """Kill at each step of a later publish, and of a first one; publish again; look. How many died."""
+        """Kill at each step of a later publish, and around the commit of a first one; publish again; look. How many died."""
         firsts = self.steps(f"{self.tag}_count", FIRST)
         laters = self.steps(f"{self.tag}_count", LATER)
         dead = {
@@ -198,10 +199,12 @@ def main() -> None:
     import sinks.duckdb_file
     import sinks.postgres  # noqa: F401
 
-    crashes = Crashes(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
-    died = crashes.all()
-    crashes.together()
-    print(f"died {died}", flush=True)
+    for kind in sys.argv[3:]:
+        print(kind, flush=True)
+        crashes = Crashes(Path(sys.argv[1]), kind, sys.argv[2])
+        died = crashes.all()
+        crashes.together()
+        print(f"died {died}", flush=True)
 
 
 if __name__ == "__main__":
