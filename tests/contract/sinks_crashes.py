@@ -145,9 +145,8 @@ class Crashes:
         """Kill at each step of a later publish, and around the commit of a first one; publish again; look. How many died."""
         firsts = self.steps(f"{self.tag}_count", FIRST)
         laters = self.steps(f"{self.tag}_count", LATER)
-        dead = {
-            f"{self.tag}_f{n}": (FIRST, n) for n in range(firsts % 2 or 2, firsts + 1, 2)
-        }  # every second one: it has the same parts
+        around = (firsts - 1, firsts)  # before and after the commit: what comes earlier is as in a later publish
+        dead = {f"{self.tag}_f{n}": (FIRST, n) for n in around}
         dead |= {f"{self.tag}_l{n}": (LATER, n) for n in range(1, laters + 1)}
         must(lambda: [self.publish(tag, FIRST) for tag, (stage, _) in dead.items() if stage == LATER])
         for tag, (stage, n) in dead.items():
