@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import SettingsError
 from sinks import sql
-from sinks.port import Change, Mark, failing
+from sinks.port import Change, Mark, SinkFailed
 from sinks.rows import Rows
 from sinks.tables import MARKS, bring, mark_in
 from sinks.types import keeps_values, postgres_text, postgres_type
@@ -66,11 +66,22 @@ class PostgresSink:
             raise SettingsError(f"set {self.dsn_env} to the connection string of Postgres, like postgresql://user@host/database")
         if self._connection is not None and self._connection.closed:
             self._connection = None
-        with failing("Postgres", psycopg.Error):
+        try:
+            options: dict[str, Any] = {
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "application_name": "tidemill",
+                **conninfo_to_dict(dsn),
+            }
+        except psycopg.Error:  # its message repeats a part of the string, perhaps the password
+            raise SettingsError(
+                f"{self.dsn_env} is no connection string of Postgres, like postgresql://user@host/database"
+            ) from None
+        try:
             if self._connection is None:
-                options: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S, "application_name": "tidemill"}
-                self._connection = psycopg.connect(dsn, autocommit=True, **options | conninfo_to_dict(dsn))
+                self._connection = psycopg.connect(autocommit=True, **options)
             yield self._connection
+        except psycopg.Error as error:  # the lines after the first may show rows
+            raise SinkFailed(f"Postgres: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
 class _Session:

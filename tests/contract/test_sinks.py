@@ -18,6 +18,7 @@ from pipeline.ports import Store
 from pipeline.publishing import Published
 from pipeline.snapshot import Snapshot
 from pipeline.stores.local import LocalStore
+from sinks import Postgres
 from sinks.port import Change, Mark, Sink
 from sinks.rows import Rows
 from sinks.targets import Target
@@ -189,3 +190,22 @@ def test_whoever_commits_between_the_look_and_the_commit_wins(
     done = asyncio.run(world.publisher(target, world.snapshots["replaced"]).publish("it"))
     assert "it holds commit" in done.problem
     assert_holds(world, kind, tag, "deleted")
+
+
+@pytest.mark.parametrize(
+    ("dsn", "says"),
+    [
+        ("postgresql://me:hunter2@[h", "no connection string"),
+        ("hunter2", "no connection string"),
+        ("host=/nowhere password=hunter2", "Postgres: connection"),
+        ("", "set TIDEMILL_TEST_OTHER_DSN"),
+    ],
+)
+def test_a_database_out_of_reach_is_one_line_without_the_password(
+    world: World, dsn: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TIDEMILL_TEST_OTHER_DSN", dsn)
+    done = asyncio.run(world.publisher(Postgres("TIDEMILL_TEST_OTHER_DSN"), world.newest()).publish("it"))
+    assert says in done.problem
+    assert "hunter2" not in done.problem
+    assert "\n" not in done.problem
