@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sinks import sql
+from sinks.guard import half_of_memory_mb
 from sinks.port import Change, Mark, SinkFailed, failing
 from sinks.rows import Rows
 from sinks.tables import bring, mark_in
@@ -67,12 +68,11 @@ class DuckDBFileSink:
 
         if not self.path.parent.is_dir():
             raise SinkFailed(f"{self.path}: there is no directory {self.path.parent}")
+        config = {"storage_compatibility_version": STORAGE_VERSION, "memory_limit": f"{half_of_memory_mb() // 2}MiB"}
         why = ""
         for _ in range(OPENINGS_MAX):
             try:
-                return duckdb.connect(
-                    str(self.path), read_only=read_only, config={"storage_compatibility_version": STORAGE_VERSION}
-                )
+                return duckdb.connect(str(self.path), read_only=read_only, config=config)
             except duckdb.Error as error:
                 why = " ".join(str(error).split())
                 if "lock" not in why:

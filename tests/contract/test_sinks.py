@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pipeline.log import Log
 from pipeline.ports import Store
 from pipeline.publishing import Published
 from pipeline.snapshot import Snapshot
@@ -209,3 +210,25 @@ def test_a_database_out_of_reach_is_one_line_without_the_password(
     assert says in done.problem
     assert "hunter2" not in done.problem
     assert "\n" not in done.problem
+
+
+@pytest.mark.parametrize("lost", ["the log", "files of rows that went"])
+def test_what_cannot_be_followed_any_more_is_built_anew(world: World, tag: str, lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = world.target("postgres", tag)
+    publish(world, target, "first")
+    publisher = world.publisher(target, world.snapshots["deleted"])
+    if lost == "the log":
+        monkeypatch.setattr(Log, "floor", _collected)
+    else:
+        monkeypatch.setattr(LocalStore, "head_many", _absent)
+    done = asyncio.run(publisher.publish("it"))
+    assert (done.problem, done.rebuilt) == ("", True)
+    assert_holds(world, "postgres", tag, "deleted")
+
+
+async def _collected(log: Log) -> int:
+    return 10**9
+
+
+async def _absent(store: LocalStore, keys: list[str]) -> list[None]:
+    return [None for _ in keys]
