@@ -163,11 +163,15 @@ class DeltaSink:
 
     def _commit(self, table: DeltaTable, actions: list[Any], mode: str, schema: pa.Schema, change: Change) -> bool:
         """One Delta commit right after the version that was looked at. False if another one has that number."""
-        from deltalake import Schema
+        from deltalake import PostCommitHookProperties, Schema
 
         try:
             table.create_write_transaction(
-                actions, mode, Schema.from_arrow(schema), commit_properties=_properties(change.pipeline, change.mark)
+                actions,
+                mode,
+                Schema.from_arrow(schema),
+                commit_properties=_properties(change.pipeline, change.mark),
+                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),  # nothing is deleted
             )
         except Exception as error:
             if _is_lost_race(error):
