@@ -41,6 +41,7 @@ class Published:
     sink: str
     mark: Mark | None = None
     sequence: int = 0
+    """The table's newest commit; 0 before the first rows: there is nothing to hold yet."""
     done: bool = False
     """This call moved the mark."""
     rebuilt: bool = False
@@ -49,7 +50,7 @@ class Published:
     @property
     def is_behind(self) -> bool:
         """Whether the table has commits that the sink lacks."""
-        return self.mark is None or self.mark.sequence < self.sequence
+        return (self.mark.sequence if self.mark is not None else 0) < self.sequence
 
 
 class Publisher:
@@ -82,10 +83,11 @@ class Publisher:
     async def look(self, name: str) -> Published:
         """What a sink holds, beside the table's newest commit."""
         sink, state = self._open(name), await self._log.load()
+        newest = state.sequence if state.schema is not None else 0
         try:
-            return Published(sink=name, mark=await sink.mark(self._pipeline.name), sequence=state.sequence)
-        except TidemillError as error:
-            return Published(sink=name, sequence=state.sequence, problem=str(error))
+            return Published(sink=name, mark=await sink.mark(self._pipeline.name), sequence=newest)
+        except _expected() as error:
+            return Published(sink=name, sequence=newest, problem=str(error) or type(error).__name__)
         finally:
             await sink.close()
 
@@ -100,8 +102,8 @@ class Publisher:
         for _ in range(TRIES):
             held = await sink.mark(self._pipeline.name)
             new = await self._newest()  # after the mark: so it cannot be older than what anybody published before
-            if not new.sequence:
-                return Published(sink=name, mark=held)
+            if new.schema is None and held is None:
+                return Published(sink=name)
             target = mark_of(new)
             if held == target and not rebuild:
                 return Published(sink=name, mark=held, sequence=new.sequence)

@@ -74,7 +74,7 @@ class DuckDBFileSink:
             try:
                 return duckdb.connect(str(self.path), read_only=read_only, config=config)
             except duckdb.Error as error:
-                why = " ".join(str(error).split())
+                why = " ".join(str(error).partition(". However")[0].split())  # not DuckDB's advice
                 if "lock" not in why:
                     break
             await asyncio.sleep(OPENING_PAUSE_S)

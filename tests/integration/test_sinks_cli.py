@@ -42,6 +42,7 @@ def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     project, shown = Project(tmp_path, GUIDE["sales.py"]), Shown(Project(tmp_path, GUIDE["sales.py"]), capsys)
     monkeypatch.chdir(tmp_path)
     (project.root / "uploads").mkdir()
+    assert not any(one["is_behind"] or one["mark"] for one in shown.states(code=1).values()), "there is nothing to hold"
     (project.root / "uploads" / "a.jsonl").write_text(lines({"shop": "x", "amount": 1}, {"shop": "y", "amount": 2}))
     done = project.call("run", code=1)
     assert done.stderr.count("\n") == 1
