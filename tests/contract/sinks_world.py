@@ -228,14 +228,14 @@ def compacted(world: World, before: Snapshot) -> Snapshot:
     with Warehouse(files_of(world.runtime.store)) as warehouse:
         warehouse.add_snapshot(before)
         rows = warehouse.query("SELECT * FROM sales")
-    key = f"{world.runtime.settings.output}rows/{'9' * 20}-000000.compacted.0.parquet"
+    key = f"{world.runtime.settings.output}rows/merged.m1.0.parquet"
     path = world.bucket / key
     pq.write_table(rows, path)
     like = next(iter(before.outputs.values())).files[0]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     file = msgspec.structs.replace(like, key=key, size_bytes=path.stat().st_size, rows=len(rows), schema_id=digest, sha256=digest)
     one = Output(files=[file], live=sum(o.live for o in before.outputs.values()), dead=[])
-    return msgspec.structs.replace(before, sequence=before.sequence + 1, outputs={f"{'9' * 20}-000000.compacted": one})
+    return msgspec.structs.replace(before, sequence=before.sequence + 1, outputs={"merged.m1": one})
 
 
 def typed_world(folder: Path) -> tuple[World, list[Snapshot]]:
