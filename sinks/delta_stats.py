@@ -26,11 +26,19 @@ def stats_of(footer: pq.FileMetaData, schema: pa.Schema) -> str:
         position = positions.get(field.name)
         if position is None or not (pt.is_integer(field.type) or pt.is_date(field.type) or pt.is_string(field.type)):
             continue
-        found = [footer.row_group(i).column(position).statistics for i in range(footer.num_row_groups)]
-        if not found or not all(s is not None and s.has_min_max for s in found):
+        ends = _ends(footer, position)
+        if ends is None or (pt.is_string(field.type) and max(map(len, ends)) > TEXT_MAX):
             continue
-        smallest, largest = min(s.min for s in found), max(s.max for s in found)
-        if pt.is_string(field.type) and max(len(str(smallest)), len(str(largest))) > TEXT_MAX:
-            continue
-        low[field.name], high[field.name] = (v if pt.is_integer(field.type) else str(v) for v in (smallest, largest))
+        low[field.name], high[field.name] = (v if pt.is_integer(field.type) else str(v) for v in ends)
     return json.dumps({"numRecords": footer.num_rows, "minValues": low, "maxValues": high, "nullCount": {}})
+
+
+def _ends(footer: pq.FileMetaData, position: int) -> tuple[Any, Any] | None:
+    """The smallest and the largest value of a column; None where the file does not say, or Python has no such day."""
+    found = [footer.row_group(i).column(position).statistics for i in range(footer.num_row_groups)]
+    if not found or not all(s is not None and s.has_min_max for s in found):
+        return None
+    try:
+        return min(s.min for s in found), max(s.max for s in found)
+    except (ValueError, OverflowError):
+        return None

@@ -69,6 +69,7 @@ class Warehouse:
         files.register(self.connection)
         self._paths: list[str] = []
         self.tables: set[str] = set()
+        """What can be asked."""
         self._locked = False
         self.broken: dict[str, str] = {}
         """Aggregates that cannot be computed, with the reason."""
