@@ -11,7 +11,7 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 _FILE = re.compile(r"(?P<output>.+)\.[0-9a-f]{16}\.parquet\Z")
 """A file of the main table: the output whose live rows it holds, and a name of its own for each attempt to write it."""
-_LOST_RACE = re.compile(r"Failed to commit transaction|conflict|already exists|Transaction failed", re.IGNORECASE)
 
 
 class DeltaSink:
@@ -57,6 +56,9 @@ class DeltaSink:
         table = self._open(change.pipeline)
         if (_mark(table, change.pipeline) if table is not None else None) != change.over:
             return False
+        for name, known in [(change.pipeline, table), *aggregates.items()]:
+            if known is not None and _mark(known, change.pipeline) is None and (known.version() or _paths(known)):
+                raise SettingsError(f"the Delta table {self._prefix}{name} is not one that Tidemill made: choose another prefix")
         for name, known in aggregates.items():
             if not await self._put_aggregate(known, name, change, rows):
                 return False
@@ -76,12 +78,18 @@ class DeltaSink:
             return True
         schema = _delta_schema(rows.aggregate_schema(name))
         added = await self._write(name, f"{name}.{secrets.token_hex(8)}", schema, rows.aggregate(name, _selected(schema)))
-        return self._commit(self._made(table, name, schema), added, "overwrite", schema, change)
+        return self._overwrite(table, name, added, schema, change)
 
     async def _put_whole(self, table: DeltaTable | None, change: Change, rows: Rows) -> bool:
         schema = _delta_schema(change.schema)
         added = await self._write_outputs(change.added, schema, change, rows)
-        return self._commit(self._made(table, change.pipeline, schema), added, "overwrite", schema, change)
+        return self._overwrite(table, change.pipeline, added, schema, change)
+
+    def _overwrite(self, table: DeltaTable | None, name: str, added: list[AddAction], schema: pa.Schema, change: Change) -> bool:
+        made = self._made(table, name, schema)
+        if table is None and _mark(made, change.pipeline) is not None:
+            return False  # somebody else made it, and published, after the look
+        return self._commit(made, added, "overwrite", schema, change)
 
     async def _follow(self, table: DeltaTable, change: Change, rows: Rows) -> bool:
         """New columns in a commit of their own, which changes no row; then files that come and files that go, in one."""
@@ -91,13 +99,8 @@ class DeltaSink:
         schema = _delta_schema(change.schema)
         known = {field.name for field in table.schema().fields}
         fields = [field for field in Schema.from_arrow(schema).fields if field.name not in known]
-        try:
-            if fields:
-                table.alter.add_columns(fields)
-        except Exception as error:
-            if _is_lost_race(error):
-                return False
-            raise SinkFailed(f"Delta table {change.pipeline}: {_line(error)}") from error
+        if fields and not self._done(table, lambda: table.alter.add_columns(fields)):
+            return False
         added: list[Any] = list(await self._write_outputs({**change.added, **change.shrunk}, schema, change, rows))
         old = {*change.vanished, *change.shrunk}
         now_ms = time.time_ns() // 1_000_000
@@ -165,18 +168,27 @@ class DeltaSink:
         """One Delta commit right after the version that was looked at. False if another one has that number."""
         from deltalake import PostCommitHookProperties, Schema
 
-        try:
-            table.create_write_transaction(
+        return self._done(
+            table,
+            lambda: table.create_write_transaction(
                 actions,
                 mode,
                 Schema.from_arrow(schema),
                 commit_properties=_properties(change.pipeline, change.mark),
                 post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),  # nothing is deleted
-            )
+            ),
+        )
+
+    def _done(self, table: DeltaTable, commit: Callable[[], object]) -> bool:
+        """Do it. False if others have committed since the version that was looked at, or an answer was lost: look again."""
+        version, name = table.version(), table.table_uri.rstrip("/").rpartition("/")[2]
+        try:
+            commit()
         except Exception as error:
-            if _is_lost_race(error):
+            now = self._open(name)
+            if now is not None and now.version() > version:
                 return False
-            raise SinkFailed(f"Delta table of {change.pipeline}: {_line(error)}") from error
+            raise SinkFailed(f"Delta table {self._prefix}{name}: {_line(error)}") from error
         return True
 
 
@@ -217,12 +229,6 @@ def _delta_schema(schema: pa.Schema) -> pa.Schema:
 
 def _selected(schema: pa.Schema) -> str:
     return ", ".join(f"CAST({sql.name(f.name)} AS {duckdb_type(f.type)}) AS {sql.name(f.name)}" for f in schema)
-
-
-def _is_lost_race(error: Exception) -> bool:
-    from deltalake.exceptions import CommitFailedError
-
-    return isinstance(error, CommitFailedError) and _LOST_RACE.search(str(error)) is not None
 
 
 def _line(error: Exception) -> str:

@@ -159,6 +159,18 @@ def test_every_type_that_tables_hold(every_type: tuple[World, list[Snapshot]], k
         assert held == expected
 
 
+def test_a_delta_table_of_somebody_elses_is_not_touched(world: World, tag: str) -> None:
+    import pyarrow as pa
+    from deltalake import DeltaTable, write_deltalake
+
+    target, place = world.target("delta", tag), world.bucket / "lake" / tag / "by_kind"
+    write_deltalake(place, pa.table({"mine": [1]}))
+    done = asyncio.run(world.publisher(target, world.newest()).publish("it"))
+    assert "is not one that Tidemill made" in done.problem
+    assert mark(world, target) is None
+    assert DeltaTable(place).version() == 0
+
+
 @pytest.mark.parametrize("kind", ["postgres", "duckdb"])
 def test_a_table_of_somebody_elses_is_not_touched(world: World, kind: str, tag: str) -> None:
     target = world.target(kind, tag)
@@ -169,23 +181,26 @@ def test_a_table_of_somebody_elses_is_not_touched(world: World, kind: str, tag: 
     assert mark(world, target) is None
 
 
+@pytest.mark.parametrize("before", ["first", None])
 @pytest.mark.parametrize("kind", ["delta", "catalogue"])
 def test_whoever_commits_between_the_look_and_the_commit_wins(
-    world: World, kind: str, tag: str, monkeypatch: pytest.MonkeyPatch
+    world: World, kind: str, tag: str, before: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is locked there: the commit itself has to notice."""
     from deltalake import DeltaTable
 
     target = world.target(kind, tag)
-    publish(world, target, "first")
-    owner, name = (DeltaTable, "create_write_transaction") if kind == "delta" else (LocalStore, "put")
+    if before is not None:
+        publish(world, target, before)
+    moment = "create_write_transaction" if before is not None else "create"
+    owner, name = (DeltaTable, moment) if kind == "delta" else (LocalStore, "put")
     original = getattr(owner, name)
 
     def overtaken(*arguments: Any, **options: Any) -> Any:
         monkeypatch.setattr(owner, name, original)
         with ThreadPoolExecutor(1) as elsewhere:
             elsewhere.submit(publish, world, target, "deleted").result()
-        return original(*arguments, **options)
+        return getattr(owner, name)(*arguments, **options) if name == "create" else original(*arguments, **options)
 
     monkeypatch.setattr(owner, name, overtaken)
     done = asyncio.run(world.publisher(target, world.snapshots["replaced"]).publish("it"))
@@ -232,3 +247,28 @@ async def _collected(log: Log) -> int:
 
 async def _absent(store: LocalStore, keys: list[str]) -> list[None]:
     return [None for _ in keys]
+
+
+@pytest.mark.parametrize("before", ["first", None])
+def test_aggregates_of_a_publisher_that_stopped_halfway_hold_up_nothing(
+    world: World, tag: str, before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In Delta Lake they are ahead of the rows then; the next publish may be of a later commit."""
+    from deltalake import DeltaTable
+
+    target = world.target("delta", tag)
+    if before is not None:
+        publish(world, target, before)
+    original, calls = DeltaTable.create_write_transaction, []
+
+    def stopping(*arguments: Any, **options: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError("the disk is full")
+        original(*arguments, **options)
+
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", stopping)
+    done = asyncio.run(world.publisher(target, world.snapshots["more"]).publish("it"))
+    assert done.problem == f"Delta table lake/{tag}/sales: the disk is full"
+    publish(world, target, "replaced")
+    assert_holds(world, "delta", tag, "replaced")
