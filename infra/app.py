@@ -6,6 +6,7 @@ For each pipeline of FILE (its name is appended where FILE declares several):
     sweep       scheduled       the listing, where ticks do not list
     commit      batched, one    receipts of many workers in one append
     aggregate   one container   brings aggregates up to date
+    publish     one container   brings declared sinks up to date
     maintain    nightly         compaction and vacuum
     submit                      a job's keys, from elsewhere by Function.from_name
     backfill_*  scheduled       declared backfills
@@ -31,6 +32,7 @@ import modal
 from pipeline.api import Pipeline
 from pipeline.deployment import Deployment, checked, from_environment, mounts_of
 from pipeline.engines import app_name
+from pipeline.errors import SettingsError
 from pipeline.loading import is_path, load_pipelines
 from pipeline.pools import pools_of
 from pipeline.rented import Control, station_for
@@ -190,10 +192,10 @@ class _OfPipeline:
         lists = deployment.sweep is None
 
         def tick(names: list[str] | None = None) -> None:
-            self._then_aggregate(self._with_rights().tick(names, lists=lists))
+            self._then(self._with_rights().tick(names, lists=lists))
 
         def sweep() -> None:
-            self._then_aggregate(self._with_rights().tick())
+            self._then(self._with_rights().tick())
 
         if deployment.schedule is not None:
             self.b.add(self._name("tick"), tick, **self.b.control(schedule=self._schedule(deployment.schedule)))
@@ -202,7 +204,7 @@ class _OfPipeline:
         for wanted in deployment.backfills:
 
             def backfill(wanted: Any = wanted) -> None:
-                self._then_aggregate(self._with_rights().backfill(wanted))
+                self._then(self._with_rights().backfill(wanted))
 
             name = self._name(f"backfill_{wanted.name}")
             self.b.add(name, backfill, **self.b.control(schedule=self._schedule(wanted.schedule)))
@@ -210,20 +212,34 @@ class _OfPipeline:
     def _add_commit(self) -> None:
         def commit(tasks: list[list[str]]) -> list[int]:
             wanted = [task for some in tasks for task in some]
-            self._then_aggregate(self._with_rights().settle(wanted))
+            self._then(self._with_rights().settle(wanted))
             return [len(some) for some in tasks]
 
         def aggregate() -> None:
             self._with_rights().aggregate()
+            self._then("publish" if self.pipeline.sinks else None)
+
+        def publish() -> None:
+            self._with_rights().publish()
 
         def maintain() -> None:
             self._with_rights().maintain()
+            self._then("publish" if self.pipeline.sinks else None)  # if only to catch up
 
         together = modal.batched(max_batch_size=COMMIT_TOGETHER, wait_ms=COMMIT_WAIT_MS)
         self.b.add(self._name("commit"), commit, together, **self.b.control(max_containers=1, scaledown_window=COMMIT_IDLE_S))
         if self.settings.aggregates:
             self.b.add(self._name("aggregate"), aggregate, **self.b.control(max_containers=1, memory=4096))
+        if self.pipeline.sinks:
+            self.b.add(self._name("publish"), publish, **self.b.control(max_containers=1, memory=4096, **self._for_sinks()))
         self.b.add(self._name("maintain"), maintain, **self.b.control(schedule=modal.Cron("47 3 * * *")))
+
+    def _for_sinks(self) -> dict[str, Any]:
+        """The drivers of the targets, at the versions installed here, and what they need to know."""
+        targets = self.pipeline.sinks.values()
+        packages = {_installed(name) for t in targets for name in t.needs} if modal.is_local() else ()
+        secrets = [modal.Secret.from_name(t.modal_secret) for t in targets if t.modal_secret is not None]
+        return {"image": self.b.image(pip=tuple(sorted(packages))), "secrets": [*self.b.secrets, *secrets]}
 
     def _add_jobs(self) -> None:
         def submit(job: str, names: list[str], again: bool = False) -> str:
@@ -236,9 +252,9 @@ class _OfPipeline:
         _assume_role(self.b.deployment)
         return self.control
 
-    def _then_aggregate(self, behind: bool) -> None:
-        if behind:
-            self.b.spawn(self._name("aggregate"))
+    def _then(self, function: str | None) -> None:
+        if function is not None:
+            self.b.spawn(self._name(function))
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
@@ -358,6 +374,14 @@ def _own_requirements() -> list[str]:
     names = [r.split(";")[0] for r in listed if "extra ==" not in r]
     bare = [name.rstrip() for name in (n.split("<")[0].split(">")[0].split("=")[0].split("[")[0] for n in names)]
     return [f"{name}=={importlib.metadata.version(name)}" for name in sorted(bare)]
+
+
+def _installed(package: str) -> str:
+    """A sink's driver at the version installed here."""
+    try:
+        return f"{package}=={importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        raise SettingsError(f"a declared sink needs {package}: install Tidemill's extra for it here, too") from None
 
 
 def _assume_role(deployment: Deployment) -> None:

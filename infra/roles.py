@@ -74,13 +74,17 @@ def _committer(pipeline: Pipeline) -> Rights:
     state, receipts = [*_state(home), *_state(_further(home))], f"{keys.receipt_prefix(home)}*"
     lists = [pattern for pattern in state if "ledger/" not in pattern]
     return {
-        LIST: [*lists, f"{keys.generations_prefix(home)}*", receipts, f"{pipeline.source}*", *_rows(pipeline)],
-        READ: [*state, receipts, keys.format_marker(home), keys.format_marker(_further(home)), f"{pipeline.source}*", *out],
+        LIST: [*lists, f"{keys.generations_prefix(home)}*", receipts, f"{pipeline.source}*", *_rows(pipeline), *_sinks(pipeline)],
+        READ: [
+            *(*state, receipts, keys.format_marker(home), keys.format_marker(_further(home)), f"{pipeline.source}*", *out),
+            *_sinks(pipeline),
+        ],
         WRITE: [
             *(f"{keys.log_prefix(h)}*" for h in (home, _further(home))),
             *_folded(home),
             *_folded(_further(home)),
             *_of_each(pipeline, keys.aggregate_prefix),
+            *_sinks(pipeline),
         ],
     }
 
@@ -90,13 +94,14 @@ def _operator(pipeline: Pipeline) -> Rights:
     home, out = keys.home(pipeline.name), _output(pipeline)
     probes = [f"{home}probe-*", f"{home}clock-*"]
     work = [f"{keys.receipt_prefix(home)}*", f"{keys.assignment_prefix(home)}*", f"{keys.job_prefix(home)}*"]
-    folded, further = _folded(home), f"{keys.generations_prefix(home)}*"
+    folded, further, sinks = _folded(home), f"{keys.generations_prefix(home)}*", _sinks(pipeline)
+    state = [keys.format_marker(home), f"{keys.log_prefix(home)}*", keys.floor(home), further]
     return {
-        LIST: [f"{home}*", f"{pipeline.source}*", *out],
-        READ: [f"{home}*", f"{pipeline.source}*", *out],
-        WRITE: [keys.format_marker(home), f"{keys.log_prefix(home)}*", keys.floor(home), further, *folded, *work, *probes, *out],
+        LIST: [f"{home}*", f"{pipeline.source}*", *out, *sinks],
+        READ: [f"{home}*", f"{pipeline.source}*", *out, *sinks],
+        WRITE: [*state, *folded, *work, *probes, *out, *sinks],
         DELETE: [f"{keys.log_prefix(home)}*", further, *folded[:2], *work, *probes, *out],
-        ABORT: _rows(pipeline),
+        ABORT: [*_rows(pipeline), *sinks],
         VERSIONS: [f"{pipeline.source}*"],
         READ_VERSION: [f"{pipeline.source}*"],
     }
@@ -121,6 +126,11 @@ def _folded(home: str) -> list[str]:
 def _further(home: str) -> str:
     """The homes of all generations but the first."""
     return f"{keys.generations_prefix(home)}*/"
+
+
+def _sinks(pipeline: Pipeline) -> list[str]:
+    """What sinks in the bucket read and write."""
+    return [f"{target.writes}*" for target in pipeline.sinks.values() if target.writes is not None]
 
 
 def _output(pipeline: Pipeline) -> list[str]:

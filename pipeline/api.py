@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 
-from pipeline import keys
 from pipeline.checks import checked_check, checked_mode, checked_schema
 from pipeline.errors import SettingsError
 from pipeline.fingerprints import fingerprint
@@ -26,6 +25,7 @@ from pipeline.options import (
     optional,
     strings,
 )
+from pipeline.overlaps import refuse_overlap, refuse_sink_overlap
 from pipeline.schedules import checked_schedule, checked_timezone
 from pipeline.settings import (
     DAY_S,
@@ -38,6 +38,7 @@ from pipeline.settings import (
     DimensionSettings,
     PipelineSettings,
     SchemaMode,
+    SinkTarget,
     TransformSettings,
 )
 
@@ -166,6 +167,7 @@ class Pipeline:
         self._fingerprints: dict[str, str] = {}
         self.dimensions: list[DimensionSettings] = []
         self.checks: list[CheckSettings] = []
+        self.sinks: dict[str, SinkTarget] = {}
 
     def __repr__(self) -> str:
         return f"Pipeline({self.name!r}, source={self.source!r})"
@@ -299,6 +301,23 @@ class Pipeline:
 
         return open_table(self, bucket, at=at, endpoint_url=endpoint_url, region=region)
 
+    def sink(self, name: str, target: SinkTarget) -> None:
+        """Declare a copy of the tables in another system, which follows every commit: one of those in `sinks`.
+
+        `tidemill run` brings it up to date, as does the deployed app; `tidemill sinks` shows what it holds.
+        """
+        label = f"pipeline {self.name}, sink {name}"
+        _checked_name("sink", name)
+        if name in self.sinks:
+            raise SettingsError(f"{label}: the name is taken")
+        if isinstance(target, type) or not isinstance(target, SinkTarget):
+            raise SettingsError(f'{label}: {target!r} is no sink; use one of `sinks`, like Delta("lake/")')
+        if target in self.sinks.values():
+            raise SettingsError(f"{label}: another sink of this pipeline has the same place")
+        if target.writes is not None:
+            refuse_sink_overlap(self.name, name, target.writes, self)
+        self.sinks[name] = target
+
     def settings(self) -> PipelineSettings:
         """The parsed declaration. Raises SettingsError if no transform is declared."""
         if not self.transforms:
@@ -336,32 +355,6 @@ class Pipeline:
         shape += [f"packages={sorted(packages)}"] if packages else []
         self._fingerprints[name] = fingerprint(transform.target, shape)
         return replace(settings, version=self._fingerprints[name])
-
-
-def refuse_overlap(name: str, source: str, output: str) -> None:
-    """The loop guard: what a pipeline writes must never be what it, or another one, reads."""
-    for prefix, what in ((output, f"the output prefix {output!r}"), (keys.HOMES, f"Tidemill's own prefix {keys.HOMES!r}")):
-        if source.startswith(prefix) or prefix.startswith(source):
-            raise SettingsError(
-                f"pipeline {name}: the source prefix {source!r} overlaps {what}: outputs would be processed as new uploads;"
-                " choose prefixes where neither begins with the other"
-            )
-
-
-def check_together(pipelines: Sequence[Pipeline]) -> None:
-    """Pipelines of one bucket: distinct names and tables, and no loops between them. Raises SettingsError."""
-    taken: dict[str, str] = {}
-    for p in pipelines:
-        for table in (p.name, *(a.name for a in p.aggregates), *(d.name for d in p.dimensions)):
-            if table in taken:
-                raise SettingsError(f"the table name {table!r} is used by pipelines {taken[table]} and {p.name}: rename one")
-            taken[table] = p.name
-        for other in pipelines:
-            if other is p:
-                continue
-            if p.output.startswith(other.output):
-                raise SettingsError(f"pipelines {other.name} and {p.name} write below the same prefix {p.output!r}")
-            refuse_overlap(p.name, p.source, other.output)
 
 
 def _checked_name(what: str, name: object) -> str:

@@ -98,6 +98,11 @@ def _check_pipeline(pipeline: Pipeline) -> None:
         )
     if settings.deployment.schedule is None:
         raise SettingsError(f'pipeline {pipeline.name} has no schedule: add one, like schedule="*/5 * * * *", to deploy it')
+    for name, target in pipeline.sinks.items():
+        if target.stays_here:
+            raise SettingsError(
+                f"pipeline {pipeline.name}, sink {name}: a file of this machine, which no container reaches; leave it out"
+            )
     for transform in settings.transforms:
         if transform.timeout_s < 1:
             raise SettingsError(

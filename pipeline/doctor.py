@@ -21,10 +21,11 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from pipeline import keys
-from pipeline.api import Pipeline, refuse_overlap
+from pipeline.api import Pipeline
 from pipeline.assembly import Bucket
 from pipeline.errors import SettingsError, StoreDenied, StoreError, StoreUnavailable, StoreUnsafe, TidemillError
 from pipeline.loading import load_pipelines
+from pipeline.overlaps import refuse_overlap
 from pipeline.ports import Clock, Ids, Store
 from pipeline.rates import ANSWER_TIMEOUT_S, imported_modal, opened_workspace
 from pipeline.stores.probe import ALTERNATIVE, ORDERED, UNORDERED, Probed, probe

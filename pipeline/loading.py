@@ -11,8 +11,9 @@ import traceback
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from pipeline.api import Pipeline, check_together
+from pipeline.api import Pipeline
 from pipeline.errors import SettingsError, nearest
+from pipeline.overlaps import check_together
 from pipeline.tracebacks import describe
 
 

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -31,6 +31,7 @@ from pipeline.ports import Executor, Store
 from pipeline.runner import Pass
 from pipeline.selection import Selection
 from pipeline.settings import BackfillSettings, CostLimits, Policy, rented_policy
+from pipeline.state import State
 from pipeline.station import Bench, ChildBench, ResidentBench, Station
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _AGAIN_MAX = 20
+
+Next = Literal["aggregate", "publish"] | None
+"""The function that has something to do now."""
 
 
 def bucket_of(deployment: Deployment) -> Bucket:
@@ -90,14 +94,14 @@ class Control:
     alone: bool
     """Whether the file declares this pipeline only."""
 
-    def tick(self, names: Sequence[str] | None = None, *, lists: bool = True) -> bool:
-        """One pass: settle, find what is new, commit, hand over. True if aggregates are behind.
+    def tick(self, names: Sequence[str] | None = None, *, lists: bool = True) -> Next:
+        """One pass: settle, find what is new, commit, hand over.
 
         New is what lies in the bucket, or among `names`; without `lists` only what grew at the end of prefixes that do.
         """
         return self._run(lambda runtime: self._pass(runtime, Request(names=names, growing=not lists)))
 
-    def backfill(self, wanted: BackfillSettings) -> bool:
+    def backfill(self, wanted: BackfillSettings) -> Next:
         """Process again what a declared backfill selects."""
         settings = self.pipeline.settings()
         since_us = None if wanted.since_s is None else WallClock().now_ms() * 1000 - int(wanted.since_s * 1e6)
@@ -105,27 +109,32 @@ class Control:
         request = Request(again=chosen.again(Router(settings)))
         return self._run(lambda runtime: self._pass(runtime, request))
 
-    async def _pass(self, runtime: Runtime, request: Request) -> bool:
+    async def _pass(self, runtime: Runtime, request: Request) -> Next:
         report, state = await runtime.run(request=request)
-        behind = runtime.aggregates_are_behind(state)
+        told = self._next(runtime, state, report)
         print(summary(runtime.label, report), flush=True)  # noqa: T201 - the function's log on Modal
         for one in runtime.filled(state.generations):
             if one.settings.generation:
                 await one.open()
                 report, state = await one.run(request=request)
-                behind |= one.aggregates_are_behind(state)
+                told = first_of(told, self._next(one, state, report))
                 print(summary(one.label, report), flush=True)  # noqa: T201
-        return behind
+        return told
 
-    def settle(self, tasks: Iterable[str]) -> bool:
-        """Commit the receipts of these tasks, in one append. True if aggregates are behind."""
+    def _next(self, runtime: Runtime, state: State, report: PassReport) -> Next:
+        """Aggregates first: whoever brings them up to date publishes afterwards."""
+        behind = runtime.aggregates_are_behind(state)
+        return "aggregate" if behind else "publish" if report.commits and self.pipeline.sinks else None
 
-        async def work(runtime: Runtime) -> bool:
-            behind = False
+    def settle(self, tasks: Iterable[str]) -> Next:
+        """Commit the receipts of these tasks, in one append."""
+
+        async def work(runtime: Runtime) -> Next:
+            told: Next = None
             for one in await self._kept(runtime):  # tasks of two generations may have one name: each looks for its own receipts
                 passing = await again_while_outdated(one, lambda p: p.settle(list(tasks)))
-                behind |= one.aggregates_are_behind(passing.state)
-            return behind
+                told = first_of(told, self._next(one, passing.state, passing.report))
+            return told
 
         return self._run(work)
 
@@ -141,6 +150,18 @@ class Control:
                 await again_while_outdated(one, bring)
 
         self._run(work, aggregates=True)
+
+    def publish(self) -> None:
+        """Bring the sinks up to date. Raises SinkFailed where one did not follow, after all had their turn."""
+        from pipeline.publishing import Publisher
+        from sinks.port import SinkFailed
+
+        async def work(runtime: Runtime) -> None:
+            problems = [f"sink {one.sink}: {one.problem}" for one in await Publisher(runtime).publish_all() if one.problem]
+            if problems:
+                raise SinkFailed("; ".join(problems))
+
+        self._run(work)
 
     def maintain(self) -> None:
         """Merge small files; delete what retention lets go."""
@@ -180,6 +201,11 @@ class Control:
                 await store.close()
 
         return asyncio.run(opened())
+
+
+def first_of(one: Next, other: Next) -> Next:
+    """What comes first of two things to be done: aggregates, since whoever computes them publishes afterwards."""
+    return "aggregate" if "aggregate" in (one, other) else one or other
 
 
 async def again_while_outdated(runtime: Runtime, work: Callable[[Pass], Coroutine[Any, Any, object]]) -> Pass:

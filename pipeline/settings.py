@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from pipeline import keys
 
@@ -195,6 +195,31 @@ class PipelineSettings:
     def transform(self, name: str) -> TransformSettings | None:
         """The transform of that name, None if it is no longer declared."""
         return next((t for t in self.transforms if t.name == name), None)
+
+
+@runtime_checkable
+class SinkTarget(Protocol):
+    """Where else the tables are kept: `Delta(...)` and its like in `sinks`."""
+
+    @property
+    def writes(self) -> str | None:
+        """What the keys of the bucket begin with that it writes; None if it writes none."""
+        ...
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Packages beside Tidemill's own."""
+        ...
+
+    @property
+    def stays_here(self) -> bool:
+        """Whether no container reaches it."""
+        ...
+
+    @property
+    def modal_secret(self) -> str | None:
+        """The Modal secret that it needs once deployed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

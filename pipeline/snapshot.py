@@ -66,3 +66,5 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     aggregates: dict[str, AggregateFile]
     changes: Changes
     quarantine: dict[str, Quarantined]
+    generation: int = 0
+    """Of the table (see `model.Generations`), where somebody said so."""

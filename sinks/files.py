@@ -32,22 +32,26 @@ class LocalFiles:
 
 
 class StoreFiles:
-    """Objects of any store, read by range. Every open file keeps its own position, as DuckDB's threads need."""
+    """Objects of any store, read by range; their names begin with `base`.
 
-    def __init__(self, store: Store) -> None:
+    Every open file keeps its own position, as DuckDB's threads need.
+    """
+
+    def __init__(self, store: Store, base: str = "tidemill://") -> None:
         self._store = store
+        self._base = base
         self._sizes: dict[str, int] = {}
 
     def path(self, key: str, size_bytes: int) -> str:
         """The object's name within the registered file system, which knows no other objects than those named here."""
         self._sizes[key] = size_bytes
-        return f"tidemill://{key}"
+        return self._base + key
 
     def register(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Make `tidemill://` known to this connection."""
+        """Make the base's scheme known to this connection."""
         from sinks.remote import StoreFileSystem
 
-        filesystem: Any = StoreFileSystem(self._store, self._sizes, skip_instance_cache=True)
+        filesystem: Any = StoreFileSystem(self._store, self._sizes, self._base, skip_instance_cache=True)
         connection.register_filesystem(filesystem)
 
 

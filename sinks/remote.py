@@ -12,19 +12,24 @@ from pipeline.ports import Store
 
 
 class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
-    """Read only, `tidemill://<key>`."""
+    """Read only, `<base><key>`."""
 
-    protocol = "tidemill"
     cachable = False
 
-    def __init__(self, store: Store, sizes: Mapping[str, int], **options: Any) -> None:
+    def __init__(self, store: Store, sizes: Mapping[str, int], base: str, **options: Any) -> None:
         super().__init__(**options)
+        self.protocol = base.partition("://")[0]
+        self._base = base
         self._store = store
         self._sizes = sizes
 
-    @classmethod
-    def _strip_protocol(cls, path: Any) -> Any:
-        return path.removeprefix("tidemill://") if isinstance(path, str) else [p.removeprefix("tidemill://") for p in path]
+    def _strip_protocol(self, path: Any) -> Any:
+        return self._key(path) if isinstance(path, str) else [self._key(p) for p in path]
+
+    def _key(self, path: str) -> str:
+        """DuckDB gives the path with the scheme or without it."""
+        rest = self._base.partition("://")[2]
+        return path.removeprefix(self._base) if path.startswith(self._base) else path.removeprefix(rest)
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Name, size and type of one object that a snapshot names. There are no others."""

@@ -35,6 +35,8 @@ _STORE_ERROR = re.compile(r"\ATraceback .*^(?:[\w.]+\.)?(ObjectNotFound|StoreUna
 """What DuckDB 2.0 says when a registered file system raises: a bare `duckdb.Error` with the whole traceback as its text."""
 ROWS_AT_ONCE = 16_384
 """Of a result: of rows of 2 kB that is 32 MB, some of which are in memory at a time."""
+STORAGE_VERSION = "v1.4.0"
+"""Of DuckDB files for others: the default of DuckDB 2 cannot be opened by DuckDB 1."""
 SPILL_SHARE = 4
 """How often the memory's size may lie on disk."""
 _REJECTED_COLUMNS = {"row": "VARCHAR", "reason": "VARCHAR", **dict.fromkeys(PROVENANCE, "VARCHAR")}
@@ -61,10 +63,12 @@ class Warehouse:
     """A private DuckDB with views over snapshots. Use it as a context manager; it reads, and never writes to the bucket.
 
     memory_mb: what queries may take of this process's memory, by default half of the machine's. DuckDB gets a part of it and spills
-    the rest to disk, up to `SPILL_SHARE` times as much.
+    the rest to disk, up to `SPILL_SHARE` times as much. database: a DuckDB file to put the views into, for others to open.
     """
 
-    def __init__(self, files: Files, *, threads: int | None = None, memory_mb: int | None = None) -> None:
+    def __init__(
+        self, files: Files, *, threads: int | None = None, memory_mb: int | None = None, database: str = ":memory:"
+    ) -> None:
         import duckdb
 
         self._files = files
@@ -79,11 +83,14 @@ class Warehouse:
         }
         if threads is not None:
             config["threads"] = threads
-        self.connection: duckdb.DuckDBPyConnection = duckdb.connect(":memory:", config=config)
-        self.connection.execute(f"CREATE SCHEMA {INTERNAL}")
+        if database != ":memory:":
+            config["storage_compatibility_version"] = STORAGE_VERSION
+        self.connection: duckdb.DuckDBPyConnection = duckdb.connect(database, config=config)
+        self.connection.execute(f"CREATE SCHEMA IF NOT EXISTS {INTERNAL}")
         files.register(self.connection)
         self._paths: list[str] = []
-        self._tables: set[str] = set()
+        self.tables: set[str] = set()
+        """What can be asked."""
         self._locked = False
         self.broken: dict[str, str] = {}
         """Aggregates that cannot be computed, with the reason."""
@@ -152,7 +159,7 @@ class Warehouse:
     def add_view(self, name: str, select: str) -> None:
         """A view by that name. Raises SettingsError for SQL that does not work on these tables."""
         self.execute(f"CREATE OR REPLACE VIEW {sql.name(name)} AS {select}")
-        self._tables.add(name)
+        self.tables.add(name)
 
     def add_table(self, name: str, table: pa.Table, *, schema: str = "main") -> str:
         """A table in DuckDB's memory; its quoted name."""
@@ -161,7 +168,7 @@ class Warehouse:
         self.execute(f"CREATE OR REPLACE TABLE {quoted} AS SELECT * FROM _incoming")
         self.connection.unregister("_incoming")
         if schema == "main":
-            self._tables.add(name)
+            self.tables.add(name)
         return quoted
 
     def add_dimensions(self, dimensions: Iterable[Dimension]) -> None:
@@ -230,7 +237,7 @@ class Warehouse:
 
     def has(self, name: str) -> bool:
         """Whether there is a table of that name to be asked."""
-        return name in self._tables
+        return name in self.tables
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """Another connection to the same views: what is half read on one stands in the way of others on it."""
@@ -281,6 +288,15 @@ class Warehouse:
                 raise SettingsError(self._limits.exceeded) from None
             raise _translated(error) from None
 
+    def stream(self, select: str) -> pa.RecordBatchReader:
+        """The result of a SELECT of ours, batch by batch; no other statement may run before it is read."""
+        import duckdb
+
+        try:
+            return self.connection.sql(select).to_arrow_reader(ROWS_AT_ONCE)
+        except duckdb.Error as error:
+            raise _translated(error) from None
+
     def _check(self, statement: str) -> None:
         """Refuse what is no single SELECT and, once locked, what asks for more than the snapshot's tables."""
         import duckdb
@@ -289,7 +305,7 @@ class Warehouse:
             raise SettingsError(f"the statement has {len(statement):,} characters; at most {STATEMENT_CHARS_MAX:,} are read")
         try:
             found = self.connection.execute("SELECT json_serialize_sql(?, skip_null := true, skip_empty := true)", [statement])
-            refused = refusal(parsed(found.fetchall()[0][0]), self._tables if self._locked else None)
+            refused = refusal(parsed(found.fetchall()[0][0]), self.tables if self._locked else None)
         except (duckdb.Error, UnicodeError) as error:
             raise SettingsError(_one_line(error)) from None
         if refused is not None:

@@ -22,6 +22,7 @@ COMMANDS = {
     "lineage": ("pipeline.cli.lineage", "From a source to its outputs, and back."),
     "audit": ("pipeline.cli.inspect", "Prove that every object is in exactly one state and every row is there once."),
     "aggregate": ("pipeline.cli.aggregate", "Bring aggregates up to date, compute them from scratch, or check them."),
+    "sinks": ("pipeline.cli.sinks", "Show what each declared sink holds; bring them up to date."),
     "compact": ("pipeline.cli.upkeep", "Merge small Parquet files into few large, sorted ones."),
     "vacuum": ("pipeline.cli.upkeep", "Delete superseded and orphaned files that retention lets go."),
     "backfill": ("pipeline.cli.backfill", "Process objects again that were processed before."),

@@ -21,6 +21,7 @@ from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, on_engine, on_limits, priority_of
 from pipeline.cli.progress import Progress
 from pipeline.cli.render import count, duration, printable
+from pipeline.cli.sinks import AfterPasses
 from pipeline.cli.summaries import handed_over, summary
 from pipeline.engines import Engine
 from pipeline.errors import CommitConflict, CommitUnknown, ObjectNotFound, SettingsError, StoreUnavailable
@@ -185,6 +186,7 @@ class Run:
         self.noticed: Notices | None = None
         """What the next turn looks up; None for a full listing."""
         self.warming = False
+        self.sinks = AfterPasses(self._say)
         self.stopped = asyncio.Event()
 
     async def go(self) -> int:
@@ -315,6 +317,8 @@ class Run:
         self.found_problems |= report.quarantined > 0 or report.unread > 0
         if report.commits or (not self.watch and self._takes_part(runtime)):
             self._show(runtime, report, time.monotonic() - started)
+        if not self.engine.detached and not self.stopped.is_set():
+            self.found_problems |= not await self.sinks.publish(runtime, committed=report.commits > 0)
         return report
 
     def _takes_part(self, runtime: Runtime) -> bool:

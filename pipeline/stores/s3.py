@@ -100,6 +100,19 @@ class S3Store:
     def _full(self, key: str) -> str:
         return self._prefix + key
 
+    def foreign_options(self) -> dict[str, str]:
+        """How another client of this process reaches the bucket, in the words of object_store (Rust), with the keys of now."""
+        found = self._session.get_credentials()
+        options = {"aws_region": self._region, "aws_conditional_put": "etag"}
+        if self._endpoint_url is not None:
+            options |= {"aws_endpoint": self._endpoint_url, "aws_virtual_hosted_style_request": "false"}
+            options["aws_allow_http"] = str(self._endpoint_url.startswith("http://")).lower()
+        if found is not None:
+            keys = found.get_frozen_credentials()
+            options |= {"aws_access_key_id": keys.access_key, "aws_secret_access_key": keys.secret_key}
+            options |= {"aws_session_token": keys.token} if keys.token else {}
+        return options
+
     async def check(self, prefix: str = "") -> None:
         """One small listing below the prefix: proves that the bucket exists and may be read there."""
         await self._lister.check(prefix)

@@ -15,6 +15,7 @@ from tests.modal.helpers import Cloud, Deployed
 RICH = """
 from datetime import timedelta
 from pipeline import Pipeline, Object
+from sinks import Delta, Postgres
 
 media = Pipeline("media", source="up/", schedule="*/5 * * * *", sweep="0 3 * * MON", timezone="Europe/Riga",
                  pip=["python-dateutil==2.9.0.post0"], apt=["libmagic1"])
@@ -33,6 +34,8 @@ class Embed:
 
 media.aggregate("totals", by=["n"], sql="SELECT n, count(*) AS c FROM media GROUP BY n")
 media.backfill("nightly", schedule=timedelta(hours=12), since=timedelta(days=1))
+media.sink("lake", Delta("lake/"))
+media.sink("pg", Postgres("WAREHOUSE_DSN", secret="warehouse"))
 """
 
 TWO = """
@@ -55,6 +58,7 @@ def parse(objs):
 @pytest.fixture(scope="module")
 def rich(cloud: Cloud) -> Deployed:
     cloud.modal.secrets["hub"] = {"HUB_TOKEN": "t"}
+    cloud.modal.secrets["warehouse"] = {"WAREHOUSE_DSN": "host=db"}
     project = cloud.project(RICH)
     made = subprocess.run([sys.executable, "-m", "modal", "volume", "create", "weights"], env=project.env(), capture_output=True)
     assert made.returncode == 0, made.stderr
@@ -79,7 +83,7 @@ def mounts(function: api_pb2.Function) -> dict[str, tuple[str, bool]]:
 
 
 def test_the_functions_there_are(functions: dict[str, api_pb2.Function]) -> None:
-    control = {"tick", "sweep", "commit", "aggregate", "maintain", "submit", "backfill_nightly", "hint"}
+    control = {"tick", "sweep", "commit", "aggregate", "publish", "maintain", "submit", "backfill_nightly", "hint"}
     assert set(functions) == control | {"work_words", "work_embed.*", "work_embed.run", "batch_embed.*", "batch_embed.run"}
 
 
@@ -101,6 +105,7 @@ def test_schedules(functions: dict[str, api_pb2.Function]) -> None:
         ("sweep", (1000, 2048, 3600)),
         ("commit", (1000, 2048, 3600)),
         ("aggregate", (1000, 4096, 3600)),
+        ("publish", (1000, 4096, 3600)),
         ("maintain", (1000, 2048, 3600)),
         ("submit", (1000, 2048, 3600)),
         ("hint", (250, 512, 60)),
@@ -126,7 +131,8 @@ def test_containers(functions: dict[str, api_pb2.Function]) -> None:
     assert list(words.scheduler_placement.regions) == ["eu-west-1", "eu"]
     pools = [functions[name].autoscaler_settings.max_containers for name in ("work_embed.*", "batch_embed.*")]
     assert pools == [75, 25], "together no more than the transform may have"
-    assert {n for n, f in functions.items() if f.autoscaler_settings.max_containers == 1} == {"commit", "aggregate"}
+    assert {n for n, f in functions.items() if f.autoscaler_settings.max_containers == 1} == {"commit", "aggregate", "publish"}
+    assert len(functions["publish"].secret_ids) == 1 + len(functions["commit"].secret_ids), "what the database asks for"
 
 
 def test_retries_are_those_that_were_declared(functions: dict[str, api_pb2.Function]) -> None:

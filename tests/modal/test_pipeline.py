@@ -81,7 +81,11 @@ def pass_an_hour_later(project: Deployed, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("access", ["mount", "api"])
 def test_uploads_become_rows_and_aggregates_once(cloud: Cloud, access: str) -> None:
-    project = cloud.project(flow(access))
+    sink = """
+from sinks import Delta
+logs.sink("lake", Delta("lake/"))
+"""
+    project = cloud.project(flow(access) + (sink if access == "mount" else ""))
     project.deploy()
     for i in range(30):
         project.upload(f"up/{i:02}-é +%.jsonl", lines({"kind": "ab"[i % 2], "v": i}))
@@ -103,6 +107,9 @@ def test_uploads_become_rows_and_aggregates_once(cloud: Cloud, access: str) -> N
     project.fire()
     assert sums(project) == {"a": (15, expected["a"][1] + 1000), "b": (14, expected["b"][1] - 1)}
     project.audit()
+    if access == "mount":
+        [held] = json.loads(project.call("sinks", "--json").stdout)
+        assert (held["problem"], held["is_behind"]) == ("", False), "the app published"
     secrets_seen = list(cloud.modal.functions(project.app)["work_parse"].secret_ids)
     assert bool(secrets_seen) == (access == "api"), "workers behind mounts hold no credentials"
 

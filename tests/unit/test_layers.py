@@ -28,7 +28,7 @@ SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
     *("selection", "desk", "lookup", "compaction", "listing", "choosing", "merging", "tally"),
 }
-API = {"api", "loading", "options", "schedules", "fingerprints", "checks"}
+API = {"api", "loading", "options", "schedules", "fingerprints", "checks", "overlaps"}
 
 ALLOWED: dict[str, set[str]] = {
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in CORE} for name in CORE},
@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 COMPOSITION = (
     *("assembly", "aggregation", "preview", "replay", "doctor", "rented", "deployment", "engines", "submission", "cli"),
-    *("inventory", "reading", "stages"),
+    *("inventory", "reading", "stages", "publishing"),
 )
 ANYTHING = (*(f"pipeline.{name}" for name in COMPOSITION), "pipeline", "infra")
 

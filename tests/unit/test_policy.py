@@ -14,6 +14,7 @@ import pytest
 from infra.policy import bucket_policy
 from pipeline import Pipeline
 from pipeline.errors import SettingsError
+from sinks import Delta
 from tests.helpers import LOGS, ROOT
 
 
@@ -27,7 +28,9 @@ def allows(policy: dict[str, Any], action: str, key: str) -> bool:
 
 
 def test_least_privilege_by_prefix() -> None:
-    policy = bucket_policy([Pipeline("one", source="in/one/"), Pipeline("two", source="in/two/", output="out/")], "s3://b/team")
+    two = Pipeline("two", source="in/two/", output="out/")
+    two.sink("lake", Delta("lake/"))
+    policy = bucket_policy([Pipeline("one", source="in/one/"), two], "s3://b/team")
     may = [
         ("s3:GetObject", "team/in/one/x"),
         ("s3:GetObject", "team/in/two/deep/x"),
@@ -35,6 +38,7 @@ def test_least_privilege_by_prefix() -> None:
         ("s3:PutObject", "team/out/rows/x.parquet"),
         ("s3:PutObject", "team/_tidemill/one/log/1.json"),
         ("s3:DeleteObject", "team/_tidemill/two/receipts/1.json"),
+        ("s3:PutObject", "team/lake/two/_delta_log/1.json"),
     ]
     may_not = [
         ("s3:PutObject", "team/in/one/x"),
@@ -42,6 +46,7 @@ def test_least_privilege_by_prefix() -> None:
         ("s3:GetObject", "team/in/three/x"),
         ("s3:PutObject", "other/tables/one/x"),
         ("s3:PutObject", "team/_tidemill/three/log/1.json"),
+        ("s3:DeleteObject", "team/lake/two/x.parquet"),
         ("s3:PutBucketPolicy", "team/in/one/x"),
     ]
     assert [pair for pair in may if not allows(policy, *pair)] == []
