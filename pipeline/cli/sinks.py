@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli import EXIT_PROBLEMS
-from pipeline.cli.options import Target, on_bucket, runtime, wait
+from pipeline.cli.options import Target, on_bucket, root_runtime, wait
 from pipeline.cli.render import as_json, table
 from pipeline.errors import SettingsError, nearest
 from pipeline.tracebacks import visible
@@ -52,7 +52,7 @@ async def _all(target: Target, publish: bool, rebuild: str | None) -> list[tuple
 
     found = []
     for pipeline in target.pipelines:
-        publisher = Publisher(runtime(target, pipeline))
+        publisher = Publisher(root_runtime(target, pipeline))
         for name in pipeline.sinks:
             if name == rebuild:
                 found.append((pipeline.name, await publisher.publish(name, rebuild=True)))

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from pipeline.cli.options import Target, on_bucket, runtime, wait
+from pipeline.cli.options import Target, on_bucket, root_runtime, runtime, wait
 from pipeline.cli.render import as_json, count, size
+from pipeline.generations import kept_numbers
+
+if TYPE_CHECKING:
+    from pipeline.assembly import Runtime
 
 
 @click.command("compact", epilog="Example:  tidemill compact pipeline.py --bucket ./bucket")
@@ -49,17 +55,23 @@ def vacuum_command(target: Target, dry_run: bool) -> int:
     """Delete superseded files older than the pipeline's retention, leftovers of lost attempts, and covered log entries."""
     from pipeline.runner import Pass
 
-    for p in target.pipelines:
-        opened = runtime(target, p)
+    every = [one for p in target.pipelines for one in wait(_generations(root_runtime(target, p)))]
+    for opened in every:
         wait(opened.store.check(opened.settings.source))
         done = wait(Pass(opened.parts()).vacuum(dry_run=dry_run))
         if target.as_json:
             found = {name: getattr(done, name) for name in ("files", "size_bytes", "receipts", "log_entries", "checkpoints")}
-            as_json({"pipeline": p.name, "dry_run": dry_run, **found})
+            head = {"pipeline": opened.settings.name, "generation": opened.settings.generation, "dry_run": dry_run}
+            as_json({**head, **found})
             continue
         verb = "would delete" if dry_run else "deleted"
         click.echo(
-            f"{p.name}: {verb} {count(done.files, 'file')} ({size(done.size_bytes)}), {count(done.receipts, 'receipt')},"
+            f"{opened.label}: {verb} {count(done.files, 'file')} ({size(done.size_bytes)}), {count(done.receipts, 'receipt')},"
             f" {done.log_entries:,} log entries, {count(done.checkpoints, 'checkpoint')}"
         )
     return 0
+
+
+async def _generations(root: Runtime) -> list[Runtime]:
+    known = await root.generations()
+    return [root] if known is None else [root.of_generation(number) for number in kept_numbers(known)]

@@ -24,7 +24,7 @@ from pipeline.snapshot import Output, Snapshot
 from pipeline.stores.local import LocalStore
 from pipeline.worker import Worker
 from sinks import Catalogue, Delta, DuckDBFile, Postgres
-from sinks.aggregates import definition
+from sinks.aggregates import definitions
 from sinks.files import files_of
 from sinks.parquet import AttemptWriter
 from sinks.targets import Target
@@ -142,7 +142,7 @@ class World:
         aggregates = self.runtime.settings.aggregates
         with Warehouse(files_of(self.runtime.store)) as warehouse:
             warehouse.add_snapshot(snapshot)
-            warehouse.add_aggregates(snapshot, aggregates, {a.name: definition(a) for a in aggregates})
+            warehouse.add_aggregates(snapshot, aggregates, definitions(aggregates, {}))
             return plain(warehouse.query(f"SELECT * FROM {table}").to_pylist())
 
     def held(self, kind: str, tag: str, table: str = "sales") -> list[str]:
