@@ -66,7 +66,8 @@ def choose(outputs: Mapping[str, Output], wanted: Wanted) -> list[list[str]]:
         if _is_small(output, wanted):
             tiers.setdefault(0 if wanted.few else _mean(output).bit_length() // 3, []).append(name)
     for names in tiers.values():
-        found += [group for group in _groups(outputs, names, wanted) if _is_worth(outputs, group, wanted)]
+        worth = (_worth(outputs, group, wanted) for group in _groups(outputs, names, wanted))
+        found += [group for group in worth if group]
     return found
 
 
@@ -86,12 +87,15 @@ def _groups(outputs: Mapping[str, Output], names: list[str], wanted: Wanted) -> 
         yield group
 
 
-def _is_worth(outputs: Mapping[str, Output], group: list[str], wanted: Wanted) -> bool:
-    if len(group) == 1:
-        return _is_worn(outputs[group[0]], wanted)
-    sizes = sorted(_size(outputs[name]) for name in group)
-    worn = any(_is_worn(outputs[name], wanted) for name in group)
-    return worn or (sizes[-1] <= 2 * sum(sizes[:-1]) and len(group) >= (2 if wanted.few else 8))
+def _worth(outputs: Mapping[str, Output], group: list[str], wanted: Wanted) -> list[str]:
+    """The group without members that are too large to be written again for the others' sake; empty if nothing is left to merge."""
+    worn = [name for name in group if _is_worn(outputs[name], wanted)]
+    by_size = sorted(group, key=lambda name: _size(outputs[name]))
+    left = sum(_size(outputs[name]) for name in by_size)
+    while by_size and by_size[-1] not in worn and _size(outputs[by_size[-1]]) > 2 * (left - _size(outputs[by_size[-1]])):
+        left -= _size(outputs[by_size.pop()])
+    chosen = set(by_size) if len(by_size) >= (2 if wanted.few else 8) else set()
+    return [name for name in group if name in chosen or name in worn]
 
 
 def _is_worn(output: Output, wanted: Wanted) -> bool:

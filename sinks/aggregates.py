@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pipeline.errors import SettingsError
 from pipeline.model import MAIN_TABLE, AggregateFile, OutputFile
 from pipeline.settings import AggregateSettings
@@ -22,7 +24,7 @@ from sinks import sql
 from sinks.dimensions import Dimension
 from sinks.files import Files
 from sinks.mergeable import Merge, merge_of
-from sinks.warehouse import INTERNAL, Warehouse
+from sinks.warehouse import Warehouse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,18 +77,19 @@ class AggregateRun:
         self._definitions = definitions(aggregates, {d.name: d.version for d in dimensions})
         self._plus: str | None = None
         self._minus: str | None = None
+        self._has_all = False
+        self._has_changed: bool | None = None
 
     def compute(self) -> dict[str, pa.Table | None]:
         """A table for each aggregate, None where the committed file stays as it is. Raises SettingsError for SQL that fails."""
         found: dict[str, pa.Table | None] = {}
         with Warehouse(self._files) as warehouse:
-            warehouse.add_snapshot(self._snapshot, view=_ALL)
             warehouse.add_dimensions(self._dimensions)
-            changed = self._add_changed_rows(warehouse)
-            self._plus, self._minus = self._came_and_went(warehouse) if changed else (None, None)
+            if self._any_change() and not self._snapshot.changes.everything:
+                self._plus, self._minus = self._came_and_went(warehouse)
             for aggregate in self._aggregates:
                 try:
-                    table = self._one(warehouse, aggregate, changed)
+                    table = self._one(warehouse, aggregate)
                 except SettingsError as error:
                     raise SettingsError(f"aggregate {aggregate.name} of {self._snapshot.pipeline}: {error}") from None
                 found[aggregate.name] = table
@@ -96,7 +99,7 @@ class AggregateRun:
                     warehouse.add_aggregate_file(aggregate.name, self._snapshot.aggregates[aggregate.name])
         return found
 
-    def _one(self, warehouse: Warehouse, aggregate: AggregateSettings, changed: bool) -> pa.Table | None:
+    def _one(self, warehouse: Warehouse, aggregate: AggregateSettings) -> pa.Table | None:
         old = self._snapshot.aggregates.get(aggregate.name)
         same = old is not None and old.definition == self._definitions[aggregate.name]
         if same and not self._any_change():
@@ -105,18 +108,28 @@ class AggregateRun:
         reads_others = any(a is not aggregate and _names(aggregate.sql, a.name) for a in self._aggregates)
         merge = None if reads_others else merge_of(warehouse.connection, aggregate.sql, name, aggregate.by)
         statement = _bare(aggregate.sql) if merge is None else merge.sql
-        if old is not None and same and changed and not reads_others:
+        if old is not None and same and not reads_others:
             try:
                 merged = self._merged(warehouse, aggregate, merge, old) if merge is not None else None
-                return merged if merged is not None else self._incremental(warehouse, aggregate, statement, old)
+                if merged is not None:
+                    return merged
+                if self._add_changed_rows(warehouse):
+                    return self._incremental(warehouse, aggregate, statement, old)
             except SettingsError:
                 pass  # say, the result's columns changed with the schema: compute everything
+        self._add_all(warehouse)
         warehouse.add_view(name, f"SELECT * FROM {sql.name(_ALL)}")
         return self._checked(warehouse.query(f"SELECT * FROM ({statement}) {_order(aggregate)}"), aggregate)
 
     def _any_change(self) -> bool:
         changes = self._snapshot.changes
         return bool(changes.added or changes.gone or changes.everything)
+
+    def _add_all(self, warehouse: Warehouse) -> None:
+        """Every row of the snapshot, where it is needed after all."""
+        if not self._has_all:
+            warehouse.add_snapshot(self._snapshot, view=_ALL)
+            self._has_all = True
 
     # -- merging -------------------------------------------------------------------------------------------------------
 
@@ -138,10 +151,8 @@ class AggregateRun:
             rows = [(holder.partition(".")[0], key)] if live is None else [r for r in dead_rows(holder, live) if r[1] == key]
             went += [(task, key) for task, key in rows if task not in tasks]  # else it came and went in between
         wanted = warehouse.columns(snapshot.schema)
-        dead = f"(SELECT 1 FROM {INTERNAL}.{sql.name(_ALL)} d WHERE d.task = f._task AND d.key = f._source_key)"
-        files = [f for output in added for f in snapshot.outputs[output].files if f.table == MAIN_TABLE]
-        plus = " UNION ALL ".join(f"{scan} WHERE NOT EXISTS {dead}" for scan in warehouse.scans(files, wanted))
-        warehouse.add_view("_tidemill_plus", plus or f"SELECT * FROM {_ALL} WHERE false")
+        come = {output: snapshot.outputs[output] for output in added}
+        warehouse.add_snapshot(msgspec.structs.replace(snapshot, outputs=come), view="_tidemill_plus")
         if not went:
             return "_tidemill_plus", None
         gone = warehouse.add_table("_tidemill_went", _pairs(went))
@@ -149,7 +160,7 @@ class AggregateRun:
         files = [f for holder in holders for f in self._holder(holder).files if f.table == MAIN_TABLE]
         is_gone = f"WHERE EXISTS (SELECT 1 FROM {gone} g WHERE g.task = f._task AND g.key = f._source_key)"
         minus = " UNION ALL ".join(f"{scan} {is_gone}" for scan in warehouse.scans(files, wanted))
-        warehouse.add_view("_tidemill_minus", minus or f"SELECT * FROM {_ALL} WHERE false")
+        warehouse.add_view("_tidemill_minus", minus or "SELECT * FROM _tidemill_plus WHERE false")
         return "_tidemill_plus", "_tidemill_minus"
 
     def _holder(self, output: str) -> Output | Removed:
@@ -203,11 +214,10 @@ class AggregateRun:
     def _add_changed_rows(self, warehouse: Warehouse) -> bool:
         """A view over every row that was added or ceased to count since the aggregates were committed. False if unknown."""
         changes = self._snapshot.changes
-        if changes.everything or not self._any_change():
-            return False
-        holders = _holders(self._snapshot, changes)
-        if holders is None:
-            return False
+        holders = _holders(self._snapshot, changes) if self._any_change() and not changes.everything else None
+        if self._has_changed is not None or holders is None:
+            return bool(self._has_changed)
+        self._add_all(warehouse)
         wanted = warehouse.columns(self._snapshot.schema)
         added = [f for output in dict.fromkeys(changes.added) for f in holders[output] if f.table == MAIN_TABLE]
         gone_outputs = dict.fromkeys(output for output, _ in changes.gone)
@@ -216,6 +226,7 @@ class AggregateRun:
         is_gone = "WHERE EXISTS (SELECT 1 FROM _tidemill_gone g WHERE g.key = f._source_key)"  # perhaps of other tasks, too
         parts = [*warehouse.scans(added, wanted), *(f"{scan} {is_gone}" for scan in warehouse.scans(gone, wanted))]
         warehouse.add_view(_CHANGED, " UNION ALL ".join(parts) or f"SELECT * FROM {_ALL} WHERE false")
+        self._has_changed = True
         return True
 
 
