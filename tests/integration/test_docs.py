@@ -31,6 +31,8 @@ def test_the_guides_files_run(name: str, source: str, tmp_path: Path) -> None:
     uploads.mkdir()
     (uploads / "a.txt").write_text('{"n": 1}\n')
     (uploads / "b.bin").write_bytes(b'{"n": 2}\n')
+    (project.root / "reference").mkdir()
+    (project.root / "reference" / "regions.csv").write_text("name,region\na.txt,north\n")
     assert project.run()["committed"] == 2
     table = project.call("sql").stdout.splitlines()[0]
     assert project.sql(f"SELECT count(*) AS n FROM {table}")[0]["n"] == 2
