@@ -102,7 +102,7 @@ def status_command(target: Target, last: int) -> int:
     for report in reports:
         states = report["sources"]
         click.echo(
-            f"{report['pipeline']}: {count(states['committed'], 'file')} committed, {count(report['rows'], 'row')},"
+            f"{_table(report)}: {count(states['committed'], 'file')} committed, {count(report['rows'], 'row')},"
             f" {states['in progress']:,} in progress, {states['quarantined']:,} quarantined"
         )
         click.echo(f"  {count(report['files'], 'Parquet file')}, {size(report['bytes'])}, at commit {report['sequence']}")
@@ -129,6 +129,10 @@ def status_command(target: Target, last: int) -> int:
     return 0
 
 
+def _table(report: dict[str, Any]) -> str:
+    return f"{report['pipeline']}, generation {report['generation']}" if report["generation"] else str(report["pipeline"])
+
+
 async def _status(opened: Any, last: int) -> dict[str, Any]:
     from pipeline.cli.tables import commits_of
     from sinks.state_tables import state_table
@@ -142,6 +146,7 @@ async def _status(opened: Any, last: int) -> dict[str, Any]:
         row["at"] = f"{row.pop('written_at'):%Y-%m-%d %H:%M:%S}"
     return {
         "pipeline": state.pipeline,
+        "generation": opened.settings.generation,
         "sequence": state.sequence,
         "sources": {
             "committed": state.totals.sources,

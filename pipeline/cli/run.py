@@ -217,7 +217,7 @@ class Run:
         return await runtime.run(self.states.get(runtime.label), request=self._request(runtime))
 
     def _request(self, runtime: Runtime) -> Request | None:
-        if self.noticed is None:
+        if self.noticed is None or runtime.pipeline.upstream is not None:  # nobody gives notice of a table's rows
             return replace(self.request or Request(), growing=True) if self._grows(runtime) else self.request
         source = runtime.settings.source
         return Request(names=[key for key in self.noticed.keys if key.startswith(source) and key != source])

@@ -76,3 +76,42 @@ def test_large_objects_are_read_in_ranges(tmp_path: Path) -> None:
     client.put_object(Bucket=name, Key="up/big", Body=body * 100_000 + b"end")
     project.run()
     assert project.sql("SELECT lines, tail, size FROM logs") == [{"lines": 100_001, "tail": "end", "size": 10_000_003}]
+
+
+STAGED = (
+    LOGS
+    + """
+kinds = Pipeline("kinds", source=logs)
+
+@kinds.transform
+def distinct(rows: Object):
+    return [{"kind": kind} for kind in sorted({row["kind"] for row in rows.rows()})]
+"""
+)
+
+
+def test_generations_compaction_and_stages_on_s3(tmp_path: Path) -> None:
+    url = moto_url()
+    client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
+    name = f"tables-{secrets.token_hex(4)}"
+    client.create_bucket(Bucket=name)
+    project = Project(tmp_path, STAGED, bucket=f"s3://{name}/deep", **KEYS, AWS_ENDPOINT_URL=url)
+    for i in range(3):
+        client.put_object(
+            Bucket=name, Key=f"deep/up/{i}", Body=lines({"kind": "ab"[i % 2], "v": i}, {"kind": "c", "v": 1}).encode()
+        )
+        project.call("run")
+    assert json.loads(project.call("compact", "--json").stdout.partition("\n}")[0] + "}")["files"] == 1
+    project.write(STAGED.replace("json.loads(line) for", "{**json.loads(line), 'new': 1} for"))
+    logs = f"{project.file}:logs"
+    for command in ("backfill --new-generation", "publish", "run"):
+        done = project.call_on(logs if command != "run" else str(project.file), command)
+        assert done.returncode == 0, done.stderr
+    assert project.sql("SELECT sum(new) AS new, sum(v) AS v FROM logs") == [{"new": 6, "v": 6}]
+    assert project.sql("SELECT total FROM by_kind WHERE kind = 'c'") == [{"total": 3}]
+    assert project.sql("SELECT kind FROM kinds WHERE _source_key = 'logs:up/1'") == [{"kind": "b"}, {"kind": "c"}]
+    assert "new" in project.call("sql", "SELECT * FROM logs WHERE _source_key = 'up/2'", "--format", "csv").stdout
+    assert project.call("diff", "previous", "live", "--json", code=None).returncode == 2, "two pipelines: say which"
+    told = json.loads(project.call_on(logs, "diff", "previous", "live", "--json").stdout)
+    assert told["columns_added"] == {"new": "BIGINT"}
+    assert told["changed"] == 0

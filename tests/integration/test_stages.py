@@ -121,3 +121,10 @@ def test_a_published_generation_above_is_what_stages_read(project: Project) -> N
     project.run()
     assert lengths(project) == {"words:docs:up/a.txt": (5, 13), "words:docs:up/b.txt": (2, 5)}
     project.audit()
+
+
+def test_a_hint_goes_through_all_stages(project: Project) -> None:
+    project.run()
+    project.upload("new.txt", "nine ten\n")
+    project.call("hint", "up/new.txt")
+    assert lengths(project)["words:docs:up/new.txt"] == (2, 7)

@@ -25,6 +25,7 @@ from pipeline.ports import Finished
 from pipeline.runner import Pass
 from pipeline.worker import Code, Worker
 
+from . import downstream
 from .doubles import SimExecutor, SimWriter, user_code
 from .kernel import Request, SimClock
 from .rented import MountBox, MountedContents, StoreBox
@@ -87,6 +88,14 @@ def _publisher(world: World) -> None:
     world.kernel.start("publisher", publish(world))
 
 
+def _stage(world: World) -> None:
+    world.kernel.start("stage", downstream.stage(world))
+
+
+def _sink(world: World) -> None:
+    world.kernel.start("sink", downstream.publish(world))
+
+
 def _historian(world: World) -> None:
     world.kernel.start("historian", look_back(world))
 
@@ -100,11 +109,13 @@ ACTORS = (
     Actor(_backfill, 0.002),
     Actor(_compactor, 0.02, most=2, kind="compactor"),
     Actor(_publisher, 0.004, most=1, kind="publisher"),
+    Actor(_stage, 0.006, most=2, kind="stage"),
+    Actor(_sink, 0.01, most=2, kind="sink"),
     Actor(_historian, 0.01, kind="historian"),
     Actor(_deployment, 0.001),
 )
 
-ACTORS_AT_REST = (_compactor, _historian, _publisher)
+ACTORS_AT_REST = (_compactor, _historian, _publisher, _sink)
 """Who still acts when nothing fails any more."""
 
 

@@ -101,8 +101,9 @@ class SimExecutor:
 class SimWriter:
     """One output file for all inputs of an attempt; its bytes tell which version of which key they came from."""
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, out: str = "out/") -> None:
         self.assignment = assignment
+        self.out = keys.of_generation(out, assignment.task.generation)
         self.lines: list[tuple[int, str, str, Any]] = []
 
     def add(self, index: int, key: str, etag: str, result: Any, rejected: Sequence[tuple[object, str]] = ()) -> None:
@@ -112,8 +113,7 @@ class SimWriter:
         files = []
         if self.lines:
             task = self.assignment.task.id
-            out = keys.of_generation("out/", self.assignment.task.generation)
-            file, body = output_file([[k, e, *r, task] for _, k, e, r in self.lines], out, task, self.assignment.nonce)
+            file, body = output_file([[k, e, *r, task] for _, k, e, r in self.lines], self.out, task, self.assignment.nonce)
             files = [SimpleNamespace(file=file, body=body, path=None)]
         rows = {i: 1 for i, *_ in self.lines}
         return SimpleNamespace(rows=rows, rejected={}, problems={}, schema=None, files=files, broken={})
@@ -137,7 +137,9 @@ class SimRewriter:
         self.world, self.out = world, out
 
     async def rewrite(self, outputs: Mapping[str, Output], task: str, nonce: str, schema: str | None) -> list[OutputFile]:
-        lines = [line for name, output in outputs.items() for line in await _live_lines(self.world, name, output)]
+        lines = [line for name, output in outputs.items() for line in await live_lines(self.world, name, output)]
+        for _ in range(self.world.kernel.rng.choice([0, 0, 60])):  # large files take their time
+            await Request("pause")
         if not lines:
             return []
         file, body = output_file(lines, self.out, task, nonce)
@@ -145,7 +147,8 @@ class SimRewriter:
         return [file]
 
 
-async def _live_lines(world: World, name: str, output: Output) -> list[list[str]]:
+async def live_lines(world: World, name: str, output: Output) -> list[list[str]]:
+    """The lines of an output that count."""
     dead, lines = set(dead_rows(name, output)), []
     for file in output.files:
         stored = await world.store.get(file.key)
@@ -162,7 +165,7 @@ async def live_rows(world: World, snapshot: Snapshot) -> list[Row]:
     """What a query sees: the rows of the snapshot's files whose source counts there."""
     rows: list[Row] = []
     for name, output in list(snapshot.outputs.items()):
-        rows += [(k, e, r, v) for k, e, r, v, _ in await _live_lines(world, name, output)]
+        rows += [(k, e, r, v) for k, e, r, v, _ in await live_lines(world, name, output)]
     return rows
 
 

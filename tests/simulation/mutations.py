@@ -368,6 +368,90 @@ def one_nonce_an_order() -> Any:
     return patch.object(Desk, "begin", begin)
 
 
+@removes("what died while a compaction ran is dead in its files, too")
+def merge_forgets_deaths() -> Any:
+    from pipeline import holdings
+
+    return patch.object(holdings, "dead_rows", lambda name, output: [])
+
+
+@removes("a dead row of a merged output is told by the task that made it")
+def dead_by_own_task() -> Any:
+    from . import doubles
+
+    return patch.object(doubles, "dead_rows", lambda name, output: [(name.partition(".")[0], key) for key in output.dead])
+
+
+@removes("a compaction is settled only while all that it merged is still there")
+def merge_blindly() -> Any:
+    from pipeline.planner import _Draft
+
+    return patch.object(_Draft, "_still_holds", lambda self, task, receipt: True)
+
+
+@removes("a vacuum keeps a checkpoint from before the retention time, and the log since")
+def keep_nothing() -> Any:
+    async def what_is_kept(log: Log, state: State, retention_s: float) -> Any:
+        return maintenance.Kept(floor=state.sequence - 1)
+
+    return patch.object(runner, "what_is_kept", what_is_kept)
+
+
+@removes("ledger runs that a kept checkpoint names are not given up")
+def collect_kept_runs() -> Any:
+    real = maintenance.what_is_kept
+
+    async def what_is_kept(log: Log, state: State, retention_s: float) -> Any:
+        kept = await real(log, state, retention_s)
+        return maintenance.Kept(checkpoints=kept.checkpoints, floor=kept.floor)
+
+    return patch.object(runner, "what_is_kept", what_is_kept)
+
+
+@removes("an object of a stage is another one when its rows were made anew")
+def stage_by_key_alone() -> Any:
+    from pipeline.ledger import Entry
+    from pipeline.stages import TableStore
+
+    real = TableStore._head
+
+    async def head(self: Any, log: Any, state: Any, key: str) -> Any:
+        import msgspec
+
+        found = await real(self, log, state, key)
+        return msgspec.structs.replace(found, etag="any") if found is not None else None
+
+    def page(self: Any, some: Any, prefix: str, start_after: str) -> Any:
+        import msgspec
+
+        whole = _PAGE(self, some, prefix, start_after)
+        return msgspec.structs.replace(whole, etags=["any"] * len(whole.keys))
+
+    async def rows(self: Any, key: str, etag: str, **rest: Any) -> Any:
+        log, state = await self._newest()
+        await log.look_up(state, [key.removeprefix(self.prefix)])
+        entry: Entry | None = state.entry(key.removeprefix(self.prefix))
+        return await _ROWS(self, key, entry.output if entry is not None else "", **rest)
+
+    _PAGE, _ROWS = TableStore._page, TableStore.rows
+    patches = [patch.object(TableStore, name, new) for name, new in (("_head", head), ("_page", page), ("rows", rows))]
+    return _both(*patches)
+
+
+@removes("a sink is given the rows that died in outputs that stay")
+def sink_forgets_deaths() -> Any:
+    from sinks import changes
+
+    from . import downstream
+
+    def between(*given: Any) -> Any:
+        import dataclasses
+
+        return dataclasses.replace(changes.changes_between(*given), gone=[])
+
+    return patch.object(downstream, "changes_between", between)
+
+
 DIRECTED = {
     "exchange-for-any-runs": test_log.test_a_state_takes_no_runs_that_lack_what_it_merged_into_its_own,
     "no-floor": test_log.test_an_entry_recreated_below_the_floor_did_not_happen,

@@ -12,8 +12,9 @@ from pipeline.parts import Parts
 from pipeline.parts import Request as Wish
 from pipeline.runner import Pass
 
-from . import actors, scene
+from . import actors, downstream, scene
 from .doubles import SimAggregator, SimExecutor, SimRewriter
+from .downstream import SimSink
 from .kernel import Kernel, Process, SimClock, Violation
 from .oracle import Oracle
 from .store import SimStore
@@ -36,6 +37,7 @@ class World:
         self.version = "v1"
         """Of the code that was deployed last."""
         self.policy = scene.policy(rng)
+        self.sink = SimSink()
         self.waiting: list[tuple[Assignment, str]] = []
         """Dispatched work that nobody began yet, and the version of the code that its runner knows."""
         self.owners: dict[str, Process] = {}
@@ -129,6 +131,13 @@ class World:
         self.heal()
         for number in self.filled:
             self.oracles[number].check_final()
+        for _ in range(3):
+            kernel.start("stage", downstream.stage(self))
+            self.settle_down()
+            kernel.now += 100_000  # beyond the deadlines of attempts that nobody can tell are dead
+        kernel.run_alone(downstream.check_stage(self))
+        kernel.run_alone(downstream.publish(self))
+        downstream.check_sink(self)
 
     def appear(self) -> None:
         """Perhaps somebody begins to act."""
