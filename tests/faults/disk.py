@@ -23,6 +23,7 @@ from pipeline.contents import LazyContents
 from pipeline.executors.inline import InlineExecutor
 from pipeline.runner import Pass
 from pipeline.settings import Policy
+from pipeline.snapshot import dead_rows
 from pipeline.state import State
 from pipeline.stores.disk import Disk
 from pipeline.stores.local import LocalStore
@@ -217,7 +218,7 @@ class World:
         return Runtime(p, p.settings(), store, self.policy, _Executor(worker, owner=f"inline-{next(_RUNS)}"))
 
     def run(self, disk: Disk | None = None, *, vacuum: bool = False) -> State:
-        """What `tidemill run` does: home, passes until nothing changes, a checkpoint; then perhaps a vacuum."""
+        """What `tidemill run` does: home, passes until nothing changes, a checkpoint; then perhaps a compaction and a vacuum."""
 
         async def work() -> State:
             opened = self.runtime(disk)
@@ -230,6 +231,7 @@ class World:
                 if not report.changed:
                     break
             if vacuum:
+                await Pass(parts).compact(few=True, purge=True)
                 await Pass(parts).vacuum()
             return passing.state
 
@@ -241,10 +243,11 @@ class World:
     def rows(self, state: State) -> dict[str, list[dict[str, Any]]]:
         """The live rows, read from the files that the state names and nothing else of ours."""
         found: dict[str, list[dict[str, Any]]] = {}
-        for output in state.outputs.values():
+        for name, output in state.stored().items():
+            dead = set(dead_rows(name, output))
             for file in output.files:
                 for row in pq.ParquetFile(self.root / file.key).read().to_pylist():
-                    if row["_source_key"] not in output.dead:
+                    if (row["_task"], row["_source_key"]) not in dead:
                         found.setdefault(row["_source_key"], []).append({"k": row["k"], "v": row["v"]})
         return found
 

@@ -168,7 +168,7 @@ def believed(left: dict[str, bytes]) -> None:
             await store.put(key, body)
         state = await Log(store, "logs", clock=_Instant(), policy=Policy()).load()
         assert max([int(key[-25:-5]) for key in left if "/log/" in key], default=0) <= state.sequence
-        missing = [f.key for output in state.outputs.values() for f in output.files if len(left.get(f.key, b"")) != f.size_bytes]
+        missing = [f.key for output in state.stored().values() for f in output.files if len(left.get(f.key, b"")) != f.size_bytes]
         assert missing == []
 
     asyncio.run(work())

@@ -88,5 +88,6 @@ def test_with_a_queue_every_listing_is_whole(told: bool) -> None:
     run.states[settings.name].growth = Growth(listed=1, whole=frontier)
     run.whole_due_s[settings.name] = math.inf
     run.notices = object() if told else None  # type: ignore[assignment]
-    request = run._request(SimpleNamespace(settings=settings))  # type: ignore[arg-type]
+    runtime = SimpleNamespace(settings=settings, label="p", pipeline=SimpleNamespace(upstream=None))
+    request = run._request(runtime)  # type: ignore[arg-type]
     assert (request is not None and request.growing) is not told

@@ -150,7 +150,10 @@ class _Starter:
             assert self.process.stdout is not None
             self.process.stdin.write(json.dumps(settings) + "\n")
             self.process.stdin.flush()
-            return int(self.process.stdout.readline())
+            told = self.process.stdout.readline()
+            if not told.strip():
+                raise OSError("what mounts file systems cannot even start: is libfuse3 installed?")
+            return int(told)
 
 
 @cache

@@ -149,12 +149,14 @@ def forget_wishes() -> Any:
 
 @removes("a vacuum collects only log entries that its checkpoint covers")
 def collect_uncovered() -> Any:
-    async def old(self: Vacuum, newest: int, due_ms: int) -> tuple[list[str], int]:
-        names = [k async for page in self.store.list(keys.log_prefix(self.log.home)) for k in page.keys]
-        sequences = [keys.log_sequence(name) or 0 for name in names]
-        return names, max(sequences, default=0)
+    real = Vacuum._log_and_checkpoints
 
-    return patch.object(Vacuum, "_old_log_entries", old)
+    async def collect(self: Vacuum, checkpoint: str) -> None:
+        names = [k async for page in self.store.list(keys.log_prefix(self.log.home)) for k in page.keys]
+        self.kept = maintenance.Kept(floor=max((keys.log_sequence(name) or 0 for name in names), default=0))
+        await real(self, checkpoint)
+
+    return patch.object(Vacuum, "_log_and_checkpoints", collect)
 
 
 @removes("a checkpoint remembers which inputs of open tasks are superseded")
