@@ -282,6 +282,19 @@ async def read(world: World, pauses: int = 0) -> None:
         world.oracle.no_corruption(error)
 
 
+async def change(world: World) -> None:
+    """Some objects are overwritten and deleted once more, while everything else works as it should."""
+    rng = world.kernel.rng
+    present = sorted(key for key in world.store.objects if key.startswith(SOURCE))
+    for key in rng.sample(present, min(len(present), 3)):
+        for _ in range(rng.choice([0, 10, 40])):
+            await Request("pause")
+        if rng.random() < 0.2:
+            await Request("delete", key)
+        else:
+            await Request("put", key, f"late {key}".encode(), False, None)
+
+
 async def live_in(world: World) -> None:
     """The user's side: upload, overwrite, delete."""
     rng = world.kernel.rng

@@ -163,6 +163,8 @@ class World:
                 kernel.start("tick", actors.release(self))
                 self.settle_down()
             self.start_tick(steady=True, vacuum=rounds % 3 == 0)
+            if rounds in (2, 3):
+                kernel.start("world", actors.change(self))
             if rounds % 2:
                 actors.ACTORS_AT_REST[kernel.rng.randrange(len(actors.ACTORS_AT_REST))](self)
             self.settle_down()
