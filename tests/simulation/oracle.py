@@ -150,8 +150,9 @@ class Oracle:
         objects, state = self.world.store.objects, self.state
         poison = {k for k, b in self.world.store.bodies.items() if b == b"dies"}
         for key in (k for k in objects if k.startswith(SOURCE)):
-            entry, etag = state.entry(key), objects[key].etag
-            if key not in state.quarantine and key not in state.wanted and (entry is None or entry.etag != etag):
+            entry, etag, aside = state.entry(key), objects[key].etag, state.quarantine.get(key)
+            handled = (entry is not None and entry.etag == etag) or (aside is not None and aside.etag == etag)
+            if not handled and key not in state.wanted:
                 return False
         waiting = {q.key for q in self.state.quarantine.values() if q.kind == "lost"}
         return waiting <= poison and all(set(t.inputs.keys) <= poison for t in self.state.tasks.values())
