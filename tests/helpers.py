@@ -10,6 +10,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from tests.warm import command_line
+
 ROOT = Path(__file__).parent.parent
 
 LOGS = """
@@ -28,6 +30,9 @@ logs.aggregate("by_kind", by=["kind"], sql="SELECT kind, count(*) AS n, sum(v) A
 
 class Project:
     """A pipeline file and a local bucket."""
+
+    warm: tuple[str, ...] = ()
+    """What its commands need besides what all do."""
 
     def __init__(self, folder: Path, source: str = LOGS, bucket: str | None = None, **environment: str) -> None:
         self.folder = folder
@@ -56,7 +61,7 @@ class Project:
 
     def call(self, command: str, *arguments: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         words = [*command.split(), str(self.file), *arguments]
-        done = subprocess.run(self.command(*words), env=self.env(), cwd=self.folder, capture_output=True, text=True, timeout=180)
+        done = self.finish(*words)
         if code is not None:
             assert done.returncode == code, f"{words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr or code is None, done.stderr
@@ -64,8 +69,14 @@ class Project:
 
     def call_on(self, file: str, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command on FILE as written, such as `flow.py:name`."""
-        words = [*command.split(), file, *arguments]
-        return subprocess.run(self.command(*words), env=self.env(), cwd=self.folder, capture_output=True, text=True, timeout=180)
+        return self.finish(*command.split(), file, *arguments)
+
+    def finish(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A command to its end, in a process of its own: a warm one, unless the environment changes the interpreter."""
+        env = self.env()
+        if any(name.startswith("PYTHON") for name in self.environment):
+            return subprocess.run(self.command(*words), env=env, cwd=self.folder, capture_output=True, text=True, timeout=180)
+        return command_line(*self.warm).run(["pipeline.cli", *words], env=env, cwd=self.folder, timeout=180)
 
     def run(self, *arguments: str, code: int = 0) -> dict[str, Any]:
         done = self.call("run", "--json", *arguments, code=code)

@@ -15,6 +15,7 @@ import boto3
 from tests.helpers import ROOT, Project
 from tests.modal_offline import Offline
 from tests.servers import KEYS, moto_url
+from tests.warm import containers
 
 T = TypeVar("T")
 SECRET = "bucket-keys"
@@ -27,7 +28,7 @@ class Cloud:
         self.folder = folder
         self.url = moto_url()
         self.s3 = boto3.client("s3", endpoint_url=self.url, region_name="us-east-1")
-        self.modal = Offline(folder / "modal", s3_endpoint=self.url, aws=KEYS)
+        self.modal = Offline(folder / "modal", s3_endpoint=self.url, aws=KEYS, template=containers())
 
     def __enter__(self) -> Cloud:
         self.modal.__enter__()
@@ -48,6 +49,8 @@ class Cloud:
 
 class Deployed(Project):
     """A project on the cloud: `call`, `run`, `sql` and `audit` are those of any project."""
+
+    warm = ("boto3", "modal.runner")
 
     def __init__(self, cloud: Cloud, folder: Path, source: str | Path, bucket: str) -> None:
         self.cloud = cloud
@@ -71,9 +74,7 @@ class Deployed(Project):
 
     def tidemill(self, *arguments: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Any command line, FILE included where it takes one."""
-        done = subprocess.run(
-            self.command(*arguments), env=self.env(), cwd=self.folder, capture_output=True, text=True, timeout=180
-        )
+        done = self.finish(*arguments)
         if code is not None:
             assert done.returncode == code, f"{arguments} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

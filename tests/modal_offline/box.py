@@ -18,7 +18,8 @@ from tests.modal_offline.buckets import Buckets
 from tests.modal_offline.catalogue import layout
 from tests.modal_offline.rpc import TASK_HEADER
 from tests.modal_offline.stores import ENVIRONMENT
-from tests.modal_offline.world import Container, World
+from tests.modal_offline.world import Container, Running, World
+from tests.warm import Started, Template
 
 UNCHECKED = py_compile.PycInvalidationMode.UNCHECKED_HASH
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "FUSE_LIBRARY_PATH")
@@ -34,15 +35,18 @@ sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "__module__", "")
 
 
 class Boxes:
-    """Prepares and starts container processes. `server_url` is set once the server listens."""
+    """Prepares and starts container processes. `server_url` is set once the server listens.
 
-    def __init__(self, world: World, buckets: Buckets) -> None:
+    Each is a new interpreter, or comes from a template of warm ones."""
+
+    def __init__(self, world: World, buckets: Buckets, template: Template | None) -> None:
+        self._template = template
         self._world = world
         self._buckets = buckets
         self.server_url = ""
         self._linked: dict[Path, str] = {}
 
-    async def start(self, container: Container) -> asyncio.subprocess.Process:
+    async def start(self, container: Container) -> Running:
         """Start a container's process. Raises where a bucket cannot be mounted."""
         definition = container.function.definition
         self._unpack(container.root, definition)
@@ -50,13 +54,18 @@ class Boxes:
         await self._buckets.attach(container.task_id, definition)
         arguments = container.root / "arguments"
         arguments.write_bytes(self._arguments(container, definition).SerializeToString())
+        environment = self._environment(container, definition, arguments)
+        cwd = container.root / "root"
         with container.log.open("wb") as log:
+            if self._template is not None:
+                entry = ["modal._container_entrypoint"]
+                return Warm(self._template.start(entry, env=environment, cwd=cwd, out=log, err=log, session=True))
             return await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "modal._container_entrypoint",
-                cwd=container.root / "root",
-                env=self._environment(container, definition, arguments),
+                cwd=cwd,
+                env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -84,7 +93,8 @@ class Boxes:
         """Lay out exactly the uploaded files under the container's root."""
         (root / "root").mkdir(parents=True)
         (root / "isolation").mkdir()
-        (root / "isolation" / "sitecustomize.py").write_text(ISOLATION.format(root=str(root.resolve()), parent=os.getpid()))
+        parent = self._template.pid if self._template else os.getpid()
+        (root / "isolation" / "sitecustomize.py").write_text(ISOLATION.format(root=str(root.resolve()), parent=parent))
         copied = [i.context_mount_id for i in self._world.image_chain(definition.image_id) if "COPY . /" in i.dockerfile_commands]
         for mount_id in [*copied, *definition.mount_ids]:
             for file in self._world.mounts.get(mount_id, []):
@@ -163,6 +173,22 @@ class Boxes:
         for secret_id in definition.secret_ids:
             variables |= self._world.secret(secret_id)
         return variables
+
+
+class Warm:
+    """A container from a template."""
+
+    def __init__(self, started: Started) -> None:
+        self._started = started
+        self.pid = started.pid
+        started.connection.setblocking(False)
+
+    @property
+    def returncode(self) -> int | None:
+        return self._started.returncode
+
+    async def wait(self) -> int:
+        return self._started.ended(await asyncio.get_running_loop().sock_recv(self._started.connection, 64))
 
 
 def image_variables(commands: list[str]) -> dict[str, str]:

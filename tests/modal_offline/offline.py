@@ -25,6 +25,7 @@ from tests.modal_offline.rpc import Dispatcher
 from tests.modal_offline.stores import Stores
 from tests.modal_offline.web import Web
 from tests.modal_offline.world import Container, Faults, Function, Input, World
+from tests.warm import Template
 
 T = TypeVar("T")
 START_S = 20.0
@@ -34,17 +35,24 @@ class Offline:
     """A stand-in for Modal on the loopback interface. Ends all containers, servers and mounts when it is left.
 
     `folder` keeps what it stores and the logs. `s3_endpoint` and `aws` serve bucket mounts without an endpoint or secret.
+    With a `template` its containers start warm.
     """
 
     def __init__(
-        self, folder: Path, *, s3_endpoint: str | None = None, aws: dict[str, str] | None = None, mount_cache_s: float = 0.0
+        self,
+        folder: Path,
+        *,
+        s3_endpoint: str | None = None,
+        aws: dict[str, str] | None = None,
+        mount_cache_s: float = 0.0,
+        template: Template | None = None,
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="modal-", dir=_made(Path(folder))))
         for name in ("files", "blobs", "volumes", "logs", "boxes"):
             (self._folder / name).mkdir()
         self._world = World(self._folder)
         self._buckets = Buckets(self._world, s3_endpoint, aws, mount_cache_s)
-        self._boxes = Boxes(self._world, self._buckets)
+        self._boxes = Boxes(self._world, self._buckets, template)
         self._fleet = Fleet(self._world, self._boxes)
         self._web = Web(self._world, self._fleet.calls)
         catalogue = Catalogue(self._world, self._fleet.published, self._fleet.stop_app, self._web.endpoint)

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.message import Message
 from grpclib import GRPCError, Status
@@ -170,6 +170,16 @@ class Seeker:
     answer: asyncio.Future[list[Input]]
 
 
+class Running(Protocol):
+    """A container's process."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    async def wait(self) -> int: ...
+
+
 @dataclass(eq=False)
 class Container:
     """A running container process."""
@@ -179,7 +189,7 @@ class Container:
     generation: int
     log: Path
     root: Path
-    process: asyncio.subprocess.Process | None = None
+    process: Running | None = None
     running: dict[str, Input] = field(default_factory=dict)
     timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
     retiring: bool = False
