@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 HERE = Path(__file__)
+POSSIBLE = hasattr(os, "pidfd_open")
+"""On Linux alone: elsewhere libraries do not survive a fork, and each process is a new interpreter."""
 
 
 class Started:
@@ -126,8 +128,8 @@ def _text(file: IO[bytes]) -> bytes:
 COMMANDS = tuple(
     f"pipeline.cli.{name}"
     for name in (
-        *("backfill", "confined", "debugger", "deploy", "doctor", "files", "generations", "init", "inspect"),
-        *("jobs", "lineage", "quarantine", "query", "run", "schema", "upkeep"),
+        *("aggregate", "backfill", "confined", "debugger", "deploy", "doctor", "files", "generations", "init", "inspect"),
+        *("jobs", "lineage", "quarantine", "query", "run", "schema", "sinks", "upkeep"),
     )
 )
 LIBRARIES = ("duckdb", "numpy", "obstore.store", "psutil", "pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet")
@@ -140,8 +142,10 @@ def command_line(*more: str) -> Template:
 
 
 @cache
-def containers() -> Template:
+def containers() -> Template | None:
     """The template of Modal's containers: it knows installed packages alone, the code is what each container was sent."""
+    if not POSSIBLE:
+        return None
     return Template(*LIBRARIES, "modal._container_entrypoint", MODAL_CONFIG_PATH=os.devnull)
 
 
