@@ -37,6 +37,7 @@ class World:
         self.version = "v1"
         """Of the code that was deployed last."""
         self.policy = scene.policy(rng)
+        self.cast = actors.cast(rng)
         self.sink = SimSink()
         self.waiting: list[tuple[Assignment, str]] = []
         """Dispatched work that nobody began yet, and the version of the code that its runner knows."""
@@ -121,7 +122,7 @@ class World:
 
     # -- a history ---------------------------------------------------------------------------------------------------
 
-    def run(self, steps: int = 1000) -> None:
+    def run(self, steps: int = 2000) -> None:
         kernel = self.kernel
         kernel.start("world", actors.live_in(self))
         for _ in range(steps):
@@ -142,8 +143,8 @@ class World:
     def appear(self) -> None:
         """Perhaps somebody begins to act."""
         draw = self.kernel.rng.random()
-        for actor in actors.ACTORS:
-            draw -= actor.chance
+        for actor, chance in self.cast:
+            draw -= chance
             if draw < 0:
                 if sum(p.kind == actor.kind for p in self.kernel.processes) < actor.most:
                     actor.start(self)
