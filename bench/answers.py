@@ -21,22 +21,17 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from pipeline import Object, Pipeline, keys
+from pipeline import Object, Pipeline
 from pipeline.aggregation import WarehouseAggregator
-from pipeline.assembly import Runtime, WallClock, loaded_on_use, table_spec
+from pipeline.assembly import Runtime
 from pipeline.cli.tables import open_warehouse, state_at
-from pipeline.contents import LazyContents
-from pipeline.executors.inline import InlineExecutor
-from pipeline.executors.owners import this_process
 from pipeline.merging import Compactor, Merged, Wanted
 from pipeline.runner import Pass
-from pipeline.settings import Policy
 from pipeline.snapshot import Changes, Snapshot
 from pipeline.stores.local import LocalStore
-from pipeline.worker import Worker
 from sinks.files import LocalFiles, StoreFiles
-from sinks.parquet import AttemptWriter
 from sinks.warehouse import Warehouse
+from tests.inline import inline_runtime
 
 GROUPS = 1_000
 REPEATS = 9
@@ -68,22 +63,6 @@ def flow(rows: int) -> Pipeline:
     t.aggregate("sums", by=["k"], sql=SUMS)
     t.aggregate("largest", by=["k"], sql=LARGEST)
     return t
-
-
-def runtime(p: Pipeline, folder: Path) -> Runtime:
-    """The pipeline with its code run in this process, each file in a task of its own."""
-    store, spec = LocalStore(folder), table_spec(p)
-    worker = Worker(
-        store=store,
-        contents=LazyContents(store),
-        home=keys.home(p.name),
-        code=loaded_on_use(p),
-        make_writer=lambda a: AttemptWriter(spec, schema=a.schema, task=a.task.id, nonce=a.nonce, scratch=folder),
-        clock=WallClock(),
-        budget_s=30.0,
-    )
-    policy = Policy(task_files_max=1, task_files_min=1, vacuum_every=10**9)
-    return Runtime(p, p.settings(), store, policy, InlineExecutor(worker, owner=this_process()), aggregates=False)
 
 
 async def commit(opened: Runtime) -> Snapshot:
@@ -247,7 +226,7 @@ async def main(files: int, rows: int) -> None:
         folder = Path(made)
         (folder / "up").mkdir()
         upload(folder, range(files))
-        opened = runtime(flow(rows), folder)
+        opened = inline_runtime(flow(rows), folder, aggregates=False, task_files_max=1, task_files_min=1, vacuum_every=10**9)
         began = time.perf_counter()
         snapshot = await commit(opened)
         tell("made", f"{files:,} outputs, {files * rows:,} rows in {time.perf_counter() - began:.0f} s")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import SettingsError
+from pipeline.parse_trees import objects, parse_tree
 from pipeline.settings import CheckAction, CheckSettings, SchemaMode
 
 if TYPE_CHECKING:
@@ -67,14 +66,13 @@ def checked_check(
 
 def _parsed(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
     """The expression's parse tree. Raises ValueError where it is none, or more than one."""
-    asked = connection.execute("SELECT json_serialize_sql(?, skip_null := true, skip_empty := true)", [f"SELECT (\n{sql}\n)"])
-    answer = json.loads(asked.fetchall()[0][0])
+    answer = parse_tree(connection, f"SELECT (\n{sql}\n)")
     if answer.get("error"):
         raise ValueError(f"{sql.strip()!r} is no SQL expression: {answer.get('error_message')}")
     selected = answer["statements"][0]["node"].get("select_list", []) if len(answer["statements"]) == 1 else []
     if len(selected) != 1 or "from_table" not in answer["statements"][0]["node"]:
         raise ValueError(f"{sql.strip()!r} is not one SQL expression")
-    for part in _parts(selected):
+    for part in objects(selected):
         if part.get("class") in ("SUBQUERY", "WINDOW", "STAR"):
             raise ValueError(f"{sql.strip()!r}: {_OF_ROWS}")
     return selected[0]
@@ -82,7 +80,7 @@ def _parsed(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
 
 def _columns(tree: Any, table: str) -> tuple[str, ...]:
     found = []
-    for part in _parts(tree):
+    for part in objects(tree):
         if part.get("class") == "COLUMN_REF":
             names = part["column_names"]
             found.append(names[1] if len(names) > 1 and names[0].lower() == table else names[0])
@@ -108,14 +106,3 @@ def _bind(
             raise ValueError(f"{sql.strip()!r}: {_OF_ROWS}") from None
         if known and all(name.lower() in known for name in columns):
             raise  # else it may need other types than the nulls that stand for them
-
-
-def _parts(tree: Any) -> Iterator[dict[str, Any]]:
-    left = [tree]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            yield value
-            left += value.values()
-        elif isinstance(value, list):
-            left += value

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.parse_trees import objects, parse_tree
 from sinks import sql
-from sinks.statements import parsed
 
 if TYPE_CHECKING:
     import duckdb
@@ -105,8 +105,7 @@ def _sum(column: str, minus: bool) -> str:
 def merge_of(connection: duckdb.DuckDBPyConnection, statement: str, table: str, by: Mapping[str, str]) -> Merge | None:
     """How this statement over `table` is merged; None where it is not."""
     bare = statement.strip().rstrip(";")
-    text = connection.execute("SELECT json_serialize_sql(?, skip_null := true, skip_empty := true)", [bare]).fetchall()[0][0]
-    tree = parsed(text)
+    tree = parse_tree(connection, bare)
     if tree.get("error") or len(tree.get("statements", ())) != 1:
         return None
     node = tree["statements"][0].get("node", {})
@@ -125,7 +124,7 @@ def _columns(node: Mapping[str, Any], table: str, by: Mapping[str, str]) -> list
         return None
     if [str(part).lower() for part in source.get("qualified_name", {}).get("path", ())] != [table.lower()]:
         return None
-    if any(part.get("class") in ("SUBQUERY", "WINDOW", "STAR") for part in _objects(node)):
+    if any(part.get("class") in ("SUBQUERY", "WINDOW", "STAR") for part in objects(node)):
         return None
     groups = {name: item for item in node["select_list"] if (name := _name(item)) in by}
     rest = [item for item in node["select_list"] if _name(item) not in by]
@@ -196,14 +195,3 @@ def _shape(value: object) -> object:
     if isinstance(value, dict):
         return {key: _shape(one) for key, one in value.items() if key not in _PLACES}
     return [_shape(one) for one in value] if isinstance(value, list) else value
-
-
-def _objects(tree: object) -> Iterator[Mapping[str, Any]]:
-    left = [tree]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            yield value
-            left += value.values()
-        elif isinstance(value, list):
-            left += value

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sinks.statements import STATEMENT_CHARS_MAX, parsed
+from pipeline.parse_trees import objects, parse_tree
+from sinks.statements import STATEMENT_CHARS_MAX
 
 if TYPE_CHECKING:
     import duckdb
@@ -21,8 +22,7 @@ def sources_asked(connection: duckdb.DuckDBPyConnection, statement: str, table: 
     """
     if _KEY not in statement or len(statement) > STATEMENT_CHARS_MAX:
         return None
-    text = connection.execute("SELECT json_serialize_sql(?, skip_null := true, skip_empty := true)", [statement]).fetchall()[0][0]
-    tree = parsed(text)
+    tree = parse_tree(connection, statement)
     if tree.get("error") or len(tree.get("statements", ())) != 1:
         return None
     node = tree["statements"][0].get("node", {})
@@ -30,7 +30,7 @@ def sources_asked(connection: duckdb.DuckDBPyConnection, statement: str, table: 
     path = [str(part).lower() for part in source.get("qualified_name", {}).get("path", ())]
     if node.get("type") != "SELECT_NODE" or node.get("cte_map") or source.get("type") != "BASE_TABLE" or path != [table.lower()]:
         return None
-    if any(part.get("class") == "SUBQUERY" for part in _objects(node)):
+    if any(part.get("class") == "SUBQUERY" for part in objects(node)):
         return None
     found = [keys for condition in _conjuncts(node.get("where_clause", {})) if (keys := _keys(condition)) is not None]
     shortest = min(found, key=len, default=None)
@@ -67,14 +67,3 @@ def _is_key(expression: Mapping[str, Any]) -> bool:
 def _text(expression: Mapping[str, Any]) -> str | None:
     literal = expression.get("literal", {}) if expression.get("class") == "CONSTANT" else {}
     return str(literal["text"]) if literal.get("kind") == "STRING" and "text" in literal else None
-
-
-def _objects(tree: object) -> Iterator[Mapping[str, Any]]:
-    left = [tree]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            yield value
-            left += value.values()
-        elif isinstance(value, list):
-            left += value

@@ -7,16 +7,14 @@ and catalogs that show settings, paths or the text of views. Whatever is not kno
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
+
+from pipeline.parse_trees import objects
 
 ONE_SELECT = "give one SELECT statement: tables are read only, files change them"
 STATEMENT_CHARS_MAX = 50_000
 """DuckDB parses in more than linear time: 100,000 brackets take 4 s and 300 MB, and no interrupt reaches the parser."""
-
-NESTED_MAX = 20_000
 
 TABLE_FUNCTIONS = frozenset(
     (
@@ -40,19 +38,6 @@ _SHOWN = ('"tables"', "tables", "__show_tables_expanded")
 _ONLY = "queries read the pipeline's tables only"
 
 
-def parsed(text: str) -> Mapping[str, Any]:
-    """The answer of `json_serialize_sql`. Expressions may be nested 1,000 deep, which are several times as many objects."""
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(before, NESTED_MAX))
-    try:
-        tree: dict[str, Any] = json.loads(text)
-    except RecursionError:
-        return {"error": True, "error_type": "parser", "error_message": "the statement is nested too deeply"}
-    finally:
-        sys.setrecursionlimit(before)
-    return tree
-
-
 def refusal(tree: Mapping[str, Any], tables: Collection[str] | None) -> str | None:
     """Why a statement, as `json_serialize_sql` gives it, is not run; None if it may.
 
@@ -64,7 +49,7 @@ def refusal(tree: Mapping[str, Any], tables: Collection[str] | None) -> str | No
         return ONE_SELECT
     if tables is None:
         return None
-    parts = [*_objects(tree["statements"][0])]
+    parts = [*objects(tree["statements"][0])]
     named = {str(part["key"]).lower() for part in parts if "key" in part and "query_node" in _as_object(part.get("value"))}
     known = {table.lower() for table in tables}
     return next((found for part in parts if (found := _of_part(part, known, named)) is not None), None)
@@ -98,15 +83,3 @@ def _path(part: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _as_object(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _objects(tree: object) -> Iterator[Mapping[str, Any]]:
-    """Every object of a parse tree, without recursion: statements may be nested a thousand deep."""
-    left = [tree]
-    while left:
-        value = left.pop()
-        if isinstance(value, dict):
-            yield value
-            left += value.values()
-        elif isinstance(value, list):
-            left += value

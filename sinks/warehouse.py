@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ObjectNotFound, SettingsError, StoreDenied, StoreUnavailable
 from pipeline.model import MAIN_TABLE, REJECTED_TABLE, AggregateFile, OutputFile
+from pipeline.parse_trees import parse_tree
 from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Snapshot, dead_rows
 from sinks import sql
@@ -22,7 +23,7 @@ from sinks.files import Files
 from sinks.guard import Guard, Limits, half_of_memory_mb
 from sinks.mergeable import VISIBLE
 from sinks.schema import PROVENANCE, decode
-from sinks.statements import STATEMENT_CHARS_MAX, parsed, refusal
+from sinks.statements import STATEMENT_CHARS_MAX, refusal
 
 if TYPE_CHECKING:
     import duckdb
@@ -304,8 +305,7 @@ class Warehouse:
         if len(statement) > STATEMENT_CHARS_MAX:
             raise SettingsError(f"the statement has {len(statement):,} characters; at most {STATEMENT_CHARS_MAX:,} are read")
         try:
-            found = self.connection.execute("SELECT json_serialize_sql(?, skip_null := true, skip_empty := true)", [statement])
-            refused = refusal(parsed(found.fetchall()[0][0]), self.tables if self._locked else None)
+            refused = refusal(parse_tree(self.connection, statement), self.tables if self._locked else None)
         except (duckdb.Error, UnicodeError) as error:
             raise SettingsError(_one_line(error)) from None
         if refused is not None:

@@ -14,22 +14,17 @@ from typing import Any
 import duckdb
 import msgspec
 
-from pipeline import Pipeline, keys
-from pipeline.assembly import Runtime, WallClock, loaded_on_use, table_spec
-from pipeline.contents import LazyContents
-from pipeline.executors.inline import InlineExecutor
+from pipeline import Pipeline
+from pipeline.assembly import Runtime
 from pipeline.publishing import Publisher
-from pipeline.settings import Policy
 from pipeline.snapshot import Output, Snapshot
-from pipeline.stores.local import LocalStore
-from pipeline.worker import Worker
 from sinks import Catalogue, Delta, DuckDBFile, Postgres
 from sinks.aggregates import definitions
 from sinks.files import files_of
-from sinks.parquet import AttemptWriter
 from sinks.targets import Target
 from sinks.warehouse import Warehouse
 from tests.helpers import lines
+from tests.inline import inline_runtime
 from tests.postgres_server import postgres_dsn
 
 KINDS = ("delta", "postgres", "duckdb", "catalogue")
@@ -50,18 +45,8 @@ def flow() -> Pipeline:
 
 
 def runtime(p: Pipeline, folder: Path, **policy: Any) -> Runtime:
-    """The pipeline with its code run in this process; tasks of two files, so that a file's rows lie beside another's."""
-    store, spec = LocalStore(folder), table_spec(p)
-    worker = Worker(
-        store=store,
-        contents=LazyContents(store),
-        home=keys.home(p.name),
-        code=loaded_on_use(p),
-        make_writer=lambda a: AttemptWriter(spec, schema=a.schema, task=a.task.id, nonce=a.nonce, scratch=folder),
-        clock=WallClock(),
-        budget_s=30.0,
-    )
-    return Runtime(p, p.settings(), store, Policy(task_files_max=2, **policy), InlineExecutor(worker))
+    """Tasks of two files, so that a file's rows lie beside another's."""
+    return inline_runtime(p, folder, task_files_max=2, **policy)
 
 
 STAGES: dict[str, dict[str, list[Row] | None]] = {

@@ -11,16 +11,11 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.aggregation import WarehouseAggregator
-from pipeline.assembly import Runtime, loaded_on_use
-from pipeline.contents import LazyContents
-from pipeline.executors.inline import InlineExecutor
-from pipeline.settings import Policy
-from pipeline.stores.local import LocalStore
-from pipeline.worker import Worker
+from pipeline.assembly import Runtime
 from sinks.aggregates import AggregateRun
 from sinks.files import files_of
-from sinks.parquet import AttemptWriter
 from tests.helpers import Project, lines
+from tests.inline import inline_runtime
 
 SUMS = "SELECT kind, count(*) AS n, count(v) AS nv, sum(v) AS v, avg(v) AS mean FROM logs WHERE v < 90 GROUP BY kind"
 
@@ -45,30 +40,11 @@ def flow(**options: Any) -> Pipeline:
     return p
 
 
-def runtime(p: Pipeline, folder: Path, **policy: Any) -> Runtime:
-    """The pipeline with its code run in this process."""
-    from pipeline import keys
-    from pipeline.assembly import WallClock, table_spec
-
-    store = LocalStore(folder)
-    spec = table_spec(p)
-    worker = Worker(
-        store=store,
-        contents=LazyContents(store),
-        home=keys.home(p.name),
-        code=loaded_on_use(p),
-        make_writer=lambda a: AttemptWriter(spec, schema=a.schema, task=a.task.id, nonce=a.nonce, scratch=folder),
-        clock=WallClock(),
-        budget_s=30.0,
-    )
-    return Runtime(p, p.settings(), store, Policy(**policy), InlineExecutor(worker))
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_equal_to_computing_everything(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     p = flow()
-    opened = runtime(p, tmp_path, task_files_max=rng.choice([1, 3, 50]))
+    opened = inline_runtime(p, tmp_path, task_files_max=rng.choice([1, 3, 50]))
     (tmp_path / "up").mkdir()
 
     def upload(name: str) -> None:
@@ -118,7 +94,7 @@ def normal(table: Any) -> list[str]:
 
 def test_only_touched_groups_are_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     p = flow()
-    opened = runtime(p, tmp_path)
+    opened = inline_runtime(p, tmp_path)
     (tmp_path / "up").mkdir()
     for kind in "abc":
         (tmp_path / "up" / kind).write_text(lines({"kind": kind, "v": 1, "day": "2026-01-01"}))
@@ -147,7 +123,7 @@ def test_sums_are_merged_from_what_came_and_went(tmp_path: Path, monkeypatch: py
     p.transforms = flow().transforms
     p.aggregate("sums", by=["kind"], sql=SUMS)
     p.aggregate("above", by=["n"], sql="SELECT n, count(*) AS kinds, sum(v) AS v FROM sums GROUP BY n")
-    opened = runtime(p, tmp_path, task_files_max=1)
+    opened = inline_runtime(p, tmp_path, task_files_max=1)
     (tmp_path / "up").mkdir()
     for i in range(3):
         (tmp_path / "up" / f"stays{i}").write_text(lines({"kind": "a", "v": i}, {"kind": None, "v": None}))
@@ -247,7 +223,7 @@ def test_bad_sql_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
 
     p = flow()
     p.aggregate("broken", by=["kind"], sql="SELECT kind, sum(nothing) FROM logs GROUP BY 1")
-    opened = runtime(p, tmp_path)
+    opened = inline_runtime(p, tmp_path)
     (tmp_path / "up").mkdir()
     (tmp_path / "up" / "a").write_text(lines({"kind": "a", "v": 1, "day": "2026-01-01"}))
 

@@ -1,0 +1,32 @@
+"""A pipeline whose code runs in this very process, on a local directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline import Pipeline, keys
+from pipeline.assembly import Runtime, WallClock, loaded_on_use, table_spec
+from pipeline.contents import LazyContents
+from pipeline.executors.inline import InlineExecutor
+from pipeline.executors.owners import this_process
+from pipeline.settings import Policy
+from pipeline.stores.local import LocalStore
+from pipeline.worker import Worker
+from sinks.parquet import AttemptWriter
+
+
+def inline_runtime(p: Pipeline, folder: Path, *, aggregates: bool = True, **policy: Any) -> Runtime:
+    """What `p.settings()` says over the bucket in `folder`; `policy` are fields of `Policy`."""
+    store, spec = LocalStore(folder), table_spec(p)
+    worker = Worker(
+        store=store,
+        contents=LazyContents(store),
+        home=keys.home(p.name),
+        code=loaded_on_use(p),
+        make_writer=lambda a: AttemptWriter(spec, schema=a.schema, task=a.task.id, nonce=a.nonce, scratch=folder),
+        clock=WallClock(),
+        budget_s=30.0,
+    )
+    executor = InlineExecutor(worker, owner=this_process())
+    return Runtime(p, p.settings(), store, Policy(**policy), executor, aggregates=aggregates)
