@@ -19,7 +19,7 @@ from pipeline.maintenance import Vacuum
 from pipeline.model import Assignment, Commit, Stored
 from pipeline.runner import Pass
 from pipeline.state import State
-from tests.unit import test_log
+from tests.unit import test_log, test_maintenance
 
 from .store import SimStore
 
@@ -457,6 +457,7 @@ def sink_forgets_deaths() -> Any:
 DIRECTED = {
     "exchange-for-any-runs": test_log.test_a_state_takes_no_runs_that_lack_what_it_merged_into_its_own,
     "no-floor": test_log.test_an_entry_recreated_below_the_floor_did_not_happen,
+    "local-clock": test_maintenance.test_a_file_removed_by_a_machine_whose_clock_is_years_behind_stays_for_its_retention,
     "no-id-chain": test_log.test_a_reader_does_not_follow_an_entry_of_another_history,
     "taken-means-lost": partial(test_log.test_a_lost_answer_neither_loses_nor_doubles_the_commit, ["after"]),
 }

@@ -1,0 +1,59 @@
+"""What a vacuum leaves, whatever the clocks of the machines say that wrote the log."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pipeline.assembly import RandomIds, WallClock
+from pipeline.log import Log
+from pipeline.maintenance import vacuum
+from pipeline.model import FORMAT_VERSION, Commit, Deleted, OutputFile, Settled
+from pipeline.settings import Policy
+from pipeline.state import State
+from pipeline.stores.memory import MemoryStore
+from tests.builders import inputs_of, pipeline_settings, task_of
+
+DAY_MS = 86_400_000
+
+
+async def committed(log: Log, state: State, **what: Any) -> None:
+    """A commit by a machine whose clock stands at 1970."""
+    number = state.sequence + 1
+    commit = Commit(
+        format=FORMAT_VERSION,
+        sequence=number,
+        id=f"c{number}",
+        previous=state.id,
+        pipeline="p",
+        generation=0,
+        writer="w",
+        written_ms=0,
+        **what,
+    )
+    assert await log.append(state, commit)
+
+
+def test_a_file_removed_by_a_machine_whose_clock_is_years_behind_stays_for_its_retention() -> None:
+    store = MemoryStore()
+    log, settings = Log(store, "p", clock=WallClock(), policy=Policy()), pipeline_settings(retention_s=DAY_MS // 1000)
+    task = task_of("00000000000000000001-000000", inputs_of("up/a"))
+    file = OutputFile(
+        table="rows", key=f"out/rows/{task.id}-n-0.parquet", size_bytes=4, rows=1, partition={}, schema_id="s", sha256=""
+    )
+    settled = Settled(task=task.id, nonce="n", rows=[1], rejected=[0], problems=[], files=[file], seconds=1)
+
+    async def scenario() -> None:
+        state = await log.load()
+        await store.put(file.key, b"rows")
+        await committed(log, state, plan=[task])
+        await committed(log, state, settle=[settled])
+        [output] = state.outputs
+        await committed(log, state, deleted=[Deleted(key="up/a", output=output)])
+        loaded = await log.load()
+        assert output in loaded.removed
+        done = await vacuum(log, settings, loaded, RandomIds())
+        assert done.outputs == []
+        assert (await store.get(file.key)).body == b"rows"
+
+    asyncio.run(scenario())
