@@ -173,7 +173,7 @@ class Log:
     async def load_at(self, sequence: int) -> State:
         """The state as it was at an earlier sequence. Raises SettingsError where that is not kept any more, or not there yet.
 
-        Kept are a checkpoint from before the retention time, and all that came since (see `maintenance.kept_checkpoints`).
+        Kept are a checkpoint from before the retention time, and all that came since (see `maintenance.what_is_kept`).
         """
         newest = await self.load()
         if sequence > newest.sequence:
@@ -190,10 +190,10 @@ class Log:
         raise SettingsError(f"commit {sequence} of {self.pipeline} is not kept any more: {await self._oldest_kept()}")
 
     async def _reaches(self, state: State, sequence: int) -> bool:
-        """Bring an old state up to an old sequence; whether that could be done with entries that were surely never re-created."""
+        """Bring an old state up to an old sequence; whether all entries up to it are there, and none was re-created."""
         base = state.sequence
         try:
-            return await self.catch_up(state, upto=sequence) and await self.floor() <= base
+            return await self.catch_up(state, upto=sequence) and state.sequence == sequence and await self.floor() <= base
         except Outdated:
             return False
 

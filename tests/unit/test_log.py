@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import keys, wire
 from pipeline.assembly import RandomIds, WallClock
-from pipeline.errors import CommitUnknown, StateInvalid, StoreUnavailable
+from pipeline.errors import CommitUnknown, SettingsError, StateInvalid, StoreUnavailable
 from pipeline.ledger import Entry
 from pipeline.log import Log, Outdated
 from pipeline.maintenance import raise_floor, write_checkpoint
@@ -185,3 +185,19 @@ def test_a_state_takes_no_runs_that_lack_what_it_merged_into_its_own() -> None:
         assert state.entry("b") is not None
 
     run(work())
+
+
+def test_nothing_is_not_taken_for_an_earlier_state_of_a_generation_that_is_gone() -> None:
+    """A vacuum removed its log and its floor; then somebody who had not heard stored one more checkpoint."""
+    store = MemoryStore()
+
+    async def scenario() -> None:
+        log = log_on(store)
+        state = await grown(log, 3)
+        for sequence in (1, 2, 3):
+            await store.delete(keys.log_entry(log.home, sequence))
+        await write_checkpoint(log, state, RandomIds())
+        with pytest.raises(SettingsError, match="commit 2 of p is not kept any more"):
+            await log.load_at(2)
+
+    run(scenario())
