@@ -195,7 +195,7 @@ def test_nothing_is_not_taken_for_an_earlier_state_of_a_generation_that_is_gone(
         log = log_on(store)
         state = await grown(log, 3)
         for sequence in (1, 2, 3):
-            await store.delete(keys.log_entry(log.home, sequence))
+            await store.delete([keys.log_entry(log.home, sequence)])
         await write_checkpoint(log, state, RandomIds())
         with pytest.raises(SettingsError, match="commit 2 of p is not kept any more"):
             await log.load_at(2)
