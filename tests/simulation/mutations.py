@@ -19,7 +19,7 @@ from pipeline.maintenance import Vacuum
 from pipeline.model import Assignment, Commit, Stored
 from pipeline.runner import Pass
 from pipeline.state import State
-from tests.unit import test_log, test_maintenance
+from tests.unit import test_discovery, test_log, test_maintenance
 
 from .store import SimStore
 
@@ -455,8 +455,15 @@ def sink_forgets_deaths() -> Any:
 
 
 DIRECTED = {
+    "collect-kept-runs": test_maintenance.test_a_vacuum_leaves_the_runs_of_the_ledger_that_an_earlier_state_is_read_from,
     "exchange-for-any-runs": test_log.test_a_state_takes_no_runs_that_lack_what_it_merged_into_its_own,
     "no-floor": test_log.test_an_entry_recreated_below_the_floor_did_not_happen,
+    "forget-wishes": partial(
+        test_discovery.test_a_committed_version_that_waits_to_be_processed_once_more_is_found,
+        etag="1",
+        retry_at_ms=5,
+        is_found=True,
+    ),
     "local-clock": test_maintenance.test_a_file_removed_by_a_machine_whose_clock_is_years_behind_stays_for_its_retention,
     "no-id-chain": test_log.test_a_reader_does_not_follow_an_entry_of_another_history,
     "taken-means-lost": partial(test_log.test_a_lost_answer_neither_loses_nor_doubles_the_commit, ["after"]),

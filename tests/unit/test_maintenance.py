@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from pathlib import Path
 from typing import Any
 
+from pipeline import Object, Pipeline
 from pipeline.assembly import RandomIds, WallClock
+from pipeline.audit import all_entries
 from pipeline.log import Log
 from pipeline.maintenance import vacuum
 from pipeline.model import FORMAT_VERSION, Commit, Deleted, OutputFile, Settled
+from pipeline.runner import Pass
 from pipeline.settings import Policy
 from pipeline.state import State
 from pipeline.stores.memory import MemoryStore
 from tests.builders import inputs_of, pipeline_settings, task_of
+from tests.inline import inline_runtime
 
 DAY_MS = 86_400_000
 
@@ -57,3 +63,38 @@ def test_a_file_removed_by_a_machine_whose_clock_is_years_behind_stays_for_its_r
         assert (await store.get(file.key)).body == b"rows"
 
     asyncio.run(scenario())
+
+
+def test_a_vacuum_leaves_the_runs_of_the_ledger_that_an_earlier_state_is_read_from() -> None:
+    p = Pipeline("p", source="up/", retention_days=1)
+    p.transform(by_lines)
+
+    async def scenario(folder: Path) -> None:
+        small = {"overlay_max": 1, "run_rows_max": 2, "run_fanout": 2, "outputs_inline_max": 0}
+        opened = inline_runtime(p, folder, checkpoint_every=1, log_entries_max=24, **small)
+        await opened.open()
+        sources = [folder / "up" / f"{i}" for i in range(8)]
+        seen: dict[int, set[str]] = {}
+        for content in range(8):
+            for source in sources:
+                source.write_text(f"{content}{source.name}" * (content + 1))
+            _, state = await opened.run()
+            seen[state.sequence] = {stored.etag for stored in [await opened.store.head(f"up/{s.name}") for s in sources]}
+            await Pass(opened.parts()).vacuum()
+        log = opened.log()
+        looked = [sequence for sequence in seen if sequence > state.sequence - 24]
+        for sequence in looked:
+            earlier = await log.load_at(sequence)
+            await log.load_outputs(earlier)
+            entries = await all_entries(log, earlier)
+            assert {entry.etag for entry in entries.values()} == seen[sequence]
+        assert len(looked) > 2
+        assert await log.floor() > min(seen)
+
+    with tempfile.TemporaryDirectory() as made:
+        (Path(made) / "up").mkdir()
+        asyncio.run(scenario(Path(made)))
+
+
+def by_lines(obj: Object) -> list[dict[str, str]]:
+    return [{"text": obj.text()}]
