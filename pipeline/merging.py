@@ -23,6 +23,8 @@ TOGETHER_MAX = 2_000
 """Outputs that one compaction merges."""
 SPREAD_MAX = 16
 """Target sizes that one compaction writes in all its partitions together."""
+SMALL_SHARE = 0.25
+"""Of the target size: what was merged to it may well be half of it, as large files compress better than small ones."""
 DEAD_SHARE = 0.2
 """Of an output's sources: with more of them superseded it is written anew, whatever its size."""
 
@@ -104,7 +106,7 @@ def _is_worn(output: Output, wanted: Wanted) -> bool:
 
 
 def _is_small(output: Output, wanted: Wanted) -> bool:
-    return _mean(output) < wanted.target_bytes // 2
+    return _mean(output) < SMALL_SHARE * wanted.target_bytes
 
 
 def _size(output: Output) -> int:

@@ -18,6 +18,7 @@ from pipeline.model import MAIN_TABLE, OutputFile
 from pipeline.ports import Store
 from pipeline.snapshot import Output, dead_rows
 from sinks.columns import stored
+from sinks.encodings import ROW_GROUP_ROWS, large_file
 from sinks.partitions import partition_part
 from sinks.schema import PROVENANCE, decode, fingerprint, stored_type
 
@@ -25,14 +26,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MERGE_BYTES = 256 * 2**20
-"""Arrow bytes that are sorted and written as one file."""
+"""Arrow bytes that are sorted at once: a file of more has several runs of sorted rows."""
 ROWS_AT_ONCE = 65_536
-ROW_GROUP_ROWS = 122_880
-"""What DuckDB takes at once, and writes itself."""
 READ_WHOLE_BYTES = 8 * 2**20
 FETCHED_TOGETHER = 16
 
-_Place = tuple[str, tuple[tuple[str, str | None], ...]]
+_Partition = tuple[tuple[str, str | None], ...]
+_Place = tuple[str, _Partition]
 """Table and partition."""
 
 
@@ -55,9 +55,10 @@ class ParquetRewriter:
             for (table, partition), files in sorted(places.items(), key=lambda item: str(item[0])):
                 kind = decode(schema) if schema is not None and table == MAIN_TABLE else None
                 order_by = self._order_by if table == MAIN_TABLE else ()
-                async for rows in self._chunks(self._live(files, outputs, kind), order_by):
-                    path = Path(scratch, f"{len(written)}.parquet")
-                    described = self._write(rows, path, table, dict(partition), f"{task}.{nonce}.{len(written)}.parquet")
+                path = Path(scratch, f"{len(written)}.parquet")
+                rows = self._chunks(self._live(files, outputs, kind), order_by)
+                described = await self._write(rows, path, table, partition, f"{task}.{nonce}.{len(written)}.parquet")
+                if described is not None:
                     await self._store.put_file(described.key, path)
                     path.unlink(missing_ok=True)
                     written.append(described)
@@ -98,21 +99,30 @@ class ParquetRewriter:
                 for rows in _counting(pa.BufferReader(body.body), dead, schema):
                     yield rows
 
-    def _write(self, rows: pa.Table, path: Path, table: str, partition: dict[str, str | None], name: str) -> OutputFile:
-        import pyarrow.parquet as pq
-
+    async def _write(
+        self, chunks: AsyncIterator[pa.Table], path: Path, table: str, partition: _Partition, name: str
+    ) -> OutputFile | None:
+        """One file of all chunks, each sorted in itself; None where there are no rows."""
+        first = await anext(chunks, None)
+        if first is None:
+            return None
+        rows = first.num_rows
+        with large_file(path, first) as file:
+            file.write_table(first, row_group_size=ROW_GROUP_ROWS)
+            async for chunk in chunks:
+                file.write_table(chunk, row_group_size=ROW_GROUP_ROWS)
+                rows += chunk.num_rows
         prefix = keys.rows_prefix(self._output) if table == MAIN_TABLE else keys.rejected_prefix(self._output)
-        folders = "".join(f"{quote(column, safe='')}={partition_part(value)}/" for column, value in partition.items())
-        pq.write_table(rows, path, compression="zstd", row_group_size=ROW_GROUP_ROWS, write_page_index=True)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        folders = "".join(f"{quote(column, safe='')}={partition_part(value)}/" for column, value in partition)
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return OutputFile(
             table=table,
             key=f"{prefix}{folders}{name}",
             size_bytes=path.stat().st_size,
-            rows=rows.num_rows,
-            partition=partition,
-            schema_id=fingerprint(rows.schema),
+            rows=rows,
+            partition=dict(partition),
+            schema_id=fingerprint(first.schema),
             sha256=digest,
         )
 

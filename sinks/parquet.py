@@ -21,6 +21,7 @@ from pipeline.model import MAIN_TABLE, REJECTED_TABLE, OutputFile
 from pipeline.settings import CheckSettings, SchemaMode
 from sinks.checks import Verdict, row_text, verdict
 from sinks.columns import cast, fit, stored
+from sinks.encodings import write_large
 from sinks.partitions import check_partitions, partition_part, partitions
 from sinks.parts import Part, alike, as_one, estimate, joined
 from sinks.rescue import rescued
@@ -338,7 +339,7 @@ class AttemptWriter:
         else:
             path = self._scratch / f"{self._task}.{self._nonce}.{number}.parquet"
             self._paths.append(path)
-            pq.write_table(table, path, compression="zstd", compression_level=1)
+            write_large(table, path, compression_level=1)
             with path.open("rb") as file:
                 size, digest = path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
         described = OutputFile(

@@ -31,12 +31,13 @@ def test_small_ones_go_together_until_a_file_is_full() -> None:
     assert [len(group) for group in chosen(outputs)] == [7, 7]
     assert chosen({"a": output(MB)}) == [], "alone it stays"
     assert chosen({"a": output(100 * MB), "b": output(40 * MB)}) == [], "large ones stay"
+    assert chosen({"a": output(20 * MB), "b": output(20 * MB)}) == [], "merged files compress better than what they were merged of"
 
 
 def test_a_large_one_is_not_written_again_for_small_ones() -> None:
-    outputs = {"a": output(30 * MB), **{f"b{i}": output(MB) for i in range(5)}}
+    outputs = {"a": output(15 * MB), **{f"b{i}": output(MB) for i in range(5)}}
     assert chosen(outputs) == [[f"b{i}" for i in range(5)]]
-    grown = {"a": output(30 * MB), **{f"b{i}": output(MB) for i in range(16)}}
+    grown = {"a": output(15 * MB), **{f"b{i}": output(MB) for i in range(16)}}
     assert chosen(grown) == [sorted(grown)]
 
 
