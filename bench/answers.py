@@ -239,7 +239,7 @@ async def main(files: int, rows: int) -> None:
         with Warehouse(LocalFiles(str(folder))) as warehouse:
             warehouse.add_snapshot(snapshot)
             columns = "SELECT k, ts, v, x, text FROM t ORDER BY ts"
-            warehouse.execute(f"COPY ({columns}) TO '{ideal}' (FORMAT parquet, COMPRESSION zstd)")
+            warehouse.execute(f"COPY ({columns}) TO '{ideal}' (FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v2)")
         size = sum(f.size_bytes for f in paths)
         tell("stored", f"{len(paths):,} files of {size:,} bytes; one ideal file of {ideal.stat().st_size:,} bytes")
         await look_ups(opened, f"{files:,} outputs")

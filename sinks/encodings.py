@@ -1,8 +1,8 @@
 """How the columns of a large Parquet file are encoded, so that it is small, and scans are fast.
 
 Left alone, pyarrow begins each column with a dictionary and gives it up where that grows beyond 1 MB: such a chunk is larger, and
-slower to read. Here a column of many values has no dictionary, and its integers are stored as differences (measured: see
-bench/README.md).
+slower to read. Here a column of many values has no dictionary; its integers are stored as differences, its floats byte by byte
+(measured: see bench/README.md).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _encodings(rows: pa.Table) -> dict[str, Any]:
     dictionaries = [path for path in _leaves(rows.schema) if path not in different]
     return {
         "use_dictionary": dictionaries or False,
-        "column_encoding": {field.name: "DELTA_BINARY_PACKED" for field in plain if _is_integer(field.type)} or None,
+        "column_encoding": {field.name: found for field in plain if (found := _encoding(field.type)) is not None} or None,
     }
 
 
@@ -71,11 +71,14 @@ def _has_many_values(column: pa.ChunkedArray) -> bool:
     return different > DISTINCT_SHARE * len(column)
 
 
-def _is_integer(kind: pa.DataType) -> bool:
-    """Whether it is stored as INT32 or INT64."""
+def _encoding(kind: pa.DataType) -> str | None:
+    """For what is stored as INT32, INT64, FLOAT and DOUBLE."""
     import pyarrow.types as pt
 
-    return bool(pt.is_integer(kind) or pt.is_timestamp(kind) or pt.is_date(kind) or pt.is_time(kind) or pt.is_duration(kind))
+    if pt.is_float32(kind) or pt.is_float64(kind):
+        return "BYTE_STREAM_SPLIT"
+    is_whole = pt.is_integer(kind) or pt.is_timestamp(kind) or pt.is_date(kind) or pt.is_time(kind) or pt.is_duration(kind)
+    return "DELTA_BINARY_PACKED" if is_whole else None
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

@@ -54,6 +54,8 @@ def history(seed: int, mutation: str | None = None) -> tuple[int, str | None, Co
             return seed, str(violation), world.kernel.stats, world.kernel.trace.hexdigest()
         except Exception as error:  # whatever the code under test runs into is a violation too
             return seed, f"{type(error).__name__}: {error}", world.kernel.stats, world.kernel.trace.hexdigest()
+        finally:
+            world.kernel.close()
     return seed, None, world.kernel.stats, world.kernel.trace.hexdigest()
 
 

@@ -97,6 +97,11 @@ class Kernel:
         self.processes.remove(process)
         process.coroutine.close()
 
+    def close(self) -> None:
+        """Nobody goes on."""
+        for process in list(self.processes):
+            self.end(process)
+
     def perform(self, request: Request) -> None:
         request.error = request.result = None
         self.stats["requests"] += 1

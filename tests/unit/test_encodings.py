@@ -27,6 +27,8 @@ def test_every_type_comes_back_as_it_was(tmp_path: Path) -> None:
             "took": pa.array(numbers, pa.duration("ns")),
             "price": pa.array([Decimal(i) for i in numbers], pa.decimal128(38, 9)),
             "x": pa.array([None if i % 7 == 0 else i / 3 for i in numbers], pa.float32()),
+            "y": pa.array([None if i % 7 == 0 else i / 3 for i in numbers], pa.float64()),
+            "half": pa.array(np.arange(2_000, dtype=np.float16)),
             "yes": pa.array([i % 2 == 0 for i in numbers]),
             "word": pa.array(["a", None, "b", "c"] * 500).dictionary_encode(),
             "text": pa.array([f"text {i}" for i in numbers]),
@@ -56,6 +58,7 @@ def test_a_column_of_many_values_has_no_dictionary_and_its_integers_are_small(tm
     assert described.num_row_groups == 3
     encodings = {described.row_group(0).column(i).path_in_schema: described.row_group(0).column(i).encodings for i in range(3)}
     assert "DELTA_BINARY_PACKED" in encodings["at"]
+    assert "BYTE_STREAM_SPLIT" in encodings["x"]
     assert "RLE_DICTIONARY" not in encodings["at"] + encodings["x"]
     assert "RLE_DICTIONARY" in encodings["word"]
     assert (tmp_path / "ours.parquet").stat().st_size < 0.8 * (tmp_path / "plain.parquet").stat().st_size
