@@ -52,6 +52,8 @@ QUESTION = f"SELECT * FROM ({BY_FILE}) UNION ALL BY NAME ({BY_KIND}) UNION ALL B
 
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("vacuum",),
+    ("compact",),
+    ("compact", "--purge"),
     ("status", "--json"),
     ("quarantine list", "--json"),
     ("quarantine retry", "--all"),
@@ -275,6 +277,9 @@ class Soak:
         self.call("run")
         self.compare("sources", self.audit()["sources"], _counts(committed=len(self.model.last())))
         self.sums()
+        self.call("compact", "--purge")
+        self.sums()
+        self.call("aggregate", "--check")
         for _ in range(2):  # the first one ends what a killed one began
             self.call("vacuum")
         report = self.audit()
