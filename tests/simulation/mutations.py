@@ -262,14 +262,14 @@ def taken_means_ours() -> Any:
 
 @removes("ledger runs are given up by a commit before they are deleted")
 def collect_silently() -> Any:
-    async def unnamed(log: Any, state: Any) -> list[str]:
+    async def unnamed(log: Log, state: State, kept: Any) -> list[str]:
         return []
 
     real = Vacuum.run
     listed = maintenance.unnamed_runs
 
     async def run(self: Vacuum, checkpoint: str) -> Any:
-        self.collected = await listed(self.log, self.state)
+        self.collected = await listed(self.log, self.state, self.kept)
         return await real(self, checkpoint)
 
     return _both(patch.object(runner, "unnamed_runs", unnamed), patch.object(Vacuum, "run", run))
@@ -341,7 +341,7 @@ def readers_ignore_dead_keys() -> Any:
         import msgspec
 
         whole = real(self)
-        outputs = {k: msgspec.structs.replace(o, dead=[]) for k, o in whole.outputs.items()}
+        outputs = {k: msgspec.structs.replace(o, dead=[], dead_tasks=[]) for k, o in whole.outputs.items()}
         return msgspec.structs.replace(whole, outputs=outputs)
 
     return patch.object(State, "snapshot", snapshot)

@@ -17,7 +17,7 @@ PARTS = 5
 CAUGHT = {
     "any-task-publishes": (112, 113),
     "code-of-any-version": (158, 159),
-    "collect-silently": (0, 10),
+    "collect-silently": (79, 80),
     "collect-uncovered": (0, 10),
     "dead-by-own-task": (0, 10),
     "dispatch-first": (73, 74),
@@ -74,8 +74,9 @@ def test_one_seed_is_one_history() -> None:
 @pytest.mark.parametrize("name", sorted(CAUGHT))
 def test_a_missing_rule_is_noticed(name: str) -> None:
     assert name in ALL
-    noticed = any(history(seed, name)[1] for seed in range(*CAUGHT[name]))
-    assert noticed, f"no history notices that this rule is gone: {ALL[name][0]}"
+    said = [violation for seed in range(*CAUGHT[name]) if (violation := history(seed, name)[1])]
+    assert said, f"no history notices that this rule is gone: {ALL[name][0]}"
+    assert not any(violation.startswith("TypeError") for violation in said), "the mutation does not fit the code any more"
 
 
 @pytest.mark.parametrize("name", sorted(DIRECTED))
