@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.audit import all_entries
 from tests.helpers import ROOT, Project, lines
-from tests.integration.test_aggregates import flow, runtime
+from tests.inline import inline_runtime
+from tests.integration.test_aggregates import flow
 
 FLOW = """
 import json
@@ -32,7 +33,7 @@ def bucket(tmp_path: Path) -> Path:
 
 
 def test_a_state_of_format_1_is_read_whole(bucket: Path) -> None:
-    opened = runtime(flow(), bucket)
+    opened = inline_runtime(flow(), bucket)
     state = asyncio.run(opened.log().load())
     assert {key: (e.rows, e.transform, e.generation) for key, e in asyncio.run(all_entries(opened.log(), state)).items()} == {
         "up/a": (2, "parse", 0),
