@@ -14,7 +14,8 @@ from pipeline.errors import InvariantViolated
 from pipeline.executors.none import NoExecutor
 from pipeline.runner import Pass
 from tests.helpers import lines
-from tests.integration.test_aggregates import flow, runtime
+from tests.inline import inline_runtime
+from tests.integration.test_aggregates import flow
 
 TARGET = Path(__file__).parent / "state-1"
 
@@ -29,7 +30,7 @@ async def make() -> None:
     shutil.rmtree(TARGET, ignore_errors=True)
     uploads = TARGET / "up"
     uploads.mkdir(parents=True)
-    opened = runtime(flow(), TARGET)
+    opened = inline_runtime(flow(), TARGET)
     await opened.open()
     for name, kind, v in (("a", "x", 1), ("b", "y", 2), ("c", "x", 3), ("gone", "z", 9)):
         (uploads / name).write_text(lines({"kind": kind, "v": v, "day": "2026-01-01"}))
