@@ -154,6 +154,8 @@ class Oracle:
             handled = (entry is not None and entry.etag == etag) or (aside is not None and aside.etag == etag)
             if not handled and key not in state.wanted:
                 return False
+        if any(entry is not None and key not in objects for key, entry in state.overlay.items()):
+            return False
         waiting = {q.key for q in self.state.quarantine.values() if q.kind == "lost"}
         return waiting <= poison and all(set(t.inputs.keys) <= poison for t in self.state.tasks.values())
 
