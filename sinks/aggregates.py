@@ -143,24 +143,28 @@ class AggregateRun:
         if any(output not in snapshot.outputs for output in added):
             return None, None
         tasks = {output.partition(".")[0] for output in added}
-        went: list[tuple[str, str]] = []
+        went: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
+        holders: dict[bool, dict[str, None]] = {False: {}, True: {}}
         for holder, key in changes.gone:
             live, removed = snapshot.outputs.get(holder), snapshot.removed.get(holder)
             if (live is None and removed is None) or (removed is not None and removed.merged):
                 return None, None
             rows = [(holder.partition(".")[0], key)] if live is None else [r for r in dead_rows(holder, live) if r[1] == key]
-            went += [(task, key) for task, key in rows if task not in tasks]  # else it came and went in between
+            merged = live is not None and bool(live.dead_tasks)
+            went[merged] += [(task, key) for task, key in rows if task not in tasks]  # else it came and went in between
+            holders[merged][holder] = None
         wanted = warehouse.columns(snapshot.schema)
         come = {output: snapshot.outputs[output] for output in added}
         warehouse.add_snapshot(msgspec.structs.replace(snapshot, outputs=come), view="_tidemill_plus")
-        if not went:
+        if not any(went.values()):
             return "_tidemill_plus", None
-        gone = warehouse.add_table("_tidemill_went", _pairs(went))
-        holders = dict.fromkeys(holder for holder, _ in changes.gone)
-        files = [f for holder in holders for f in self._holder(holder).files if f.table == MAIN_TABLE]
-        is_gone = f"WHERE EXISTS (SELECT 1 FROM {gone} g WHERE g.task = f._task AND g.key = f._source_key)"
-        minus = " UNION ALL ".join(f"{scan} {is_gone}" for scan in warehouse.scans(files, wanted))
-        warehouse.add_view("_tidemill_minus", minus or "SELECT * FROM _tidemill_plus WHERE false")
+        minus: list[str] = []
+        for merged, pairs in went.items():  # apart: what an output had before it was merged is in the merged one, too
+            gone = warehouse.add_table(f"_tidemill_went_{merged}", _pairs(pairs))
+            files = [f for holder in holders[merged] for f in self._holder(holder).files if f.table == MAIN_TABLE]
+            is_gone = f"WHERE EXISTS (SELECT 1 FROM {gone} g WHERE g.task = f._task AND g.key = f._source_key)"
+            minus += [f"{scan} {is_gone}" for scan in warehouse.scans(files, wanted)]
+        warehouse.add_view("_tidemill_minus", " UNION ALL ".join(minus) or "SELECT * FROM _tidemill_plus WHERE false")
         return "_tidemill_plus", "_tidemill_minus"
 
     def _holder(self, output: str) -> Output | Removed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from pipeline import Pipeline
 from pipeline.aggregation import WarehouseAggregator
 from pipeline.assembly import Runtime
+from pipeline.merging import Compactor, Wanted
+from pipeline.runner import Pass
 from sinks.aggregates import AggregateRun
 from sinks.files import files_of
 from tests.helpers import Project, lines
@@ -162,6 +165,49 @@ def test_sums_are_merged_from_what_came_and_went(tmp_path: Path, monkeypatch: py
         "b": {"n": 1, "nv": 1, "v": 10, "mean": 10.0},
         "d": {"n": 1, "nv": 1, "v": 1, "mean": 1.0},
     }, "what was added beside is not shown"
+
+
+@pytest.mark.parametrize("compactions", [1, 2])
+def test_a_row_that_went_around_a_compaction_is_taken_out_once(tmp_path: Path, compactions: int) -> None:
+    """It lies in the file that was merged, and in the merged one; before and after it, other rows of that file went."""
+    p = Pipeline("logs", source="up/")
+    p.transforms = flow().transforms
+    p.aggregate("sums", by=["kind"], sql="SELECT kind, count(*) AS n, sum(v) AS v FROM logs GROUP BY kind")
+    opened = inline_runtime(p, tmp_path, aggregates=False, task_files_max=4)
+    up = tmp_path / "up"
+    up.mkdir()
+    for i in range(8):
+        (up / f"{i}").write_text(lines({"kind": "a", "v": 10**i}, {"kind": "b", "v": 1}))
+
+    async def settled() -> None:
+        await opened.run(await opened.open())
+
+    async def brought() -> dict[str, Any]:
+        passing = Pass(opened.parts())
+        passing.parts = replace(passing.parts, aggregator=WarehouseAggregator(opened.store, opened.settings))
+        await passing.open()
+        await passing.aggregate()
+        from pipeline.cli.tables import open_warehouse
+
+        with await open_warehouse([opened], "") as warehouse:
+            check(opened, passing.state.snapshot())
+            return {row["kind"]: row["v"] for row in warehouse.query("SELECT * FROM sums").to_pylist()}
+
+    async def work() -> None:
+        await settled()
+        assert await brought() == {"a": 11_111_111, "b": 8}
+        gone = iter(range(8))
+        for _ in range(compactions):
+            (up / f"{next(gone)}").unlink()
+            await settled()
+            await Compactor(Pass(opened.parts()), Wanted(target_bytes=10**9, purge=True)).run()
+        (up / f"{next(gone)}").unlink()
+        (up / "7").write_text(lines({"kind": "a", "v": 5}))
+        await settled()
+        left = sum(10**i for i in range(compactions + 1, 7))
+        assert await brought() == {"a": left + 5, "b": 6 - compactions}
+
+    asyncio.run(work())
 
 
 DIMENSIONS = """
