@@ -51,6 +51,8 @@ class PassReport:
     left_oldest_us: int | None = None
     commits: int = 0
     aggregates: int = 0
+    aggregates_failed: str = ""
+    """Why they could not be brought up to date. The rows are committed all the same."""
     complete: bool = False
     """The listing was read to its end."""
 

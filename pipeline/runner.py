@@ -12,7 +12,7 @@ import msgspec
 from pipeline import tally
 from pipeline.choosing import Chooser, scopes
 from pipeline.discovery import Judged
-from pipeline.errors import CommitConflict, ObjectNotFound
+from pipeline.errors import CommitConflict, ObjectNotFound, SettingsError
 from pipeline.evidence import Evidence, Loss
 from pipeline.gathering import gather, verified
 from pipeline.generations import Change
@@ -88,7 +88,10 @@ class Pass:
             self.state.growth = finder.growth
         await self.commit(evidence)
         await self.drain()
-        await self.aggregate()
+        try:
+            await self.aggregate()
+        except SettingsError as error:
+            self.report.aggregates_failed = str(error)
         others = (t for t in self.state.tasks.values() if t.owner != self.parts.executor.owner)
         self.report.elsewhere = sum(len(t.inputs) for t in others)
         return self.report

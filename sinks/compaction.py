@@ -54,7 +54,7 @@ class ParquetRewriter:
         with tempfile.TemporaryDirectory(prefix="tidemill-") as scratch:
             for (table, partition), files in sorted(places.items(), key=lambda item: str(item[0])):
                 kind = decode(schema) if schema is not None and table == MAIN_TABLE else None
-                order_by = self._order_by if table == MAIN_TABLE else ()
+                order_by = [c for c in self._order_by if not _is_empty(c, kind)] if table == MAIN_TABLE else ()
                 path = Path(scratch, f"{len(written)}.parquet")
                 rows = self._chunks(self._live(files, outputs, kind), order_by)
                 described = await self._write(rows, path, table, partition, f"{task}.{nonce}.{len(written)}.parquet")
@@ -125,6 +125,11 @@ class ParquetRewriter:
             schema_id=fingerprint(first.schema),
             sha256=digest,
         )
+
+
+def _is_empty(column: str, schema: pa.Schema | None) -> bool:
+    """Whether the table has the column, and no file a value in it: then it is in no file."""
+    return schema is not None and column in schema.names and stored_type(schema.field(column).type) is None
 
 
 def _counting(source: Any, dead: list[tuple[str, str]], schema: pa.Schema | None) -> Iterator[pa.Table]:

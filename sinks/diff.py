@@ -14,6 +14,7 @@ from pipeline.errors import SettingsError
 from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Snapshot
 from sinks import sql
+from sinks.dimensions import Dimension
 from sinks.files import Files
 from sinks.schema import PROVENANCE
 from sinks.warehouse import Warehouse
@@ -34,6 +35,8 @@ class AggregateDiff:
     differing: int
     examples: list[dict[str, Any]]
     """Group columns as they are; every other column `c` as `c` (before) and `c (after)`."""
+    problem: str = ""
+    """Why it could not be compared, say for a column that one side lacks."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,15 +65,20 @@ class Diff:
     def is_same(self) -> bool:
         """Whether nothing differs in what was compared."""
         columns = self.columns_added or self.columns_gone or self.types_changed
-        return not (columns or self.added or self.gone or self.changed or any(a.differing for a in self.aggregates))
+        differing = any(a.differing or a.problem for a in self.aggregates)
+        return not (columns or self.added or self.gone or self.changed or differing)
 
 
 class Differ:
     """Compares two snapshots of one pipeline. Use it as a context manager."""
 
-    def __init__(self, files: Files, before: Snapshot, after: Snapshot, *, memory_mb: int | None = None) -> None:
+    def __init__(
+        self, files: Files, before: Snapshot, after: Snapshot, dimensions: Sequence[Dimension] = (), *, memory_mb: int | None = None
+    ) -> None:
         self._name = after.pipeline
+        self._computed: dict[str, str] = {}
         self.warehouse = Warehouse(files, memory_mb=memory_mb)
+        self.warehouse.add_dimensions(dimensions)
         for side, snapshot in zip(_SIDES, (before, after), strict=True):
             self.warehouse.add_snapshot(snapshot, view=f"_tidemill_{side}_all")
         self._columns = [self._described(f"_tidemill_{side}_all") for side in _SIDES]
@@ -82,7 +90,7 @@ class Differ:
         self.warehouse.close()
 
     def compare(self, aggregates: Sequence[AggregateSettings] = (), *, key: Sequence[str] = (), examples: int = 5) -> Diff:
-        """The difference. Raises SettingsError for key columns that one side lacks, and for aggregates that fail."""
+        """The difference. Raises SettingsError for key columns that one side lacks."""
         found = self._sources()
         before, after = self._columns
         found.columns_added = {name: kind for name, kind in after.items() if name not in before}
@@ -99,7 +107,12 @@ class Differ:
             self._by_source(found, common)
         order = ", ".join(["_source_key", "_side DESC", *map(sql.name, common)])
         found.examples = self._rows(f"SELECT * FROM _tidemill.only ORDER BY {order} LIMIT {examples}")
-        found.aggregates = [self._aggregate(aggregate, examples) for aggregate in aggregates]
+        for i, aggregate in enumerate(aggregates):
+            try:
+                found.aggregates.append(self._aggregate(aggregate, f"sums{i}", examples))
+                self._computed[aggregate.name] = f"sums{i}"
+            except SettingsError as error:
+                found.aggregates.append(AggregateDiff(name=aggregate.name, groups=0, differing=0, examples=[], problem=str(error)))
         return found
 
     # -- what is compared ----------------------------------------------------------------------------------------------
@@ -172,16 +185,18 @@ class Differ:
 
     # -- aggregates ----------------------------------------------------------------------------------------------------
 
-    def _aggregate(self, aggregate: AggregateSettings, examples: int) -> AggregateDiff:
-        """The aggregate's SQL on both sides, joined by its groups."""
+    def _aggregate(self, aggregate: AggregateSettings, table: str, examples: int) -> AggregateDiff:
+        """The aggregate's SQL on both sides, joined by its groups. It may read those before it."""
         bare = aggregate.sql.strip().rstrip(";")
         for side in _SIDES:
             self.warehouse.add_view(self._name, f"SELECT * FROM _tidemill.{side}")
+            for name, computed in self._computed.items():
+                self.warehouse.add_view(name, f"SELECT * FROM _tidemill.{side}_{computed}")
             try:
-                self.warehouse.execute(f"CREATE OR REPLACE TABLE _tidemill.{side}_sums AS SELECT * FROM ({bare})")
+                self.warehouse.execute(f"CREATE TABLE _tidemill.{side}_{table} AS SELECT * FROM ({bare})")
             except SettingsError as error:
-                raise SettingsError(f"aggregate {aggregate.name}, {side}: {error}") from None
-        columns = [row["column_name"] for row in self.warehouse.query("DESCRIBE _tidemill.after_sums").to_pylist()]
+                raise SettingsError(f"{side}: {error}") from None
+        columns = [row["column_name"] for row in self.warehouse.query(f"DESCRIBE _tidemill.after_{table}").to_pylist()]
         by = [column for column in aggregate.by if column in columns]
         values = [column for column in columns if column not in by]
         shown = [f"coalesce(b.{sql.name(c)}, a.{sql.name(c)}) AS {sql.name(c)}" for c in by]
@@ -189,7 +204,7 @@ class Differ:
             shown += [f"b.{sql.name(c)} AS {sql.name(c)}", f"a.{sql.name(c)} AS {sql.name(c + ' (after)')}"]
         differs = " OR ".join(f"NOT ({_same(c)})" for c in values) or "false"
         on = " AND ".join(_same(c) for c in by) or "true"
-        joined = f"FROM _tidemill.before_sums b FULL JOIN _tidemill.after_sums a ON {on}"
+        joined = f"FROM _tidemill.before_{table} b FULL JOIN _tidemill.after_{table} a ON {on}"
         [n] = self._rows(f"SELECT count(*) AS every, count(*) FILTER ({differs}) AS differing {joined}")
         order = "".join(f"{', ' if i else 'ORDER BY '}{i + 1}" for i in range(len(by)))
         some = self._rows(f"SELECT {', '.join(shown)} {joined} WHERE {differs} {order} LIMIT {examples}")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 KEYS_MAX = 1_000
 _KEY = "_source_key"
+_Names = tuple[tuple[str, ...], ...]
 
 
 def sources_asked(connection: duckdb.DuckDBPyConnection, statement: str, table: str) -> list[str] | None:
@@ -30,9 +31,12 @@ def sources_asked(connection: duckdb.DuckDBPyConnection, statement: str, table: 
     path = [str(part).lower() for part in source.get("qualified_name", {}).get("path", ())]
     if node.get("type") != "SELECT_NODE" or node.get("cte_map") or source.get("type") != "BASE_TABLE" or path != [table.lower()]:
         return None
-    if any(part.get("class") == "SUBQUERY" for part in objects(node)):
+    renames = "column_name_alias" in source or any(str(part.get("alias", "")).lower() == _KEY for part in objects(node))
+    if renames or any(part.get("class") == "SUBQUERY" for part in objects(node)):
         return None
-    found = [keys for condition in _conjuncts(node.get("where_clause", {})) if (keys := _keys(condition)) is not None]
+    names = ((_KEY,), (str(source.get("alias") or table).lower(), _KEY))
+    conditions = _conjuncts(node.get("where_clause", {}))
+    found = [keys for condition in conditions if (keys := _keys(condition, names)) is not None]
     shortest = min(found, key=len, default=None)
     return shortest if shortest is not None and len(shortest) <= KEYS_MAX else None
 
@@ -45,23 +49,25 @@ def _conjuncts(condition: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield condition
 
 
-def _keys(condition: Mapping[str, Any]) -> list[str] | None:
-    """The keys of `_source_key = 'key'` or `_source_key IN (...)`."""
+def _keys(condition: Mapping[str, Any], names: _Names) -> list[str] | None:
+    """The keys of `_source_key = 'key'` or `_source_key IN (...)`. names: what the column may be called, in full."""
     kind = condition.get("type")
     if kind == "COMPARE_EQUAL":
         sides = [condition.get("left", {}), condition.get("right", {})]
-        named = [side for side in sides if _is_key(side)]
-        texts = [_text(side) for side in sides if not _is_key(side)]
+        named = [side for side in sides if _is_key(side, names)]
+        texts = [_text(side) for side in sides if not _is_key(side, names)]
         return texts if len(named) == 1 and len(texts) == 1 and texts[0] is not None else None  # type: ignore[return-value]
     if kind == "COMPARE_IN":
         first, *rest = [part.get("expression", part) for part in condition.get("children", ({},))]
         texts = [_text(one) for one in rest]
-        return texts if _is_key(first) and rest and None not in texts else None  # type: ignore[return-value]
+        return texts if _is_key(first, names) and rest and None not in texts else None  # type: ignore[return-value]
     return None
 
 
-def _is_key(expression: Mapping[str, Any]) -> bool:
-    return expression.get("class") == "COLUMN_REF" and str(expression.get("column_names", [""])[-1]).lower() == _KEY
+def _is_key(expression: Mapping[str, Any], names: _Names) -> bool:
+    """A struct of the user's may have a field of that name: the whole path counts."""
+    path = tuple(str(name).lower() for name in expression.get("column_names", ()))
+    return expression.get("class") == "COLUMN_REF" and path in names
 
 
 def _text(expression: Mapping[str, Any]) -> str | None:

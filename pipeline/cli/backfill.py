@@ -86,6 +86,10 @@ def backfill_command(  # noqa: PLR0917
     async def work(runtime: Runtime) -> tuple[PassReport, State]:
         runtime = runtime.filled(await runtime.generations())[0]
         before = await runtime.log().load()
+        if resume is not None and resume > before.sequence:
+            raise SettingsError(
+                f"--resume {resume}: {runtime.settings.name} has no such commit yet, the newest is {before.sequence}"
+            )
         if not target.as_json:
             click.echo(f"{runtime.settings.name}: backfill from commit {before.sequence} (--resume {before.sequence})", err=True)
         selected = Selection(

@@ -167,11 +167,13 @@ def diff_command(target: Target, before: str, after: str, key: tuple[str, ...], 
     rows of sources that both have at the same version. Exit code 1 if anything differs.
     """
     from sinks.diff import Differ
+    from sinks.dimensions import look_up
     from sinks.files import files_of
 
     root = root_runtime(target, target.only())
     states = [wait(_state_of(root, text)) for text in (before, after)]
-    with Differ(files_of(root.store), states[0].snapshot(), states[1].snapshot()) as differ:
+    dimensions = wait(look_up(root.store, root.settings.dimensions))
+    with Differ(files_of(root.store), states[0].snapshot(), states[1].snapshot(), dimensions) as differ:
         found = differ.compare(root.settings.aggregates, key=key, examples=examples)
     if target.as_json:
         as_json({"pipeline": root.settings.name, "before": before, "after": after, **asdict(found)})
@@ -211,6 +213,9 @@ def _show(name: str, before: str, after: str, found: Diff) -> None:
     if found.examples:
         _rows(found.examples)
     for aggregate in found.aggregates:
+        if aggregate.problem:
+            click.echo(f"  aggregate {aggregate.name} cannot be compared, {aggregate.problem}")
+            continue
         click.echo(f"  aggregate {aggregate.name}: {aggregate.differing:,} of {count(aggregate.groups, 'group')} differ")
         if aggregate.examples:
             _rows(aggregate.examples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -45,6 +46,8 @@ def sql_command(  # noqa: PLR0917
     if statement is None:
         click.echo("\n".join(_tables(target)))
         return 0
+    if math.isnan(timeout_s):
+        raise click.UsageError("--timeout nan is no number of seconds")
     form = "json" if target.as_json else form
     refuse_terminal(form)
     memory = memory_mb or max(half_of_memory_mb(), MEMORY_MB_MIN)

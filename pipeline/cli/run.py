@@ -178,6 +178,8 @@ class Run:
         self.work = work or self._run
         self.states: dict[str, State] = {}
         self.found_problems = False
+        self.failed: list[str] = []
+        """Why aggregates could not be computed."""
         self.notices: NoticeQueue | None = None
         self.sweep_s: float | None = None
         self.swept_s = 0.0
@@ -211,6 +213,8 @@ class Run:
         if self.stopped.is_set():
             self._say("stopped; the next run goes on from here")
             return 0 if self.watch else 130
+        if self.failed and not self.watch:
+            raise SettingsError("; ".join(self.failed))  # after all other work: rows, stages and sinks do not wait for an aggregate
         return EXIT_PROBLEMS if self.found_problems and not self.watch else 0
 
     async def _run(self, runtime: Runtime) -> tuple[PassReport, State]:
@@ -319,6 +323,10 @@ class Run:
             self._show(runtime, report, time.monotonic() - started)
         if not self.engine.detached and not self.stopped.is_set():
             self.found_problems |= not await self.sinks.publish(runtime, committed=report.commits > 0)
+        if report.aggregates_failed and report.aggregates_failed not in self.failed:
+            self.failed.append(report.aggregates_failed)
+            if self.watch:
+                self._say(report.aggregates_failed)
         return report
 
     def _takes_part(self, runtime: Runtime) -> bool:

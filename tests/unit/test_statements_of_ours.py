@@ -32,6 +32,12 @@ CONNECTION = duckdb.connect()
         ("SELECT * FROM t WHERE _source_key = 'a' UNION ALL SELECT * FROM t", None),
         ("SELECT * FROM t HAVING _source_key = 'a'", None),
         ("SELECT FROM WHERE _source_key", None),
+        ("SELECT * FROM t WHERE t._source_key = 'a'", ["a"]),
+        ("SELECT * FROM t WHERE n._source_key = 'a'", None),
+        ("SELECT * FROM t WHERE t.t._source_key = 'a'", None),
+        ("SELECT * FROM t z WHERE t._source_key = 'a'", None),
+        ("SELECT * FROM t AS q(_source_key) WHERE _source_key = 'a'", None),
+        ("SELECT x AS _source_key FROM t WHERE _source_key = 'a'", None),
     ],
 )
 def test_the_sources_that_a_statement_names(statement: str, keys: list[str] | None) -> None:
