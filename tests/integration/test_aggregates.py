@@ -247,6 +247,47 @@ def test_dimensions_are_joined_and_their_changes_reach_aggregates(tmp_path: Path
     project.call("aggregate", "--check")
 
 
+def test_a_missing_dimension_stops_its_aggregates_alone(tmp_path: Path) -> None:
+    """Rows are committed, a stage and a sink follow, and the run says what is missing."""
+    project = Project(tmp_path, DIMENSIONS + STAGE)
+    project.upload("a", lines({"kind": "x", "v": 1}))
+    done = project.call("run", code=2)
+    assert "logs: 1 file committed, 1 row" in done.stdout
+    assert "second: 1 file committed, 1 row" in done.stdout
+    assert "dimension kinds: there is nothing at 'reference/kinds.csv' in the bucket" in done.stderr
+    (project.root / "reference").mkdir()
+    (project.root / "reference/kinds.csv").write_text("kind,name\nx,Ex\n")
+    project.call("run")
+    assert project.call_on(f"{project.file}:logs", "aggregate", "--check").returncode == 0
+
+
+def test_diff_joins_dimensions_and_shows_what_one_side_cannot_compute(tmp_path: Path) -> None:
+    project = Project(tmp_path, DIMENSIONS)
+    (project.root / "reference").mkdir(parents=True)
+    (project.root / "reference/kinds.csv").write_text("kind,name\nx,Ex\ny,Why\n")
+    project.upload("a", lines({"kind": "x", "v": 1}, {"kind": "y", "v": 5}))
+    project.run()
+    tax = 'logs.aggregate("taxes", by=["kind"], sql="SELECT kind, sum(tax) AS tax FROM logs GROUP BY kind")\n'
+    parse = "[json.loads(line) for line in obj.lines()]"
+    project.write(DIMENSIONS.replace(parse, "[{**row, 'v': 2 * row['v'], 'tax': 1} for row in map(json.loads, obj.lines())]") + tax)
+    project.call("backfill", "--new-generation")
+    said = project.call("diff", code=1).stdout
+    assert "column tax BIGINT: added" in said
+    assert "2 changed" in said
+    assert "aggregate by_name: 2 of 2 groups differ" in said
+    assert "aggregate best: 2 of 2 groups differ" in said, "it reads the one before"
+    assert "aggregate taxes cannot be compared, before: Binder Error: " in said
+
+
+STAGE = """
+second = Pipeline("second", source=logs)
+
+@second.transform
+def again(obj: Object):
+    return [{"n": row["v"]} for row in obj.rows()]
+"""
+
+
 def test_a_wrong_aggregate_is_found_and_computed_anew(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq

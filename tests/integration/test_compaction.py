@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.helpers import Project, lines
+from tests.helpers import LOGS, Project, lines
 
 ORDERS = """
 import json
@@ -125,6 +125,21 @@ def test_a_wrong_order_is_one_line_and_nothing_is_lost(tmp_path: Path) -> None:
     shop.write(ORDERS.replace("RETENTION", "7"))
     assert "2 files" in shop.call("compact").stdout, "the failed one holds nothing back"
     shop.audit()
+
+
+def test_an_order_by_a_column_that_is_empty_so_far_waits_for_its_values(tmp_path: Path) -> None:
+    source = LOGS.replace('source="up/"', 'source="up/", order_by=["late", "v"]')
+    assert source != LOGS
+    logs = Project(tmp_path, source)
+    for i in range(2):
+        logs.upload(f"a{i}", lines({"kind": "x", "v": 9 - i, "late": None}))
+        logs.run()
+    assert "2 files" in logs.call("compact").stdout
+    logs.upload("b", lines({"kind": "x", "v": 5, "late": 1}))
+    logs.run()
+    assert "2 files" in logs.call("compact").stdout
+    assert logs.sql("SELECT v FROM logs ORDER BY late NULLS LAST, v") == [{"v": 5}, {"v": 8}, {"v": 9}]
+    logs.audit()
 
 
 def test_earlier_rows_can_be_asked_for(tmp_path: Path) -> None:

@@ -386,6 +386,8 @@ def test_a_backfill_that_was_broken_off_goes_on_where_it_was(grown: Jobs) -> Non
     assert rest["committed"] == 2, "and not those that are done"
     assert grown.totals() == {"new": 101, "old": 102, "day=1/deep": 103, "text": 2}
     assert grown.backfill("--resume", began)["committed"] == 0
+    said = grown.call("backfill", "--resume", "9999", code=2).stderr
+    assert "--resume 9999: logs has no such commit yet, the newest is " in said
     assert grown.audit()["sources"] == {"committed": 4}
 
 
