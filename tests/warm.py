@@ -28,8 +28,19 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 HERE = Path(__file__)
-POSSIBLE = hasattr(os, "pidfd_open")
-"""On Linux alone: elsewhere libraries do not survive a fork, and each process is a new interpreter."""
+
+
+def _is_possible() -> bool:
+    """On Linux alone, and where its sandbox lets a process be watched."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+POSSIBLE = _is_possible()
+"""Elsewhere libraries do not survive a fork, and each process is a new interpreter."""
 
 
 class Started:
