@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from pipeline import keys
 from pipeline.errors import ObjectNotFound, SettingsError
@@ -19,7 +18,7 @@ from pipeline.ports import Store
 from pipeline.snapshot import Output, dead_rows
 from sinks.columns import stored
 from sinks.encodings import ROW_GROUP_ROWS, large_file
-from sinks.partitions import partition_part
+from sinks.partitions import folders
 from sinks.schema import PROVENANCE, decode, fingerprint, stored_type
 
 if TYPE_CHECKING:
@@ -113,12 +112,11 @@ class ParquetRewriter:
                 file.write_table(chunk, row_group_size=ROW_GROUP_ROWS)
                 rows += chunk.num_rows
         prefix = keys.rows_prefix(self._output) if table == MAIN_TABLE else keys.rejected_prefix(self._output)
-        folders = "".join(f"{quote(column, safe='')}={partition_part(value)}/" for column, value in partition)
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return OutputFile(
             table=table,
-            key=f"{prefix}{folders}{name}",
+            key=f"{prefix}{folders(dict(partition))}{name}",
             size_bytes=path.stat().st_size,
             rows=rows,
             partition=dict(partition),

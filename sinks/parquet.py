@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from pipeline import keys
 from pipeline.errors import InputRejected
@@ -22,7 +21,7 @@ from pipeline.settings import CheckSettings, SchemaMode
 from sinks.checks import Verdict, row_text, verdict
 from sinks.columns import cast, fit, stored
 from sinks.encodings import write_large
-from sinks.partitions import check_partitions, partition_part, partitions
+from sinks.partitions import check_partitions, folders, partitions
 from sinks.parts import Part, alike, as_one, estimate, joined
 from sinks.rescue import rescued
 from sinks.results import Rows, parts_of
@@ -328,8 +327,7 @@ class AttemptWriter:
         import pyarrow.parquet as pq
 
         number = len(self._result.files)
-        folders = "".join(f"{quote(k, safe='')}={partition_part(v)}/" for k, v in partition.items())
-        key = f"{prefix}{folders}{self._task}.{self._nonce}.{number}.parquet"
+        key = f"{prefix}{folders(partition)}{self._task}.{self._nonce}.{number}.parquet"
         body, path = None, None
         if table.nbytes <= BODY_BYTES:
             sink = io.BytesIO()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -56,7 +56,12 @@ def partitions(table: pa.Table, by: Sequence[str]) -> Iterator[tuple[dict[str, s
         yield {name: values[f"p{i}"] for i, name in enumerate(by)}, part
 
 
-def partition_part(value: str | None) -> str:
+def folders(partition: Mapping[str, str | None]) -> str:
+    """The part of a file's key that says its partition: `column=value/` for each column, in their order."""
+    return "".join(f"{quote(column, safe='')}={_part(value)}/" for column, value in partition.items())
+
+
+def _part(value: str | None) -> str:
     """A partition value within a key; an empty text would be read back as a missing one."""
     if value is None:
         return NULL_PARTITION
