@@ -23,11 +23,11 @@ def columns_of(snapshot: Snapshot) -> pa.Schema:
     import pyarrow as pa
     import pyarrow.types as pt
 
-    from sinks.schema import stored_type
+    from sinks.contract import outside_type
 
     fields = [] if snapshot.schema is None else [f for f in decode(snapshot.schema) if not pt.is_null(f.type)]
     provenance = [pa.field(name, pa.string()) for name in PROVENANCE]
-    return pa.schema([*(pa.field(f.name, stored_type(f.type)) for f in fields), *provenance])
+    return pa.schema([*(pa.field(f.name, outside_type(f.type)) for f in fields), *provenance])
 
 
 def changes_between(old: Snapshot | None, new: Snapshot, definitions: Mapping[str, str], over: Mark | None) -> Change:

@@ -15,7 +15,8 @@ from pipeline.checks import CONFIG
 from pipeline.errors import InputRejected
 from pipeline.settings import CheckSettings
 from sinks import sql
-from sinks.schema import PROVENANCE, stored_type
+from sinks.contract import stored_type
+from sinks.schema import PROVENANCE
 from sinks.texts import json_of, value_of
 
 if TYPE_CHECKING:

@@ -7,20 +7,50 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputRejected
-from sinks.schema import PROVENANCE, stored_type
+from sinks.casting import Bent, cast_column, conversion_errors, plain_column
+from sinks.contract import stored_type
+from sinks.schema import PROVENANCE, checked
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def fit(table: pa.Table, schema: pa.Schema, declared: Mapping[str, pa.DataType]) -> pa.Table:
+def plain_table(table: pa.Table, declared: Mapping[str, pa.DataType]) -> pa.Table:
+    """A user's Arrow table with declared columns in their types, the others in those that tables have.
+
+    Raises InputRejected that names the column.
+    """
+    import pyarrow as pa
+
+    checked(table.schema)
+    columns = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        found = _converted(name, column, None)
+        columns.append(_converted(name, found, declared[name]) if name in declared else found)
+    return pa.Table.from_arrays(columns, names=table.column_names) if columns else table
+
+
+def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table's own columns in the types of `schema`. Columns it lacks are added when a file is written."""
     import pyarrow as pa
 
     if not table.num_columns:
         return table
-    own = pa.schema([pa.field(f.name, declared.get(f.name, schema.field(f.name).type)) for f in table.schema])
-    return table if own.equals(table.schema) else cast(table, own)
+    columns = [_converted(f.name, table.column(f.name), schema.field(f.name).type) for f in table.schema]
+    return pa.Table.from_arrays(columns, names=table.column_names)
+
+
+def _converted(name: str, column: pa.ChunkedArray, kind: pa.DataType | None) -> pa.ChunkedArray:
+    """A column in a type, or in its plain one. Raises InputRejected that names it."""
+    try:
+        return plain_column(column) if kind is None else cast_column(column, kind)
+    except MemoryError:
+        raise
+    except conversion_errors() as error:
+        reason = " ".join(str(error).split())
+        if kind is None:
+            raise InputRejected(f"column {name!r} {reason}" if isinstance(error, Bent) else f"column {name!r}: {reason}") from None
+        raise InputRejected(f"column {name!r} is {column.type} and does not fit {kind}: {reason}") from None
 
 
 def require_text(table: pa.Table) -> None:
@@ -35,34 +65,6 @@ def require_text(table: pa.Table) -> None:
         raise InputRejected(f"{name} is damaged: {' '.join(str(error).split())}") from None
 
 
-def cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Every column in its new type, exactly. Raises InputRejected that names the column."""
-    import pyarrow as pa
-
-    columns = []
-    for wanted, column in zip(schema, table.columns, strict=True):
-        try:
-            columns.append(cast_column(column, wanted.type))
-        except MemoryError:
-            raise
-        except (pa.ArrowException, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise InputRejected(f"column {wanted.name!r} is {column.type} and does not fit {wanted.type}: {reason}") from None
-    return pa.Table.from_arrays(columns, schema=schema) if columns else table
-
-
-def cast_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    import pyarrow as pa
-
-    if column.type.equals(kind):
-        return column
-    if pa.types.is_null(kind):
-        return pa.chunked_array([pa.nulls(len(column))])
-    if isinstance(column.type, pa.ExtensionType):
-        column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
-    return column.cast(kind)
-
-
 def stored(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with exactly the stored columns of `schema`, then provenance."""
     import pyarrow as pa
@@ -72,7 +74,7 @@ def stored(table: pa.Table, schema: pa.Schema) -> pa.Table:
         kind = stored_type(wanted.type)
         names.append(wanted.name)
         at = table.schema.get_field_index(wanted.name)
-        columns.append(pa.nulls(table.num_rows, kind) if at < 0 else cast_column(table.column(at), kind))
+        columns.append(pa.nulls(table.num_rows, kind) if at < 0 else _converted(wanted.name, table.column(at), kind))
     for name in PROVENANCE:
         names.append(name)
         columns.append(table.column(name))

@@ -17,9 +17,10 @@ from pipeline.model import MAIN_TABLE, OutputFile
 from pipeline.ports import Store
 from pipeline.snapshot import Output, dead_rows
 from sinks.columns import stored
+from sinks.contract import stored_type
 from sinks.encodings import ROW_GROUP_ROWS, large_file
 from sinks.partitions import folders
-from sinks.schema import PROVENANCE, decode, fingerprint, stored_type
+from sinks.schema import PROVENANCE, decode, fingerprint
 
 if TYPE_CHECKING:
     import pyarrow as pa

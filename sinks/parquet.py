@@ -19,14 +19,16 @@ from pipeline.errors import InputRejected
 from pipeline.model import MAIN_TABLE, REJECTED_TABLE, OutputFile
 from pipeline.settings import CheckSettings, SchemaMode
 from sinks.checks import Verdict, row_text, verdict
-from sinks.columns import cast, fit, stored
+from sinks.columns import fit, stored
+from sinks.contract import stored_type
 from sinks.encodings import write_large
+from sinks.extremes import NONE_WIDE, measured, wide_of, with_wide
 from sinks.partitions import check_partitions, folders, partitions
-from sinks.parts import Part, alike, as_one, estimate, joined
+from sinks.parts import Part, alike, as_one, by_source, estimate, joined, together
 from sinks.rescue import rescued
 from sinks.results import Rows, parts_of
 from sinks.rules import FROZEN, Rules
-from sinks.schema import PROVENANCE, Widen, checked, decode, encode, fingerprint, stored_type, unify
+from sinks.schema import PROVENANCE, Widen, checked, decode, encode, fingerprint, unify
 from sinks.texts import as_json, encodable
 
 if TYPE_CHECKING:
@@ -88,13 +90,15 @@ class AttemptWriter:
         self._task = task
         self._nonce = nonce
         self._scratch = scratch
-        declared = checked(spec.declared) if spec.declared is not None else None
+        declared = with_wide(checked(spec.declared), NONE_WIDE) if spec.declared is not None else None
         self._rules = spec.rules
         self._schema = decode(schema) if schema is not None else declared
         self._fixed = spec.mode != "evolve" and self._schema is not None
         self._declared = {f.name: f.type for f in declared} if declared is not None else {}
         self._sources: dict[int, tuple[str, str]] = {}
         self._pending: list[Part] = []
+        self._begun: tuple[int, pa.Schema | None] | None = None
+        """A source of which some rows are converted already, and the table's columns as they were before it."""
         self._pending_rows = self._pending_bytes = 0
         self._tables: list[pa.Table] = []
         self._rejected: dict[int, list[tuple[str, str]]] = {}
@@ -111,6 +115,8 @@ class AttemptWriter:
         except BaseException:
             self._pending = [part for part in self._pending if part.index != index]
             self._result.problems.setdefault(index, "its rows could not be read")
+            if self._begun is not None and self._begun[0] == index:
+                self._schema, self._begun = self._begun[1], None
             raise
         if rejected:
             texts = [(encodable(as_json(row)), encodable(reason)) for row, reason in rejected]
@@ -138,52 +144,109 @@ class AttemptWriter:
     # -- conversion --------------------------------------------------------------------------------------------------
 
     def _take(self, part: Part) -> None:
-        if not len(part):
+        if not len(part) or part.index in self._result.problems:
             return
         self._require_partitions(part.rows)
         self._pending.append(part)
         self._pending_rows += len(part)
         self._pending_bytes += part.rows.nbytes if not isinstance(part.rows, list) else estimate(part.rows)
         if self._pending_rows >= CONVERT_ROWS or self._pending_bytes >= CONVERT_BYTES:
-            self._convert()
+            self._convert(part.index)
 
-    def _convert(self) -> None:
-        """Everything that waits becomes one table per run of like parts."""
+    def _convert(self, unfinished: int | None = None) -> None:
+        """Convert everything that waits. unfinished: the source of which more is to come.
+
+        What becomes of a source is what would become of it alone, after those before it: the columns of a source that turns out
+        to be at fault never become the table's. So one that comes in several goes is kept apart from the others.
+        """
         pending, self._pending = self._pending, []
         self._pending_rows = self._pending_bytes = 0
-        for parts in alike(pending):
-            try:
-                self._accept(parts)
-            except InputRejected as error:
-                self._accept_each(parts, error)
+        sources = by_source(pending)
+        if sources and self._begun is not None and sources[0][0].index == self._begun[0]:
+            self._alone(sources.pop(0), self._begun[1])
+        if self._begun is not None and self._begun[0] != unfinished:
+            self._begun = None
+        last = sources.pop() if sources and sources[-1][0].index == unfinished else None
+        for run in together(sources):
+            self._accept_run(run)
+        if last is not None:
+            self._begun = (last[0].index, self._schema)
+            self._alone(last, self._schema)
         if sum(table.nbytes for table in self._tables) >= FILE_BYTES:
             self._write_tables()
 
-    def _accept_each(self, parts: list[Part], error: InputRejected) -> None:
-        """Some source among these does not fit: try each alone, and say which."""
-        if len({part.index for part in parts}) == 1:
-            self._result.problems.setdefault(parts[0].index, str(error))
+    def _accept_run(self, sources: list[list[Part]], *, again: bool = True) -> None:
+        """Sources as one table, if none of them changes the columns and none is at fault; else as if each came alone, in order."""
+        if len(sources) <= 1:
+            for parts in sources:
+                self._alone(parts, self._schema)
             return
-        by_source: dict[int, list[Part]] = {}
-        for part in parts:
-            by_source.setdefault(part.index, []).append(part)
-        for own in by_source.values():
+        before = self._schema
+        taken = self._accepted_together([part for parts in sources for part in parts])
+        if taken:
+            return
+        if again:  # mostly the first one has the new columns of all
+            self._alone(sources[0], before)
+            if not _is_same(before, self._schema):
+                self._accept_run(sources[1:], again=False)
+                return
+            sources = sources[1:]
+        half = (len(sources) + 1) // 2
+        self._accept_run(sources[:half], again=False)
+        self._accept_run(sources[half:], again=False)
+
+    def _accepted_together(self, parts: list[Part]) -> bool:
+        try:
+            table, schema = self._fitting(parts)
+        except InputRejected:
+            if self._spec.mode != "rescue" or not self._fixed:
+                return False
             try:
-                self._accept(own)
-            except InputRejected as own_error:
-                self._result.problems.setdefault(own[0].index, str(own_error))
+                table, schema = self._rescued(parts)
+            except InputRejected:
+                return False
+        if not _is_same(self._schema, schema):
+            return False
+        table = self._with_provenance(table, parts)
+        try:
+            found = self._verdict(table, schema)
+        except InputRejected:
+            return False
+        if found.guilty:
+            return False
+        self._keep(table, parts, found)
+        return True
+
+    def _alone(self, parts: list[Part], before: pa.Schema | None) -> None:
+        """One source, or one more go of it; where it is at fault, the table's columns are what they were `before` it."""
+        index = parts[0].index
+        if index in self._result.problems:
+            return
+        try:
+            for like in alike(parts):
+                self._accept(like)
+        except InputRejected as error:
+            self._result.problems[index] = str(error)
+        if index in self._result.problems:
+            self._schema = before
 
     def _accept(self, parts: list[Part]) -> None:
-        """Convert, fit to the table's schema, check, add provenance. All or nothing. Raises InputRejected."""
+        """Like parts of one source: convert, fit to the table's schema, check, add provenance. Raises InputRejected."""
         try:
-            fitted, schema = self._fitting(parts)
+            table, schema = self._fitting(parts)
         except InputRejected:
             if self._spec.mode != "rescue":
                 raise
-            fitted, schema = self._rescued(parts)
-        table = self._with_provenance(fitted, parts)
-        found = verdict(self._spec.checks, table, schema, self._spec.name) if self._spec.checks else Verdict()
+            table, schema = self._rescued(parts)
+        table = self._with_provenance(table, parts)
+        found = self._verdict(table, schema)
         self._schema = schema
+        self._keep(table, parts, found)
+
+    def _verdict(self, table: pa.Table, schema: pa.Schema) -> Verdict:
+        return verdict(self._spec.checks, table, schema, self._spec.name) if self._spec.checks else Verdict()
+
+    def _keep(self, table: pa.Table, parts: list[Part], found: Verdict) -> None:
         if found.broken:
             self._judge(found, table, parts)
             return
@@ -211,11 +274,12 @@ class AttemptWriter:
 
     def _fitting(self, parts: list[Part]) -> tuple[pa.Table, pa.Schema]:
         """The rows as they are to be stored, and the table's columns with theirs. Raises InputRejected where they do not fit."""
-        table = self._plain(joined(parts))
+        table = joined(parts, self._declared)
+        checked(table.schema)
         check_partitions(table, self._spec.partition_by)
-        schema = self._unified(table.schema)
+        schema = self._unified(table)
         try:
-            return fit(table, schema, self._declared), schema
+            return fit(table, schema), schema
         except InputRejected as error:
             if self._spec.mode != "freeze" or not self._fixed:
                 raise
@@ -229,21 +293,16 @@ class AttemptWriter:
         if missing:
             raise InputRejected(f"the values of column {missing[0]!r}, by which the table is partitioned, do not fit it")
         check_partitions(table, self._spec.partition_by)
-        return table, unify(base, table.schema, widen="none", table=self._spec.name)
+        new = with_wide(table.schema, measured(table))
+        return table, unify(base, new, widen="none", table=self._spec.name)
 
-    def _plain(self, table: pa.Table) -> pa.Table:
-        schema = checked(table.schema)
-        return table if table.schema.equals(schema) else cast(table, schema)
-
-    def _unified(self, new: pa.Schema) -> pa.Schema:
-        import pyarrow as pa
-
+    def _unified(self, table: pa.Table) -> pa.Schema:
+        known = wide_of(self._schema) if self._schema is not None else NONE_WIDE
+        new = with_wide(table.schema, measured(table, known))
         if self._fixed:
             return self._rules.fixed(self._rules.base(self._schema), new)
         if self._schema is None:
             return new if self._spec.mode != "rescue" else self._rules.base(new)
-        if self._declared:  # a declared column keeps its type: values are cast to it, or the file is at fault
-            new = pa.schema([pa.field(f.name, self._declared.get(f.name, f.type)) for f in new])
         return unify(self._schema, new, widen=self._spec.widen, table=self._spec.name)
 
     def _with_provenance(self, table: pa.Table, parts: list[Part]) -> pa.Table:
@@ -350,3 +409,8 @@ class AttemptWriter:
             sha256=digest,
         )
         self._result.files.append(FinishedFile(described, body, path))
+
+
+def _is_same(before: pa.Schema | None, after: pa.Schema | None) -> bool:
+    """Whether the table's columns are the same, and what their values reach."""
+    return before is not None and after is not None and bool(before.equals(after, check_metadata=True))

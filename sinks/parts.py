@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
-from sinks.columns import require_text
-from sinks.results import Rows, table_of
+from sinks.columns import plain_table, require_text
+from sinks.results import HeavyRows, Rows, table_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+SAMPLED = 8
+"""Rows of a list whose size is looked at."""
+LOOKED_AT = 1_000
+"""Values of a list within a row that are looked at one by one; longer lists count by their length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +48,13 @@ def _can_join(a: Rows | pa.Table, b: Rows | pa.Table) -> bool:
     return bool(a.schema.equals(b.schema))
 
 
-def joined(parts: list[Part]) -> pa.Table:
-    """Like parts as one Arrow table. Raises InputRejected where dict rows make none, or text is none."""
+def joined(parts: list[Part], declared: Mapping[str, pa.DataType]) -> pa.Table:
+    """Like parts as one Arrow table in plain types. Raises InputRejected for what is none, or no text, and names the column."""
     rows = as_one(parts)
     if isinstance(rows, list):
-        return table_of(rows)
+        return table_of(rows, declared)
     require_text(rows)
-    return rows
+    return plain_table(rows, declared)
 
 
 def as_one(parts: list[Part]) -> Rows | pa.Table:
@@ -63,10 +68,50 @@ def as_one(parts: list[Part]) -> Rows | pa.Table:
     return pa.concat_tables([part.rows for part in parts])
 
 
+def by_source(parts: Iterable[Part]) -> list[list[Part]]:
+    """Parts source by source, in the order they came."""
+    found: dict[int, list[Part]] = {}
+    for part in parts:
+        found.setdefault(part.index, []).append(part)
+    return list(found.values())
+
+
+def together(sources: list[list[Part]]) -> Iterator[list[list[Part]]]:
+    """Runs of sources that can become one table; a source of unlike parts is one by itself."""
+    run: list[list[Part]] = []
+    for parts in sources:
+        if run and not (_is_one(run[-1]) and _is_one(parts) and _can_join(run[-1][-1].rows, parts[0].rows)):
+            yield run
+            run = []
+        run.append(parts)
+    if run:
+        yield run
+
+
+def _is_one(parts: list[Part]) -> bool:
+    return all(_can_join(a.rows, b.rows) for a, b in pairwise(parts))
+
+
 def estimate(rows: Rows) -> int:
-    """Roughly how much text a list of rows holds, from its first and last."""
-    text = 0
-    for row in (rows[0], rows[-1]):
-        for value in row.values():
-            text += len(value) if type(value) is str or type(value) is bytes else 32
-    return text * len(rows) // 2
+    """Roughly how many bytes a list of rows holds, from some of them."""
+    if isinstance(rows, HeavyRows):
+        return rows.size_bytes
+    some = rows[:: max(len(rows) // SAMPLED, 1)]
+    return sum(map(row_bytes, some)) * len(rows) // len(some)
+
+
+def row_bytes(row: object) -> int:
+    """Roughly the bytes of a row, also within lists and dicts."""
+    total, waiting = 0, [row]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str | bytes | bytearray):
+            total += len(value)
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value if len(value) <= LOOKED_AT else ()
+            total += 0 if len(value) <= LOOKED_AT else 16 * len(value)
+        else:
+            total += getattr(value, "nbytes", 32)
+    return total

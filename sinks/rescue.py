@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputRejected
+from sinks.casting import cast_array, conversion_errors, plain, struct_of
+from sinks.contract import is_hollow
+from sinks.python_values import array_of
 from sinks.results import Rows
 from sinks.rules import fixed_type
-from sinks.schema import RESCUED, check_name, plain_type
+from sinks.schema import RESCUED, check_name, check_names
 from sinks.texts import json_of, value_of, values_of
 
 if TYPE_CHECKING:
@@ -55,6 +58,7 @@ def rescued(rows: Rows | pa.Table, base: pa.Schema, declared: Mapping[str, pa.Da
             _give_up(column.pieces, loose)
         for row, value in loose.items():
             left.setdefault(row, {})[name] = value
+    check_names(pa.schema([pa.field(name, array.type) for name, array in arrays.items()]))
     texts = [json_of(left[row]) if row in left else None for row in range(len(rows))]
     return pa.table({**arrays, RESCUED: pa.array(texts, pa.string())})
 
@@ -81,35 +85,10 @@ def _of_values(values: Sequence[Any]) -> _Column:
     loose: Loose = {}
 
     def convert(first: int, end: int) -> pa.Array:
-        if end - first > 1 and not _alike(values[first:end]):
-            raise ValueError("one type would hold them all, and bend some: text among bytes, whole numbers among decimals")
-        array = pa.array(values[first:end])
-        kind = plain_type(array.type)
-        if kind is None:
-            raise ValueError(f"tables do not hold {array.type}")
-        return _plain(array, kind)
+        return array_of(values[first:end], 1)
 
     pieces = [*_split(convert, 0, len(values), loose, lambda row: values[row])]
     return _Column([piece if piece is not None else pa.nulls(1) for piece in pieces], loose)
-
-
-def _alike(values: Sequence[Any]) -> bool:
-    """Whether values are of one Python type, also within lists and dicts, name by name. Integers and floats are alike."""
-    kinds = set(map(type, values)) - {type(None)}
-    if not kinds & {dict, list, tuple}:
-        return len(kinds) < 2 or kinds == {int, float}
-    seen: dict[tuple[str, ...], type] = {}
-    left: list[tuple[tuple[str, ...], Any]] = [((), value) for value in values if value is not None]
-    while left:
-        path, value = left.pop()
-        kind = float if type(value) is int else type(value)
-        if seen.setdefault(path, kind) is not kind:
-            return False
-        if isinstance(value, dict):
-            left += [((*path, str(name)), inner) for name, inner in value.items() if inner is not None]
-        elif isinstance(value, list | tuple):
-            left += [((*path, "[]"), inner) for inner in value if inner is not None]
-    return True
 
 
 def _of_chunks(chunks: Sequence[pa.Array]) -> _Column:
@@ -118,15 +97,12 @@ def _of_chunks(chunks: Sequence[pa.Array]) -> _Column:
 
     column, start = _Column([]), 0
     for chunk in chunks:
-        array = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
-        kind = plain_type(array.type)
+        array = chunk
 
-        def convert(first: int, end: int, array: pa.Array = array, kind: pa.DataType | None = kind) -> pa.Array:
-            if kind is None:
-                raise ValueError(f"tables do not hold {array.type}")
+        def convert(first: int, end: int, array: pa.Array = array) -> pa.Array:
             piece = array.slice(first, end - first)
             piece.validate(full=True)
-            return _plain(piece, kind)
+            return plain(piece)
 
         def value(row: int, array: pa.Array = array) -> Any:
             return value_of(array[row])
@@ -139,27 +115,17 @@ def _of_chunks(chunks: Sequence[pa.Array]) -> _Column:
     return column
 
 
-def _plain(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    import pyarrow as pa
-
-    if array.type.equals(kind):
-        return array
-    return pa.nulls(len(array)) if pa.types.is_null(kind) else array.cast(kind)
-
-
 def _split(
     convert: Callable[[int, int], pa.Array], first: int, end: int, loose: Loose, value: Callable[[int], Any]
 ) -> Iterator[pa.Array | None]:
     """`convert` of [first, end), in pieces where it fails; None, and the value in `loose`, for a row with which it always does."""
-    import pyarrow as pa
-
     if first == end:
         return
     try:
         yield convert(first, end)
     except MemoryError:  # pyarrow's is an ArrowException too
         raise
-    except (pa.ArrowException, OverflowError, UnicodeError, ValueError, TypeError, RecursionError):
+    except conversion_errors():
         if end - first == 1:
             found = value(first)
             if found is not None:
@@ -198,8 +164,8 @@ def _fit(array: pa.Array, kind: pa.DataType, loose: Loose, *, casts: bool) -> pa
 
     if array.type.equals(kind):
         return array
-    if pt.is_null(array.type):
-        return pa.nulls(len(array), kind)
+    if pt.is_null(array.type) or is_hollow(array.type) or is_hollow(kind):
+        return _split_cast(array, kind, loose)
     if pt.is_struct(array.type) and pt.is_struct(kind):
         return _fit_struct(array, kind, loose, casts=casts)
     if not casts and fixed_type(kind, array.type) is None:
@@ -208,11 +174,18 @@ def _fit(array: pa.Array, kind: pa.DataType, loose: Loose, *, casts: bool) -> pa
         loose |= {row: value for row, value in enumerate(values_of(array)) if value is not None}
         return pa.nulls(len(array), kind)
 
+    return _split_cast(array, kind, loose)
+
+
+def _split_cast(array: pa.Array, kind: pa.DataType, loose: Loose) -> pa.Array:
+    """Each value that is the same in the other type."""
+    import pyarrow as pa
+
     def convert(first: int, end: int) -> pa.Array:
-        return array.slice(first, end - first).cast(kind)
+        return cast_array(array.slice(first, end - first), kind)
 
     pieces = [*_split(convert, 0, len(array), loose, lambda row: value_of(array[row]))]
-    return _together([piece if piece is not None else pa.nulls(1, kind) for piece in pieces], kind)
+    return _together([piece if piece is not None else cast_array(pa.nulls(1), kind) for piece in pieces], kind)
 
 
 def _fit_struct(array: pa.StructArray, kind: pa.DataType, loose: Loose, *, casts: bool) -> pa.Array:
@@ -231,7 +204,7 @@ def _fit_struct(array: pa.StructArray, kind: pa.DataType, loose: Loose, *, casts
     for name, child in came.items():
         for row in pc.indices_nonzero(child.is_valid()).to_pylist():
             loose.setdefault(row, {})[name] = value_of(child[row])
-    return pa.StructArray.from_arrays(children, fields=list(kind), mask=array.is_null())
+    return struct_of(list(zip([f.name for f in kind], children, strict=True)), array, list(kind))
 
 
 def _fit_lists(array: pa.ListArray, kind: pa.DataType, loose: Loose) -> pa.Array:
@@ -243,10 +216,11 @@ def _fit_lists(array: pa.ListArray, kind: pa.DataType, loose: Loose) -> pa.Array
 
     fitted = []
     for row in range(len(array)):
-        piece = pa.array([_without_nulls(value_of(array[row]))])
+        own: Loose = {}
+        piece = array_of([_without_nulls(value_of(array[row]))], 1)
         fits = fixed_type(kind, piece.type) is not None
-        fitted += [piece.cast(kind)] if fits else [pa.nulls(1, kind)]
-        if not fits:
+        fitted += [_split_cast(piece, kind, own)] if fits else [pa.nulls(1, kind)]
+        if own or not fits:
             loose[row] = value_of(array[row])
     return _together(fitted, kind)
 

@@ -8,6 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputRejected
+from pipeline.limits import resident_bytes
+from sinks.casting import Bent, conversion_errors, hollow
+from sinks.python_values import Mixed, TooDeep, array_of, columns_of, declared_array, field_names
+from sinks.schema import NESTING_MAX
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -18,6 +22,19 @@ ROWS_MAX = 20_000
 EXPECTED = "an Arrow table, record batches, an iterable of dicts or dataclasses, a pandas DataFrame, or None"
 
 Rows = list[dict[str, Any]]
+ROWS_BYTES = 32 * 2**20
+"""Memory that rows may take before they are handed on, few as they may be."""
+LOOK_ROWS = 64
+"""So many rows at most come between two looks at the memory."""
+
+
+class HeavyRows(list[dict[str, Any]]):
+    """Few rows of much memory."""
+
+    size_bytes = ROWS_BYTES
+
+
+_ADVICE = ": make them one kind, or declare the column in schema="
 
 
 def parts_of(result: object) -> Iterator[Rows | pa.Table]:
@@ -43,6 +60,7 @@ def parts_of(result: object) -> Iterator[Rows | pa.Table]:
 
 def _items(result: Iterable[object]) -> Iterator[Rows | pa.Table]:
     rows: Rows = []
+    memory = _Memory()
     for number, item in enumerate(result, 1):
         row = item if type(item) is dict else _row(item)
         if row is not None:
@@ -50,6 +68,10 @@ def _items(result: Iterable[object]) -> Iterator[Rows | pa.Table]:
             if len(rows) == ROWS_MAX:
                 yield rows
                 rows = []
+            elif len(rows) >= memory.look_at and memory.is_full(len(rows)):
+                yield HeavyRows(rows)
+                rows = []
+                memory = _Memory()
             continue
         table = _table(item)
         if table is None:
@@ -60,6 +82,21 @@ def _items(result: Iterable[object]) -> Iterator[Rows | pa.Table]:
         yield table
     if rows:
         yield rows
+
+
+class _Memory:
+    """How much this process has grown since rows were last handed on. It looks after each row where they are large, else seldom."""
+
+    def __init__(self) -> None:
+        self._begun = self._last = resident_bytes()
+        self.look_at = 1
+
+    def is_full(self, rows: int) -> bool:
+        """Whether the rows so far are to be handed on. `look_at` says with how many to ask again."""
+        now = resident_bytes()
+        step = min(rows, LOOK_ROWS) if now - self._last < ROWS_BYTES // 8 else 1
+        self._last, self.look_at = now, rows + step
+        return now - self._begun >= ROWS_BYTES
 
 
 def _row(item: object) -> dict[str, Any] | None:
@@ -85,73 +122,88 @@ def _table(item: object) -> pa.Table | None:
     return None
 
 
-def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Rows as a table of inferred types. Raises InputRejected that names the column and the row that do not fit."""
+def table_of(rows: Sequence[Mapping[str, Any]], declared: Mapping[str, pa.DataType] | None = None) -> pa.Table:
+    """Rows as a table: declared columns in their types, the others in the type that holds their values exactly.
+
+    Raises InputRejected that names the column and the row that do not fit.
+    """
     import pyarrow as pa
 
-    try:
-        columns = _columns(rows)
-        if columns is not None:
-            return pa.table({name: pa.array(values) for name, values in columns.items()})
-        return _as_table(pa.array(rows))
-    except MemoryError:  # pyarrow's is both
-        raise
-    except (pa.ArrowException, OverflowError, UnicodeError, ValueError, TypeError) as error:
-        raise InputRejected(_explained(rows, error)) from None
-
-
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]] | None:
-    """Rows that all have the same names, by column: converting columns is a third faster than converting rows."""
-    names = list(rows[0])
-    if not names or set(map(len, rows)) != {len(names)} or not all(type(name) is str for name in names):
-        return None
-    try:
-        return {name: [row[name] for row in rows] for name in names}
-    except KeyError:
-        return None
-
-
-def _as_table(array: pa.StructArray) -> pa.Table:
-    import pyarrow as pa
-
-    names = [field.name for field in array.type]
-    if not names:  # rows without values are rows all the same
-        return pa.Table.from_batches([pa.RecordBatch.from_struct_array(array)])
-    return pa.Table.from_arrays(array.flatten(), names=names)
-
-
-def _explained(rows: Sequence[Mapping[str, Any]], error: Exception) -> str:
-    """Which column and which row an error of conversion is about."""
-    import pyarrow as pa
-
-    for number, row in enumerate(rows, 1):
-        for name in row:
-            if not isinstance(name, str):
-                return f"row {number} has the column name {name!r}; expected text"
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = [row.get(name) for row in rows]
+    declared = declared or {}
+    names = _names(rows)
+    columns = columns_of(rows, names)
+    arrays: list[pa.Array] = []
+    for name, values in zip(names, columns, strict=True):
         try:
-            pa.array(values)
-        except (pa.ArrowException, OverflowError, UnicodeError, ValueError, TypeError):
-            number, first = _offender(values)
-            return f"column {name!r}: row {number} has {_named(values[number - 1])}{first}"
+            arrays.append(_column(values, declared.get(name)))
+        except MemoryError:  # pyarrow's is both
+            raise
+        except conversion_errors() as error:
+            raise InputRejected(_explained(name, values, declared.get(name), error)) from None
+    if not arrays:  # rows without values are rows all the same
+        nothing = hollow(pa.array([True] * len(rows), pa.bool_()))
+        return pa.Table.from_batches([pa.RecordBatch.from_struct_array(nothing)])
+    return pa.Table.from_arrays(arrays, names=names)
+
+
+def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    try:
+        return field_names(rows)
+    except Mixed:
+        number, name = next((n, name) for n, row in enumerate(rows, 1) for name in row if not isinstance(name, str))
+        raise InputRejected(f"row {number} has the column name {name!r}; expected text") from None
+
+
+def _column(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    """One column. Raises some of `conversion_errors`."""
+    import pyarrow as pa
+
+    found = array_of(values, 1) if kind is None else declared_array(values, kind, 1)
+    if isinstance(found, pa.ChunkedArray):  # more than 2 GB
+        raise Bent("has more than 2 GB in one part of a file")
+    return found
+
+
+def _explained(name: str, values: list[Any], kind: pa.DataType | None, error: Exception) -> str:
+    """Which column and which row an error of conversion is about."""
+    if isinstance(error, TooDeep | RecursionError):
+        return f"column {name!r} is nested more than {NESTING_MAX} levels deep: flatten it, or store it as text"
+    number = _offender(values, kind)
+    value = values[number - 1]
+    if kind is not None:
+        return f"column {name!r} is declared as {kind}, and row {number} has {_named(value)}: {reason_of(error)}"
+    if isinstance(error, Mixed) and isinstance(value, dict | list | tuple):
+        if error.second is None:
+            return f"column {name!r}: row {number} has within it {_named(error.first)}, which tables do not hold"
+        return f"column {name!r}: row {number} has within it {_named(error.second)} beside {_named(error.first)}{_ADVICE}"
+    before = next((v for v in values[: number - 1] if v is not None and type(v) is not type(value)), None)
+    if before is None and isinstance(error, Mixed) and error.second is not None:
+        before = error.first
+    if before is not None:
+        return f"column {name!r}: row {number} has {_named(value)} where earlier rows have {_named(before)}{_ADVICE}"
+    if isinstance(error, Bent):
+        return f"column {name!r} {error}"
+    return f"column {name!r}: row {number} has {_named(value)}, which tables do not hold"
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of conversion says, on one line."""
+    if isinstance(error, Mixed):
+        return "its kind is another"
     return " ".join(str(error).split())
 
 
-def _offender(values: Sequence[object]) -> tuple[int, str]:
+def _offender(values: list[Any], kind: pa.DataType | None) -> int:
     """The first row with which the column cannot be converted any more."""
-    import pyarrow as pa
-
     low, high = 0, len(values)
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            pa.array(values[:middle])
+            _column(values[:middle], kind)
             low = middle
-        except (pa.ArrowException, OverflowError, UnicodeError, ValueError, TypeError):
+        except conversion_errors():
             high = middle
-    before = next((v for v in values[: high - 1] if v is not None and type(v) is not type(values[high - 1])), None)
-    return high, ", which tables do not hold" if before is None else f" where earlier rows have {_named(before)}"
+    return high
 
 
 def _named(value: object) -> str:

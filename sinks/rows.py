@@ -12,10 +12,10 @@ from pipeline.errors import SettingsError
 from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Output, Snapshot
 from sinks import sql
+from sinks.contract import plain_type
 from sinks.dimensions import Dimension
 from sinks.files import Files
 from sinks.port import Change
-from sinks.schema import plain_type
 from sinks.warehouse import Warehouse
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import InputRejected
 from pipeline.settings import SchemaMode
+from sinks.extremes import NONE_WIDE, wide_of, with_wide
 from sinks.schema import RESCUED, Widen, checked, common_type, decode, encode, unify, unify_encoded
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ class Rules:
         """The columns that a file may have. Raises InputRejected where the declaration contradicts what is committed."""
         import pyarrow as pa
 
-        found = before if before is not None else pa.schema([])
+        found = before if before is not None else with_wide(pa.schema([]), NONE_WIDE)
         if self.declared is not None:
-            found = unify(found, checked(self.declared), widen="none", table=self.table)
+            found = unify(found, with_wide(checked(self.declared), NONE_WIDE), widen="none", table=self.table)
         if self.mode == "rescue" and RESCUED not in found.names:
             found = found.append(pa.field(RESCUED, pa.string()))
         return found
@@ -74,7 +75,7 @@ class Rules:
                     raise InputRejected(f"{what}: {FROZEN}")
                 kind = known  # its values are cast, or the file is at fault
             types[field.name] = kind
-        return pa.schema([pa.field(name, kind) for name, kind in types.items()])
+        return with_wide(pa.schema([pa.field(name, kind) for name, kind in types.items()]), wide_of(base) | wide_of(new))
 
 
 def fixed_type(known: pa.DataType, new: pa.DataType) -> pa.DataType | None:

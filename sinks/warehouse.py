@@ -24,6 +24,7 @@ from sinks.guard import Guard, Limits, half_of_memory_mb
 from sinks.mergeable import VISIBLE
 from sinks.schema import PROVENANCE, decode
 from sinks.statements import STATEMENT_CHARS_MAX, refusal
+from sinks.view_sql import missing, shown
 
 if TYPE_CHECKING:
     import duckdb
@@ -40,7 +41,7 @@ STORAGE_VERSION = "v1.4.0"
 """Of DuckDB files for others: the default of DuckDB 2 cannot be opened by DuckDB 1."""
 SPILL_SHARE = 4
 """How often the memory's size may lie on disk."""
-_REJECTED_COLUMNS = {"row": "VARCHAR", "reason": "VARCHAR", **dict.fromkeys(PROVENANCE, "VARCHAR")}
+_REJECTED_COLUMNS = ("row", "reason", *PROVENANCE)
 
 
 class Stream:
@@ -111,13 +112,15 @@ class Warehouse:
 
     def add_snapshot(self, snapshot: Snapshot, *, view: str | None = None) -> None:
         """Views `<pipeline>` (or `view`) and `<pipeline>__rejected` over the snapshot's live rows."""
+        import pyarrow as pa
+
         main = view or snapshot.pipeline
         dead = [pair for output_id, output in snapshot.outputs.items() for pair in dead_rows(output_id, output)]
         dead_table = self.add_table(main, _dead_table(dead), schema=INTERNAL)
         columns = self.columns(snapshot.schema)
         for table, name, wanted in (
             (MAIN_TABLE, main, columns),
-            (REJECTED_TABLE, main + REJECTED_SUFFIX, _REJECTED_COLUMNS),
+            (REJECTED_TABLE, main + REJECTED_SUFFIX, pa.schema([(name, pa.string()) for name in _REJECTED_COLUMNS])),
         ):
             clean = [f for o in snapshot.outputs.values() if not o.dead for f in o.files if f.table == table]
             mixed = [f for o in snapshot.outputs.values() if o.dead for f in o.files if f.table == table]
@@ -125,19 +128,14 @@ class Warehouse:
             parts = [*self.scans(clean, wanted), *(f"{scan} {live}" for scan in self.scans(mixed, wanted))]
             self.add_view(name, " UNION ALL ".join(parts) or _nothing(wanted))
 
-    def columns(self, schema: str | None) -> dict[str, str]:
-        """The table's columns with their DuckDB types (`NULL` for one without any value yet), provenance last."""
+    def columns(self, schema: str | None) -> pa.Schema:
+        """The table's columns (null for one without any value yet), provenance last."""
         import pyarrow as pa
 
-        declared = decode(schema) if schema is not None else pa.schema([])
-        found: dict[str, str] = {}
-        if len(declared):
-            self.connection.register("_schema", declared.empty_table())
-            found = {row[0]: row[1].strip('"') for row in self._rows("DESCRIBE _schema")}
-            self.connection.unregister("_schema")
-        return found | dict.fromkeys(PROVENANCE, "VARCHAR")
+        declared = list(decode(schema)) if schema is not None else []
+        return pa.schema([*declared, *(pa.field(name, pa.string()) for name in PROVENANCE)])
 
-    def scans(self, files: Sequence[OutputFile], wanted: dict[str, str]) -> list[str]:
+    def scans(self, files: Sequence[OutputFile], wanted: pa.Schema) -> list[str]:
         """One SELECT for each schema among the files, all with the wanted columns."""
         groups: dict[str, list[str]] = {}
         for file in files:
@@ -146,16 +144,15 @@ class Warehouse:
             groups.setdefault(file.schema_id, []).append(path)
         return [self._scan(paths, wanted) for paths in groups.values()]
 
-    def _scan(self, paths: list[str], wanted: dict[str, str]) -> str:
-        have = {row[0]: row[1] for row in self._rows(f"DESCRIBE SELECT * FROM read_parquet({sql.texts(paths[:1])})")}
+    def _scan(self, paths: list[str], wanted: pa.Schema) -> str:
+        have = {field.name: field.type for field in self.stream(f"SELECT * FROM {_parquet(paths[:1])} LIMIT 0").schema}
         selected = []
-        for column, kind in wanted.items():
-            name = sql.name(column)
-            if kind == "NULL" or column not in have:
-                selected.append(f"{'NULL' if kind == 'NULL' else f'CAST(NULL AS {kind})'} AS {name}")
-            else:
-                selected.append(name if have[column] == kind else f"CAST({name} AS {kind}) AS {name}")
-        return f"SELECT {', '.join(selected)} FROM read_parquet({sql.texts(paths)}, hive_partitioning = false) f"
+        for field in wanted:
+            name = sql.name(field.name)
+            here = field.name in have
+            selected.append(shown(name, have[field.name], field.type) if here else missing(field.type))
+            selected[-1] += "" if selected[-1] == name else f" AS {name}"
+        return f"SELECT {', '.join(selected)} FROM {_parquet(paths)} f"
 
     def add_view(self, name: str, select: str) -> None:
         """A view by that name. Raises SettingsError for SQL that does not work on these tables."""
@@ -338,9 +335,13 @@ def _dead_table(dead: Sequence[tuple[str, str]]) -> pa.Table:
     )
 
 
-def _nothing(wanted: dict[str, str]) -> str:
-    columns = (f"{'NULL' if kind == 'NULL' else f'CAST(NULL AS {kind})'} AS {sql.name(name)}" for name, kind in wanted.items())
-    return f"SELECT {', '.join(columns)} WHERE false"
+def _nothing(wanted: pa.Schema) -> str:
+    return f"SELECT {', '.join(f'{missing(field.type)} AS {sql.name(field.name)}' for field in wanted)} WHERE false"
+
+
+def _parquet(paths: list[str]) -> str:
+    """Files of one schema. Folders named `a=b` are none of its columns, wherever the bucket lies."""
+    return f"read_parquet({sql.texts(paths)}, hive_partitioning = false)"
 
 
 def _translated(error: Exception) -> Exception:
