@@ -79,8 +79,9 @@ class Pipeline:
     the rest of the key (`*` stays within one path part, `**/` spans any number). output: where Parquet goes, by default
     `tables/<name>/`. partition_by: columns for hive partitions. order_by, file_mb: by which columns compaction sorts the rows of a
     file (those that filters name), and the size of file it aims at. schema: column types; without it they are learned from the
-    first rows. widen: what happens when a later file brings another type: "none" quarantines that file, "float" lets integers
-    become floats, "string" lets anything become text. schema_mode: what files may do to the columns: "evolve" adds new ones,
+    first rows. widen: what happens when a later file brings another type: by default ("float") a column of integers may become one
+    of floats or decimals while every integer is exact there, "none" leaves it one of integers, "string" lets anything become text;
+    a file that does not fit is quarantined. schema_mode: what files may do to the columns: "evolve" adds new ones,
     "freeze" quarantines a file that brings one or another type, "rescue" puts what does not fit into the column `_rescued`.
     retention_days: how long superseded rows stay on disk for readers. listing:
     what a watching run, or the ticks between two sweeps, list: "auto" from the last key on where keys were seen to grow (dates,
@@ -109,7 +110,7 @@ class Pipeline:
         order_by: Sequence[str] = (),
         file_mb: float = 128,
         schema: pa.Schema | None = None,
-        widen: Literal["none", "float", "string"] = "none",
+        widen: Literal["none", "float", "string"] | None = None,
         schema_mode: SchemaMode = "evolve",
         retention_days: float = 7.0,
         listing: Literal["auto", "whole", "growing"] = "auto",
@@ -135,10 +136,7 @@ class Pipeline:
         self.order_by = strings(f"pipeline {name}", "order_by", order_by)
         self.file_bytes = int(between(f"pipeline {name}", "file_mb", file_mb, 0.001, 4096) * 2**20)
         self.schema = checked_schema(name, schema)
-        if widen not in ("none", "float", "string"):
-            raise SettingsError(f'pipeline {name}: widen={widen!r} is not one of "none", "float", "string"')
-        self.widen: Literal["none", "float", "string"] = widen
-        self.schema_mode = checked_mode(f"pipeline {name}", schema_mode, widen)
+        self.schema_mode, self.widen = checked_mode(f"pipeline {name}", schema_mode, widen)
         if not isinstance(retention_days, int | float) or not 0 <= retention_days <= 3650:
             raise SettingsError(f"pipeline {name}: retention_days={retention_days!r} is not between 0 and 3650")
         self.retention_s = retention_days * DAY_S

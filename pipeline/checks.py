@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import SettingsError
 from pipeline.parse_trees import objects, parse_tree
-from pipeline.settings import CheckAction, CheckSettings, SchemaMode
+from pipeline.settings import CheckAction, CheckSettings, SchemaMode, Widen
 
 if TYPE_CHECKING:
     import duckdb
@@ -14,19 +14,27 @@ if TYPE_CHECKING:
 
 ACTIONS: dict[object, CheckAction] = {"quarantine": "quarantine", "reject": "reject", "warn": "warn"}
 MODES: dict[object, SchemaMode] = {"evolve": "evolve", "freeze": "freeze", "rescue": "rescue"}
+WIDENINGS: dict[object, Widen] = {"none": "none", "float": "float", "string": "string"}
 CONFIG = {"threads": 1, "async_threads": 0}
 """A connection with these has no threads of its own: a process that had one may still be forked."""
 OWN_COLUMNS = ("_source_key", "_source_etag", "_task", "_rescued")
 _OF_ROWS = "a check is about one row: no SELECT, aggregate, window or *"
 
 
-def checked_mode(label: str, mode: object, widen: str) -> SchemaMode:
-    """The mode. Raises SettingsError for none of them, and where `widen` contradicts it."""
+def checked_mode(label: str, mode: object, widen: object) -> tuple[SchemaMode, Widen]:
+    """The mode, and how types may widen: by default integers become floats in tables that evolve.
+
+    Raises SettingsError for none of them, and where `widen` contradicts the mode.
+    """
     if mode not in MODES:
         raise SettingsError(f'{label}: schema_mode={mode!r} is not one of "evolve", "freeze", "rescue"')
+    if widen is None:
+        return MODES[mode], "float" if mode == "evolve" else "none"
+    if widen not in WIDENINGS:
+        raise SettingsError(f'{label}: widen={widen!r} is not one of "none", "float", "string"')
     if mode != "evolve" and widen != "none":
         raise SettingsError(f"{label}: schema_mode={mode!r} never changes a column's type: leave widen={widen!r} out")
-    return MODES[mode]
+    return MODES[mode], WIDENINGS[widen]
 
 
 def checked_schema(name: str, schema: Any) -> Any:

@@ -23,7 +23,6 @@ OUT_OF_MEMORY = re.compile(
 )
 """How libraries say it that have an exception of their own for it (pandas' parser, DuckDB, torch)."""
 
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _memory_mb: int | None = None
 _soft_before: int | None = None
 
@@ -56,17 +55,6 @@ def hold_memory(memory_mb: int | None) -> None:
 def memory_mb_held() -> int | None:
     """The limit that holds in this process now."""
     return _memory_mb
-
-
-def resident_bytes() -> int:
-    """The memory of this process that is in use now."""
-    try:
-        with Path("/proc/self/statm").open("rb") as told:
-            return int(told.read().split()[1]) * _PAGE_BYTES
-    except OSError:  # no Linux
-        import psutil
-
-        return int(psutil.Process().memory_info().rss)
 
 
 def memory_exceeded(memory_mb: int | None) -> str:

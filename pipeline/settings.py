@@ -10,6 +10,7 @@ from pipeline import keys
 DAY_S = 86_400.0
 SchemaMode = Literal["evolve", "freeze", "rescue"]
 CheckAction = Literal["quarantine", "reject", "warn"]
+Widen = Literal["none", "float", "string"]
 MEMORY_MB_DEFAULT = 2048
 
 
@@ -157,7 +158,7 @@ class PipelineSettings:
     exclude: tuple[str, ...]
     output: str
     partition_by: tuple[str, ...]
-    widen: Literal["none", "float", "string"]
+    widen: Widen
     transforms: tuple[TransformSettings, ...]
     aggregates: tuple[AggregateSettings, ...]
     retention_s: float = 7 * DAY_S

@@ -6,41 +6,36 @@ where that fails is each source looked at alone, so that the one at fault is nam
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import keys
 from pipeline.errors import InputRejected
-from pipeline.model import MAIN_TABLE, REJECTED_TABLE, OutputFile
-from pipeline.settings import CheckSettings, SchemaMode
+from pipeline.model import MAIN_TABLE
+from pipeline.settings import CheckSettings, SchemaMode, Widen
 from sinks.checks import Verdict, row_text, verdict
 from sinks.columns import fit, stored
 from sinks.contract import stored_type
-from sinks.encodings import write_large
 from sinks.extremes import NONE_WIDE, measured, wide_of, with_wide
-from sinks.partitions import check_partitions, folders, partitions
+from sinks.output_files import FinishedFile, OutputFiles
+from sinks.partitions import check_partitions, partitions
 from sinks.parts import Part, alike, as_one, by_source, estimate, joined, together
 from sinks.rescue import rescued
 from sinks.results import Rows, parts_of
 from sinks.rules import FROZEN, Rules
-from sinks.schema import PROVENANCE, Widen, checked, decode, encode, fingerprint, unify
+from sinks.schema import PROVENANCE, checked, decode, encode, unify
 from sinks.texts import as_json, encodable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 CONVERT_ROWS = 100_000
-CONVERT_BYTES = 48 * 2**20
+CONVERT_BYTES = 32 * 2**20
 """Dict rows are converted when so many, or so much text, is waiting."""
 FILE_BYTES = 128 * 2**20
 """Arrow bytes after which a file is written."""
-BODY_BYTES = 16 * 2**20
-"""Files up to this size are handed over in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +56,6 @@ class TableSpec:
         return Rules(table=self.name, mode=self.mode, widen=self.widen, declared=self.declared)
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedFile:
-    """One output file: small ones as `body`, large ones as `path`."""
-
-    file: OutputFile
-    body: bytes | None
-    path: Path | None
-
-
 @dataclass(slots=True)
 class Result:
     """See `pipeline.worker.Written`."""
@@ -88,8 +74,7 @@ class AttemptWriter:
     def __init__(self, spec: TableSpec, *, schema: str | None, task: str, nonce: str, scratch: Path) -> None:
         self._spec = spec
         self._task = task
-        self._nonce = nonce
-        self._scratch = scratch
+        self._files = OutputFiles(spec.output, task, nonce, scratch)
         declared = with_wide(checked(spec.declared), NONE_WIDE) if spec.declared is not None else None
         self._rules = spec.rules
         self._schema = decode(schema) if schema is not None else declared
@@ -102,9 +87,8 @@ class AttemptWriter:
         self._pending_rows = self._pending_bytes = 0
         self._tables: list[pa.Table] = []
         self._rejected: dict[int, list[tuple[str, str]]] = {}
-        self._result = Result()
+        self._result = Result(files=self._files.finished)
         self._written: dict[int, int] = {}
-        self._paths: list[Path] = []
 
     def add(self, index: int, key: str, etag: str, result: object, rejected: Sequence[tuple[object, str]] = ()) -> None:
         """Take one source's result. Exceptions of the user's generators pass through; that source then has no rows."""
@@ -138,8 +122,7 @@ class AttemptWriter:
 
     def close(self) -> None:
         """Remove scratch files."""
-        for path in self._paths:
-            path.unlink(missing_ok=True)
+        self._files.close()
 
     # -- conversion --------------------------------------------------------------------------------------------------
 
@@ -352,7 +335,7 @@ class AttemptWriter:
         schema = pa.schema([f for f in self._schema if stored_type(f.type) is not None])
         table = self._without_problems(pa.concat_tables([stored(t, schema) for t in tables]))
         for values, part in partitions(table, self._spec.partition_by):
-            self._write_file(MAIN_TABLE, keys.rows_prefix(self._spec.output), values, part)
+            self._files.write(MAIN_TABLE, values, part)
         self._written |= {i: n for i, n in self._result.rows.items() if i not in self._result.problems}
 
     def _without_problems(self, table: pa.Table) -> pa.Table:
@@ -364,51 +347,11 @@ class AttemptWriter:
         return table.filter(pc.invert(pc.is_in(table.column("_source_key"), pa.array(bad, pa.string())))) if bad else table
 
     def _write_rejected(self) -> None:
-        import pyarrow as pa
-
         rejected = {i: rows for i, rows in self._rejected.items() if i not in self._result.problems}
-        lines = [(i, row, reason) for i, rows in rejected.items() for row, reason in rows]
-        if not lines:
-            return
-        self._result.rejected = {i: len(rows) for i, rows in rejected.items()}
-        table = pa.table(
-            {
-                "row": pa.array([row for _, row, _ in lines], pa.string()),
-                "reason": pa.array([reason for _, _, reason in lines], pa.string()),
-                "_source_key": pa.array([self._sources[i][0] for i, _, _ in lines], pa.string()).dictionary_encode(),
-                "_source_etag": pa.array([self._sources[i][1] for i, _, _ in lines], pa.string()).dictionary_encode(),
-                "_task": pa.array([self._task] * len(lines), pa.string()).dictionary_encode(),
-            }
-        )
-        self._write_file(REJECTED_TABLE, keys.rejected_prefix(self._spec.output), {}, table)
-
-    def _write_file(self, table_name: str, prefix: str, partition: dict[str, str | None], table: pa.Table) -> None:
-        import pyarrow.parquet as pq
-
-        number = len(self._result.files)
-        key = f"{prefix}{folders(partition)}{self._task}.{self._nonce}.{number}.parquet"
-        body, path = None, None
-        if table.nbytes <= BODY_BYTES:
-            sink = io.BytesIO()
-            pq.write_table(table, sink, compression="zstd", compression_level=1)
-            body = sink.getvalue()
-            size, digest = len(body), hashlib.sha256(body).hexdigest()
-        else:
-            path = self._scratch / f"{self._task}.{self._nonce}.{number}.parquet"
-            self._paths.append(path)
-            write_large(table, path, compression_level=1)
-            with path.open("rb") as file:
-                size, digest = path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
-        described = OutputFile(
-            table=table_name,
-            key=key,
-            size_bytes=size,
-            rows=table.num_rows,
-            partition=partition,
-            schema_id=fingerprint(table.schema),
-            sha256=digest,
-        )
-        self._result.files.append(FinishedFile(described, body, path))
+        lines = [(*self._sources[i], row, reason) for i, rows in rejected.items() for row, reason in rows]
+        if lines:
+            self._result.rejected = {i: len(rows) for i, rows in rejected.items()}
+            self._files.write_rejected(lines)
 
 
 def _is_same(before: pa.Schema | None, after: pa.Schema | None) -> bool:

@@ -8,15 +8,13 @@ from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 from sinks.columns import plain_table, require_text
-from sinks.results import HeavyRows, Rows, table_of
+from sinks.results import HeavyRows, Rows, row_bytes, table_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SAMPLED = 8
 """Rows of a list whose size is looked at."""
-LOOKED_AT = 1_000
-"""Values of a list within a row that are looked at one by one; longer lists count by their length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +96,3 @@ def estimate(rows: Rows) -> int:
         return rows.size_bytes
     some = rows[:: max(len(rows) // SAMPLED, 1)]
     return sum(map(row_bytes, some)) * len(rows) // len(some)
-
-
-def row_bytes(row: object) -> int:
-    """Roughly the bytes of a row, also within lists and dicts."""
-    total, waiting = 0, [row]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, str | bytes | bytearray):
-            total += len(value)
-        elif isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list | tuple):
-            waiting += value if len(value) <= LOOKED_AT else ()
-            total += 0 if len(value) <= LOOKED_AT else 16 * len(value)
-        else:
-            total += getattr(value, "nbytes", 32)
-    return total

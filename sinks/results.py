@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputRejected
-from pipeline.limits import resident_bytes
 from sinks.casting import Bent, conversion_errors, hollow
 from sinks.python_values import Mixed, TooDeep, array_of, columns_of, declared_array, field_names
 from sinks.schema import NESTING_MAX
@@ -22,10 +21,13 @@ ROWS_MAX = 20_000
 EXPECTED = "an Arrow table, record batches, an iterable of dicts or dataclasses, a pandas DataFrame, or None"
 
 Rows = list[dict[str, Any]]
-ROWS_BYTES = 32 * 2**20
+ROWS_BYTES = 8 * 2**20
 """Memory that rows may take before they are handed on, few as they may be."""
-LOOK_ROWS = 64
-"""So many rows at most come between two looks at the memory."""
+LOOK_ROWS = 32
+"""So many rows at most come between two that are looked at, if they are small."""
+LARGE_ROW_BYTES = 16_384
+LOOKED_AT = 1_000
+"""Values of a list within a row that are looked at one by one; longer lists count by their length."""
 
 
 class HeavyRows(list[dict[str, Any]]):
@@ -60,18 +62,17 @@ def parts_of(result: object) -> Iterator[Rows | pa.Table]:
 
 def _items(result: Iterable[object]) -> Iterator[Rows | pa.Table]:
     rows: Rows = []
-    memory = _Memory()
+    weight = _Weight()
     for number, item in enumerate(result, 1):
         row = item if type(item) is dict else _row(item)
         if row is not None:
             rows.append(row)
             if len(rows) == ROWS_MAX:
                 yield rows
-                rows = []
-            elif len(rows) >= memory.look_at and memory.is_full(len(rows)):
+                rows, weight = [], _Weight()
+            elif len(rows) >= weight.look_at and weight.is_full(rows):
                 yield HeavyRows(rows)
-                rows = []
-                memory = _Memory()
+                rows, weight = [], _Weight()
             continue
         table = _table(item)
         if table is None:
@@ -84,19 +85,37 @@ def _items(result: Iterable[object]) -> Iterator[Rows | pa.Table]:
         yield rows
 
 
-class _Memory:
-    """How much this process has grown since rows were last handed on. It looks after each row where they are large, else seldom."""
+class _Weight:
+    """About how many bytes rows hold, from some of them: from each where they are large, else from one in LOOK_ROWS or so."""
 
     def __init__(self) -> None:
-        self._begun = self._last = resident_bytes()
+        self._bytes, self._step = 0, 1
         self.look_at = 1
 
-    def is_full(self, rows: int) -> bool:
+    def is_full(self, rows: Rows) -> bool:
         """Whether the rows so far are to be handed on. `look_at` says with how many to ask again."""
-        now = resident_bytes()
-        step = min(rows, LOOK_ROWS) if now - self._last < ROWS_BYTES // 8 else 1
-        self._last, self.look_at = now, rows + step
-        return now - self._begun >= ROWS_BYTES
+        size = row_bytes(rows[-1])
+        self._bytes += size * self._step
+        self._step = 1 if size > LARGE_ROW_BYTES else 1 + (len(rows) * 2_654_435_761 >> 9) % min(len(rows), LOOK_ROWS)
+        self.look_at = len(rows) + self._step
+        return self._bytes >= ROWS_BYTES
+
+
+def row_bytes(row: object) -> int:
+    """Roughly the bytes of a row, also within lists and dicts."""
+    total, waiting = 0, [row]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str | bytes | bytearray):
+            total += len(value)
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value if len(value) <= LOOKED_AT else ()
+            total += 0 if len(value) <= LOOKED_AT else 16 * len(value)
+        else:
+            total += getattr(value, "nbytes", 32)
+    return total
 
 
 def _row(item: object) -> dict[str, Any] | None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputRejected
-from pipeline.settings import SchemaMode
+from pipeline.settings import SchemaMode, Widen
 from sinks.extremes import NONE_WIDE, wide_of, with_wide
-from sinks.schema import RESCUED, Widen, checked, common_type, decode, encode, unify, unify_encoded
+from sinks.schema import RESCUED, checked, common_type, decode, encode, unify, unify_encoded
 
 if TYPE_CHECKING:
     import pyarrow as pa

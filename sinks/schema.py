@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pipeline.errors import InputRejected
+from pipeline.settings import Widen
 from sinks.contract import (
     DECIMAL_DIGITS,
     ZONE,
@@ -28,8 +29,6 @@ from sinks.extremes import NONE_WIDE, Wide, wide_of, with_wide, within
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Widen = Literal["none", "float", "string"]
 
 PROVENANCE = ("_source_key", "_source_etag", "_task")
 """Columns that every file of the rows has, and that no user's column may be called."""
@@ -147,10 +146,10 @@ def _advice(known: pa.DataType, new: pa.DataType, widen: Widen, wide: Wide) -> s
 
     number = pt.is_integer(known) or pt.is_integer(new)
     if number and (pt.is_floating(known) or pt.is_floating(new)):
-        if () in wide:
-            return ': integers beyond 2**53 are no floats; declare a decimal or text in schema=, or widen="string"'
         if widen == "none":
             return ' (widen="float" lets integers become floats)'
+        if () in wide:
+            return ': it has integers beyond 2**53, which no float holds; declare a decimal in schema=, or let both be text (widen="string")'
     if pt.is_timestamp(known) and pt.is_timestamp(new):
         if (known.tz is None) != (new.tz is None):
             return ": give all of them a zone, or none"

@@ -116,7 +116,8 @@ def _lines(change: dict[str, Any]) -> list[tuple[object, ...]]:
 
 
 def _mode_text(report: dict[str, Any]) -> str:
-    widen = f', widen="{report["widen"]}"' if report["widen"] != "none" else ""
+    usual = "float" if report["mode"] == "evolve" else "none"
+    widen = f', widen="{report["widen"]}"' if report["widen"] != usual else ""
     return f'schema_mode="{report["mode"]}"{widen}'
 
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputRejected
-from sinks import parquet, results
+from sinks import output_files, parquet, results
+from sinks.extremes import NONE_WIDE, with_wide
 from sinks.parquet import AttemptWriter, TableSpec
 from sinks.schema import encode
 
@@ -112,7 +113,7 @@ def test_a_generator_that_fails_leaves_no_rows(tmp_path: Path) -> None:
 
 def test_large_results_are_spooled_to_files_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "FILE_BYTES", 1 << 20)
-    monkeypatch.setattr(parquet, "BODY_BYTES", 1 << 16)
+    monkeypatch.setattr(output_files, "BODY_BYTES", 1 << 16)
     monkeypatch.setattr(parquet, "CONVERT_ROWS", 5_000)
     w = writer(tmp_path)
     w.add(0, "big", "e", ({"i": i, "text": f"{i:0100}"} for i in range(50_000)))
@@ -165,8 +166,8 @@ def test_a_declared_schema_casts_or_names_what_does_not_fit(tmp_path: Path) -> N
     w.add(2, "big", "e", [{"n": 2**40}])
     result = w.finish()
     assert [(r["at"], r["n"]) for r in rows_of(result)] == [(datetime(2026, 1, 2, 3, 4, 5), 7)]  # noqa: DTZ001
-    assert result.problems[1].startswith("column 'at' is string and does not fit timestamp[us]")
-    assert result.problems[2].startswith("column 'n' is int64 and does not fit int32")
+    assert result.problems[1].startswith("column 'at' is declared as timestamp[us], and row 1 has str 'yesterday'")
+    assert result.problems[2].startswith("column 'n' is declared as int32, and row 1 has int 1099511627776")
 
 
 def test_encodings_and_empty_types_are_made_plain(tmp_path: Path) -> None:
@@ -205,6 +206,10 @@ def test_the_table_decides_not_the_attempt(tmp_path: Path) -> None:
     w = writer(tmp_path, schema=encode(pa.schema([("v", pa.int64())])))
     w.add(0, "a", "e", [{"v": 1.5}])
     assert 'widen="float"' in w.finish().problems[0]
+    small = encode(with_wide(pa.schema([("v", pa.int64())]), NONE_WIDE))
+    w = writer(tmp_path, schema=small, widen="float")
+    w.add(0, "a", "e", [{"v": 1.5}])
+    assert w.finish().problems == {}
 
 
 @pytest.mark.parametrize("file_bytes", [1, parquet.FILE_BYTES], ids=["written before", "not written yet"])

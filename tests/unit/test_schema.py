@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputRejected
-from sinks.schema import Widen, checked, common_type, decode, encode, unify, unify_encoded
+from pipeline.settings import Widen
+from sinks.extremes import NONE_WIDE, with_wide
+from sinks.schema import checked, common_type, decode, encode, unify, unify_encoded
 
 SCALARS = [pa.int8(), pa.int32(), pa.int64(), pa.uint16(), pa.float32(), pa.float64(), pa.string(), pa.bool_(), pa.date32()]
 SCALARS += [pa.null(), pa.timestamp("s"), pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.binary()]
@@ -55,7 +57,10 @@ def test_schemas_survive_the_log(kind: pa.DataType) -> None:
         (pa.int64(), pa.string(), "string", pa.string()),
         (pa.int32(), pa.int64(), "none", pa.int64()),
         (pa.uint32(), pa.int32(), "none", pa.int64()),
-        (pa.uint64(), pa.int64(), "none", None),
+        (pa.uint64(), pa.int64(), "none", pa.int64()),
+        (pa.int64(), pa.decimal128(10, 2), "float", pa.decimal128(18, 2)),
+        (pa.time64("us"), pa.time64("ns"), "none", pa.time64("ns")),
+        (pa.struct([]), pa.struct([("a", pa.int8())]), "none", pa.struct([("a", pa.int8())])),
         (pa.bool_(), pa.int64(), "float", None),
         (pa.binary(), pa.string(), "string", None),
         (pa.timestamp("s"), pa.timestamp("us"), "none", pa.timestamp("us")),
@@ -67,6 +72,68 @@ def test_schemas_survive_the_log(kind: pa.DataType) -> None:
 )
 def test_widening(a: pa.DataType, b: pa.DataType, widen: Widen, both: pa.DataType | None) -> None:
     assert common_type(a, b, widen) == both
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "a_wide", "b_wide", "both"),
+    [
+        (pa.int64(), pa.float64(), True, False, None),
+        (pa.float64(), pa.int64(), False, True, None),
+        (pa.float64(), pa.int64(), True, False, pa.float64()),
+        (pa.int64(), pa.uint64(), True, False, pa.int64()),
+        (pa.int64(), pa.uint64(), False, True, None),
+        (pa.int64(), pa.decimal128(10, 2), True, False, pa.decimal128(22, 2)),
+        (pa.timestamp("us"), pa.timestamp("ns"), False, False, pa.timestamp("ns")),
+        (pa.timestamp("us"), pa.timestamp("ns"), True, False, None),
+        (pa.timestamp("ns", "UTC"), pa.timestamp("us", "UTC"), False, True, None),
+        (pa.timestamp("us", "Europe/Riga"), pa.timestamp("us", "UTC"), True, True, pa.timestamp("us", "UTC")),
+    ],
+)
+def test_a_type_widens_only_as_far_as_the_values_are_exact(
+    a: pa.DataType, b: pa.DataType, a_wide: bool, b_wide: bool, both: pa.DataType | None
+) -> None:
+    leaf = frozenset({()})
+    assert common_type(a, b, "float", leaf if a_wide else NONE_WIDE, leaf if b_wide else NONE_WIDE) == both
+
+
+def test_of_a_table_of_which_nothing_is_known_all_values_count_as_large() -> None:
+    old, new = pa.schema([("l", pa.list_(pa.int64()))]), pa.schema([("l", pa.list_(pa.float64()))])
+    with pytest.raises(InputRejected, match=r"column 'l\[\]' is double, but in table t it is int64: it has integers beyond"):
+        unify(old, with_wide(new, NONE_WIDE), widen="float", table="t")
+    assert unify(with_wide(old, NONE_WIDE), with_wide(new, NONE_WIDE), widen="float", table="t").types == new.types
+
+
+@pytest.mark.parametrize(
+    ("before", "new", "words"),
+    [
+        (pa.struct([("name", pa.string())]), pa.struct([("Name", pa.string())]), "'name' and 'Name', which SQL cannot tell apart"),
+        (
+            pa.list_(pa.struct([("a", pa.int8())])),
+            pa.list_(pa.struct([("A", pa.int8())])),
+            r"column 'x\[\]' has the fields 'a' and 'A'",
+        ),
+        (pa.struct([("a", pa.int64())]), pa.struct([("a", pa.string())]), r"column 'x.a' is string.*widen=\"string\""),
+        (pa.map_(pa.string(), pa.int64()), pa.map_(pa.string(), pa.bool_()), r"column 'x\{\}' is bool, but in table t it is int64"),
+    ],
+)
+def test_a_contradiction_is_named_where_it_is_with_the_way_out(before: pa.DataType, new: pa.DataType, words: str) -> None:
+    with pytest.raises(InputRejected, match=words):
+        unify(pa.schema([("x", before)]), pa.schema([("x", new)]), widen="float", table="t")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.struct([("a", pa.int8()), ("A", pa.int8())]),
+        pa.struct([("a", pa.int8()), ("a", pa.int8())]),
+        pa.list_(pa.struct([("", pa.int8())])),
+        pa.map_(pa.string(), pa.struct([("a\0b", pa.int8()), ("a", pa.int8())])),
+        pa.struct([("s", pa.struct([("x", pa.int8()), ("X", pa.int8())]))]),
+    ],
+)
+def test_names_that_sql_cannot_tell_apart_are_refused_at_any_depth(kind: pa.DataType) -> None:
+    with pytest.raises(InputRejected, match="rename"):
+        checked(pa.schema([("x", kind)]))
 
 
 def test_columns_are_added_in_order_and_never_renamed_by_case() -> None:
