@@ -22,7 +22,7 @@ def text_sql(value: str, kind: pa.DataType) -> str:
     if pt.is_floating(kind):
         return rf"regexp_replace(CAST(CAST({value} AS DOUBLE) AS VARCHAR), '\.0$', '')"
     if pt.is_decimal(kind):
-        text = f"CAST({value} AS VARCHAR)"
+        text = rf"regexp_replace(CAST({value} AS VARCHAR), '^(-?)\.', '\1' || '0.')"  # DuckDB leaves the 0 before the point out
         return f"CASE WHEN contains({text}, '.') THEN rtrim(rtrim({text}, '0'), '.') ELSE {text} END"
     if pt.is_timestamp(kind) and kind.tz is not None:
         return f"(CAST(timezone('UTC', {value}) AS VARCHAR) || '+00')"

@@ -1,0 +1,57 @@
+"""What becomes of a file is what its values say, whatever lies beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.values.model import Row, Table, same
+from tests.values.strategies import ANY, JSON, files, grouping, groups_of
+from tests.values.writing import written
+
+USUAL = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+widenings = st.sampled_from(["none", "float", "string"])
+
+
+def check(given_files: list[list[Row]], widen: Any) -> None:
+    model = Table(widen)
+    kept = {i for i, rows in enumerate(given_files) if model.offer(str(i), rows)}
+    bad, _, rows = written(given_files, [[i] for i in range(len(given_files))], widen)
+    assert set(range(len(given_files))) - bad == kept
+    expected: dict[int, list[Row]] = {i: [] for i in kept}
+    for key, row in model.shown():
+        expected[int(key)].append(row)
+    for i in kept:
+        assert len(rows[i]) == len(expected[i])
+        for wanted, found in zip(expected[i], rows[i], strict=True):
+            assert list(wanted) == list(found)
+            for name in wanted:
+                assert same(wanted[name], found[name]), (name, wanted[name], found[name])
+
+
+def company(given_files: list[list[Row]], sizes: list[int], widen: Any) -> None:
+    alone = written(given_files, [[i] for i in range(len(given_files))], widen)
+    grouped = written(given_files, groups_of(given_files, sizes), widen)
+    assert alone[0] == grouped[0]
+    assert alone[1] == grouped[1]
+    assert repr(alone[2]) == repr(grouped[2])
+
+
+@given(files(JSON), widenings)
+@USUAL
+def test_documents_are_kept_exactly_or_set_aside(given_files: list[list[Row]], widen: Any) -> None:
+    check(given_files, widen)
+
+
+@given(files(ANY), widenings)
+@USUAL
+def test_python_values_are_kept_exactly_or_set_aside(given_files: list[list[Row]], widen: Any) -> None:
+    check(given_files, widen)
+
+
+@given(files(ANY), grouping, widenings)
+@USUAL
+def test_the_company_of_a_file_changes_nothing(given_files: list[list[Row]], sizes: list[int], widen: Any) -> None:
+    company(given_files, sizes, widen)
