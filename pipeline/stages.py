@@ -23,6 +23,8 @@ from pipeline.model import MAIN_TABLE, Head, Inputs, OutputFile, Page, Stored
 from pipeline.ports import Clock, Content, Store
 from pipeline.settings import Policy
 from pipeline.state import State
+from sinks.columns import as_table
+from sinks.schema import decode
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,11 +39,12 @@ _PROVENANCE = ("_source_key", "_source_etag", "_task")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one source's rows are."""
+    """Where one source's rows are. schema: the table's columns as they were then."""
 
     source: str
     task: str
     files: tuple[OutputFile, ...]
+    schema: str | None = None
 
 
 class TableStore:
@@ -128,7 +131,7 @@ class TableStore:
         holder = state.holder_of(entry.output)
         files = state.outputs[holder].files if holder is not None else []
         own = tuple(file for file in files if file.table == MAIN_TABLE)
-        place = Place(key.removeprefix(self.prefix), entry.output.partition(".")[0], own)
+        place = Place(key.removeprefix(self.prefix), entry.output.partition(".")[0], own, state.schema)
         self._places[key, entry.output] = place
         return place
 
@@ -207,9 +210,9 @@ class FileRows:
         """The rows as an Arrow stream, without provenance. Raises StoreUnavailable where a file was replaced meanwhile."""
         import pyarrow as pa
 
-        found = [self._of(file, place) for file in place.files]
-        found = [rows for rows in found if rows.num_rows] or found[:1]
-        rows = pa.concat_tables(found, promote_options="permissive") if found else pa.table({})
+        schema = decode(place.schema) if place.schema is not None else pa.schema([])
+        found = [as_table(self._of(file, place), schema) for file in place.files]
+        rows = pa.concat_tables(found) if found else pa.table({})
         rows = rows.drop_columns([name for name in _PROVENANCE if name in rows.column_names])
         out = io.BytesIO()
         with pa.ipc.new_stream(out, rows.schema) as writer:

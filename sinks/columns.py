@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputRejected
-from sinks.casting import Bent, cast_column, conversion_errors, plain_column
+from sinks.casting import Bent, cast_array, cast_column, conversion_errors, plain_column
 from sinks.contract import stored_type
 from sinks.schema import PROVENANCE, checked
 
@@ -78,4 +78,20 @@ def stored(table: pa.Table, schema: pa.Schema) -> pa.Table:
     for name in PROVENANCE:
         names.append(name)
         columns.append(table.column(name))
+    return pa.Table.from_arrays(columns, names=names)
+
+
+def as_table(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows as they are stored with the columns of a table, as queries show them, and provenance."""
+    import pyarrow as pa
+
+    names, columns = [], []
+    for wanted in schema:
+        at = rows.schema.get_field_index(wanted.name)
+        names.append(wanted.name)
+        empty = pa.chunked_array([cast_array(pa.nulls(rows.num_rows), wanted.type)])
+        columns.append(empty if at < 0 else _converted(wanted.name, rows.column(at), wanted.type))
+    for name in PROVENANCE:
+        names.append(name)
+        columns.append(rows.column(name))
     return pa.Table.from_arrays(columns, names=names)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 NOTHING = '"NULL"'
-HOLLOW = f"MAP({NOTHING}, {NOTHING})"
+HOLLOW = f"MAP(VARCHAR, {NOTHING})"
 
 
 def view_type(kind: pa.DataType) -> str:
@@ -51,7 +51,7 @@ def shown(value: str, have: pa.DataType, want: pa.DataType, depth: int = 0) -> s
     if pt.is_null(want):
         return "NULL"
     if is_hollow(want):
-        return f"CASE WHEN {value} THEN MAP {{}} END" if pt.is_boolean(have) else missing(want)
+        return f"CASE WHEN {value} THEN CAST(MAP {{}} AS {HOLLOW}) END" if pt.is_boolean(have) else missing(want)
     if pt.is_nested(want):
         return _nested(value, have, want, depth)
     if pt.is_nested(have):

@@ -11,6 +11,7 @@ from pipeline.contents import LazyContents
 from pipeline.executors.inline import InlineExecutor
 from pipeline.executors.owners import this_process
 from pipeline.settings import Policy
+from pipeline.stages import TableContents, TableStore
 from pipeline.stores.local import LocalStore
 from pipeline.worker import Worker
 from sinks.parquet import AttemptWriter
@@ -21,7 +22,7 @@ def inline_runtime(p: Pipeline, folder: Path, *, aggregates: bool = True, **poli
     store, spec = LocalStore(folder), table_spec(p)
     worker = Worker(
         store=store,
-        contents=LazyContents(store),
+        contents=LazyContents(store) if p.upstream is None else _tables(store, p.upstream),
         home=keys.home(p.name),
         code=loaded_on_use(p),
         make_writer=lambda a: AttemptWriter(spec, schema=a.schema, task=a.task.id, nonce=a.nonce, scratch=folder),
@@ -30,3 +31,7 @@ def inline_runtime(p: Pipeline, folder: Path, *, aggregates: bool = True, **poli
     )
     executor = InlineExecutor(worker, owner=this_process())
     return Runtime(p, p.settings(), store, Policy(**policy), executor, aggregates=aggregates)
+
+
+def _tables(store: LocalStore, upstream: Pipeline) -> TableContents:
+    return TableContents(TableStore(store, upstream, clock=WallClock(), policy=Policy()))
