@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from sinks.contract import is_hollow, is_list, plain_type, refused_within
@@ -86,7 +87,7 @@ def plain(array: pa.Array) -> pa.Array:
     if isinstance(kind, _extension()):
         return _plain_extension(array)
     if pt.is_dictionary(kind):
-        return plain(array.dictionary_decode())
+        return plain(array.dictionary).take(array.indices)
     if pt.is_run_end_encoded(kind):
         import pyarrow.compute as pc
 
@@ -325,7 +326,7 @@ def _require_same(before: pa.Array, after: pa.Array) -> None:
     import pyarrow.compute as pc
     import pyarrow.types as pt
 
-    if before.type.equals(after.type):
+    if before.type.equals(after.type) or pt.is_float16(before.type):
         return
     back = after.cast(before.type)
     same = pc.equal(back, before)
@@ -376,9 +377,14 @@ def map_of(array: pa.MapArray, key: Callable[[pa.Array], pa.Array], item: Callab
     """A map with its keys and values changed."""
     import pyarrow as pa
 
-    compact = array.take(pa.array(range(len(array)), pa.int64()))  # without what a slice leaves out, and nothing behind nulls
-    offsets = compact.offsets.to_pylist()
-    keys, items = key(compact.keys[offsets[0] : offsets[-1]]), item(compact.items[offsets[0] : offsets[-1]])
-    there = [*compact.is_valid().to_pylist(), True]
-    starts = [one - offsets[0] if is_there else None for one, is_there in zip(offsets, there, strict=True)]
+    offsets, is_there = array.offsets.to_pylist(), array.is_valid().to_pylist()
+    first, last = offsets[0], offsets[-1]
+    keys, items = key(array.keys[first:last]), item(array.items[first:last])
+    lengths = [offsets[i + 1] - offsets[i] if there else 0 for i, there in enumerate(is_there)]
+    if sum(lengths) < last - first:  # something lies behind nulls
+        rows = [n - first for i, there in enumerate(is_there) if there for n in range(offsets[i], offsets[i + 1])]
+        kept = pa.array(rows, pa.int64())
+        keys, items = keys.take(kept), items.take(kept)
+    ends = [0, *accumulate(lengths)]
+    starts = [*(end if there else None for end, there in zip(ends, is_there, strict=False)), ends[-1]]
     return pa.MapArray.from_arrays(pa.array(starts, pa.int32()), keys, items).cast(pa.map_(keys.type, items.type))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,10 @@ def parts_of(result: object) -> Iterator[Rows | pa.Table]:
         for start in range(0, len(result), ROWS_MAX):
             yield result[start : start + ROWS_MAX] if len(result) > ROWS_MAX else result
         return
+    frame = _frame(result)
+    if frame is not None:
+        yield from frame
+        return
     table = _table(result)
     if table is not None:
         yield table
@@ -74,13 +79,14 @@ def _items(result: Iterable[object]) -> Iterator[Rows | pa.Table]:
                 yield HeavyRows(rows)
                 rows, weight = [], _Weight()
             continue
-        table = _table(item)
-        if table is None:
+        frame = _frame(item)
+        table = _table(item) if frame is None else None
+        if table is None and frame is None:
             raise InputRejected(f"row {number} of the transform's result is {_named(item)}; expected a dict or a dataclass")
         if rows:
             yield rows
             rows = []
-        yield table
+        yield from frame if frame is not None else [table]
     if rows:
         yield rows
 
@@ -133,12 +139,44 @@ def _table(item: object) -> pa.Table | None:
         return item
     if isinstance(item, pa.RecordBatch):
         return pa.Table.from_batches([item])
-    pandas = sys.modules.get("pandas")
-    if pandas is not None and isinstance(item, getattr(pandas, "DataFrame", ())):
-        return pa.Table.from_pandas(item, preserve_index=False)
     if hasattr(item, "__arrow_c_stream__") and not isinstance(item, pa.RecordBatchReader):
         return pa.table(item)
     return None
+
+
+def _frame(item: object) -> list[Rows | pa.Table] | None:
+    """A pandas frame, without its index, as parts; None for anything else.
+
+    Columns of Python objects are taken value by value, where pyarrow would bend some. Missing values are null, NaN among them.
+    """
+    pandas = sys.modules.get("pandas")
+    if pandas is None or not isinstance(item, getattr(pandas, "DataFrame", ())):
+        return None
+    import pyarrow as pa
+
+    frame: Any = item
+    names = [str(name) for name in frame.columns]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputRejected(f"there are two columns named {twice!r}: rename one")
+    arrays = []
+    for i in range(len(names)):
+        series = frame.iloc[:, i]
+        if series.dtype != object:
+            arrays.append(pa.array(series, from_pandas=True))
+            continue
+        values = [_unless_nan(value) for value in series.tolist()]
+        try:
+            arrays.append(_column(values, None))
+        except conversion_errors():  # as declared, perhaps; else this is said there, with the column and the row
+            rows: Rows = [dict(zip(names, row, strict=True)) for row in frame.itertuples(index=False, name=None)]
+            plain = [{n: _unless_nan(value) for n, value in row.items()} for row in rows]
+            return [plain[start : start + ROWS_MAX] for start in range(0, len(plain), ROWS_MAX)]
+    return [pa.Table.from_arrays(arrays, names=names)] if names else []
+
+
+def _unless_nan(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], declared: Mapping[str, pa.DataType] | None = None) -> pa.Table:

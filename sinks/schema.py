@@ -149,7 +149,7 @@ def _advice(known: pa.DataType, new: pa.DataType, widen: Widen, wide: Wide) -> s
         if widen == "none":
             return ' (widen="float" lets integers become floats)'
         if () in wide:
-            return ': it has integers beyond 2**53, which no float holds; declare a decimal in schema=, or let both be text (widen="string")'
+            return ': it has integers beyond 2**53, which no float holds (declare a decimal, or let both be text: widen="string")'
     if pt.is_timestamp(known) and pt.is_timestamp(new):
         if (known.tz is None) != (new.tz is None):
             return ": give all of them a zone, or none"
