@@ -34,6 +34,14 @@ class Found:
     """They are at their committed version, and to be processed once more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """The table's columns as they are to be, where they are still what they were `before` (see `pipeline/repair.py`)."""
+
+    before: str | None
+    after: str
+
+
 @dataclass(slots=True)
 class Evidence:
     """What was seen outside the log. `base` is the sequence that was loaded before `found` and `missing` were listed."""
@@ -61,6 +69,7 @@ class Evidence:
     """Ledger runs that no checkpoint needs any more, as far as was known."""
     change: Change | None = None
     """Of generations: one to begin, publish, roll back or drop."""
+    mended: Mended | None = None
     backlog: Backlog | None = None
     """What the listing left for later passes, once that is known."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.errors import TidemillError
+from pipeline.errors import CommitConflict, TidemillError
 from pipeline.evidence import Evidence
 from pipeline.model import FORMAT_VERSION, MAIN_TABLE, OutputFile, Receipt, Task
 from pipeline.snapshot import Output
@@ -136,6 +136,12 @@ class Compactor:
                 break
             await self._one(names)
         return self.done
+
+    async def rewrite(self, names: list[str]) -> None:
+        """These outputs alone, whatever their size."""
+        await self._one(names)
+        if self.done.outdone:
+            raise CommitConflict(f"others changed table {self.passing.parts.settings.name} meanwhile: run it again")
 
     async def _one(self, names: list[str]) -> None:
         passing, rewriter = self.passing, self.passing.parts.rewriter

@@ -115,6 +115,9 @@ class _Draft:
             self.decided.update(k for k in task.inputs.keys if self.state.is_wanted(k, task_id))
             self.commit.settle.append(settled(receipt))
             self._replan_deferred(task, receipt)
+        mended = self.evidence.mended
+        if mended is not None and mended.before == self.schema:
+            self.schema = mended.after
         if self.schema != self.state.schema:
             self.commit.schema = self.schema
 

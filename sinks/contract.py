@@ -268,3 +268,64 @@ def check_names_within(path: str, kind: pa.DataType) -> None:
 def differs_in_case(where: str, known: str, name: str) -> str:
     """What is said of two fields of one struct that DuckDB takes for one."""
     return f"column {where!r} has the fields {known!r} and {name!r}, which SQL cannot tell apart (names ignore case): rename one"
+
+
+Steps = tuple[str, ...]
+"""The way to a field: the column, then a name for a struct, `[]` for a list, `{key}` and `{}` for a map."""
+
+
+def name_conflicts(schema: pa.Schema) -> dict[Steps, str]:
+    """Fields, at any depth, that SQL cannot name or tell from one before them, with the reason."""
+    found: dict[Steps, str] = {}
+    _conflicts((), [(field.name, field.type) for field in schema], found)
+    return found
+
+
+def _conflicts(at: Steps, fields: list[tuple[str, pa.DataType]], found: dict[Steps, str]) -> None:
+    import pyarrow.types as pt
+
+    seen: dict[str, str] = {}
+    for name, kind in fields:
+        steps = (*at, name)
+        known = seen.setdefault(folded(name), name) if name and "\0" not in name else None
+        if known is None:
+            found[steps] = f"column {path_of(at) or name!r} has a name that SQL cannot say"
+        elif known != name:
+            what = repr(path_of(at)) if at else "the table"
+            found[steps] = f"column {what} has the fields {known!r} and {name!r}, which SQL cannot tell apart"
+        elif pt.is_struct(kind):
+            _conflicts(steps, [(f.name, f.type) for f in kind], found)
+        else:
+            for step, child in inner(kind):
+                below = [(f.name, f.type) for f in child] if pt.is_struct(child) else []
+                _conflicts((*steps, step), below, found)
+
+
+def path_of(steps: Steps) -> str:
+    """As it is written in messages: `a.b`, `a[].b`."""
+    text = steps[0] if steps else ""
+    for step in steps[1:]:
+        text += step if step in ("[]", "{key}", "{}") else f".{step}"
+    return text
+
+
+def without(schema: pa.Schema, fields: dict[Steps, str]) -> pa.Schema:
+    """The schema without these fields."""
+    import pyarrow as pa
+
+    kept = [(field.name, _without((field.name,), field.type, fields)) for field in schema if (field.name,) not in fields]
+    return pa.schema([pa.field(name, kind) for name, kind in kept])
+
+
+def _without(at: Steps, kind: pa.DataType, fields: dict[Steps, str]) -> pa.DataType:
+    import pyarrow as pa
+    import pyarrow.types as pt
+
+    if pt.is_struct(kind):
+        kept = [f for f in kind if (*at, f.name) not in fields]
+        return pa.struct([pa.field(f.name, _without((*at, f.name), f.type, fields)) for f in kept])
+    if pt.is_list(kind):
+        return pa.list_(_without((*at, "[]"), kind.value_type, fields))
+    if pt.is_map(kind):
+        return pa.map_(_without((*at, "{key}"), kind.key_type, fields), _without((*at, "{}"), kind.item_type, fields))
+    return kind

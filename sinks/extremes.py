@@ -24,6 +24,11 @@ NANOSECONDS_MAX_US = (2**63 - 1) // 1000 - 1
 _KEY = b"tidemill.wide"
 
 
+def is_known(schema: pa.Schema) -> bool:
+    """Whether this version, or a later one, committed the schema."""
+    return _KEY in (schema.metadata or {})
+
+
 def wide_of(schema: pa.Schema) -> Wide:
     """The wide leaves of a schema as it was committed."""
     known = (schema.metadata or {}).get(_KEY)

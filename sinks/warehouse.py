@@ -18,6 +18,7 @@ from pipeline.parse_trees import parse_tree
 from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Snapshot, dead_rows
 from sinks import sql
+from sinks.contract import name_conflicts
 from sinks.dimensions import Dimension
 from sinks.files import Files
 from sinks.guard import Guard, Limits, half_of_memory_mb
@@ -115,9 +116,11 @@ class Warehouse:
         import pyarrow as pa
 
         main = view or snapshot.pipeline
+        columns = self.columns(snapshot.schema)
+        for why in name_conflicts(columns).values():
+            raise SettingsError(f"table {snapshot.pipeline} cannot be read: {why}; `tidemill schema repair` takes it out")
         dead = [pair for output_id, output in snapshot.outputs.items() for pair in dead_rows(output_id, output)]
         dead_table = self.add_table(main, _dead_table(dead), schema=INTERNAL)
-        columns = self.columns(snapshot.schema)
         for table, name, wanted in (
             (MAIN_TABLE, main, columns),
             (REJECTED_TABLE, main + REJECTED_SUFFIX, pa.schema([(name, pa.string()) for name in _REJECTED_COLUMNS])),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.options import Target, on_bucket, root_runtime, wait
-from pipeline.cli.render import as_json, count, table
+from pipeline.cli.render import as_json, count, printable, table
 
 if TYPE_CHECKING:
     from pipeline.api import Pipeline
@@ -61,6 +61,37 @@ def history_command(target: Target) -> int:
         if rows:
             table(("commit", "at (UTC)", "column", "change"), rows)
         click.echo(_kept_text(report["log_kept_from"]))
+    return 0
+
+
+@schema_command.command("repair", epilog="Example:  tidemill schema repair pipeline.py --bucket ./bucket --dry-run")
+@on_bucket
+@click.option("--dry-run", is_flag=True, help="say what is wrong, change nothing")
+def repair_command(target: Target, dry_run: bool) -> int:
+    """Mend a table that no query can read: an older version let in fields that SQL cannot tell apart, such as name and Name.
+
+    The rows of the files that brought such a field go out of the table, those files wait in quarantine, and Parquet files that had
+    it are written anew. Reads all files once where an older version left no word of what their integers and times reach.
+    """
+    from pipeline.repair import damage_of, mend
+
+    for p in target.pipelines:
+        opened = wait(root_runtime(target, p).live())
+        wait(opened.store.check(opened.settings.source))
+        found = wait(damage_of(opened))
+        if found and not dry_run:
+            wait(mend(opened, found))
+        if target.as_json:
+            as_json({"pipeline": p.name, "fields": found.fields, "files": found.sources, "dry_run": dry_run})
+            continue
+        if not found.fields:
+            click.echo(
+                f"{p.name}: nothing to repair" + (", its numbers and times are measured now" if found and not dry_run else "")
+            )
+            continue
+        click.echo(f"{p.name}: {'would take out' if dry_run else 'took out'} {', '.join(map(printable, found.fields))}")
+        for key in found.sources:
+            click.echo(f"  {'would set aside' if dry_run else 'set aside'} {printable(key)}")
     return 0
 
 

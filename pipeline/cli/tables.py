@@ -72,6 +72,9 @@ async def add_tables(warehouse: Warehouse, runtime: Runtime, state: State, *, so
     """The pipeline's rows, dimensions and aggregates; only rows of `sources` where given. What cannot be read is told to whoever
     asks for it.
     """
+    from pipeline.repair import refuse_damaged
+
+    await refuse_damaged(runtime, state)
     snapshot, aggregates = state.snapshot(sources), runtime.settings.aggregates
     warehouse.add_snapshot(snapshot)
     if sources is not None:
