@@ -26,11 +26,11 @@ def checked_mode(label: str, mode: object, widen: object) -> tuple[SchemaMode, W
 
     Raises SettingsError for none of them, and where `widen` contradicts the mode.
     """
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise SettingsError(f'{label}: schema_mode={mode!r} is not one of "evolve", "freeze", "rescue"')
     if widen is None:
         return MODES[mode], "float" if mode == "evolve" else "none"
-    if widen not in WIDENINGS:
+    if not isinstance(widen, str) or widen not in WIDENINGS:
         raise SettingsError(f'{label}: widen={widen!r} is not one of "none", "float", "string"')
     if mode != "evolve" and widen != "none":
         raise SettingsError(f"{label}: schema_mode={mode!r} never changes a column's type: leave widen={widen!r} out")

@@ -92,7 +92,7 @@ def _failing(checks: Sequence[CheckSettings], table: pa.Table, name: str) -> Ite
 def _computed(checks: Sequence[CheckSettings], table: pa.Table, name: str) -> list[pa.ChunkedArray]:
     import duckdb
 
-    connection = _connection(os.getpid())
+    connection = connection_of(os.getpid())
     connection.register(name, table)
     try:
         return _ask(connection, checks, name)
@@ -117,7 +117,7 @@ def _ask(connection: duckdb.DuckDBPyConnection, checks: Sequence[CheckSettings],
 
 
 @functools.cache
-def _connection(process: int) -> duckdb.DuckDBPyConnection:
+def connection_of(process: int) -> duckdb.DuckDBPyConnection:
     """One for each process: a child must not use its parent's."""
     import duckdb
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import InputRejected
 from pipeline.model import MAIN_TABLE
 from pipeline.settings import CheckSettings, SchemaMode, Widen
+from sinks.binding import require_bound
 from sinks.checks import Verdict, row_text, verdict
 from sinks.columns import fit, stored
 from sinks.contract import stored_type
@@ -221,6 +222,8 @@ class AttemptWriter:
             if self._spec.mode != "rescue":
                 raise
             table, schema = self._rescued(parts)
+        if not _is_same(self._schema, schema):
+            require_bound(self._schema, schema)
         table = self._with_provenance(table, parts)
         found = self._verdict(table, schema)
         self._schema = schema

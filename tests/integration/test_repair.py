@@ -1,7 +1,7 @@
 """A table that no query could read is named, and mended by one command.
 
-tests/data/state-2 was made by the version of 2026-11-27. Its files: a and b are good (b has an empty list and an empty object); c has
-person.Name beside a's person.name; d has Host and host in one object, e has Host alone; f has a NUL in a field's name.
+tests/data/state-2 was made by the version of 2026-11-27. Its files: a and b are good (b has an empty list and an empty object); c
+has person.Name beside a's person.name; d has Host and host in one object, e has Host alone; f has a NUL in a field's name.
 """
 
 from __future__ import annotations

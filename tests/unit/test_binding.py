@@ -1,0 +1,42 @@
+"""What the rules would miss, DuckDB's own binder catches before the commit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.errors import InputRejected
+from sinks import contract, schema
+from sinks.binding import require_bound
+from tests.unit.test_parquet import rows_of, writer
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.struct([("a", pa.int8()), ("A", pa.int8())]),
+        pa.list_(pa.struct([("", pa.int8())])),
+        pa.map_(pa.string(), pa.struct([("x", pa.int8()), ("x", pa.int8())])),
+    ],
+)
+def test_columns_that_no_view_can_have_are_found_by_binding_them(kind: pa.DataType) -> None:
+    good = pa.schema([("fine", pa.list_(pa.null())), ("hollow", pa.struct([])), ("t", pa.timestamp("ns", "UTC"))])
+    require_bound(None, good)
+    with pytest.raises(InputRejected, match="column 'bad' is one that no query can read"):
+        require_bound(good, good.append(pa.field("bad", kind)))
+
+
+def test_a_rule_that_misses_something_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (contract, schema):
+        monkeypatch.setattr(module, "check_names_within", lambda *_: None)
+        monkeypatch.setattr(module, "folded", str)
+    w = writer(tmp_path)
+    w.add(0, "a", "e", [{"p": {"name": 1}}])
+    w.add(1, "b", "e", [{"p": {"Name": 2}}])
+    w.add(2, "c", "e", [{"p": {"name": 3}}])
+    result = w.finish()
+    assert list(result.problems) == [1]
+    assert "no query can read" in result.problems[1]
+    assert [row["p"] for row in rows_of(result)] == [{"name": 1}, {"name": 3}]
