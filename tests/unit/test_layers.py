@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 COMPOSITION = (
     *("assembly", "aggregation", "preview", "replay", "doctor", "rented", "deployment", "engines", "submission", "cli"),
-    *("inventory", "reading", "stages", "publishing"),
+    *("inventory", "reading", "stages", "publishing", "foresight"),
 )
 ANYTHING = (*(f"pipeline.{name}" for name in COMPOSITION), "pipeline", "infra")
 
