@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import SettingsError, nearest
 from pipeline.parse_trees import objects, parse_tree
+from pipeline.reserved import quoting_hint
 from pipeline.settings import CheckAction, CheckSettings, SchemaMode, Widen
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def _parsed(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
     """The expression's parse tree. Raises ValueError where it is none, or more than one."""
     answer = parse_tree(connection, f"SELECT (\n{sql}\n)")
     if answer.get("error"):
-        raise ValueError(f"{sql.strip()!r} is no SQL expression: {answer.get('error_message')}")
+        hint = quoting_hint(connection, f"SELECT (\n{sql}\n)")
+        raise ValueError(f"{sql.strip()!r} is no SQL expression: {answer.get('error_message')}{hint}")
     selected = answer["statements"][0]["node"].get("select_list", []) if len(answer["statements"]) == 1 else []
     if len(selected) != 1 or "from_table" not in answer["statements"][0]["node"]:
         raise ValueError(f"{sql.strip()!r} is not one SQL expression")

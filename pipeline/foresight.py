@@ -128,7 +128,7 @@ def _unparsed(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
 
     from pipeline.checks import CONFIG
     from pipeline.parse_trees import parse_tree
-    from sinks.reserved import quoting_hint
+    from pipeline.reserved import quoting_hint
     from sinks.statements import refusal
 
     with duckdb.connect(":memory:", config=dict(CONFIG)) as connection:

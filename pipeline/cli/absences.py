@@ -98,10 +98,10 @@ async def told_absent(store: Store, name: str) -> str:
     """One line for a key that no object has and that nobody knew, with the nearest one in its folder."""
     folder = name.rpartition("/")[0]
     if name.endswith("/"):
-        return f"{printable(name)!r} stands for a folder: name the objects in it"
+        return f"'{printable(name)}' stands for a folder: name the objects in it"
     beside: list[str] = []
     async for page in store.list(f"{folder}/" if folder else ""):
         beside = [printable(key) for key in page.keys[:1000]]
         break
     close = nearest(printable(name), beside)
-    return f"there is no object {printable(name)!r} in {store.url}{close if close.startswith('; did') else ''}"
+    return f"there is no object '{printable(name)}' in {store.url}{close if close.startswith('; did') else ''}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.pasted import quoted
 from pipeline.cli.render import as_json
 from pipeline.errors import SettingsError
 
@@ -85,7 +86,7 @@ def init_command(folder: Path, json_wanted: bool) -> int:
         as_json({"folder": str(folder), "files": list(files)})
         return 0
     click.echo(f"made {folder}/ with a pipeline (events.py), two sample uploads and a test. Try:")
-    click.echo(f"  cd {folder}")
+    click.echo(f"  cd {quoted(str(folder))}")
     click.echo("  tidemill run events.py --bucket ./bucket")
     click.echo('  tidemill sql events.py "SELECT * FROM totals" --bucket ./bucket')
     return 0

@@ -48,11 +48,11 @@ def plan_command(target: Target, engine: str) -> int:
         as_json([msgspec.to_builtins(plan) for plan in plans])
         return 0
     for plan in plans:
-        _show_plan(plan)
+        _show_plan(target, plan)
     return 0
 
 
-def _show_plan(plan: Plan) -> None:
+def _show_plan(target: Target, plan: Plan) -> None:
     from pipeline.growth import LISTED_MIN
 
     click.echo(f"{plan.pipeline}: {count(plan.listed, 'object')} listed, {size(plan.listed_bytes)}")
@@ -63,7 +63,8 @@ def _show_plan(plan: Plan) -> None:
     if plan.deleted:
         click.echo(f"  {count(plan.deleted, 'file')} deleted in the bucket: their rows would go")
     for transform, n in plan.behind.items():
-        click.echo(f"  {transform}: the rows of {count(n, 'file')} were made by other code:  tidemill backfill  makes them anew")
+        anew = pasted(target, "backfill", options="--outdated")
+        click.echo(f"  {transform}: the rows of {count(n, 'file')} were made by other code; to make them anew:  {anew}")
     if plan.in_progress:
         click.echo(f"  {count(plan.in_progress, 'file')} in open tasks of other or earlier runs")
     if plan.unmatched:

@@ -46,8 +46,6 @@ def submit_command(target: Target, names: tuple[str, ...], engine: str, app: str
         raise SettingsError(f"{names[0]!r} is below no source of {target.file} ({', '.join(p.source for p in target.pipelines)})")
     pipeline = pipelines[0]
     wait(foreseen(root_runtime(target, pipeline))).require()
-    for name in wait(absences.unknown_keys([runtime(target, pipeline)], names)):
-        click.echo(f"tidemill: {wait(absences.told_absent(target.bucket.open(), name))}", err=True)
     if engine == "modal":
         modal_engine = ModalEngine(target.file, target.bucket, app=app, jobs=True)
 
@@ -61,6 +59,8 @@ def submit_command(target: Target, names: tuple[str, ...], engine: str, app: str
         opened = runtime(target, pipeline)
         wait(_record(opened, job, names, again))
         _in_background(target, pipeline.name, job)
+    for name in wait(absences.unknown_keys([runtime(target, pipeline)], names)):
+        click.echo(f"tidemill: {wait(absences.told_absent(target.bucket.open(), name))}", err=True)
     if target.as_json:
         as_json({"job": job, "pipeline": pipeline.name, "files": len(set(names))})
     else:

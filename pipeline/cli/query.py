@@ -108,7 +108,7 @@ def _hinted(warehouse: Warehouse, statement: str) -> Iterator[None]:
     except SettingsError as error:
         if not str(error).startswith("Parser Error"):
             raise
-        from sinks.reserved import quoting_hint
+        from pipeline.reserved import quoting_hint
 
         rows = warehouse.connection.execute("SELECT DISTINCT column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
         raise SettingsError(f"{error}{quoting_hint(warehouse.connection, statement, [row[0] for row in rows])}") from None

@@ -384,8 +384,10 @@ def test_an_empty_source_is_said_to_be_empty(tmp_path: Path) -> None:
     assert said in ran
     assert "did you mean 'uploads/flights/'?" in ran
     assert "did you mean 'uploads/flights/'?" in project.call("plan").stdout
-    project.write(plain().replace('"up/"', '"uploads/flights/"').replace('"logs"', '"others"'))
-    assert "there is no object" not in project.call("run").stderr
+    project.write(plain().replace('"up/"', '"uploads/flights/"'))
+    assert "there is no object" not in project.call("run").stderr  # a source may be mended until there is a commit
+    project.write(plain())
+    assert "change it back" in project.call("run", code=2).stderr
 
     empty = Project(tmp_path / "empty", LOGS) if (tmp_path / "empty").mkdir() is None else project
     assert "nor elsewhere in it" in empty.call("run").stderr

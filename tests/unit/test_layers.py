@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", "sizing", "pools", "tracebacks", "limits"}
-VALUES |= {"parse_trees"}
+VALUES |= {"parse_trees", "reserved"}
 CORE = VALUES | {
     "wire",
     "runs",
