@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -419,6 +420,8 @@ def test_a_watching_run_says_what_it_watches_when_it_looked_and_that_its_code_wa
     with subprocess.Popen(
         command, env=project.env(), cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as watcher:
+        impatient = threading.Timer(120, watcher.kill)  # then lines end, and the test fails
+        impatient.start()
         try:
             assert watcher.stderr is not None
             first, second = watcher.stderr.readline(), watcher.stderr.readline()
@@ -433,6 +436,7 @@ def test_a_watching_run_says_what_it_watches_when_it_looked_and_that_its_code_wa
             assert watcher.stdout is not None
             assert "1 file in quarantine" in watcher.stdout.read()
         finally:
+            impatient.cancel()
             watcher.kill()
 
 
