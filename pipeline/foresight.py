@@ -58,9 +58,14 @@ async def foresee(runtime: Runtime, state: State) -> Foreseen:
     """What the declarations and this state say of what is to be committed."""
     runtime, state = await filled_state(runtime, state)
     found = of_columns(runtime.pipeline, state.schema)
+    if not runtime.settings.aggregates:
+        return found
+    dimensions = await _dimensions(runtime, found)
+    if dimensions is not None and _are_computed(runtime, state, dimensions):
+        return found
     found.refused += unparsed(runtime.pipeline)
-    if not found.refused and runtime.settings.aggregates:
-        await _of_aggregates(runtime, state, found)
+    if dimensions is not None and not found.refused:
+        _of_aggregates(runtime, state, dimensions, found)
     return found
 
 
@@ -152,22 +157,29 @@ def _is_expression(connection: duckdb.DuckDBPyConnection, text: str) -> bool:
     return not tree.get("error") and len(tree.get("statements", ())) == 1
 
 
-async def _of_aggregates(runtime: Runtime, state: State, found: Foreseen) -> None:
-    """Those that were never computed as they are declared now, over the columns that are known."""
-    from sinks.aggregates import definitions
+async def _dimensions(runtime: Runtime, found: Foreseen) -> Sequence[Dimension] | None:
     from sinks.dimensions import look_up
 
-    pipeline, settings = runtime.pipeline, runtime.settings
+    try:
+        return await look_up(runtime.store, runtime.settings.dimensions)
+    except SettingsError as error:
+        found.warnings.append(f"pipeline {runtime.settings.name}: {error}; aggregates that need it cannot be computed")
+        return None
+
+
+def _are_computed(runtime: Runtime, state: State, dimensions: Sequence[Dimension]) -> bool:
+    """Whether each aggregate was computed before as it is declared now: then it can be."""
+    from sinks.aggregates import definitions
+
+    wanted = definitions(runtime.settings.aggregates, {dimension.name: dimension.version for dimension in dimensions})
+    return all(name in state.aggregates and state.aggregates[name].definition == wanted[name] for name in wanted)
+
+
+def _of_aggregates(runtime: Runtime, state: State, dimensions: Sequence[Dimension], found: Foreseen) -> None:
+    """Binds them to the columns that are known."""
+    pipeline = runtime.pipeline
     schema = known_schema(pipeline, state.schema)
     if schema is None:
-        return
-    try:
-        dimensions = await look_up(runtime.store, settings.dimensions)
-    except SettingsError as error:
-        found.warnings.append(f"pipeline {pipeline.name}: {error}; aggregates that need it cannot be computed")
-        return
-    wanted = definitions(settings.aggregates, {dimension.name: dimension.version for dimension in dimensions})
-    if all(name in state.aggregates and state.aggregates[name].definition == wanted[name] for name in wanted):
         return
     for name, reason in unbound(runtime, schema, dimensions):
         if is_fixed(pipeline, state.schema):
