@@ -27,7 +27,7 @@ _TRIED_MAX = 20
 def quoting_hint(connection: duckdb.DuckDBPyConnection, statement: str, columns: Collection[str] | None = None) -> str:
     """For a statement that cannot be parsed: what to quote, where it can be parsed with that quoted; else nothing.
 
-    columns: the names that columns have; None where they are not known.
+    columns: the names that columns and tables have; None where they are not known.
     """
     reserved = _reserved(connection)
     known = {name.lower() for name in columns} if columns is not None else reserved - _STRUCTURE
@@ -35,8 +35,8 @@ def quoting_hint(connection: duckdb.DuckDBPyConnection, statement: str, columns:
     for words in (*([word] for word in found), found):
         if words and not parse_tree(connection, _quoted(statement, words)).get("error"):
             named, bare = " and ".join(f'"{word}"' for word in words), " and ".join(words)
-            are, them = ("are words", "columns") if len(words) > 1 else ("is a word", "the column")
-            return f"; {bare} {are} of SQL: for {them} write {named}, with the quotes"
+            are, them = ("are words", "names") if len(words) > 1 else ("is a word", "a name")
+            return f"; {bare} {are} of SQL: as {them} write {named}, with the quotes"
     return ""
 
 

@@ -73,12 +73,12 @@ def _show_plan(target: Target, plan: Plan) -> None:
         click.echo(f"  {plan.listing}")
     if not plan.routes and not plan.deleted and not plan.in_progress:
         click.echo("  nothing to do")
-    for warning in plan.warnings:
-        click.echo(f"  {warning}")
     if plan.cost:
         if plan.routes:
             click.echo(f"  on Modal: {_work(plan.cost)}; {plan.cost.rates}")
         click.echo(f"  {_limits(plan.cost)}")
+    for warning in plan.warnings:
+        click.echo(f"  {warning}")
 
 
 async def _foreseen(root: Runtime) -> list[str]:

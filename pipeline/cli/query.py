@@ -111,7 +111,8 @@ def _hinted(warehouse: Warehouse, statement: str) -> Iterator[None]:
         from pipeline.reserved import quoting_hint
 
         rows = warehouse.connection.execute("SELECT DISTINCT column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
-        raise SettingsError(f"{error}{quoting_hint(warehouse.connection, statement, [row[0] for row in rows])}") from None
+        names = [*warehouse.tables, *(row[0] for row in rows)]
+        raise SettingsError(f"{error}{quoting_hint(warehouse.connection, statement, names)}") from None
 
 
 def _told(here: Here, first: pa.RecordBatch | None, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -77,6 +77,8 @@ class Run:
         self.in_quarantine: dict[str, int] = {}
         self.said: set[str] = set()
         """Warnings: each is said once."""
+        self.trials: dict[str, asyncio.TimerHandle] = {}
+        """When aggregates are tried over columns that came in this run."""
         self.watching: Watch | None = None
         self.notices: NoticeQueue | None = None
         self.sweep_s: float | None = None
@@ -145,7 +147,11 @@ class Run:
         for line in (*found.refused, *found.warnings):
             self._warn(line)
         if runtime.settings.aggregates and not runtime.settings.dimensions and not self.engine.detached:
-            asyncio.get_running_loop().call_later(AGGREGATES_AFTER_S, self._try_aggregates, runtime, schema)
+            before = self.trials.pop(runtime.label, None)
+            if before is not None:
+                before.cancel()  # the columns changed again
+            later = asyncio.get_running_loop().call_later(AGGREGATES_AFTER_S, self._try_aggregates, runtime, schema)
+            self.trials[runtime.label] = later
 
     def _try_aggregates(self, runtime: Runtime, schema: str) -> None:
         from pipeline import foresight

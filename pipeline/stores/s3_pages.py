@@ -238,6 +238,8 @@ class S3Lister:
             if self._endpoint_url is not None and UNREACHED in str(error):
                 raise SettingsError(str(error)) from None
             raise
+        if self._endpoint_url is not None and body and not body.lstrip().startswith((b"<?xml", b"<ListBucketResult")):
+            raise SettingsError(f"{self._endpoint_url} does not answer as an S3 service does: check --endpoint-url")
         self._asker.read(body)
         self._sorts = self._sorts or self._asker.is_seaweed
 

@@ -207,6 +207,10 @@ def test_a_statement_that_fails_at_a_columns_name_says_what_to_quote(tmp_path: P
         assert hint in project.call("sql", statement, code=2).stderr
     for statement in ("SELECT kind FROM logs WHERE", "SELEC 1", "SELECT 'at' FROM logs WHERE"):
         assert "with the quotes" not in project.call("sql", statement, code=2).stderr
+    named = Project(tmp_path / "named", plain().replace('"logs"', '"order"')) if (tmp_path / "named").mkdir() is None else project
+    named.upload("a", lines({"v": 1}))
+    named.run()
+    assert 'as a name write "order"' in named.call("sql", "SELECT * FROM order", code=2).stderr
     assert project.sql('SELECT "at", "order" FROM logs') == [{"at": 1, "order": 2}]
 
 

@@ -168,3 +168,11 @@ def test_a_bucket_in_another_region_is_said_to_be(
     assert "give --region eu-west-1" in said
     assert len(said.splitlines()) == 1
     assert 1 <= len(asked) < 5
+
+
+def test_a_service_that_is_no_s3_is_said_to_be_none(tmp_path: Path) -> None:
+    with answering(200, "<!DOCTYPE html><html><body>Welcome</body></html>") as (url, asked):
+        project = Project(tmp_path, bucket="s3://elsewhere", **KEYS, AWS_ENDPOINT_URL=url)
+        said = project.call("run", code=2).stderr
+    assert said == f"tidemill: {url} does not answer as an S3 service does: check --endpoint-url\n"
+    assert len(asked) == 1
