@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 
-from pipeline.checks import checked_check, checked_mode, checked_schema
+from pipeline.checks import checked_check, checked_mode, checked_schema, named_columns, refuse_unknown
 from pipeline.errors import SettingsError
 from pipeline.fingerprints import fingerprint
 from pipeline.options import (
@@ -137,6 +137,7 @@ class Pipeline:
         self.file_bytes = int(between(f"pipeline {name}", "file_mb", file_mb, 0.001, 4096) * 2**20)
         self.schema = checked_schema(name, schema)
         self.schema_mode, self.widen = checked_mode(f"pipeline {name}", schema_mode, widen)
+        refuse_unknown(f"pipeline {name}", named_columns((), self.order_by, self.partition_by), self.schema, self.schema_mode)
         if not isinstance(retention_days, int | float) or not 0 <= retention_days <= 3650:
             raise SettingsError(f"pipeline {name}: retention_days={retention_days!r} is not between 0 and 3650")
         self.retention_s = retention_days * DAY_S
@@ -251,7 +252,9 @@ class Pipeline:
         _checked_name("check", name)
         if any(c.name == name for c in self.checks):
             raise SettingsError(f"{label}: the name is taken")
-        self.checks.append(checked_check(label, name, sql, action, table=self.name, declared=self.schema))
+        checked = checked_check(label, name, sql, action, table=self.name, declared=self.schema)
+        refuse_unknown(f"pipeline {self.name}", named_columns([checked]), self.schema, self.schema_mode)
+        self.checks.append(checked)
 
     def dimension(self, name: str, key: str) -> None:
         """Declare a table `name` for aggregates and queries to join: a CSV, JSON or Parquet file of the bucket, told by its ending,
@@ -287,13 +290,14 @@ class Pipeline:
         self,
         bucket: str | None = None,
         *,
-        at: int | datetime | None = None,
+        at: int | str | datetime | None = None,
         endpoint_url: str | None = None,
         region: str | None = None,
     ) -> Table:
         """The committed rows, for reading in this process: a DuckDB relation, Arrow batches, pandas or Polars frames.
 
-        bucket: as for the commands, by default TIDEMILL_BUCKET's. at: a commit, by default the newest. Close it, or use `with`.
+        bucket: as for the commands, by default TIDEMILL_BUCKET's. at: a commit (of one of several generations
+        as "g1:7") or a time, by default the newest commit. Close it, or use `with`.
         """
         from pipeline.reading import open_table
 

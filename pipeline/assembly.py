@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -235,6 +236,7 @@ class Runtime:
     aggregates: bool = True
     """Whether passes bring the aggregates up to date."""
     on_progress: Callable[[PassReport], None] = lambda report: None
+    on_columns: Callable[[str], None] = lambda schema: None
     stopping: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
@@ -262,6 +264,7 @@ class Runtime:
             rewriter=ParquetRewriter(self.store, self.settings.output, self.settings.order_by),
             budget=self.budget,
             on_progress=self.on_progress,
+            on_columns=self.on_columns,
             stopping=self.stopping,
         )
 
@@ -282,7 +285,7 @@ class Runtime:
         if state is not None:
             await require_home(self.store, self.settings.home)
         for _ in range(RUN_PASSES_MAX):
-            running = Pass(self.parts(), state)
+            running = Pass(replace(self.parts(), on_progress=partial(self._progressed, total)), state)
             try:
                 if self.settings.generation == 0:
                     await running.open()
@@ -300,6 +303,10 @@ class Runtime:
         if state is None:
             raise SettingsError(f"the log of {self.settings.name} is being collected faster than it can be read; run again")
         return total, state
+
+    def _progressed(self, before: PassReport, report: PassReport) -> None:
+        """Shows the passes so far as one: what a later pass sees to again was planned by an earlier one, and given back."""
+        self.on_progress(replace(report, **{name: getattr(before, name) + getattr(report, name) for name in _SUMS}))
 
     def aggregates_are_behind(self, state: State) -> bool:
         """Whether the declared aggregates do not follow from this state."""

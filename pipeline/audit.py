@@ -73,7 +73,9 @@ class Audit:
         """Each listed object is in exactly one state; each known key that is not listed is said to be gone."""
         router, seen = Router(self.settings), set()
         async for page in self.store.list(self.settings.source):
-            for key, etag in zip(page.keys, page.etags, strict=True):
+            for key, etag, size in zip(page.keys, page.etags, page.sizes, strict=True):
+                if keys.is_folder_marker(key, size):
+                    continue
                 seen.add(key)
                 self.report.sources[self._state_of(state, entries, router, key, etag)] += 1
         for key in entries:

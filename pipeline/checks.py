@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import SettingsError
+from pipeline.errors import SettingsError, nearest
 from pipeline.parse_trees import objects, parse_tree
+from pipeline.reserved import quoting_hint
 from pipeline.settings import CheckAction, CheckSettings, SchemaMode, Widen
 
 if TYPE_CHECKING:
@@ -76,7 +78,8 @@ def _parsed(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
     """The expression's parse tree. Raises ValueError where it is none, or more than one."""
     answer = parse_tree(connection, f"SELECT (\n{sql}\n)")
     if answer.get("error"):
-        raise ValueError(f"{sql.strip()!r} is no SQL expression: {answer.get('error_message')}")
+        hint = quoting_hint(connection, f"SELECT (\n{sql}\n)")
+        raise ValueError(f"{sql.strip()!r} is no SQL expression: {answer.get('error_message')}{hint}")
     selected = answer["statements"][0]["node"].get("select_list", []) if len(answer["statements"]) == 1 else []
     if len(selected) != 1 or "from_table" not in answer["statements"][0]["node"]:
         raise ValueError(f"{sql.strip()!r} is not one SQL expression")
@@ -87,12 +90,53 @@ def _parsed(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
 
 
 def _columns(tree: Any, table: str) -> tuple[str, ...]:
-    found = []
-    for part in objects(tree):
-        if part.get("class") == "COLUMN_REF":
+    """Names of columns; what a lambda calls its parameters is none."""
+    found: dict[str, None] = {}
+    waiting: list[tuple[Any, frozenset[str]]] = [(tree, frozenset())]
+    while waiting:
+        part, bound = waiting.pop()
+        if isinstance(part, list):
+            waiting += [(one, bound) for one in part]
+        elif isinstance(part, dict) and part.get("class") == "LAMBDA":
+            refs = (one["column_names"] for one in objects(part.get("lhs")) if one.get("class") == "COLUMN_REF")
+            waiting.append((part.get("expr"), bound | {names[0].lower() for names in refs}))
+        elif isinstance(part, dict) and part.get("class") == "COLUMN_REF":
             names = part["column_names"]
-            found.append(names[1] if len(names) > 1 and names[0].lower() == table else names[0])
-    return tuple(dict.fromkeys(found))
+            name = names[1] if len(names) > 1 and names[0].lower() == table else names[0]
+            if names[0].lower() not in bound:
+                found[name] = None
+        elif isinstance(part, dict):
+            waiting += [(one, bound) for one in part.values()]
+    return tuple(found)
+
+
+def named_columns(
+    checks: Sequence[CheckSettings], order_by: Sequence[str] = (), partition_by: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """Where a pipeline names columns of its rows, and which."""
+    found = [(f"check {check.name}", column) for check in checks for column in check.columns]
+    return found + [("order_by", column) for column in order_by] + [("partition_by", column) for column in partition_by]
+
+
+def unknown_columns(named: Sequence[tuple[str, str]], columns: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Of what is named, that which no column is called: where, the name, and a suffix with the nearest one."""
+    known = {column.lower() for column in columns}
+    others = [column for column in columns if column not in OWN_COLUMNS]
+    return [(where, name, nearest(name, others)) for where, name in named if name.lower() not in known]
+
+
+def is_none_of_them(name: str, mode: SchemaMode, close: str) -> str:
+    """What is said of a column that cannot come to exist."""
+    return f'the columns are fixed (schema_mode="{mode}"), and {name!r} is none of them{close}'
+
+
+def refuse_unknown(label: str, named: Sequence[tuple[str, str]], declared: pa.Schema | None, mode: SchemaMode) -> None:
+    """Raises SettingsError where a name is no declared column, and no other can come to exist."""
+    if declared is None or mode == "evolve":
+        return
+    own = [name for name in OWN_COLUMNS if name != "_rescued" or mode == "rescue"]
+    for where, name, close in unknown_columns(named, [*declared.names, *own]):
+        raise SettingsError(f"{label}, {where}: {is_none_of_them(name, mode, close)}")
 
 
 def _bind(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from pipeline.errors import InputRejected, ObjectNotFound, PreconditionFailed, SourceChanged, TidemillError
+from pipeline.errors import InputRejected, ObjectArchived, ObjectNotFound, PreconditionFailed, SourceChanged, TidemillError
 from pipeline.model import Inputs
 from pipeline.ports import Content, Store
 
@@ -56,6 +56,8 @@ class FetchedContents:
         try:
             return BytesContent((await self._store.get(key, if_match=etag)).body)
         except ObjectNotFound as error:
+            return BytesContent(b"", error)
+        except ObjectArchived as error:
             return BytesContent(b"", error)
         except PreconditionFailed:
             return BytesContent(b"", SourceChanged(f"{key!r} was overwritten after it was planned"))

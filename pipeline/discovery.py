@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline import keys
 from pipeline.evidence import Found
 from pipeline.ledger import Entry, overlay_between
 from pipeline.model import Head, Inputs, Page, Quarantined
@@ -117,8 +118,9 @@ def judge(  # noqa: PLR0917
     Objects at their committed version cost nothing further, but for those that `again` picks. `replaces` of what is found is
     exact as long as no commit decides about the key before it is planned (the planner checks that).
     """
+    unusable, page = page.unusable, without_markers(page)
     judged = Judged(listed=len(page.keys), listed_bytes=sum(page.sizes))
-    judged.unusable = [_unusable(name) for name in page.unusable]
+    judged.unusable = [_unusable(name) for name in unusable]
     changed = dict(overlay_between(state.overlay, after, upto))
     set_aside = [key for key in state.quarantine if after < key and (upto is None or key <= upto)]
     if again is None and committed is not None:
@@ -197,8 +199,17 @@ def _taken(page: Page, indexes: list[int]) -> Page:
     )
 
 
+def without_markers(page: Page) -> Page:
+    """The page's objects without those that only stand for folders. Names that can be no keys are left out where there are some."""
+    if 0 not in page.sizes:
+        return page
+    sized = enumerate(zip(page.keys, page.sizes, strict=True))
+    return _taken(page, [i for i, (key, size) in sized if not keys.is_folder_marker(key, size)])
+
+
 def judge_named(heads: Sequence[Head | None], names: Sequence[str], state: State, router: Router, again: Again | None) -> Judged:
     """Compare objects that were asked for by name, each with its head or None where there is none, with the ledger."""
+    heads = [_source(head) for head in heads]
     there = [head for head in heads if head is not None]
     page = Page(
         keys=[head.key for head in there],
@@ -218,6 +229,7 @@ def judge_named(heads: Sequence[Head | None], names: Sequence[str], state: State
 
 def judge_unknown(page: Page, state: State, router: Router) -> Judged:
     """Of a listing that may be days old: the objects that no commit ever spoke of. What is known may be newer than the page."""
+    page = without_markers(page)
     judged = Judged(listed=len(page.keys))
     fresh = [
         i for i, key in enumerate(page.keys) if key not in state.wanted and key not in state.quarantine and state.entry(key) is None
@@ -321,4 +333,9 @@ async def confirm_missing(store: Store, absent: Sequence[str]) -> list[str]:
     """Those keys of `absent` that a request for each does not find either: a listing may be stale, a HEAD is not."""
     if not absent:
         return []
-    return [key for key, head in zip(absent, await store.head_many(absent), strict=True) if head is None]
+    return [key for key, head in zip(absent, await store.head_many(absent), strict=True) if _source(head) is None]
+
+
+def _source(head: Head | None) -> Head | None:
+    """None where there is no object, and where there is one that only stands for a folder."""
+    return None if head is None or keys.is_folder_marker(head.key, head.size_bytes) else head

@@ -9,6 +9,7 @@
     │   ├── PreconditionFailed   create-only key exists, or If-Match named another version
     │   ├── StoreUnavailable     try again later, a bounded number of times
     │   └── StoreDenied          credentials or permissions are missing: a person must act
+    │       └── ObjectArchived   the object must be restored first (also an InputRejected: as it is, it cannot be processed)
     ├── SourceChanged        the object is no longer at the version that was planned
     ├── CommitConflict       another writer committed first: load, propose again
     ├── CommitUnknown        the answer was lost and cannot be read back: never assume
@@ -56,6 +57,10 @@ class StoreUnavailable(StoreError):
 
 class StoreDenied(StoreError):
     """The store refused: no credentials, wrong credentials, or no permission."""
+
+
+class ObjectArchived(StoreDenied, InputRejected):
+    """The object is in an archive (S3 Glacier): nobody can read it before somebody has it restored."""
 
 
 class SourceChanged(TidemillError):

@@ -6,7 +6,7 @@ import msgspec
 
 from pipeline import keys, wire
 from pipeline.errors import ObjectNotFound, PreconditionFailed, SettingsError, StateInvalid
-from pipeline.model import FORMAT_VERSION
+from pipeline.model import FORMAT_VERSION, Stored
 from pipeline.ports import Ids, Store
 from pipeline.stores.probe import Probed, probe
 
@@ -32,7 +32,9 @@ async def open_home(store: Store, marker: Marker, ids: Ids) -> None:
     home = keys.of_generation(keys.home(marker.pipeline), marker.generation)
     key = keys.format_marker(home)
     try:
-        _check(read_marker((await store.get(key)).body, key), marker, key)
+        stored = await store.get(key)
+        if not await _moved(store, stored, marker, key):
+            _check(read_marker(stored.body, key), marker, key)
     except ObjectNotFound:
         await _refuse_remains(store, marker, home, key)
         marker = msgspec.structs.replace(marker, probed=await probe(store, home, ids.nonce()))
@@ -40,6 +42,24 @@ async def open_home(store: Store, marker: Marker, ids: Ids) -> None:
             await store.put(key, msgspec.json.encode(marker), create_only=True)
         except PreconditionFailed:  # another run was first
             _check(read_marker((await store.get(key)).body, key), marker, key)
+
+
+async def _moved(store: Store, stored: Stored, wanted: Marker, key: str) -> bool:
+    """Whether the source was moved just now: as long as nothing was ever committed, a misspelt one may be mended."""
+    found = read_marker(stored.body, key)
+    if found.source == wanted.source or (found.pipeline, found.output) != (wanted.pipeline, wanted.output):
+        return False
+    home = key.removesuffix(keys.format_marker(""))
+    for prefix in (keys.log_prefix(home), keys.checkpoint_prefix(home)):
+        async for page in store.list(prefix):
+            if page.keys:
+                return False
+    try:
+        moved = msgspec.structs.replace(found, source=wanted.source)
+        await store.put(key, msgspec.json.encode(moved), if_match=stored.etag)
+    except PreconditionFailed:  # somebody else moved it, or deleted it
+        return False
+    return True
 
 
 async def require_home(store: Store, home: str) -> None:

@@ -86,6 +86,11 @@ def floor(home: str) -> str:
     return f"{home}gc/floor"
 
 
+def is_folder_marker(key: str, size_bytes: int) -> bool:
+    """Whether an object only stands for a folder: consoles and copying programs make them, of no bytes. Nobody's file."""
+    return size_bytes == 0 and key.endswith(("/", "_$folder$"))
+
+
 TASKS = "0"
 """What the names of all tasks begin with: it tells what lies directly below a prefix from other generations' folders there."""
 

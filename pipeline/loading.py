@@ -20,6 +20,7 @@ from pipeline.tracebacks import describe
 def load_pipelines(file: str) -> list[Pipeline]:
     """The pipelines that FILE declares, in order. Raises SettingsError, with one line, where there are none."""
     target, _, name = file.partition(":") if file[1:3] != ":\\" else (file, "", "")
+    _refuse_folder(target)
     module = _import(target)
     found: list[Pipeline] = []
     for value in vars(module).values():
@@ -38,6 +39,24 @@ def load_pipelines(file: str) -> list[Pipeline]:
     return chosen
 
 
+def _refuse_folder(target: str) -> None:
+    """Raises SettingsError for a folder, and for nothing at all, where a file was meant."""
+    if not target.strip():
+        raise SettingsError("FILE is empty: give the file that declares the pipelines, like pipeline.py")
+    if not set(target) <= {".", "/"} and not (is_path(target) and Path(target).is_dir()):
+        return
+    found = sorted(path for path in Path(target).glob("*.py") if _declares(path)) if Path(target).is_dir() else []
+    named = f", like {found[0]}" if found else ", like pipeline.py"
+    raise SettingsError(f"{target} is a directory: give the file in it that declares the pipelines{named}")
+
+
+def _declares(path: Path) -> bool:
+    try:
+        return "Pipeline(" in path.read_text("utf-8", "replace")
+    except OSError:
+        return False
+
+
 def is_path(target: str) -> bool:
     """Whether FILE (without `:name`) is a file's path; else it is a module's name."""
     return target.endswith(".py") or "/" in target
@@ -50,6 +69,8 @@ def _import(target: str) -> ModuleType:
         return importlib.import_module(target)
     except ModuleNotFoundError as error:
         if error.name is not None and target.startswith(error.name):
+            if Path(target).is_file():
+                raise SettingsError(f"{target} is no Python file: give one that declares the pipelines, like pipeline.py") from None
             raise SettingsError(f"{target!r} is neither a file (write {target}.py) nor a module that can be imported") from None
         raise SettingsError(_where(error, target)) from error
     except SettingsError:

@@ -142,4 +142,6 @@ class Parts:
     rewriter: Rewriter | None = None
     budget: Budget | None = None
     on_progress: Callable[[PassReport], None] = lambda report: None
+    on_columns: Callable[[str], None] = lambda schema: None
+    """Called with the table's columns, encoded, after a commit that changed them."""
     stopping: Callable[[], bool] = lambda: False

@@ -72,6 +72,8 @@ class Plan(msgspec.Struct):
     listing: str = ""
     """What a watching run, or the ticks between two sweeps, would list, and why."""
     cost: PlanCost | UnsetType = UNSET
+    warnings: list[str] = []
+    """What may not work as it is declared, or is not as it looks."""
 
 
 async def preview(runtime: Runtime, now_ms: int, rates: Rates | None = None) -> Plan:

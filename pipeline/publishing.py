@@ -78,7 +78,8 @@ class Publisher:
         try:
             return await self._bring(name, sink, rebuild=rebuild)
         except _expected() as error:
-            return Published(sink=name, problem=str(error) or type(error).__name__)
+            newest, generation = await self._seen()
+            return Published(sink=name, generation=generation, sequence=newest, problem=str(error) or type(error).__name__)
         finally:
             await sink.close()
 
@@ -90,9 +91,18 @@ class Publisher:
         try:
             return Published(sink=name, mark=await sink.mark(self._pipeline.name), generation=self._generation, sequence=newest)
         except _expected() as error:
-            return Published(sink=name, sequence=newest, problem=str(error) or type(error).__name__)
+            problem = str(error) or type(error).__name__
+            return Published(sink=name, generation=self._generation, sequence=newest, problem=problem)
         finally:
             await sink.close()
+
+    async def _seen(self) -> tuple[int, int]:
+        """The table's newest commit and live generation, however the sink fares; zeros where the table cannot be asked either."""
+        with suppress(TidemillError):
+            self._runtime = await self._runtime.live()
+            state = await self._runtime.log().load()
+            return (state.sequence if state.schema is not None else 0), self._generation
+        return 0, self._generation
 
     def _open(self, name: str) -> Sink:
         if name not in self._pipeline.sinks:

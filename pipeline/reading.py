@@ -6,11 +6,13 @@ import asyncio
 import os
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.assembly import Bucket, Runtime
-from pipeline.cli.tables import add_tables, state_at
+from pipeline.cli.moments import When, when
+from pipeline.cli.past import state_at
+from pipeline.cli.tables import add_tables
 from pipeline.errors import SettingsError, nearest
 from pipeline.executors.none import NoExecutor
 from pipeline.settings import Policy
@@ -34,9 +36,10 @@ _open: set[Table] = set()
 
 
 def open_table(
-    pipeline: Pipeline, bucket: str | None, *, at: int | datetime | None, endpoint_url: str | None, region: str | None
+    pipeline: Pipeline, bucket: str | None, *, at: int | str | datetime | None, endpoint_url: str | None, region: str | None
 ) -> Table:
     """See `Pipeline.table`."""
+    wanted = _when(at)
     url = bucket or os.environ.get("TIDEMILL_BUCKET")
     if not url:
         raise SettingsError('no bucket: give bucket="s3://bucket/prefix" (or a directory), or set TIDEMILL_BUCKET')
@@ -45,10 +48,18 @@ def open_table(
     region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     store = Bucket(url=url, endpoint_url=endpoint_url, region=region).open()
     runtime = Runtime(pipeline, pipeline.settings(), store, Policy(), NoExecutor())
-    return Table(runtime, _finished(_loaded(runtime, at)))
+    return Table(runtime, _finished(_loaded(runtime, wanted)))
 
 
-async def _loaded(runtime: Runtime, at: int | datetime | None) -> State:
+def _when(at: int | str | datetime | None) -> When | None:
+    """What `at` names. Raises SettingsError where that is no commit and no time."""
+    found = when(at, datetime.now(UTC)) if isinstance(at, str) else at
+    if at is not None and found is None:
+        raise SettingsError(f'at={at!r} is no commit and no time: write 7, "g1:7" (of generation 1), "36h" or a datetime')
+    return found
+
+
+async def _loaded(runtime: Runtime, at: When | None) -> State:
     await runtime.store.check(runtime.settings.source)
     _, state = await state_at(await runtime.live(), at)
     if not state.sequence:

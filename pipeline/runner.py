@@ -53,6 +53,8 @@ class Pass:
         self._losses: dict[str, Loss] = {}
         self._began: set[tuple[str, int]] = set()
         self._held = 0
+        self._counted: set[str] = set()
+        """Tasks that this pass planned."""
         self._since_checkpoint = 0
         self._is_open = False
 
@@ -230,8 +232,10 @@ class Pass:
             if await self.log.append(self.state, proposal):
                 tally.losses(self.report, proposal, tasks, self._losses, self.settings)
                 self._forget_evidence()
-                tally.commit(self.report, proposal, tasks, self.state, self.settings)
+                tally.commit(self.report, proposal, tasks, self.state, self.settings, self._counted)
                 self.parts.on_progress(self.report)
+                if proposal.schema is not None:
+                    self.parts.on_columns(proposal.schema)
                 await self._dispatch(proposal)
                 await self._checkpoint_if_due()
                 return proposal

@@ -62,7 +62,7 @@ async def run(runtime: Runtime, job: Job) -> tuple[PassReport, State]:
         return PassReport(), before
     if job.again:
         before = await _without_quarantine(runtime, job, before)
-    versions = {head.key: head.etag for head in heads if head is not None}
+    versions = {head.key: head.etag for head in heads if head is not None and not keys.is_folder_marker(head.key, head.size_bytes)}
     job.etags = [versions.get(key, "") for key in job.keys]
     job.base, job.planned = before.sequence, True
     await _write(runtime, job)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.evidence import Loss
 from pipeline.model import Commit, Receipt, Task
@@ -11,17 +11,28 @@ from pipeline.settings import PipelineSettings
 from pipeline.state import State
 
 
-def commit(report: PassReport, done: Commit, tasks: Mapping[str, Task], state: State, settings: PipelineSettings) -> None:
-    """Add a commit. tasks: those that it ended, as they were before. state: with the commit."""
+def commit(  # noqa: PLR0917
+    report: PassReport, done: Commit, tasks: Mapping[str, Task], state: State, settings: PipelineSettings, counted: set[str]
+) -> None:
+    """Add a commit. tasks: those that it ended, as they were before. state: with the commit. counted: the tasks whose sources are
+    in `planned`: what they leave without an answer is taken out again, so that a file counts once, however many attempts it takes.
+    """
     report.commits += 1
     report.planned += sum(len(t.inputs) for t in done.plan if t.owner)
     report.planned_bytes += sum(sum(t.inputs.sizes) for t in done.plan)
+    counted.update(t.id for t in done.plan if t.owner)
     report.deleted += len(done.deleted)
     retired = [tasks[task_id] for task_id in done.retire]
+    ended = {entry.key for entry in done.quarantine}
+    for task in retired:
+        if task.id in counted:
+            _give_back(report, task, [i for i, key in enumerate(task.inputs.keys) if key not in ended])
     report.changed += sum(len(t.inputs) for t in retired if _is_of_other_code(t, settings))
     report.quarantined += len(done.quarantine)
     report.respawned += sum(len(state.tasks[r.task].inputs) for r in done.respawn if r.task in state.tasks)
     for settled in done.settle:
+        if settled.task in counted:
+            _give_back(report, tasks[settled.task], [p.index for p in settled.problems if p.status != "failed"])
         by_status: dict[str, int] = {}
         for problem in settled.problems:
             by_status[problem.status] = by_status.get(problem.status, 0) + 1
@@ -33,6 +44,11 @@ def commit(report: PassReport, done: Commit, tasks: Mapping[str, Task], state: S
         report.changed += by_status.get("stale", 0) + by_status.get("gone", 0)
         if _is_of_other_code(tasks[settled.task], settings):
             report.changed += by_status.get("deferred", 0)
+
+
+def _give_back(report: PassReport, task: Task, indexes: Sequence[int]) -> None:
+    report.planned -= len(indexes)
+    report.planned_bytes -= sum(task.inputs.sizes[i] for i in indexes)
 
 
 def losses(

@@ -58,7 +58,8 @@ class Diff:
     """Column -> rows whose value differs; only columns with any."""
     sources_changed: int = 0
     examples: list[dict[str, Any]] = field(default_factory=list)
-    """Rows that only one side has, with `_side`."""
+    """Rows that only one side has, with `_side`, those of one source beside each other. With key columns one row for each key:
+    `_change` (changed, gone, added), the key, and of every other column that differs in one of them `c` and `c (after)`."""
     aggregates: list[AggregateDiff] = field(default_factory=list)
 
     @property
@@ -103,10 +104,10 @@ class Differ:
         self._pair(common)
         if key:
             self._by_key(found, common, list(key))
+            found.examples = self._keyed_examples(common, list(key), examples)
         else:
             self._by_source(found, common)
-        order = ", ".join(["_source_key", "_side DESC", *map(sql.name, common)])
-        found.examples = self._rows(f"SELECT * FROM _tidemill.only ORDER BY {order} LIMIT {examples}")
+            found.examples = self._paired_examples(common, examples)
         for i, aggregate in enumerate(aggregates):
             try:
                 found.aggregates.append(self._aggregate(aggregate, f"sums{i}", examples))
@@ -182,6 +183,39 @@ class Differ:
         found.gone, found.added = all_of["b"] - found.changed, all_of["a"] - found.changed
         found.sources_changed = all_of["sources"]
         found.values_changed = {column: differing for column, differing in n.items() if differing}
+
+    def _keyed_examples(self, common: Sequence[str], key: list[str], examples: int) -> list[dict[str, Any]]:
+        """Before and after of a key in one row; of other columns only those that differ in one of the examples."""
+        rest = [column for column in common if column not in key]
+        names = [sql.name(column) for column in key]
+        shown = ["CASE WHEN a._side IS NULL THEN 'gone' WHEN b._side IS NULL THEN 'added' ELSE 'changed' END AS _change"]
+        shown += [f"coalesce(b.{name}, a.{name}) AS {name}" for name in names]
+        for i, column in enumerate(rest):
+            shown += [f"b.{sql.name(column)} AS b{i}", f"a.{sql.name(column)} AS a{i}", f"NOT ({_same(column)}) AS d{i}"]
+        sides = [f"(SELECT * FROM _tidemill.only WHERE _side = '{side}')" for side in _SIDES]
+        on = " AND ".join(_same(column) for column in key)
+        order = ", ".join(f"{2 + i}" for i in range(len(key)))
+        found = self.warehouse.query(
+            f"SELECT {', '.join(shown)} FROM {sides[0]} b FULL JOIN {sides[1]} a ON {on}"
+            f" ORDER BY (a._side IS NULL OR b._side IS NULL), {order} LIMIT {examples}"
+        )
+        taken = ["_change", *key]
+        columns = [found.column(i).to_pylist() for i in range(len(taken))]
+        for i, column in enumerate(rest):
+            before, after, differs = (found.column(len(key) + 1 + 3 * i + j).to_pylist() for j in range(3))
+            if any(differs):
+                taken += [column, f"{column} (after)"]
+                columns += [before, after]
+        return [dict(zip(taken, row, strict=True)) for row in zip(*columns, strict=True)]
+
+    def _paired_examples(self, common: Sequence[str], examples: int) -> list[dict[str, Any]]:
+        """The first row that went of a source beside the first that came, then the second ones, and so on."""
+        order = ", ".join(map(sql.name, common)) or "1"
+        place = f"row_number() OVER (PARTITION BY _source_key, _side ORDER BY {order})"
+        return self._rows(
+            f"SELECT * EXCLUDE (_place) FROM (SELECT *, {place} AS _place FROM _tidemill.only)"
+            f" ORDER BY _source_key, _place, _side DESC LIMIT {examples}"
+        )
 
     # -- aggregates ----------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pipeline.errors import ObjectNotFound, SettingsError
+from pipeline.keys import is_folder_marker
 from pipeline.ports import Store
 from pipeline.settings import DimensionSettings
 
@@ -34,7 +35,8 @@ async def _one(store: Store, declared: DimensionSettings) -> Dimension:
     found: list[tuple[str, int, str]] = []
     if declared.key.endswith("/"):
         async for page in store.list(declared.key):
-            found += zip(page.keys, page.sizes, page.etags, strict=True)
+            listed = zip(page.keys, page.sizes, page.etags, strict=True)
+            found += [one for one in listed if not is_folder_marker(one[0], one[1])]
     else:
         with suppress(ObjectNotFound):
             head = await store.head(declared.key)

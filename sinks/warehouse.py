@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 REJECTED_SUFFIX = "__rejected"
 INTERNAL = "_tidemill"
 """DuckDB schema of what views need and nobody asks for."""
-_STORE_ERROR = re.compile(r"\ATraceback .*^(?:[\w.]+\.)?(ObjectNotFound|StoreUnavailable|StoreDenied): ([^\n]*)", re.S | re.M)
+_STORE_ERROR = re.compile(
+    r"\ATraceback .*^(?:[\w.]+\.)?(ObjectNotFound|StoreUnavailable|StoreDenied|ObjectArchived): ([^\n]*)", re.S | re.M
+)
 """What DuckDB 2.0 says when a registered file system raises: a bare `duckdb.Error` with the whole traceback as its text."""
 ROWS_AT_ONCE = 16_384
 """Of a result: of rows of 2 kB that is 32 MB, some of which are in memory at a time."""
@@ -352,7 +354,8 @@ def _translated(error: Exception) -> Exception:
 
     ours = _STORE_ERROR.search(str(error))
     if ours is not None:  # raised by the store's file system, below DuckDB
-        kind = {"ObjectNotFound": ObjectNotFound, "StoreDenied": StoreDenied}.get(ours[1], StoreUnavailable)
+        kinds = {"ObjectNotFound": ObjectNotFound, "StoreDenied": StoreDenied, "ObjectArchived": StoreDenied}
+        kind = kinds.get(ours[1], StoreUnavailable)
         return kind(f"{ours[2]}{' (the vacuum removed it meanwhile: ask again)' if kind is ObjectNotFound else ''}")
     text = _one_line(error)
     if isinstance(error, duckdb.IOException) or text.startswith("IO Error"):

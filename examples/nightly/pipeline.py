@@ -20,7 +20,7 @@ readings = Pipeline("readings", source="uploads/readings/", schedule="*/5 * * * 
 @readings.transform(match="**/*.csv", timeout_s=60)
 def parse(obj: Object):
     for row in csv.DictReader(obj.lines()):
-        yield {"sensor": row["sensor"], "at": row["at"], "celsius": float(row["celsius"])}
+        yield {"sensor": row["sensor"], "read_at": row["read_at"], "celsius": float(row["celsius"])}
 
 
 readings.backfill("nightly", schedule="0 2 * * *", since=timedelta(days=1))

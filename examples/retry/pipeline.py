@@ -25,7 +25,7 @@ def in_euros(obj: Object):
     currency = obj.name.removesuffix(".csv").rpartition("-")[2]
     rate = rate_of(currency)
     for row in csv.DictReader(obj.lines()):
-        yield {"order": row["order"], "currency": currency, "euros": round(float(row["amount"]) * rate, 2)}
+        yield {"order_id": row["order"], "currency": currency, "euros": round(float(row["amount"]) * rate, 2)}
 
 
 def rate_of(currency: str) -> float:

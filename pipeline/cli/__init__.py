@@ -93,6 +93,9 @@ def invoke(args: list[str] | None = None, *, alone: bool = False) -> int:
         result = cli.main(args=arguments, standalone_mode=False, prog_name="tidemill", obj="alone" if alone else None)
     except click.exceptions.Exit as error:
         return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:  # a group without a command
+        click.echo(error.format_message())
+        return 0
     except click.Abort:
         click.echo("stopped", err=True)
         return 130

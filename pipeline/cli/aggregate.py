@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from pipeline import foresight
 from pipeline.assembly import Runtime
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, root_runtime, wait
@@ -48,6 +49,8 @@ def aggregate_command(target: Target, full: bool, check: bool) -> int:
     """
     if full and check:
         raise click.UsageError("--check changes nothing, so it goes without --full")
+    for pipeline in target.pipelines:
+        foresight.declared(pipeline).require()
     wrong, told = 0, []
     for pipeline in target.pipelines:
         if check:
@@ -90,7 +93,7 @@ async def _bring(root: Runtime, full: bool) -> int:
 
 
 async def _check(root: Runtime) -> list[Checked]:
-    from pipeline.cli.tables import state_at
+    from pipeline.cli.past import state_at
     from sinks.aggregates import AggregateRun
     from sinks.dimensions import look_up
     from sinks.files import files_of

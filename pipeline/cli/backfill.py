@@ -14,7 +14,7 @@ import click
 from pipeline.assembly import Runtime
 from pipeline.cli.moments import Moment
 from pipeline.cli.options import Target, on_bucket, on_engine, on_limits
-from pipeline.cli.run import Run
+from pipeline.cli.running import Run
 from pipeline.discovery import Router
 from pipeline.engines import Engine
 from pipeline.errors import SettingsError, nearest
@@ -73,7 +73,7 @@ def backfill_command(  # noqa: PLR0917
                 "--new-generation takes all objects: it goes with no selection but --sample (and with that --prefix)"
             )
         filling = partial(_fill, limits=limits, sample=sample, prefix=prefix, uploads=uploads, quiet=target.as_json)
-        return asyncio.run(Run(target, engine, work=filling, usd=limits.usd).go())
+        return asyncio.run(Run(target, engine, work=filling, usd=limits.usd, anew=True).go())
     if sample or uploads:
         raise click.UsageError("--sample and --uploads go with --new-generation")
     names = [t.settings.name for p in target.pipelines for t in p.transforms]

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from pipeline import foresight
 from pipeline.cli.options import Target, on_bucket
 from pipeline.cli.render import as_json
 from pipeline.deployment import VARIABLES, Deployment, checked
@@ -39,6 +40,8 @@ def deploy_command(  # noqa: PLR0917
 
     Everything that Modal's client takes without a look and its servers refuse, or that would never run, is refused here.
     """
+    for pipeline in target.pipelines:
+        foresight.declared(pipeline).require()
     file = target.file if not is_path(target.file.partition(":")[0]) else os.path.abspath(target.file)  # noqa: PTH100 - may end with :name
     wanted = Deployment(
         file=file,

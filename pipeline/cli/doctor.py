@@ -26,6 +26,7 @@ def doctor_command(file: str | None, bucket: Bucket | None, as_json: bool) -> in
     breaks promises that commits rely on.
     """
     from pipeline.doctor import failed, unsafe
+    from pipeline.stores import require_place
 
     checks = wait(_checks(file, bucket))
     if as_json:
@@ -34,6 +35,9 @@ def doctor_command(file: str | None, bucket: Bucket | None, as_json: bool) -> in
         for check in checks:
             mend = f"; to mend it: {check.mend}" if check.mend else ""
             click.echo(f"{check.status:4}  {render.printable(check.check)}: {render.printable(check.found)}{mend}")
+    if bucket is not None:
+        require_place(bucket.url)  # said once more, as other commands say it
+        bucket.open()
     if unsafe(checks):
         return EXIT_BAD_INPUT
     return EXIT_PROBLEMS if failed(checks) else 0

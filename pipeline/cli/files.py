@@ -38,7 +38,7 @@ def files_command(target: Target) -> int:
 
 
 async def _files(target: Target, name: str) -> list[dict[str, object]]:
-    from pipeline.cli.tables import state_at
+    from pipeline.cli.past import state_at
 
     opened = await root_runtime(target, next(p for p in target.pipelines if p.name == name)).live()
     await opened.store.check(opened.settings.source)

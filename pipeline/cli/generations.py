@@ -163,8 +163,8 @@ async def _newly_failed(new: Runtime, live: Runtime) -> list[str]:
 def diff_command(target: Target, before: str, after: str, key: tuple[str, ...], examples: int) -> int:
     """Say what differs between two states of the table: columns, rows, and aggregates side by side.
 
-    BEFORE and AFTER are each a generation (live, new, previous, or g0, g1, ...), a commit's number, or a time. Compared are the
-    rows of sources that both have at the same version. Exit code 1 if anything differs.
+    BEFORE and AFTER are each a generation (live, new, previous, or g0, g1, ...), a commit's number (g1:7 is generation 1's), or a
+    time. Compared are the rows of sources that both have at the same version. Exit code 1 if anything differs.
     """
     from sinks.diff import Differ
     from sinks.dimensions import look_up
@@ -183,7 +183,7 @@ def diff_command(target: Target, before: str, after: str, key: tuple[str, ...], 
 
 
 async def _state_of(root: Runtime, text: str) -> State:
-    from pipeline.cli.tables import state_at
+    from pipeline.cli.past import state_at
 
     is_number = text.startswith("g") and text[1:].isdigit()
     if is_number or text in ("live", "new", "previous"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli.pasted import quoted
 from pipeline.cli.render import as_json
 from pipeline.errors import SettingsError
 
@@ -27,7 +28,7 @@ def parse(obj: Object):
         except ValueError:
             obj.reject(line.rstrip("\\n"), f"line {number} is not JSON")
             continue
-        yield {"at": event["at"], "kind": event["kind"], "amount": float(event["amount"])}
+        yield {"happened_at": event["happened_at"], "kind": event["kind"], "amount": float(event["amount"])}
 
 
 events.aggregate(
@@ -38,9 +39,9 @@ events.aggregate(
 '''
 
 SAMPLES = {
-    "monday.jsonl": '{"at": "2026-01-05T09:00:00", "kind": "sale", "amount": 12.5}\n'
-    '{"at": "2026-01-05T09:30:00", "kind": "refund", "amount": 3}\n',
-    "tuesday.jsonl": '{"at": "2026-01-06T10:00:00", "kind": "sale", "amount": 20}\nthis line is not JSON\n',
+    "monday.jsonl": '{"happened_at": "2026-01-05T09:00:00", "kind": "sale", "amount": 12.5}\n'
+    '{"happened_at": "2026-01-05T09:30:00", "kind": "refund", "amount": 3}\n',
+    "tuesday.jsonl": '{"happened_at": "2026-01-06T10:00:00", "kind": "sale", "amount": 20}\nthis line is not JSON\n',
 }
 
 TEST = '''"""Run with:  python -m pytest"""
@@ -60,7 +61,7 @@ def tidemill(*arguments: str) -> str:
 def test_uploads_become_rows(tmp_path: Path) -> None:
     uploads = tmp_path / "uploads" / "events"
     uploads.mkdir(parents=True)
-    (uploads / "one.jsonl").write_text('{"at": "2026-01-05T09:00:00", "kind": "sale", "amount": 2}\\n')
+    (uploads / "one.jsonl").write_text('{"happened_at": "2026-01-05T09:00:00", "kind": "sale", "amount": 2}\\n')
     tidemill("run", "events.py", "--bucket", str(tmp_path))
     answer = tidemill("sql", "events.py", "SELECT kind, amount FROM totals", "--bucket", str(tmp_path), "--format", "csv")
     assert answer == "kind,amount\\nsale,2.0\\n"
@@ -85,7 +86,7 @@ def init_command(folder: Path, json_wanted: bool) -> int:
         as_json({"folder": str(folder), "files": list(files)})
         return 0
     click.echo(f"made {folder}/ with a pipeline (events.py), two sample uploads and a test. Try:")
-    click.echo(f"  cd {folder}")
+    click.echo(f"  cd {quoted(str(folder))}")
     click.echo("  tidemill run events.py --bucket ./bucket")
     click.echo('  tidemill sql events.py "SELECT * FROM totals" --bucket ./bucket')
     return 0

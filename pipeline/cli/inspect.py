@@ -10,12 +10,15 @@ import click
 import msgspec
 
 from pipeline.cli import EXIT_PROBLEMS
-from pipeline.cli.options import Target, on_bucket, runtime, wait
+from pipeline.cli.absences import empty_source
+from pipeline.cli.options import Target, on_bucket, root_runtime, runtime, wait
+from pipeline.cli.pasted import pasted
 from pipeline.cli.render import as_json, count, duration, printable, size, table
 from pipeline.tracebacks import visible
 
 if TYPE_CHECKING:
-    from pipeline.preview import PlanCost, RouteCost
+    from pipeline.assembly import Runtime
+    from pipeline.preview import Plan, PlanCost, RouteCost
 
 
 @click.command("plan", epilog="Example:  tidemill plan pipeline.py --bucket ./bucket")
@@ -33,40 +36,59 @@ def plan_command(target: Target, engine: str) -> int:
     With --engine modal also what it would take there, at the rates of your workspace if Modal says them, else at list prices.
     """
     from pipeline.assembly import WallClock
-    from pipeline.growth import LISTED_MIN
     from pipeline.preview import preview
     from pipeline.rates import workspace_rates
 
     rates = wait(workspace_rates()) if engine == "modal" else None
+    warnings = {p.name: wait(_foreseen(root_runtime(target, p))) for p in target.pipelines}
     plans = [wait(preview(runtime(target, p), WallClock().now_ms(), rates)) for p in target.pipelines]
+    for plan, p in zip(plans, target.pipelines, strict=True):
+        plan.warnings = [*warnings[p.name], *([] if plan.listed or p.upstream else [wait(empty_source(runtime(target, p)))])]
     if target.as_json:
         as_json([msgspec.to_builtins(plan) for plan in plans])
         return 0
     for plan in plans:
-        click.echo(f"{plan.pipeline}: {count(plan.listed, 'object')} listed, {size(plan.listed_bytes)}")
-        for route in plan.routes:
-            click.echo(f"  {route.transform}: {count(route.new, 'new file')}, {route.changed:,} changed, {size(route.bytes)}")
-            if route.cost:
-                click.echo(f"    {_work(route.cost)}; {route.cost.basis}")
-        if plan.deleted:
-            click.echo(f"  {count(plan.deleted, 'file')} deleted in the bucket: their rows would go")
-        for transform, n in plan.behind.items():
-            click.echo(
-                f"  {transform}: the rows of {count(n, 'file')} were made by other code:  tidemill backfill  makes them anew"
-            )
-        if plan.in_progress:
-            click.echo(f"  {count(plan.in_progress, 'file')} in open tasks of other or earlier runs")
-        if plan.unmatched:
-            click.echo(f"  {count(plan.unmatched, 'file')} matched by no transform, such as {printable(plan.unmatched_sample[0])}")
-        if plan.listing and (plan.listed >= LISTED_MIN or "listing=" in plan.listing):
-            click.echo(f"  {plan.listing}")
-        if not plan.routes and not plan.deleted and not plan.in_progress:
-            click.echo("  nothing to do")
-        if plan.cost:
-            if plan.routes:
-                click.echo(f"  on Modal: {_work(plan.cost)}; {plan.cost.rates}")
-            click.echo(f"  {_limits(plan.cost)}")
+        _show_plan(target, plan)
     return 0
+
+
+def _show_plan(target: Target, plan: Plan) -> None:
+    from pipeline.growth import LISTED_MIN
+
+    click.echo(f"{plan.pipeline}: {count(plan.listed, 'object')} listed, {size(plan.listed_bytes)}")
+    for route in plan.routes:
+        click.echo(f"  {route.transform}: {count(route.new, 'new file')}, {route.changed:,} changed, {size(route.bytes)}")
+        if route.cost:
+            click.echo(f"    {_work(route.cost)}; {route.cost.basis}")
+    if plan.deleted:
+        click.echo(f"  {count(plan.deleted, 'file')} deleted in the bucket: their rows would go")
+    for transform, n in plan.behind.items():
+        anew = pasted(target, "backfill", options="--outdated")
+        click.echo(f"  {transform}: the rows of {count(n, 'file')} were made by other code; to make them anew:  {anew}")
+    if plan.in_progress:
+        click.echo(f"  {count(plan.in_progress, 'file')} in open tasks of other or earlier runs")
+    if plan.unmatched:
+        click.echo(f"  {count(plan.unmatched, 'file')} matched by no transform, such as {printable(plan.unmatched_sample[0])}")
+    if plan.listing and (plan.listed >= LISTED_MIN or "listing=" in plan.listing):
+        click.echo(f"  {plan.listing}")
+    if not plan.routes and not plan.deleted and not plan.in_progress:
+        click.echo("  nothing to do")
+    if plan.cost:
+        if plan.routes:
+            click.echo(f"  on Modal: {_work(plan.cost)}; {plan.cost.rates}")
+        click.echo(f"  {_limits(plan.cost)}")
+    for warning in plan.warnings:
+        click.echo(f"  {warning}")
+
+
+async def _foreseen(root: Runtime) -> list[str]:
+    """What is to be warned of. Raises SettingsError where a run would be refused."""
+    from pipeline.foresight import foreseen
+
+    await root.store.check(root.settings.source)
+    found = await foreseen(root)
+    found.require()
+    return found.warnings
 
 
 def _work(cost: RouteCost | PlanCost) -> str:
@@ -125,7 +147,7 @@ def status_command(target: Target, last: int) -> int:
         for failure in report["failures"][:5]:
             click.echo(f"  quarantined: {printable(failure['key'])}: {visible(failure['reason'])}")
         if len(report["failures"]) > 5:
-            click.echo(f"  ... and {len(report['failures']) - 5} more:  tidemill quarantine list {target.file}")
+            click.echo(f"  ... and {len(report['failures']) - 5} more:  {pasted(target, 'quarantine list')}")
     return 0
 
 

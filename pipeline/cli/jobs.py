@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import click
 
 from pipeline.assembly import Runtime
-from pipeline.cli import EXIT_PROBLEMS
-from pipeline.cli.options import Target, on_bucket, runtime, wait
+from pipeline.cli import EXIT_PROBLEMS, absences
+from pipeline.cli.options import Target, on_bucket, root_runtime, runtime, wait
+from pipeline.cli.pasted import pasted
 from pipeline.cli.render import as_json, count, printable, table
 from pipeline.engines import ModalEngine
 from pipeline.errors import SettingsError, nearest
@@ -37,12 +38,14 @@ def submit_command(target: Target, names: tuple[str, ...], engine: str, app: str
     On this machine a process in the background does the work; with --engine modal the deployed app's containers do.
     """
     from pipeline import submission
+    from pipeline.foresight import foreseen
 
     job = submission.new_job()
     pipelines = [p for p in target.pipelines if names[0].startswith(p.source)]
     if not pipelines:
         raise SettingsError(f"{names[0]!r} is below no source of {target.file} ({', '.join(p.source for p in target.pipelines)})")
     pipeline = pipelines[0]
+    wait(foreseen(root_runtime(target, pipeline))).require()
     if engine == "modal":
         modal_engine = ModalEngine(target.file, target.bucket, app=app, jobs=True)
 
@@ -56,6 +59,8 @@ def submit_command(target: Target, names: tuple[str, ...], engine: str, app: str
         opened = runtime(target, pipeline)
         wait(_record(opened, job, names, again))
         _in_background(target, pipeline.name, job)
+    for name in wait(absences.unknown_keys([runtime(target, pipeline)], names)):
+        click.echo(f"tidemill: {wait(absences.told_absent(target.bucket.open(), name))}", err=True)
     if target.as_json:
         as_json({"job": job, "pipeline": pipeline.name, "files": len(set(names))})
     else:
@@ -117,7 +122,7 @@ def _show(target: Target, record: Job, found: Sequence[Outcome]) -> int:
         if len(found) > SHOWN_MAX:
             click.echo(f"... and {len(found) - SHOWN_MAX:,} more; --json prints all")
         if not record.planned and not record.cancelled:
-            click.echo(f"not planned yet; if that lasts:  tidemill run {target.file} --job {record.id}")
+            click.echo(f"not planned yet; if that lasts:  {pasted(target, 'run', options=f'--job {record.id}')}")
     return EXIT_PROBLEMS if states["failed"] or states["missing"] else 0
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import click
 
 _AGO = re.compile(r"(\d+)\s*([mhdw])\Z")
+_NUMBERED = re.compile(r"g(\d{1,9}):(\d{1,19})\Z", re.ASCII)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -40,14 +42,33 @@ def moment(text: str, now: datetime) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-class At(click.ParamType["int | datetime"]):
-    """A commit's number, or a moment."""
+class Numbered(NamedTuple):
+    """A commit by its number in the log of one generation of the table: `g1:7`."""
+
+    generation: int
+    sequence: int
+
+
+When = int | Numbered | datetime
+"""A commit, or a moment."""
+
+
+class At(click.ParamType["When"]):
+    """A commit's number, with its generation where the table has several (`g1:7`), or a moment."""
 
     name = "commit or time"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | datetime:
-        """The number, or the moment with a time zone."""
-        if isinstance(value, int | datetime):
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> When:
+        """The commit, or the moment with a time zone."""
+        if isinstance(value, int | datetime | Numbered):
             return value
-        text = str(value)
-        return int(text) if text.isdigit() and len(text) < 20 else Moment().convert(text, param, ctx)
+        found = when(str(value), datetime.now(UTC))
+        return Moment().convert(value, param, ctx) if found is None else found
+
+
+def when(text: str, now: datetime) -> When | None:
+    """The commit or moment that a text names; None if it names neither."""
+    if text.isascii() and text.isdigit() and len(text) < 20:
+        return int(text)
+    named = _NUMBERED.match(text)
+    return Numbered(int(named[1]), int(named[2])) if named is not None else moment(text, now)

@@ -70,10 +70,13 @@ def on_bucket(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapped(file: str, bucket: Bucket | None, as_json: bool, **rest: Any) -> Any:
         from pipeline.loading import load_pipelines
+        from pipeline.stores import require_place
 
         if bucket is None:
             raise click.UsageError("no bucket: give --bucket (file:///dir or s3://bucket/prefix) or set TIDEMILL_BUCKET")
-        return command(Target(file, load_pipelines(file), bucket, as_json), **rest)
+        pipelines = load_pipelines(file)
+        require_place(bucket.url)
+        return command(Target(file, pipelines, bucket, as_json), **rest)
 
     return wrapped
 

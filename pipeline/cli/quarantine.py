@@ -11,6 +11,7 @@ import msgspec
 
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, root_runtime, wait
+from pipeline.cli.pasted import pasted
 from pipeline.cli.reasons import Entry, Group, grouped, matching
 from pipeline.cli.render import as_json, count, duration, printable, table
 from pipeline.cli.replay import nearest_key, replay_command
@@ -70,8 +71,7 @@ def list_command(target: Target, reason: str | None, kind: str | None, each: boo
     else:
         _list_groups(grouped(found), int(time.time() * 1000))
     if found:
-        example = printable(found[0].quarantined.key)
-        click.echo(f"{count(len(found), 'file')}; see one:  tidemill quarantine show {target.file} {example!r}")
+        click.echo(f"{count(len(found), 'file')}; see one:  {pasted(target, 'quarantine show', found[0].quarantined.key)}")
     if in_progress:
         click.echo(f"{count(len(in_progress), 'more file')} in progress again")
     return EXIT_PROBLEMS if found else 0
@@ -146,7 +146,7 @@ def retry_command(target: Target, names: tuple[str, ...], reason: str | None, ki
     elif not released:
         click.echo("nothing is quarantined")
     else:
-        click.echo(f"{count(released, 'file')} released; process them:  tidemill run {target.file} --bucket {target.bucket.url}")
+        click.echo(f"{count(released, 'file')} released; process them:  {pasted(target, 'run')}")
     return 0
 
 

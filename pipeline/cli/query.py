@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 from pipeline import keys
 from pipeline.cli.confined import Here, confine
-from pipeline.cli.moments import At
+from pipeline.cli.moments import At, When
 from pipeline.cli.options import Target, on_bucket, runtime, wait
 from pipeline.cli.results import FORMATS, Write, cut_off, refuse_terminal, writer
 from pipeline.errors import ObjectNotFound, SettingsError
@@ -19,6 +19,8 @@ from sinks.guard import half_of_memory_mb
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from sinks.warehouse import Warehouse
 
 TRIES = 5
 MEMORY_MB_MIN = 256
@@ -33,9 +35,9 @@ MEMORY_MB_MIN = 256
 @click.option(
     "--memory-mb", type=click.IntRange(min=MEMORY_MB_MIN), help="for the query's process [default: half of the machine's]"
 )
-@click.option("--at", type=At(), help="as it was at this commit, or time (36h, 2026-11-23T08:00), while retention keeps it")
+@click.option("--at", type=At(), help="as it was at this commit (g1:7: of generation 1), or time (36h, 2026-11-23T08:00)")
 def sql_command(  # noqa: PLR0917
-    target: Target, statement: str | None, form: str, timeout_s: float, memory_mb: int | None, at: int | datetime | None
+    target: Target, statement: str | None, form: str, timeout_s: float, memory_mb: int | None, at: When | None
 ) -> int:
     """Ask in DuckDB's SQL; without STATEMENT, list the tables. Read only.
 
@@ -70,7 +72,7 @@ def _answer(
     *,
     timeout_s: float,
     memory_mb: int,
-    at: int | datetime | None,
+    at: When | None,
 ) -> None:
     from pipeline.cli.tables import open_warehouse
 
@@ -83,7 +85,7 @@ def _answer(
                 broken = warehouse.broken
                 warehouse.lock()
                 here.query_begins()
-                with warehouse.open_query(statement, timeout_s=timeout_s) as result:
+                with _hinted(warehouse, statement), warehouse.open_query(statement, timeout_s=timeout_s) as result:
                     first = next(result, None)
                     here.query_ended()
                     begun = True
@@ -96,6 +98,21 @@ def _answer(
                 raise
         except SettingsError as error:
             raise SettingsError(_with_tables(str(error), target, broken)) from None
+
+
+@contextmanager
+def _hinted(warehouse: Warehouse, statement: str) -> Iterator[None]:
+    """Where a statement cannot be parsed since a column is called like a word of SQL, the error says so."""
+    try:
+        yield
+    except SettingsError as error:
+        if not str(error).startswith("Parser Error"):
+            raise
+        from pipeline.reserved import quoting_hint
+
+        rows = warehouse.connection.execute("SELECT DISTINCT column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
+        names = [*warehouse.tables, *(row[0] for row in rows)]
+        raise SettingsError(f"{error}{quoting_hint(warehouse.connection, statement, names)}") from None
 
 
 def _told(here: Here, first: pa.RecordBatch | None, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

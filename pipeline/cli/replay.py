@@ -12,6 +12,7 @@ import click
 
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, root_runtime, wait
+from pipeline.cli.pasted import pasted
 from pipeline.cli.render import as_json, count, printable
 from pipeline.errors import SettingsError, nearest
 from pipeline.tracebacks import describe, visible
@@ -106,7 +107,7 @@ def _show(target: Target, key: str, subject: Subject, done: Replayed) -> None:
             click.echo(visible(f"rejected: {rejected}: {reason}"))
         click.echo(f"{name}: {count(done.rows, 'row')}, {count(done.rejected, 'row')} rejected; nothing was committed")
         if subject.entry is not None:
-            click.echo(f"have a run process it:  tidemill quarantine retry {target.file} {name!r} --bucket {target.bucket.url}")
+            click.echo(f"have a run process it:  {pasted(target, 'quarantine retry', key)}")
         return
     if done.detail:
         click.echo(visible(done.detail, lines=True))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
 
 from pipeline import keys, wire
 from pipeline.assembly import Runtime
+from pipeline.cli.moments import When
+from pipeline.cli.past import state_at
 from pipeline.errors import SettingsError
 from pipeline.log import Log
 from pipeline.model import Commit
@@ -20,35 +21,8 @@ from sinks.pruning import sources_asked
 from sinks.warehouse import Warehouse
 
 
-async def state_at(
-    runtime: Runtime, at: int | datetime | None = None, *, sources: Sequence[str] | None = None
-) -> tuple[Runtime, State]:
-    """The state now, or as it was at a commit or moment; and the runtime on its generation: at a moment that is the one which was
-    live then. With all its outputs, or with those of `sources`. Raises SettingsError where that is not kept.
-    """
-    if at is None:
-        state = await runtime.log().load()
-    elif isinstance(at, int):
-        state = await runtime.log().load_at(at)
-    else:
-        moment_ms = int(at.timestamp() * 1000)
-        if await runtime.generations() is not None:
-            root = runtime.of_generation(0).log()
-            then = (await root.load_at(await root.sequence_at(moment_ms))).generations
-            runtime = runtime.of_generation(then.live if then is not None else 0)
-        log = runtime.log()
-        state = await log.load_at(await log.sequence_at(moment_ms))
-    log = runtime.log()
-    if sources is None:
-        await log.load_outputs(state)
-    else:
-        await log.look_up(state, sources)
-        await log.look_up_outputs(state, [entry.output for key in sources if (entry := state.entry(key)) is not None])
-    return runtime, state
-
-
 async def open_warehouse(
-    runtimes: Sequence[Runtime], wanted: str, *, at: int | datetime | None = None, memory_mb: int | None = None
+    runtimes: Sequence[Runtime], wanted: str, *, at: When | None = None, memory_mb: int | None = None
 ) -> Warehouse:
     """Views and tables for a statement, as they were `at` a commit or moment; state tables only where `wanted` mentions them, and
     where it names sources, their files alone. The caller closes it. Raises SettingsError where what was then is not kept.

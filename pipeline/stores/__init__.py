@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from pipeline.ports import Store
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
+
+BESIDE_MAX = 1000
+"""Directories beside a missing bucket among which one is looked for."""
 
 
 def open_store(url: str, *, endpoint_url: str | None = None, region: str | None = None, create: bool = False) -> Store:
@@ -34,8 +38,35 @@ def open_store(url: str, *, endpoint_url: str | None = None, region: str | None 
             raise SettingsError(f"{url!r}: {name!r} is no S3 bucket name (3 to 63 lower-case letters, digits, - and .)")
         if "@" in (endpoint_url or ""):  # it would be shown in errors and sent to the service in clear
             raise SettingsError("the endpoint URL has a name or password before '@': leave it out, boto3 finds the credentials")
+        if endpoint_url is not None:
+            _require_endpoint(endpoint_url)
         return S3Store(name, prefix, endpoint_url=endpoint_url, region=region)
     raise SettingsError(f"{url!r} is no bucket Tidemill knows: use a directory, file:///dir or s3://bucket/prefix")
+
+
+def _require_endpoint(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SettingsError(f"the endpoint {url!r} is no URL of a service: write it like https://HOST or http://HOST:PORT")
+
+
+def require_place(url: str) -> None:
+    """Raises SettingsError for a URL that names no bucket, and where a local one is no directory: as every command says it."""
+    scheme = url.partition("://")[0] if "://" in url else ""
+    if scheme in ("", "file"):
+        require_directory(_directory(url).absolute())
+
+
+def require_directory(root: Path) -> None:
+    """Raises SettingsError where a local bucket is no directory, with the one beside it that was perhaps meant."""
+    if root.is_dir():
+        return
+    if root.exists():
+        raise SettingsError(f"the bucket {root} is not a directory: give the directory that the keys are in")
+    beside = [one.name for one in root.parent.iterdir() if one.is_dir()] if root.parent.is_dir() else []
+    close = difflib.get_close_matches(root.name, sorted(beside)[:BESIDE_MAX], 1)
+    meant = f"did you mean {root.parent / close[0]}? Else make it" if close else "make it"
+    raise SettingsError(f"the bucket {root} does not exist: {meant} with  mkdir -p {root}")
 
 
 def _directory(url: str) -> Path:

@@ -21,13 +21,13 @@ from pipeline.errors import (
     KeyUnsupported,
     ObjectNotFound,
     PreconditionFailed,
-    SettingsError,
     StoreUnavailable,
 )
 from pipeline.model import Head, Page, Stored
 from pipeline.ports import Content
+from pipeline.stores import require_directory
 from pipeline.stores.disk import Disk, Names, Presence, copy_all, hold, locked, roomless, sweep, write_all
-from pipeline.stores.local_content import ABSENT, LocalContent, explained, version
+from pipeline.stores.local_content import ABSENT, LocalContent, explained, translated, version
 
 PRIVATE = ".tidemill"
 PAGE_KEYS = 10_000
@@ -55,9 +55,7 @@ class LocalStore:
 
     async def check(self, prefix: str = "") -> None:
         """Raises SettingsError where the directory does not exist, StoreDenied where it cannot be read and written."""
-        if not self.root.is_dir():
-            what = "is not a directory" if self.root.exists() else "does not exist"
-            raise SettingsError(f"the bucket {self.root} {what}: make it with  mkdir -p {self.root}")
+        require_directory(self.root)
         self._present()
         with explained(str(self.root)), roomless(str(self.root)):
             os.listdir(self.root)  # noqa: PTH208 - a permission test
@@ -97,7 +95,7 @@ class LocalStore:
         except OSError as error:
             if error.errno in ABSENT:
                 return
-            raise
+            raise translated(error, folder or "/") from error
         try:
             with os.scandir(descriptor) as entries:  # relative to the descriptor: no path is resolved for each file
                 names = sorted(e.name + "/" if e.is_dir(follow_symlinks=False) else e.name for e in entries)

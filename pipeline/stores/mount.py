@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.errors import InputRejected, ObjectNotFound, SourceChanged, StoreUnavailable
+from pipeline.errors import InputRejected, ObjectArchived, ObjectNotFound, SourceChanged, StoreUnavailable
 from pipeline.model import Inputs
 from pipeline.ports import Content
 from pipeline.stores.local_content import ABSENT, explained
@@ -144,6 +144,9 @@ class MountContent:
         """An error of the file system: the object is gone, or hidden by a folder, or another by now, or the mount is unwell."""
         if error.errno in (errno.EISDIR, errno.ENAMETOOLONG):
             self._problem = _unreachable(self._key)
+        elif error.errno in (errno.EACCES, errno.EPERM) and self._is_closed_to_all():
+            way = "have it restored (aws s3api restore-object), then  tidemill quarantine retry"
+            self._problem = ObjectArchived(f"{self._key!r} is archived (S3 Glacier) and cannot be read: {way}")
         elif error.errno in ABSENT:
             self._problem = ObjectNotFound(f"{self._key!r} was deleted after it was planned")
         elif self._is_still_there():
@@ -151,6 +154,13 @@ class MountContent:
         else:
             self._changed()
         return self._problem or error
+
+    def _is_closed_to_all(self) -> bool:
+        """Mountpoint shows objects that must be restored first without any permission."""
+        try:
+            return self._path.stat().st_mode & 0o777 == 0
+        except OSError:
+            return False
 
     def _is_still_there(self) -> bool:
         try:

@@ -7,12 +7,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.errors import KeyUnsupported, ObjectNotFound, PreconditionFailed, SettingsError, StoreDenied, StoreUnavailable
+from pipeline.errors import (
+    KeyUnsupported,
+    ObjectArchived,
+    ObjectNotFound,
+    PreconditionFailed,
+    SettingsError,
+    StoreDenied,
+    StoreUnavailable,
+)
 
 _DENIED = (
     *("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AllAccessDisabled"),
     *("403", "401"),
 )
+_ELSEWHERE = (
+    *("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "AuthorizationQueryParametersError"),
+    *("IllegalLocationConstraintException", "301", "307"),
+)
+"""What services say of a request that was signed for, or sent to, another region than the bucket's."""
+_REGION = re.compile(r"<Region>([\w-]+)</Region>|expecting '([\w-]+)'|x-amz-bucket-region: ([\w-]+)")
+_HOST = re.compile(r"host='(?P<host>[^']+)', port=(?P<port>\d+)|endpoint URL: \"(?P<url>https?://[^/\"]+)")
+_SIGNS = {
+    "Connection refused": "nothing listens there",
+    "NameResolutionError": "there is no such host",
+    "Name or service not known": "there is no such host",
+    "nodename nor servname": "there is no such host",
+    "Could not connect to the endpoint": "no connection",
+    "No route to host": "no route",
+    "Network is unreachable": "no network",
+    "ConnectTimeoutError": "no answer",
+    "CERTIFICATE_VERIFY_FAILED": "its certificate is not trusted",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS: http://?",
+}
+UNREACHED = "cannot be reached"
+_CLASS = re.compile(r"<StorageClass>(\w+)</StorageClass>")
 _CODE = re.compile(r"<Code>([^<]+)</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
 
@@ -51,7 +80,7 @@ def explained(what: str, *, conditional_write: bool = False) -> Iterator[None]:
         code, status = _found(error)
         raise of_code(code, status or 412, what, conditional_write=conditional_write) from None
     except (fast.PermissionDeniedError, fast.UnauthenticatedError) as error:
-        raise of_code(_found(error)[0] or "AccessDenied", 403, what) from None
+        raise of_code(_found(error)[0] or "AccessDenied", 403, what, text=str(error)) from None
     except fast.BaseError as error:
         code, status = _found(error)
         raise of_code(code, status, what, text=str(error), conditional_write=conditional_write) from None
@@ -61,7 +90,11 @@ def _refusal(error: Any, what: str, conditional_write: bool) -> Exception:
     """Of botocore's ClientError."""
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    return of_code(code, status, what, conditional_write=conditional_write)
+    told, headers = error.response.get("Error", {}), error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    region, storage = told.get("Region") or headers.get("x-amz-bucket-region"), told.get("StorageClass")
+    text = f"{told.get('Message', '')} {f'<Region>{region}</Region>' if region else ''}"
+    text += f"<StorageClass>{storage}</StorageClass>" if storage else ""
+    return of_code(code, status, what, text=text, conditional_write=conditional_write)
 
 
 def _found(error: Exception) -> tuple[str, int]:
@@ -85,6 +118,13 @@ def of_code(code: str, status: int, what: str, *, text: str = "", conditional_wr
         return RangeEmpty(f"{what}: the object has no bytes in the range that was asked for")
     if code in ("NoSuchKey", "NotFound", "404") or (status == 404 and code != "NoSuchBucket"):
         return _missing(what, conditional_write)
+    if code in _ELSEWHERE or status in (301, 307) or "incorrectly configured region" in text:
+        return _elsewhere(what, text)
+    if code == "InvalidObjectState":
+        kind = _CLASS.search(text)
+        named = f" (S3 {kind[1]})" if kind else " (S3 Glacier)"
+        way = "have it restored (aws s3api restore-object), then  tidemill quarantine retry"
+        return ObjectArchived(f"{what!r} is archived{named} and cannot be read: {way}")
     if code == "NoSuchBucket":
         return SettingsError(f"{what}: there is no such bucket: check --bucket, --region and --endpoint-url")
     if code == "ConditionalRequestConflict" or status == 409:
@@ -98,13 +138,36 @@ def of_code(code: str, status: int, what: str, *, text: str = "", conditional_wr
     return StoreUnavailable(f"{what}: {code or _line(text) or f'HTTP status {status}'}")
 
 
+def _elsewhere(what: str, text: str) -> Exception:
+    found = _REGION.search(text)
+    region = next((name for name in found.groups() if name), "") if found else ""
+    way = f"give --region {region}" if region else "give its own as --region (or AWS_REGION)"
+    return SettingsError(f"{what}: the bucket is in another region than the request was for: {way}, or check --endpoint-url")
+
+
 def _missing(what: str, conditional_write: bool) -> Exception:
     text = f"{what!r} does not exist"
     return PreconditionFailed(text) if conditional_write else ObjectNotFound(text)
 
 
+def _unreached(error: object) -> str | None:
+    """What is said of a service that cannot be reached at all."""
+    text = str(error)
+    where = _HOST.search(text)
+    if where is None:
+        return None
+    host = f"{where['host']}:{where['port']}" if where["port"] else where["host"] or where["url"]
+    for sign, reason in _SIGNS.items():
+        if sign in text:
+            return f"{host} {UNREACHED} ({reason}): check --endpoint-url and the network"
+    return None
+
+
 def _line(error: object) -> str:
     """The first line of an error, short, without query strings (they carry signatures)."""
+    unreached = _unreached(error)
+    if unreached is not None:
+        return unreached
     text = str(error).partition("Debug source:")[0]  # what obstore prints of its own structures
     text = re.sub(r"\?\S+", "?...", " ".join(text.split()))
     return text[:300]

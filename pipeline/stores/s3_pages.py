@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.errors import SettingsError, StoreUnavailable
 from pipeline.model import Page
-from pipeline.stores.s3_errors import code_in, explained, of_code
+from pipeline.stores.s3_errors import UNREACHED, code_in, explained, of_code
 from pipeline.stores.s3_listing import parse_listing, together, token_within
 
 PAGE_KEYS = 1000
@@ -99,7 +99,8 @@ class _Asker:
             response = self._http.request("GET", url)
         body: bytes = response.data
         if response.status != 200:
-            raise self._refused(response.status, body.decode("utf-8", "replace"))
+            region = response.headers.get("x-amz-bucket-region")
+            raise self._refused(response.status, body.decode("utf-8", "replace") + (f"<Region>{region}</Region>" if region else ""))
         self.is_seaweed = "seaweed" in response.headers.get("Server", "").lower()
         return body
 
@@ -107,7 +108,7 @@ class _Asker:
         code = code_in(body)
         if code == "NoSuchBucket" or (status == 404 and not code):
             return SettingsError(f"there is no bucket {self._bucket!r} at {self._where}: check --bucket and --region")
-        return of_code(code or str(status), status, self.url)
+        return of_code(code or str(status), status, self.url, text=body)
 
 
 def _pool() -> Any:
@@ -219,6 +220,7 @@ class S3Lister:
 
     def __init__(self, client: Any, bucket: str, prefix: str, endpoint_url: str | None) -> None:
         self._asker = _Asker(client, bucket, prefix, endpoint_url)
+        self._endpoint_url = endpoint_url
         self._sorts: bool | None = None
 
     @property
@@ -227,8 +229,18 @@ class S3Lister:
         return bool(self._sorts)
 
     async def check(self, prefix: str) -> None:
-        """One small listing below the prefix: raises what any listing would."""
-        self._asker.read(await self._asker.ask(prefix, "", 1, None))
+        """One small listing below the prefix: raises what any listing would, and SettingsError where an endpoint was given and
+        nothing answers there: it is probably misspelt.
+        """
+        try:
+            body = await self._asker.ask(prefix, "", 1, None)
+        except StoreUnavailable as error:
+            if self._endpoint_url is not None and UNREACHED in str(error):
+                raise SettingsError(str(error)) from None
+            raise
+        if self._endpoint_url is not None and body and not body.lstrip().startswith((b"<?xml", b"<ListBucketResult")):
+            raise SettingsError(f"{self._endpoint_url} does not answer as an S3 service does: check --endpoint-url")
+        self._asker.read(body)
         self._sorts = self._sorts or self._asker.is_seaweed
 
     def close(self) -> None:

@@ -193,7 +193,7 @@ def test_a_file_that_does_not_load_is_one_failed_check(tmp_path: Path) -> None:
     [("ftp://x", "is no bucket Tidemill knows"), ("s3://A", "is no S3 bucket name"), ("gone", "does not exist")],
 )
 def test_a_bucket_that_is_none(bucket: str, words: str, tmp_path: Path) -> None:
-    found = checks(project(tmp_path, **TOKEN), "--bucket", bucket, code=1)
+    found = checks(project(tmp_path, **TOKEN), "--bucket", bucket, code=2)
     assert [check["check"] for check in found.values() if check["status"] == "FAIL"] in (["bucket"], ["list up/"])
     assert any(words in check["found"] for check in found.values())
 

@@ -115,7 +115,7 @@ def test_a_runs_limit_is_one_for_all_transforms(tmp_path: Path) -> None:
 
 def test_nothing_to_do_costs_nothing(tmp_path: Path) -> None:
     p = uploaded(tmp_path, files=0)
-    assert p.call("plan", "--engine", "modal").stdout.splitlines()[1:] == [
+    assert p.call("plan", "--engine", "modal").stdout.splitlines()[1:3] == [
         "  nothing to do",
         "  no cost limit is declared; today's receipts cost $0.0000",
     ]

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.cli.run import Run
+from pipeline.cli.running import Run
 from pipeline.growth import Frontier, Growth
 from pipeline.state import State
 from tests.builders import pipeline_settings

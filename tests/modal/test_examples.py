@@ -274,7 +274,7 @@ def test_nightly_runs_again_what_changed_of_late_and_leaves_the_rest(cloud: Clou
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     ages = {"fresh": max(today, now - timedelta(hours=1)), "yesterdays": yesterday, "old": now - timedelta(days=9)}
     for name, when in ages.items():
-        project.upload(f"uploads/readings/{name}.csv", f"sensor,at,celsius\n{name},2026-01-05T08:00,4\n")
+        project.upload(f"uploads/readings/{name}.csv", f"sensor,read_at,celsius\n{name},2026-01-05T08:00,4\n")
         dated(project, f"uploads/readings/{name}.csv", when)
     project.fire()
     before = commits(project)

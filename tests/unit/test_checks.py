@@ -125,3 +125,43 @@ def test_checks_see_what_is_stored_also_after_a_rescue() -> None:
     done = written([[{"n": "12"}, {"n": "y"}]], ("n IS NOT NULL", "reject"), mode="rescue", declared=schema)
     assert (done.rows, done.rejected) == ({0: 1}, {0: 1})
     assert json.loads(rows_of(done, "rejected")[0]["row"]) == {"n": None, "_rescued": '{"n": "y"}'}
+
+
+@pytest.mark.parametrize("mode", ["freeze", "rescue"])
+def test_a_check_on_a_column_that_is_not_declared_is_refused_where_no_other_can_come(mode: Any) -> None:
+    closed = Pipeline(
+        "t", source="up/", schema=pa.schema([("amount", pa.float64()), ("tags", pa.list_(pa.int64()))]), schema_mode=mode
+    )
+    with pytest.raises(
+        SettingsError, match=r"check pos: the columns are fixed .* and 'ammount' is none of them; did you mean 'amount'\?"
+    ):
+        closed.check("pos", "ammount > 3")
+    closed.check("case", "AMOUNT > 3")
+    closed.check("qualified", "t.amount > 3")
+    closed.check("own", "_source_key <> ''")
+    closed.check("parameters", "len(list_filter(tags, lambda x: x > 3)) = 0 AND len([y FOR y IN tags IF y > 3]) = 0")
+    if mode == "rescue":
+        closed.check("rescued", "_rescued IS NULL")
+    else:
+        with pytest.raises(SettingsError, match="_rescued"):
+            closed.check("rescued", "_rescued IS NULL")
+    assert len(closed.checks) == (5 if mode == "rescue" else 4)
+
+
+@pytest.mark.parametrize("mode", ["freeze", "rescue"])
+@pytest.mark.parametrize("option", ["order_by", "partition_by"])
+def test_other_names_of_columns_are_looked_at_too(mode: Any, option: Any) -> None:
+    with pytest.raises(SettingsError, match=f"{option}: the columns are fixed .*did you mean 'amount'?"):
+        Pipeline("t", source="up/", schema=pa.schema([("amount", pa.float64())]), schema_mode=mode, **{option: ["amuont"]})
+
+
+def test_a_column_that_may_come_may_be_checked() -> None:
+    evolving = Pipeline("t", source="up/", schema=pa.schema([("amount", pa.float64())]))
+    evolving.check("pos", "ammount > 3")
+    assert evolving.checks[0].columns == ("ammount",)
+
+
+def test_a_check_that_fails_at_a_word_of_sql_says_what_to_quote() -> None:
+    with pytest.raises(SettingsError, match='write "at", with the quotes'):
+        Pipeline("t", source="up/").check("late", "at > 3")
+    Pipeline("t", source="up/").check("late", '"at" > 3')

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", "sizing", "pools", "tracebacks", "limits"}
-VALUES |= {"parse_trees"}
+VALUES |= {"parse_trees", "reserved"}
 CORE = VALUES | {
     "wire",
     "runs",
@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 COMPOSITION = (
     *("assembly", "aggregation", "preview", "replay", "doctor", "rented", "deployment", "engines", "submission", "cli"),
-    *("inventory", "reading", "stages", "publishing", "repair"),
+    *("inventory", "reading", "stages", "publishing", "repair", "foresight"),
 )
 ANYTHING = (*(f"pipeline.{name}" for name in COMPOSITION), "pipeline", "infra")
 
