@@ -6,7 +6,7 @@ FIRST ?= 1
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test setup check simulate soak bench audit-dependencies lock clean
+.PHONY: help demo test setup check simulate soak values bench audit-dependencies lock clean
 
 help:
 	@echo "make demo      set up, then run the main job on real data in ./demo-bucket"
@@ -15,6 +15,7 @@ help:
 	@echo "make check     style and types alone"
 	@echo "make simulate  SEEDS=10000 FIRST=1: histories of the protocol under faults"
 	@echo "make soak      watching runs on one bucket, killed and stopped while files change (SECONDS=600 STORE=file|s3|both SEED=1)"
+	@echo "make values    MINUTES=10: arbitrary documents, Python values, Arrow tables and frames, by every path"
 	@echo "make bench     measure against a hand-written script and dlt"
 
 .venv/bin/python:
@@ -51,6 +52,10 @@ STORE ?= both
 SEED ?= 1
 soak: .venv/ready
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) --store $(STORE) --seed $(SEED)
+
+MINUTES ?= 10
+values: .venv/ready
+	@$(BIN)/python -m tests.values --minutes $(MINUTES)
 
 bench: .venv/ready
 	@$(BIN)/python -m bench

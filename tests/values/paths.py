@@ -26,7 +26,8 @@ from sinks.diff import Differ
 from sinks.files import files_of
 from sinks.targets import Target
 from tests.inline import inline_runtime
-from tests.values.model import OWN, Row, Table, same
+from tests.values.model import OWN, Kind, Row, Table, same
+from tests.values.writing import pylist
 
 Rows = dict[str, list[Row]]
 Say = Callable[[str, str], None]
@@ -82,6 +83,22 @@ class World:
         asyncio.run(Compactor(Pass(runtime.parts()), Wanted(target_bytes=2**27, few=True, purge=True)).run())
 
 
+class ArrowWorld(World):
+    """Files that are Arrow tables, of which there is no model: what SQL says at once is what is expected of all other paths."""
+
+    def upload(self, numbers: list[int]) -> None:
+        for i in numbers:
+            (self.bucket / "up" / f"{i:03}").write_text(f"{i}")
+        _, state = asyncio.run(self.runtime.run())
+        assert not state.quarantine, [one.reason for one in state.quarantine.values()]
+        self.model.rows = by_source(_asked(self, "SELECT * FROM t"))
+        self.model.columns = {"?": Kind()}
+        self.earlier = [(state.sequence, self.expected())]
+
+    def expected(self) -> Rows:
+        return self.model.rows
+
+
 def table_of(obj: Any) -> Any:
     """The stage's code: the rows as they are."""
     return obj.table().drop_columns([name for name in obj.table().column_names if name in OWN])
@@ -90,8 +107,8 @@ def table_of(obj: Any) -> Any:
 def by_source(table: pa.Table) -> Rows:
     """Rows as the model has them."""
     found: Rows = {}
-    for row in table.to_pylist():
-        found.setdefault(row["_source_key"], []).append({name: value for name, value in row.items() if name not in OWN})
+    for row in pylist(table):
+        found.setdefault(str(row["_source_key"]), []).append({name: value for name, value in row.items() if name not in OWN})
     return found
 
 
@@ -212,10 +229,10 @@ PATHS: dict[str, Callable[[World], None]] = {
 }
 
 
-def lived(folder: Path, files: list[list[Row]], groups: list[list[int]], widen: Any) -> None:
+def lived(folder: Path, files: list[Any], groups: list[list[int]], widen: Any, make: type[World] = World) -> None:
     """A table's life: passes over groups of files, each followed by questions; a compaction, and the questions again."""
     shutil.rmtree(folder, ignore_errors=True)
-    world = World(folder, files, widen)
+    world = make(folder, files, widen)
     for group in groups:
         world.upload(group)
         ask_all(world)

@@ -6,12 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.values.model import Row
-from tests.values.paths import lived
+from tests.values.paths import ArrowWorld, lived
 from tests.values.strategies import ANY, files, grouping, groups_of
+from tests.values.test_arrow import tables
 
 
 def life(given_files: list[list[Row]], sizes: list[int], widen: Any) -> None:
@@ -19,7 +21,19 @@ def life(given_files: list[list[Row]], sizes: list[int], widen: Any) -> None:
         lived(Path(folder, "world"), given_files, groups_of(given_files, sizes), widen)
 
 
+def life_of_table(table: pa.Table) -> None:
+    """The same of an Arrow table and a part of it; what SQL says at first is what all other paths must say."""
+    with tempfile.TemporaryDirectory() as folder:
+        lived(Path(folder, "world"), [table, table.slice(1)], [[0], [1]], None, make=ArrowWorld)
+
+
 @given(files(ANY), grouping, st.sampled_from([None, "none", "string"]))
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_path_says_what_was_committed(given_files: list[list[Row]], sizes: list[int], widen: Any) -> None:
     life(given_files, sizes, widen)
+
+
+@given(tables())
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_path_says_the_same_of_arrow_tables(table: pa.Table) -> None:
+    life_of_table(table)

@@ -30,7 +30,7 @@ def written(files: list[Any], groups: list[list[int]], widen: Widen = "float", *
         bad, schema, outputs = _attempts(Path(folder), files, groups, widen, spec)
         rows: dict[int, list[dict[str, Any]]] = {i: [] for i in range(len(files)) if i not in bad}
         for table in _read(folder, schema, outputs):
-            for row in _pylist(table):
+            for row in pylist(table):
                 i = int(str(row["_source_key"]))
                 if i in rows:
                     rows[i].append({name: value for name, value in row.items() if name not in OWN})
@@ -78,8 +78,9 @@ def _read(folder: str, schema: str | None, outputs: list[OutputFile]) -> list[pa
         return [warehouse.stream(scan).read_all() for scan in warehouse.scans(outputs, warehouse.columns(schema))]
 
 
-def _pylist(table: pa.Table) -> list[dict[str, Any]]:
+def pylist(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows as dicts; in the form of `comparable` where Python has no such values."""
     try:
-        return table.to_pylist()  # type: ignore[no-any-return]
+        return table.topylist()  # type: ignore[no-any-return]
     except (ValueError, OverflowError):  # years that Python has not
         return [{name: comparable(table.column(name)[i]) for name in table.column_names} for i in range(table.num_rows)]
