@@ -81,6 +81,6 @@ def _read(folder: str, schema: str | None, outputs: list[OutputFile]) -> list[pa
 def pylist(table: pa.Table) -> list[dict[str, Any]]:
     """Rows as dicts; in the form of `comparable` where Python has no such values."""
     try:
-        return table.topylist()  # type: ignore[no-any-return]
+        return table.to_pylist()  # type: ignore[no-any-return]
     except (ValueError, OverflowError):  # years that Python has not
         return [{name: comparable(table.column(name)[i]) for name in table.column_names} for i in range(table.num_rows)]
