@@ -75,7 +75,7 @@ class Table:
         self.sequence = snapshot.sequence
         aggregates = runtime.settings.aggregates
         self._aggregates = [aggregate.name for aggregate in aggregates]
-        self._warehouse = Warehouse(files_of(runtime.store))
+        self._warehouse = Warehouse(files_of(runtime.store), timezone=runtime.settings.timezone)
         try:
             _finished(add_tables(self._warehouse, runtime, state))
         except BaseException:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipeline.databases import UTC
 from pipeline.errors import SettingsError
 from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Snapshot
@@ -73,11 +74,18 @@ class Differ:
     """Compares two snapshots of one pipeline. Use it as a context manager."""
 
     def __init__(
-        self, files: Files, before: Snapshot, after: Snapshot, dimensions: Sequence[Dimension] = (), *, memory_mb: int | None = None
+        self,
+        files: Files,
+        before: Snapshot,
+        after: Snapshot,
+        dimensions: Sequence[Dimension] = (),
+        *,
+        memory_mb: int | None = None,
+        timezone: str = UTC,
     ) -> None:
         self._name = after.pipeline
         self._computed: dict[str, str] = {}
-        self.warehouse = Warehouse(files, memory_mb=memory_mb)
+        self.warehouse = Warehouse(files, memory_mb=memory_mb, timezone=timezone)
         self.warehouse.add_dimensions(dimensions)
         for side, snapshot in zip(_SIDES, (before, after), strict=True):
             self.warehouse.add_snapshot(snapshot, view=f"_tidemill_{side}_all")

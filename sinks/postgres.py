@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NAME_BYTES_MAX = 63
 CONNECT_TIMEOUT_S = 10
+_SESSION = "SET TIME ZONE 'UTC'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'"
+"""Whatever this machine's environment (PGTZ, PGDATESTYLE) or the role's own settings are."""
 
 
 class PostgresSink:
@@ -71,6 +73,7 @@ class PostgresSink:
                 "connect_timeout": CONNECT_TIMEOUT_S,
                 "application_name": "tidemill",
                 **conninfo_to_dict(dsn),
+                "client_encoding": "UTF8",
             }
         except psycopg.Error:  # its message repeats a part of the string, perhaps the password
             raise SettingsError(
@@ -79,6 +82,7 @@ class PostgresSink:
         try:
             if self._connection is None:
                 self._connection = psycopg.connect(autocommit=True, **options)
+                self._connection.execute(_SESSION)
             yield self._connection
         except psycopg.Error as error:  # the lines after the first may show rows
             raise SinkFailed(f"Postgres: {(str(error).splitlines() or [type(error).__name__])[0]}") from error

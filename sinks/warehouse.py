@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pipeline.databases import UTC, connect
 from pipeline.errors import ObjectNotFound, SettingsError, StoreDenied, StoreUnavailable
 from pipeline.model import MAIN_TABLE, REJECTED_TABLE, AggregateFile, OutputFile
 from pipeline.parse_trees import parse_tree
@@ -38,8 +39,6 @@ _STORE_ERROR = re.compile(r"\ATraceback .*^(?:[\w.]+\.)?(ObjectNotFound|StoreUna
 """What DuckDB 2.0 says when a registered file system raises: a bare `duckdb.Error` with the whole traceback as its text."""
 ROWS_AT_ONCE = 16_384
 """Of a result: of rows of 2 kB that is 32 MB, some of which are in memory at a time."""
-STORAGE_VERSION = "v1.4.0"
-"""Of DuckDB files for others: the default of DuckDB 2 cannot be opened by DuckDB 1."""
 SPILL_SHARE = 4
 """How often the memory's size may lie on disk."""
 _REJECTED_COLUMNS = ("row", "reason", *PROVENANCE)
@@ -67,13 +66,19 @@ class Warehouse:
 
     memory_mb: what queries may take of this process's memory, by default half of the machine's. DuckDB gets a part of it and spills
     the rest to disk, up to `SPILL_SHARE` times as much. database: a DuckDB file to put the views into, for others to open.
+    timezone: where days begin and end.
     """
 
     def __init__(
-        self, files: Files, *, threads: int | None = None, memory_mb: int | None = None, database: str = ":memory:"
+        self,
+        files: Files,
+        *,
+        threads: int | None = None,
+        memory_mb: int | None = None,
+        database: str = ":memory:",
+        timezone: str = UTC,
     ) -> None:
-        import duckdb
-
+        self.timezone = timezone
         self._files = files
         self._limits = Limits(memory_mb or half_of_memory_mb())
         self._spill = tempfile.TemporaryDirectory(prefix="tidemill-sql-", ignore_cleanup_errors=True)
@@ -81,14 +86,10 @@ class Warehouse:
             "temp_directory": self._spill.name,
             "memory_limit": f"{self._limits.engine_mb}MiB",
             "max_temp_directory_size": f"{self._limits.memory_mb * SPILL_SHARE}MiB",
-            "autoinstall_known_extensions": False,
-            "python_enable_replacements": False,  # else a query could name the variables of this program
         }
         if threads is not None:
             config["threads"] = threads
-        if database != ":memory:":
-            config["storage_compatibility_version"] = STORAGE_VERSION
-        self.connection: duckdb.DuckDBPyConnection = duckdb.connect(database, config=config)
+        self.connection = connect(database, timezone=timezone, **config)
         self.connection.execute(f"CREATE SCHEMA IF NOT EXISTS {INTERNAL}")
         files.register(self.connection)
         self._paths: list[str] = []
@@ -189,9 +190,19 @@ class Warehouse:
                 self.add_aggregate_file(aggregate.name, file)
             elif snapshot.schema is not None:
                 try:
-                    self.add_view(aggregate.name, aggregate.sql)
+                    self._add_computed(aggregate)
                 except SettingsError as error:  # whoever asks for the table hears what is wrong with its SQL
                     self.broken[aggregate.name] = str(error)
+
+    def _add_computed(self, aggregate: AggregateSettings) -> None:
+        """When asked where its zone is this warehouse's; else now, in its own."""
+        if aggregate.timezone == self.timezone:
+            self.add_view(aggregate.name, aggregate.sql)
+            return
+        with self.cursor() as other, self._explained():
+            other.execute(f"SET TimeZone = {sql.text(aggregate.timezone)}")
+            other.execute(f"CREATE OR REPLACE TABLE {sql.name(aggregate.name)} AS {aggregate.sql}")
+        self.tables.add(aggregate.name)
 
     def add_aggregate_file(self, name: str, file: AggregateFile) -> None:
         """A view over a committed aggregate, without what only its next computation needs."""

@@ -173,7 +173,8 @@ def diff_command(target: Target, before: str, after: str, key: tuple[str, ...], 
     root = root_runtime(target, target.only())
     states = [wait(_state_of(root, text)) for text in (before, after)]
     dimensions = wait(look_up(root.store, root.settings.dimensions))
-    with Differ(files_of(root.store), states[0].snapshot(), states[1].snapshot(), dimensions) as differ:
+    sides, zone = (states[0].snapshot(), states[1].snapshot()), root.settings.timezone
+    with Differ(files_of(root.store), *sides, dimensions, timezone=zone) as differ:
         found = differ.compare(root.settings.aggregates, key=key, examples=examples)
     if target.as_json:
         as_json({"pipeline": root.settings.name, "before": before, "after": after, **asdict(found)})

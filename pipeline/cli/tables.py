@@ -8,6 +8,7 @@ from datetime import datetime
 
 from pipeline import keys, wire
 from pipeline.assembly import Runtime
+from pipeline.databases import UTC
 from pipeline.errors import SettingsError
 from pipeline.log import Log
 from pipeline.model import Commit
@@ -53,7 +54,7 @@ async def open_warehouse(
     """Views and tables for a statement, as they were `at` a commit or moment; state tables only where `wanted` mentions them, and
     where it names sources, their files alone. The caller closes it. Raises SettingsError where what was then is not kept.
     """
-    warehouse = Warehouse(files_of(runtimes[0].store), memory_mb=memory_mb)
+    warehouse = Warehouse(files_of(runtimes[0].store), memory_mb=memory_mb, timezone=_zone(runtimes))
     asked = [sources_asked(warehouse.connection, wanted, runtime.settings.name) for runtime in runtimes]
     named = any(sources is not None for sources in asked)  # then no other table can be in the statement
     asked = [sources or [] if named else None for sources in asked]
@@ -66,6 +67,12 @@ async def open_warehouse(
             committed = [[t async for t in r.log().all_committed(s)] if name == "sources" else [] for r, s in opened]
             warehouse.add_table(name, state_tables.state_table(name, [state for _, state in opened], logs, committed))
     return warehouse
+
+
+def _zone(runtimes: Sequence[Runtime]) -> str:
+    """The zone that all have declared; UTC where they differ. Aggregates are in their own pipeline's all the same."""
+    zones = {runtime.settings.timezone for runtime in runtimes}
+    return zones.pop() if len(zones) == 1 else UTC
 
 
 async def add_tables(warehouse: Warehouse, runtime: Runtime, state: State, *, sources: Sequence[str] | None = None) -> None:
