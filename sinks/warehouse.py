@@ -19,12 +19,14 @@ from pipeline.parse_trees import parse_tree
 from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Snapshot, dead_rows
 from sinks import sql
+from sinks.carried import Carrier, Kind, long_columns, selected, too_long_numbers
 from sinks.contract import name_conflicts
 from sinks.dimensions import Dimension
 from sinks.files import Files
 from sinks.guard import Guard, Limits, half_of_memory_mb
 from sinks.mergeable import VISIBLE
 from sinks.schema import PROVENANCE, decode
+from sinks.stars import without_provenance
 from sinks.statements import STATEMENT_CHARS_MAX, refusal
 from sinks.view_sql import missing, shown
 
@@ -47,8 +49,10 @@ _REJECTED_COLUMNS = ("row", "reason", *PROVENANCE)
 class Stream:
     """A result's batches, once, in order; see `Warehouse.open_query`."""
 
-    def __init__(self, reader: pa.RecordBatchReader, following: Callable[[], pa.RecordBatch | None]) -> None:
+    def __init__(self, reader: pa.RecordBatchReader, kinds: Sequence[Kind], following: Callable[[], pa.RecordBatch | None]) -> None:
         self.schema: pa.Schema = reader.schema
+        self.kinds = kinds
+        """The columns' types in DuckDB."""
         self._following = following
 
     def __iter__(self) -> Stream:
@@ -234,16 +238,27 @@ class Warehouse:
             return pa.Table.from_batches(self._limits.collected(result), schema=result.schema)
 
     @contextmanager
-    def open_query(self, statement: str, *, timeout_s: float | None = None) -> Iterator[Stream]:
-        """The same, batch by batch as they come, however many. `timeout_s` is the query's: who reads it slowly may."""
+    def open_query(
+        self, statement: str, *, timeout_s: float | None = None, carrier: Carrier | None = None, provenance: bool = True
+    ) -> Iterator[Stream]:
+        """The same, batch by batch as they come, however many. `timeout_s` is the query's: who reads it slowly may.
+
+        carrier: for whom, so that every value arrives exactly (see `carried`); None: as DuckDB and Arrow have it.
+        provenance: whether stars have it (see `stars`).
+        """
         self._check(statement)
         guard = Guard(self.connection.interrupt, self._limits, timeout_s)
-        with guard:
+        long: list[str] = []
+        with guard, too_long_numbers(long):
             with self._explained(guard):
-                reader = self.connection.sql(statement).to_arrow_reader(ROWS_AT_ONCE)
+                answer = self.connection.sql(statement if provenance else without_provenance(self.connection, statement))
+                names, kinds = answer.columns, answer.types
+                long += long_columns(names, kinds) if carrier in ("parquet", "arrow") else []
+                select = selected(names, kinds, carrier) if carrier is not None else None
+                reader = (answer.project(select) if select is not None else answer).to_arrow_reader(ROWS_AT_ONCE)
             guard.watch.pause()
             try:
-                yield Stream(reader, lambda: self._next(reader, guard))
+                yield Stream(reader, kinds, lambda: self._next(reader, guard))
             finally:
                 reader.close()
 

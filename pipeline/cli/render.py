@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -61,10 +62,18 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, numbers:
     console.print(drawn)
 
 
+def _float(value: float) -> str:
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value and abs(value) < 0.001:
+        return f"{value:.3g}"
+    return f"{value:,.3f}".rstrip("0").rstrip(".") if abs(value) < 1e15 else repr(value)
+
+
 def cell(value: object) -> str:
     """One value in a table."""
     if value is None:
         return "NULL"
     if isinstance(value, float):
-        return f"{value:,.3f}".rstrip("0").rstrip(".") if abs(value) < 1e15 else repr(value)
+        return _float(value)
     return printable(str(value))
