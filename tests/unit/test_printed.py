@@ -55,7 +55,7 @@ def whole(kind: str, least: int, most: int) -> st.SearchStrategy[Value]:
 
 def decimals(precision: int, scale: int) -> st.SearchStrategy[Value]:
     def made(n: int) -> Value:
-        text = format(Decimal(n).scaleb(-scale), "f")
+        text = format(Decimal(f"{n}e-{scale}"), "f")
         return Value(f"DECIMAL({precision},{scale})", f"CAST('{text}' AS DECIMAL({precision},{scale}))", Decimal(text))
 
     return st.integers(-(10**precision) + 1, 10**precision - 1).map(made)
