@@ -169,12 +169,13 @@ def diff_command(target: Target, before: str, after: str, key: tuple[str, ...], 
     from sinks.diff import Differ
     from sinks.dimensions import look_up
     from sinks.files import files_of
+    from sinks.promised import promised
 
     root = root_runtime(target, target.only())
     states = [wait(_state_of(root, text)) for text in (before, after)]
     dimensions = wait(look_up(root.store, root.settings.dimensions))
-    sides, zone = (states[0].snapshot(), states[1].snapshot()), root.settings.timezone
-    with Differ(files_of(root.store), *sides, dimensions, timezone=zone) as differ:
+    sides = [promised(state.snapshot(), root.settings) for state in states]
+    with Differ(files_of(root.store), sides[0], sides[1], dimensions, timezone=root.settings.timezone) as differ:
         found = differ.compare(root.settings.aggregates, key=key, examples=examples)
     if target.as_json:
         as_json({"pipeline": root.settings.name, "before": before, "after": after, **asdict(found)})

@@ -17,6 +17,7 @@ from sinks import state_tables
 from sinks.aggregates import definitions
 from sinks.dimensions import look_up
 from sinks.files import files_of
+from sinks.promised import promised
 from sinks.pruning import sources_asked
 from sinks.warehouse import Warehouse
 
@@ -83,7 +84,7 @@ async def add_tables(warehouse: Warehouse, runtime: Runtime, state: State, *, so
 
     await refuse_damaged(runtime, state)
     snapshot, aggregates = state.snapshot(sources), runtime.settings.aggregates
-    warehouse.add_snapshot(snapshot)
+    warehouse.add_snapshot(promised(snapshot, runtime.settings))
     if sources is not None:
         return
     versions = {}
