@@ -121,7 +121,7 @@ class AggregateRun:
                 pass  # say, the result's columns changed with the schema: compute everything
         self._add_all(warehouse)
         warehouse.add_view(name, f"SELECT * FROM {sql.name(_ALL)}")
-        return self._checked(warehouse.query(f"SELECT * FROM ({statement}) {_order(aggregate)}"), aggregate)
+        return self._checked(_stored(warehouse, f"SELECT * FROM ({statement}) {_order(aggregate)}"), aggregate)
 
     def _any_change(self) -> bool:
         changes = self._snapshot.changes
@@ -189,7 +189,7 @@ class AggregateRun:
         path = self._files.path(old.key, old.size_bytes)
         warehouse.add_view(_OLD, f"SELECT {casts} FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
         statement = merge.statement(_OLD, sums[0], sums[1] if len(sums) > 1 else None)
-        return warehouse.query(f"SELECT * FROM ({statement}) {_order(aggregate)}")
+        return _stored(warehouse, f"SELECT * FROM ({statement}) {_order(aggregate)}")
 
     # -- groups --------------------------------------------------------------------------------------------------------
 
@@ -206,9 +206,10 @@ class AggregateRun:
         )
         path = self._files.path(old.key, old.size_bytes)
         warehouse.add_view(_OLD, f"SELECT * FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
-        return warehouse.query(
+        return _stored(
+            warehouse,
             f"SELECT * FROM ({statement}) UNION ALL BY NAME"
-            f" SELECT * FROM {_OLD} o WHERE NOT EXISTS (SELECT 1 FROM {_TOUCHED} t WHERE {same}) {_order(aggregate)}"
+            f" SELECT * FROM {_OLD} o WHERE NOT EXISTS (SELECT 1 FROM {_TOUCHED} t WHERE {same}) {_order(aggregate)}",
         )
 
     def _checked(self, table: pa.Table, aggregate: AggregateSettings) -> pa.Table:
@@ -252,6 +253,11 @@ def _holders(snapshot: Snapshot, changes: Changes) -> dict[str, list[OutputFile]
             return None
         found[output] = holder.files
     return found
+
+
+def _stored(warehouse: Warehouse, select: str) -> pa.Table:
+    """The result in types that Parquet has; see `carried`."""
+    return warehouse.query(select, carrier="parquet")
 
 
 def encode(table: pa.Table) -> bytes:

@@ -121,8 +121,8 @@ def too_long_numbers(columns: Sequence[str]) -> Iterator[None]:
             raise
         named = " or ".join(columns)
         raise SettingsError(
-            f"column {named} has a number of more than {DIGITS_MAX} digits, which this format has no type for:"
-            f" ask for CAST({columns[0]} AS VARCHAR), or use --format csv or json"
+            f"column {named} has a number of more than {DIGITS_MAX} digits, which Parquet and Arrow have no type for:"
+            f" ask for CAST({columns[0]} AS VARCHAR); csv and json have all digits"
         ) from None
 
 

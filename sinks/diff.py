@@ -6,8 +6,10 @@ happened within one source, it changed. With key columns, rows of one key are th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from pipeline.databases import UTC
@@ -15,6 +17,7 @@ from pipeline.errors import SettingsError
 from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Snapshot
 from sinks import sql
+from sinks.cells import jsons, objects_of
 from sinks.dimensions import Dimension
 from sinks.files import Files
 from sinks.schema import PROVENANCE
@@ -114,7 +117,7 @@ class Differ:
         else:
             self._by_source(found, common)
         order = ", ".join(["_source_key", "_side DESC", *map(sql.name, common)])
-        found.examples = self._rows(f"SELECT * FROM _tidemill.only ORDER BY {order} LIMIT {examples}")
+        found.examples = self._examples(f"SELECT * FROM _tidemill.only ORDER BY {order} LIMIT {examples}")
         for i, aggregate in enumerate(aggregates):
             try:
                 found.aggregates.append(self._aggregate(aggregate, f"sums{i}", examples))
@@ -176,7 +179,7 @@ class Differ:
     def _by_key(self, found: Diff, common: Sequence[str], key: list[str]) -> None:
         names = ", ".join(sql.name(column) for column in key)
         for side in _SIDES:
-            twice = self._rows(f"SELECT {names} FROM _tidemill.{side} GROUP BY {names} HAVING count(*) > 1 LIMIT 1")
+            twice = self._examples(f"SELECT {names} FROM _tidemill.{side} GROUP BY {names} HAVING count(*) > 1 LIMIT 1")
             if twice:
                 one = ", ".join(f"{column}={value!r}" for column, value in twice[0].items())
                 raise SettingsError(f"--key {' --key '.join(key)} does not tell rows apart: several have {one}")
@@ -215,13 +218,26 @@ class Differ:
         joined = f"FROM _tidemill.before_{table} b FULL JOIN _tidemill.after_{table} a ON {on}"
         [n] = self._rows(f"SELECT count(*) AS every, count(*) FILTER ({differs}) AS differing {joined}")
         order = "".join(f"{', ' if i else 'ORDER BY '}{i + 1}" for i in range(len(by)))
-        some = self._rows(f"SELECT {', '.join(shown)} {joined} WHERE {differs} {order} LIMIT {examples}")
+        some = self._examples(f"SELECT {', '.join(shown)} {joined} WHERE {differs} {order} LIMIT {examples}")
         return AggregateDiff(name=aggregate.name, groups=n["every"], differing=n["differing"], examples=some)
+
+    def _examples(self, statement: str) -> list[dict[str, Any]]:
+        """Rows with every value as `--format json` has it: no value is bent, or too far for Python."""
+        found: list[dict[str, Any]] = []
+        with self.warehouse.open_query(statement, carrier="text") as result:
+            for batch in result:
+                columns = [jsons(kind, column) for kind, column in zip(result.kinds, batch.columns, strict=True)]
+                found += [json.loads(row, parse_float=_number) for row in objects_of(result.schema.names, columns)]
+        return found
 
     def _rows(self, statement: str) -> list[dict[str, Any]]:
         table: pa.Table = self.warehouse.query(statement)
         found: list[dict[str, Any]] = table.to_pylist()
         return found
+
+
+def _number(text: str) -> float | Decimal:
+    return float(text) if repr(float(text)) == text else Decimal(text)
 
 
 def _same(column: str) -> str:

@@ -200,13 +200,15 @@ class Warehouse:
 
     def _add_computed(self, aggregate: AggregateSettings) -> None:
         """When asked where its zone is this warehouse's; else now, in its own."""
-        if aggregate.timezone == self.timezone:
-            self.add_view(aggregate.name, aggregate.sql)
-            return
         with self.cursor() as other, self._explained():
             other.execute(f"SET TimeZone = {sql.text(aggregate.timezone)}")
-            other.execute(f"CREATE OR REPLACE TABLE {sql.name(aggregate.name)} AS {aggregate.sql}")
-        self.tables.add(aggregate.name)
+            found, bare = other.sql(aggregate.sql), aggregate.sql.strip().rstrip(";")
+            select = f"SELECT {selected(found.columns, found.types, 'parquet') or '*'} FROM (\n{bare}\n)"
+            if aggregate.timezone != self.timezone:
+                other.execute(f"CREATE OR REPLACE TABLE {sql.name(aggregate.name)} AS {select}")
+                self.tables.add(aggregate.name)
+                return
+        self.add_view(aggregate.name, select)
 
     def add_aggregate_file(self, name: str, file: AggregateFile) -> None:
         """A view over a committed aggregate, without what only its next computation needs."""
@@ -225,7 +227,7 @@ class Warehouse:
         self.connection.execute("SET lock_configuration = true")
         self._locked = True
 
-    def query(self, statement: str, *, timeout_s: float | None = None) -> pa.Table:
+    def query(self, statement: str, *, timeout_s: float | None = None, carrier: Carrier | None = None) -> pa.Table:
         """The result of one SELECT (or DESCRIBE, SHOW, SUMMARIZE).
 
         Raises SettingsError for anything else, for SQL errors, and for what takes more than `timeout_s` or the warehouse's memory.
@@ -234,7 +236,7 @@ class Warehouse:
         """
         import pyarrow as pa
 
-        with self.open_query(statement, timeout_s=timeout_s) as result:
+        with self.open_query(statement, timeout_s=timeout_s, carrier=carrier) as result:
             return pa.Table.from_batches(self._limits.collected(result), schema=result.schema)
 
     @contextmanager

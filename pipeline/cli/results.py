@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import click
 
-from pipeline.cli.cells import NUMBERS, jsons, objects_of, texts
 from pipeline.errors import TidemillError
 from sinks.carried import Carrier, Kind
+from sinks.cells import NUMBERS, jsons, objects_of, texts
 
 if TYPE_CHECKING:
     import pyarrow as pa
