@@ -49,8 +49,10 @@ def test_what_can_never_be_an_aggregate_is_refused_before_the_run(tmp_path: Path
     assert not (project.root / "tables").exists()
 
 
-ODD = """SELECT k, INTERVAL 1 MONTH * count(*) AS span, union_value(n := count(*)) AS either, sum(v::HUGEINT) AS total,
- {} AS nothing, [union_value(s := k)] AS list, '12:00:00+02'::TIMETZ AS tz, '101'::BIT AS bits, 'a'::ENUM('a') AS e, max(v)::BIGNUM AS big,
+ODD = """SELECT k, INTERVAL 1 MONTH * count(*) AS span, union_value(n := count(*)) AS either,
+ sum(v::HUGEINT) AS total,
+ {} AS nothing, [union_value(s := k)] AS list, '12:00:00+02'::TIMETZ AS tz, '101'::BIT AS bits,
+ 'a'::ENUM('a') AS e, max(v)::BIGNUM AS big,
  NULL AS unknown, [] AS empty, MAP {} AS none, avg(v) * 'inf'::DOUBLE AS far, DATE 'infinity' AS always,
  count(*), uuid() IS NULL AS f FROM t GROUP BY k"""
 STORED = {
