@@ -267,10 +267,7 @@ class Runtime:
 
     async def open(self) -> None:
         """Check the bucket and make or check the pipeline's home."""
-        from sinks.aggregate_sql import check_aggregates
-
         s = self.settings
-        check_aggregates(s.name, s.aggregates if self.aggregates else ())
         await self.store.check(s.source)
         marker = Marker(format=FORMAT_VERSION, pipeline=s.name, source=s.source, output=s.output, generation=s.generation)
         await open_home(self.store, marker, RandomIds())

@@ -80,7 +80,7 @@ async def preview(runtime: Runtime, now_ms: int, rates: Rates | None = None) -> 
 
     With rates, also what it would cost to rent containers for it.
     """
-    check_aggregates(runtime.settings.name, runtime.settings.aggregates)
+    check_aggregates([runtime.settings])
     await runtime.store.check(runtime.settings.source)
     state = await runtime.log().load()
     plan = Plan(pipeline=state.pipeline, in_progress=len(state.wanted))

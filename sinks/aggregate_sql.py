@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.databases import connect_without_threads
 from pipeline.errors import SettingsError
@@ -13,15 +13,25 @@ from sinks.mergeable import HIDDEN, name_of
 from sinks.statements import ONE_SELECT, refusal
 
 
-def check_aggregates(pipeline: str, declared: Sequence[AggregateSettings]) -> None:
+class Declaring(Protocol):
+    """A pipeline, or its settings."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def aggregates(self) -> Sequence[AggregateSettings]: ...
+
+
+def check_aggregates(pipelines: Sequence[Declaring]) -> None:
     """Raises SettingsError, in one line, for SQL that can never be the SQL of an aggregate, whatever rows come."""
+    declared = [(pipeline.name, aggregate) for pipeline in pipelines for aggregate in pipeline.aggregates]
     if not declared:
         return
     with connect_without_threads() as connection:
-        for aggregate in declared:
+        for name, aggregate in declared:
             why = _why_not(parse_tree(connection, aggregate.sql), aggregate)
             if why:
-                raise SettingsError(f"pipeline {pipeline}, aggregate {aggregate.name}: {why}")
+                raise SettingsError(f"pipeline {name}, aggregate {aggregate.name}: {why}")
 
 
 def _why_not(tree: Mapping[str, Any], aggregate: AggregateSettings) -> str:

@@ -52,8 +52,7 @@ def deploy_command(  # noqa: PLR0917
         mount_root=mount_root,
         environment=environment,
     )
-    for pipeline in target.pipelines:
-        check_aggregates(pipeline.name, pipeline.aggregates)
+    check_aggregates(target.pipelines)
     deployment = checked(wanted, target.pipelines, app_name(load_pipelines(file.partition(":")[0])))
     for name, value in deployment.variables().items():
         os.environ[name] = value

@@ -31,6 +31,7 @@ from pipeline.notices import NoticeQueue, Notices, in_background
 from pipeline.parts import Limits, PassReport, Request
 from pipeline.state import State
 from pipeline.stores import open_store, s3_address
+from sinks.aggregate_sql import check_aggregates
 
 WATCH_BACKOFF_MAX_S = 60.0
 SWEEP_S = 3600.0
@@ -187,7 +188,10 @@ class Run:
         """When each pipeline's next whole listing is due, where passes before it may list from the last key on."""
         self.noticed: Notices | None = None
         """What the next turn looks up; None for a full listing."""
-        self.warming = False
+        self.checking: asyncio.Future[None] | None = None
+        """Whether the aggregates' SQL is any, while the workers work: its library takes a moment to load."""
+        self.main: asyncio.Task[Any] | None = None
+        self.refused: BaseException | None = None
         self.sinks = AfterPasses(self._say)
         self.stopped = asyncio.Event()
 
@@ -195,6 +199,7 @@ class Run:
         """Do it; the exit code."""
         keep_arrow_light()  # the workers' process was forked before
         loop, main = asyncio.get_running_loop(), asyncio.current_task()
+        self.main = main
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, main)
         try:
@@ -206,8 +211,12 @@ class Run:
                 runtime.stopping = self.stopped.is_set
                 await runtime.open()
             await self._loop(runtimes)
+            if self.checking is not None:
+                await self.checking
         except asyncio.CancelledError:
-            pass  # by `_stop`
+            if self.refused is not None:
+                raise self.refused from None
+            # else by `_stop`
         finally:
             await self.engine.close()
         if self.stopped.is_set():
@@ -336,10 +345,16 @@ class Run:
 
     def _progressed(self, progress: Progress, runtime: Runtime, report: PassReport) -> None:
         progress.update(report)
-        if report.planned and runtime.settings.aggregates and not self.warming:
-            self.warming = True  # while the workers work: the aggregates' library takes a moment to load
+        if report.planned and runtime.settings.aggregates and self.checking is None:
             asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "sinks.aggregates")
-            asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "duckdb")
+            self.checking = asyncio.get_running_loop().run_in_executor(None, check_aggregates, self.target.pipelines)
+            self.checking.add_done_callback(self._checked)
+
+    def _checked(self, checking: asyncio.Future[None]) -> None:
+        """What can never be an aggregate ends the run at once, not when all files are done."""
+        if not checking.cancelled() and checking.exception() is not None and self.main is not None:
+            self.refused = checking.exception()
+            self.main.cancel()
 
     def _show(self, runtime: Runtime, report: PassReport, seconds: float) -> None:
         name = runtime.label
