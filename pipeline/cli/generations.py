@@ -31,17 +31,20 @@ if TYPE_CHECKING:
 def generations_command(target: Target, number: int | None) -> int:
     """List the generations of the table: which is live, which is being filled, which can be rolled back to."""
     pipelines = [target.only()] if number is not None else target.pipelines
+    told = []
     for pipeline in pipelines:
         root = root_runtime(target, pipeline)
         if number is not None:
             wait(_drop(root, number))
         found = wait(_listed(root))
         if target.as_json:
-            as_json({"pipeline": pipeline.name, "generations": found})
+            told.append({"pipeline": pipeline.name, "generations": found})
             continue
         click.echo(f"{pipeline.name}:")
         headings = ("generation", "state", "begun (UTC)", "files", "rows", "quarantined", "at commit")
         table(headings, [(*one.values(),) for one in found], numbers=(0, 3, 4, 5, 6))
+    if target.as_json:
+        as_json(told)
     return 0
 
 

@@ -42,8 +42,9 @@ def printable(key: str) -> str:
 
 
 def as_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    click.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+    """One JSON document on standard output: always a list of objects, so that what reads one command reads all."""
+    found = value if isinstance(value, list) else [value]
+    click.echo(json.dumps(found, indent=2, default=str, ensure_ascii=False, allow_nan=False))
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[int] = ()) -> None:

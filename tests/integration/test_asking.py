@@ -139,3 +139,21 @@ def test_without_a_statement_json_lists_the_tables(project: Project) -> None:
     assert found[0] == {"table": "t", "pipeline": "t", "kind": "rows"}
     assert {one["table"] for one in found} >= {"t", "t__rejected", "by_key", "names", "u", "sources", "quarantine"}
     assert project.call("sql").stdout.splitlines() == [one["table"] for one in found]
+
+
+def test_json_has_one_shape_in_every_command(project: Project, tmp_path: Path) -> None:
+    """One document, a list of objects; `run` prints an object a line, since it may watch for ever."""
+    groups = ("schema show", "schema history", "quarantine list", "jobs list")
+    plain = ("plan", "status", "sql", "files", "audit", "aggregate", "sinks", "compact", "vacuum", "generations")
+    own = {"lineage": ["t/1.jsonl"], "diff": ["1", "2"], "aggregate": ["--check"], "vacuum": ["--dry-run"]}
+    for command in (*groups, *plain, "lineage", "diff"):
+        file = f"{project.file}:t" if command == "diff" else str(project.file)
+        done = project.finish(*command.split(), file, *own.get(command, []), "--json")
+        assert done.returncode in {0, 1}, done.stderr
+        found = json.loads(done.stdout, parse_constant=pytest.fail)
+        assert isinstance(found, list), command
+        assert all(isinstance(one, dict) for one in found), command
+    for line in project.call("run", "--json").stdout.splitlines():
+        assert isinstance(json.loads(line), dict)
+    done = project.finish("init", str(tmp_path / "new"), "--json")
+    assert isinstance(json.loads(done.stdout), list)
