@@ -83,8 +83,7 @@ class Pipeline:
     what a watching run, or the ticks between two sweeps, list: "auto" from the last key on where keys were seen to grow (dates,
     sequence numbers) and there are many, else all; "growing" always from the last key on; "whole" always all. priority: what
     goes first where not all can go at once: "newest", "oldest", or a list of prefixes (of the key after `source`); by default the
-    listing's own order.
-
+    listing's own order. timezone: where days begin and end, in queries, checks and aggregates as for the schedule, on any machine.
 
     For a deployed pipeline: schedule: when it looks for new objects, as five cron fields in `timezone` or a timedelta. sweep: a
     schedule of its own for full listings; the ticks of `schedule` then take keys that were hinted, or that grew. access: how
