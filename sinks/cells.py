@@ -5,15 +5,18 @@ The columns come as `sinks.carried` has them leave DuckDB: what Arrow or Python 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from itertools import pairwise
 from json.encoder import encode_basestring as quoted
 from typing import TYPE_CHECKING, Any
 
-from sinks.carried import LONG, Kind, members
+from sinks.carried import LONG, Kind, members, selected
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
 BLOB_BYTES_SHOWN = 16
@@ -125,6 +128,23 @@ def objects_of(names: Sequence[str], columns: Sequence[list[str]]) -> Iterator[s
     """One JSON object for each row, of columns of JSON."""
     inside = ", ".join(quoted(name).replace("%", "%%") + ": %s" for name in names)
     return map(f"{{{inside}}}".__mod__, zip(*columns, strict=True))
+
+
+def rows_of(answer: duckdb.DuckDBPyRelation) -> list[dict[str, Any]]:
+    """A few rows as what JSON has for their values: none is bent, or too far for Python."""
+    select = selected(answer.columns, answer.types, "text")
+    table = (answer.project(select) if select is not None else answer).to_arrow_table()
+    return [row for batch in table.to_batches() for row in parsed_rows(answer.types, batch)]
+
+
+def parsed_rows(kinds: Sequence[Kind], batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The same of one batch, which left DuckDB as text."""
+    columns = [jsons(kind, column) for kind, column in zip(kinds, batch.columns, strict=True)]
+    return [json.loads(row, parse_float=_parsed) for row in objects_of(batch.schema.names, columns)]
+
+
+def _parsed(text: str) -> float | Decimal:
+    return float(text) if repr(float(text)) == text else Decimal(text)
 
 
 def _spans(column: pa.Array, inner: list[str], begin: str, end: str) -> list[str]:

@@ -6,10 +6,8 @@ happened within one source, it changed. With key columns, rows of one key are th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from pipeline.databases import UTC
@@ -17,7 +15,7 @@ from pipeline.errors import SettingsError
 from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Snapshot
 from sinks import sql
-from sinks.cells import jsons, objects_of
+from sinks.cells import parsed_rows
 from sinks.dimensions import Dimension
 from sinks.files import Files
 from sinks.schema import PROVENANCE
@@ -226,18 +224,13 @@ class Differ:
         found: list[dict[str, Any]] = []
         with self.warehouse.open_query(statement, carrier="text") as result:
             for batch in result:
-                columns = [jsons(kind, column) for kind, column in zip(result.kinds, batch.columns, strict=True)]
-                found += [json.loads(row, parse_float=_number) for row in objects_of(result.schema.names, columns)]
+                found += parsed_rows(result.kinds, batch)
         return found
 
     def _rows(self, statement: str) -> list[dict[str, Any]]:
         table: pa.Table = self.warehouse.query(statement)
         found: list[dict[str, Any]] = table.to_pylist()
         return found
-
-
-def _number(text: str) -> float | Decimal:
-    return float(text) if repr(float(text)) == text else Decimal(text)
 
 
 def _same(column: str) -> str:

@@ -1,8 +1,11 @@
-"""`_rescued` is there as soon as the mode is `rescue`: whoever asks for it needs no file to have brought it."""
+"""What is there though no file brought it, `_rescued`; and what is shown though Python has no form for it."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import pytest
 
 from tests.helpers import Project, lines
 
@@ -55,3 +58,27 @@ def test_a_table_that_turns_to_rescuing_has_the_column_at_once(tmp_path: Path) -
     assert project.sql("FROM odd") == [{"s": "a", "rescued": 0, "last": None}]
     project.run()
     assert project.sql("FROM odd") == [{"s": "a", "rescued": 0, "last": None}]
+
+
+FAR = """
+import pyarrow as pa
+from pipeline import Pipeline, Object
+
+t = Pipeline("t", source="up/")
+
+@t.transform
+def rows(obj: Object):
+    {first}
+    return pa.table({{"d": pa.array([3_000_000], pa.date32()), "b": [b"\\xff"], "f": [float("nan")]}})
+"""
+
+
+def test_a_replay_shows_values_that_python_has_no_form_for(tmp_path: Path) -> None:
+    """As `sql` does; it is no bug of ours."""
+    project = Project(tmp_path, FAR.format(first="raise ValueError('not yet')"))
+    project.upload("a", "x")
+    project.run(code=1)
+    project.write(FAR.format(first=""))
+    [shown] = json.loads(project.call("quarantine replay", "up/a", "--rows", "1", "--json").stdout, parse_constant=pytest.fail)
+    assert shown["sample"] == [{"d": "10183-09-21", "b": "ff", "f": "NaN"}]
+    assert "10183-09-21" in project.call("quarantine replay", "up/a", "--rows", "1").stdout
