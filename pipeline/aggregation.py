@@ -15,6 +15,7 @@ from pipeline.state import State
 from sinks.aggregates import AggregateRun, definitions, encode, is_behind
 from sinks.dimensions import Dimension, look_up
 from sinks.files import files_of
+from sinks.promised import promised
 
 
 class WarehouseAggregator:
@@ -40,7 +41,8 @@ class WarehouseAggregator:
         aggregates = self._settings.aggregates
         if self._anew:
             snapshot = msgspec.structs.replace(snapshot, aggregates={}, changes=Changes(everything=True))
-        tables = AggregateRun(files_of(self._store), snapshot, aggregates, self._dimensions).compute()
+        rows = promised(snapshot, self._settings)
+        tables = AggregateRun(files_of(self._store), rows, aggregates, self._dimensions).compute()
         wanted = definitions(aggregates, {d.name: d.version for d in self._dimensions})
         files = []
         for aggregate in aggregates:

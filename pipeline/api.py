@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 from pipeline.checks import checked_check, checked_mode, checked_schema, named_columns, refuse_unknown
 from pipeline.errors import SettingsError
 from pipeline.fingerprints import fingerprint
+from pipeline.naming import checked_dollars, checked_globs, checked_name, checked_prefix, quoted_name
 from pipeline.options import (
     TIMEOUT_MAX_S,
     TransformOptions,
@@ -49,10 +49,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., object])
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
-STATE_TABLES = ("sources", "outputs", "commits", "quarantine")
-REJECTED_SUFFIX = "__rejected"
-
 
 @dataclass(frozen=True, slots=True)
 class Transform:
@@ -87,8 +83,7 @@ class Pipeline:
     what a watching run, or the ticks between two sweeps, list: "auto" from the last key on where keys were seen to grow (dates,
     sequence numbers) and there are many, else all; "growing" always from the last key on; "whole" always all. priority: what
     goes first where not all can go at once: "newest", "oldest", or a list of prefixes (of the key after `source`); by default the
-    listing's own order.
-
+    listing's own order. timezone: where days begin and end, in queries, checks and aggregates as for the schedule, on any machine.
 
     For a deployed pipeline: schedule: when it looks for new objects, as five cron fields in `timezone` or a timedelta. sweep: a
     schedule of its own for full listings; the ticks of `schedule` then take keys that were hinted, or that grew. access: how
@@ -124,14 +119,14 @@ class Pipeline:
         max_cost_usd: float | None = None,
         max_cost_usd_per_day: float | None = None,
     ) -> None:
-        self.name = _checked_name("pipeline", name)
+        self.name = checked_name("pipeline", name)
         self.upstream = source if isinstance(source, Pipeline) else None
         """The pipeline whose table this one reads; None: it reads objects of the bucket."""
-        self.source = source.prefix_of_rows if isinstance(source, Pipeline) else _checked_prefix(name, "source", source)
-        self.output = _checked_prefix(name, "output", f"tables/{name}/" if output is None else output)
+        self.source = source.prefix_of_rows if isinstance(source, Pipeline) else checked_prefix(name, "source", source)
+        self.output = checked_prefix(name, "output", f"tables/{name}/" if output is None else output)
         refuse_overlap(name, self.source, self.output)
-        self.include = _globs(name, "include", include)
-        self.exclude = _globs(name, "exclude", exclude)
+        self.include = checked_globs(name, "include", include)
+        self.exclude = checked_globs(name, "exclude", exclude)
         self.partition_by = strings(f"pipeline {name}", "partition_by", partition_by)
         self.order_by = strings(f"pipeline {name}", "order_by", order_by)
         self.file_bytes = int(between(f"pipeline {name}", "file_mb", file_mb, 0.001, 4096) * 2**20)
@@ -157,8 +152,8 @@ class Pipeline:
             apt=strings(label, "apt", apt),
         )
         self.cost = CostLimits(
-            run_usd=_dollars(label, "max_cost_usd", max_cost_usd),
-            day_usd=_dollars(label, "max_cost_usd_per_day", max_cost_usd_per_day),
+            run_usd=checked_dollars(label, "max_cost_usd", max_cost_usd),
+            day_usd=checked_dollars(label, "max_cost_usd_per_day", max_cost_usd_per_day),
         )
         self.transforms: list[Transform] = []
         self.aggregates: list[AggregateSettings] = []
@@ -212,9 +207,9 @@ class Pipeline:
         if not safe and attempts > 1:
             raise SettingsError(f"{label}: max_attempts={attempts} contradicts safe_to_rerun=False: leave one of them out")
         return TransformSettings(
-            name=_checked_name("transform", target.__name__.lower()),
+            name=checked_name("transform", target.__name__.lower()),
             version=version if version is not None else "",  # see `settings`
-            match=_globs(self.name, "match", [match] if isinstance(match, str) else match),
+            match=checked_globs(self.name, "match", [match] if isinstance(match, str) else match),
             timeout_s=between(label, "timeout_s", options.get("timeout_s", 600.0), 0.1, TIMEOUT_MAX_S),
             max_attempts=attempts,
             batch_size=optional(label, "batch_size", batch_size, 1, 100_000),
@@ -232,15 +227,15 @@ class Pipeline:
         result's column to an SQL expression over the rows. Only groups that new, changed or deleted files touch are computed again.
         """
         label = f"pipeline {self.name}, aggregate {name}"
-        _checked_name("aggregate", name)
+        checked_name("aggregate", name)
         if name == self.name or name in (d.name for d in self.dimensions) or any(a.name == name for a in self.aggregates):
             raise SettingsError(f"{label}: the name is taken")
-        groups = dict(by) if isinstance(by, Mapping) else {c: _quoted(c) for c in ([by] if isinstance(by, str) else by)}
+        groups = dict(by) if isinstance(by, Mapping) else {c: quoted_name(c) for c in ([by] if isinstance(by, str) else by)}
         if not groups or not all(isinstance(k, str) and isinstance(v, str) for k, v in groups.items()):
             raise SettingsError(f'{label}: by= needs at least one column, for example by=["month"]')
         if not isinstance(sql, str) or not sql.strip():
             raise SettingsError(f"{label}: sql= is empty")
-        self.aggregates.append(AggregateSettings(name=name, by=groups, sql=sql))
+        self.aggregates.append(AggregateSettings(name=name, by=groups, sql=sql, timezone=self.deployment.timezone))
 
     def check(self, name: str, sql: str, *, action: CheckAction = "quarantine") -> None:
         """Declare a condition that every row has to meet, in SQL over its columns: `amount >= 0`, `shop IS NOT NULL`.
@@ -249,10 +244,11 @@ class Pipeline:
         "reject" puts the row into `<table>__rejected`, "warn" counts it. A row for which it is NULL meets it, as SQL has it.
         """
         label = f"pipeline {self.name}, check {name}"
-        _checked_name("check", name)
+        checked_name("check", name)
         if any(c.name == name for c in self.checks):
             raise SettingsError(f"{label}: the name is taken")
-        checked = checked_check(label, name, sql, action, table=self.name, declared=self.schema)
+        zone, declared = self.deployment.timezone, self.schema
+        checked = checked_check(label, name, sql, action, table=self.name, timezone=zone, declared=declared)
         refuse_unknown(f"pipeline {self.name}", named_columns([checked]), self.schema, self.schema_mode)
         self.checks.append(checked)
 
@@ -261,7 +257,7 @@ class Pipeline:
         or all files below a prefix that ends with `/`. When it changes, aggregates whose SQL names it are computed again.
         """
         label = f"pipeline {self.name}, dimension {name}"
-        _checked_name("dimension", name)
+        checked_name("dimension", name)
         if name == self.name or name in (d.name for d in self.dimensions) or name in (a.name for a in self.aggregates):
             raise SettingsError(f"{label}: the name is taken")
         if not isinstance(key, str) or not key or key.startswith("/"):
@@ -277,7 +273,7 @@ class Pipeline:
         those whose rows were made by another version of the code. Until the new rows are committed the old ones count.
         """
         label = f"pipeline {self.name}, backfill {name}"
-        _checked_name("backfill", name)
+        checked_name("backfill", name)
         if any(b.name == name for b in self.backfills):
             raise SettingsError(f"{label}: the name is taken")
         checked = checked_schedule(f"{label}: schedule", schedule)
@@ -309,7 +305,7 @@ class Pipeline:
         `tidemill run` brings it up to date, as does the deployed app; `tidemill sinks` shows what it holds.
         """
         label = f"pipeline {self.name}, sink {name}"
-        _checked_name("sink", name)
+        checked_name("sink", name)
         if name in self.sinks:
             raise SettingsError(f"{label}: the name is taken")
         if isinstance(target, type) or not isinstance(target, SinkTarget):
@@ -357,34 +353,3 @@ class Pipeline:
         shape += [f"packages={sorted(packages)}"] if packages else []
         self._fingerprints[name] = fingerprint(transform.target, shape)
         return replace(settings, version=self._fingerprints[name])
-
-
-def _checked_name(what: str, name: object) -> str:
-    if not isinstance(name, str) or not _NAME.match(name):
-        raise SettingsError(f"{what} name {name!r}: use a lower-case letter, then letters, digits and _ (at most 63)")
-    if what != "transform" and (name in STATE_TABLES or name.endswith(REJECTED_SUFFIX)):
-        raise SettingsError(f"{what} name {name!r} is taken by a table of Tidemill's own: choose another")
-    return name
-
-
-def _checked_prefix(name: str, what: str, prefix: object) -> str:
-    if not isinstance(prefix, str) or (prefix and not prefix.endswith("/")):
-        raise SettingsError(f"pipeline {name}: {what}={prefix!r} must be a key prefix that ends with '/'")
-    if prefix.startswith("/") or any(part in ("", ".", "..") for part in prefix.split("/")[:-1]):
-        raise SettingsError(f"pipeline {name}: {what}={prefix!r} has an empty, '.' or '..' part; write it like 'uploads/flights/'")
-    return prefix
-
-
-def _globs(name: str, what: str, values: object) -> tuple[str, ...]:
-    globs = strings(f"pipeline {name}", what, values)
-    if what != "exclude" and not globs:
-        raise SettingsError(f'pipeline {name}: {what}= is empty; use ["**"] for everything')
-    return globs
-
-
-def _dollars(label: str, what: str, value: float | None) -> float | None:
-    return None if value is None else between(label, what, value, 0, 1e9)
-
-
-def _quoted(column: object) -> str:
-    return '"' + str(column).replace('"', '""') + '"'

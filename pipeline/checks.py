@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline.databases import connect_without_threads
 from pipeline.errors import SettingsError, nearest
 from pipeline.parse_trees import objects, parse_tree
 from pipeline.reserved import quoting_hint
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 ACTIONS: dict[object, CheckAction] = {"quarantine": "quarantine", "reject": "reject", "warn": "warn"}
 MODES: dict[object, SchemaMode] = {"evolve": "evolve", "freeze": "freeze", "rescue": "rescue"}
 WIDENINGS: dict[object, Widen] = {"none": "none", "float": "float", "string": "string"}
-CONFIG = {"threads": 1, "async_threads": 0}
-"""A connection with these has no threads of its own: a process that had one may still be forked."""
 OWN_COLUMNS = ("_source_key", "_source_etag", "_task", "_rescued")
 _OF_ROWS = "a check is about one row: no SELECT, aggregate, window or *"
 
@@ -54,7 +53,7 @@ def checked_schema(name: str, schema: Any) -> Any:
 
 
 def checked_check(
-    label: str, name: str, sql: object, action: object, *, table: str, declared: pa.Schema | None = None
+    label: str, name: str, sql: object, action: object, *, table: str, timezone: str, declared: pa.Schema | None = None
 ) -> CheckSettings:
     """The parsed declaration. Raises SettingsError, with one line, for what is no condition over a row of the table."""
     if action not in ACTIONS:
@@ -63,7 +62,7 @@ def checked_check(
         raise SettingsError(f'{label}: give a condition over the columns of a row, such as "amount >= 0"')
     import duckdb
 
-    with duckdb.connect(":memory:", config=dict(CONFIG)) as connection:
+    with connect_without_threads(timezone) as connection:
         try:
             tree = _parsed(connection, sql)
             columns = _columns(tree, table)
@@ -71,7 +70,7 @@ def checked_check(
         except (duckdb.Error, ValueError) as error:
             text = str(error).partition("\n\nLINE ")[0].partition("Candidate ")[0].partition("\nDid you mean")[0]
             raise SettingsError(f"{label}: {' '.join(text.split())}") from None
-    return CheckSettings(name=name, sql=sql.strip(), action=ACTIONS[action], columns=columns)
+    return CheckSettings(name=name, sql=sql.strip(), action=ACTIONS[action], columns=columns, timezone=timezone)
 
 
 def _parsed(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:

@@ -131,20 +131,20 @@ def _unparsed(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
         return
     import duckdb
 
-    from pipeline.checks import CONFIG
+    from pipeline.databases import connect_without_threads
     from pipeline.parse_trees import parse_tree
     from pipeline.reserved import quoting_hint
-    from sinks.statements import refusal
+    from sinks.aggregate_sql import why_not
 
-    with duckdb.connect(":memory:", config=dict(CONFIG)) as connection:
+    with connect_without_threads() as connection:
         for aggregate in pipeline.aggregates:
             statement = aggregate.sql.strip().rstrip(";")
             try:
-                reason = refusal(parse_tree(connection, statement), None)
-                wrong = [by for by in aggregate.by.values() if reason is None and not _is_expression(connection, by)]
+                reason = why_not(parse_tree(connection, statement), aggregate)
+                wrong = [by for by in aggregate.by.values() if not reason and not _is_expression(connection, by)]
             except (duckdb.Error, UnicodeError) as error:
                 reason, wrong = " ".join(str(error).partition("\n\nLINE ")[0].split()), []
-            if reason is not None:
+            if reason:
                 yield aggregate.name, reason + quoting_hint(connection, statement)
             elif wrong:
                 yield aggregate.name, f"by= has {wrong[0]!r}, which is no SQL expression"

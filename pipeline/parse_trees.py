@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,15 +20,23 @@ def parse_tree(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, An
     Expressions may be nested 1,000 deep, which are several times as many objects. Raises duckdb.Error, UnicodeError.
     """
     asked = connection.execute("SELECT json_serialize_sql(?, skip_null := true, skip_empty := true)", [text])
+    try:
+        with deep():
+            tree: dict[str, Any] = json.loads(asked.fetchall()[0][0])
+    except RecursionError:
+        return {"error": True, "error_type": "parser", "error_message": "the statement is nested too deeply"}
+    return tree
+
+
+@contextmanager
+def deep() -> Iterator[None]:
+    """Python may recurse as deeply as trees are nested."""
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(max(before, NESTED_MAX))
     try:
-        tree: dict[str, Any] = json.loads(asked.fetchall()[0][0])
-    except RecursionError:
-        return {"error": True, "error_type": "parser", "error_message": "the statement is nested too deeply"}
+        yield
     finally:
         sys.setrecursionlimit(before)
-    return tree
 
 
 def objects(tree: object) -> Iterator[Mapping[str, Any]]:

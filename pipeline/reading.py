@@ -19,6 +19,7 @@ from pipeline.settings import Policy
 from pipeline.state import State
 from sinks import sql
 from sinks.files import files_of
+from sinks.frames import pandas_frame
 from sinks.warehouse import ROWS_AT_ONCE, Warehouse
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Table:
         self.sequence = snapshot.sequence
         aggregates = runtime.settings.aggregates
         self._aggregates = [aggregate.name for aggregate in aggregates]
-        self._warehouse = Warehouse(files_of(runtime.store))
+        self._warehouse = Warehouse(files_of(runtime.store), timezone=runtime.settings.timezone)
         try:
             _finished(add_tables(self._warehouse, runtime, state))
         except BaseException:
@@ -133,8 +134,8 @@ class Table:
         return self.reader().read_all()
 
     def pandas(self) -> pd.DataFrame:
-        """All rows as a pandas frame (needs pandas)."""
-        return self.arrow().to_pandas()
+        """All rows as a pandas frame (needs pandas). What pandas has no type for is text: see `sinks.frames`."""
+        return pandas_frame(self.arrow(), self._warehouse.timezone)
 
     def polars(self) -> pl.DataFrame:
         """All rows as a Polars frame. Raises SettingsError where Polars is not installed."""

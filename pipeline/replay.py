@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline import keys
 from pipeline.assembly import RandomIds, Runtime, WallClock, loaded_on_use, table_spec
+from pipeline.databases import connect_without_threads
 from pipeline.discovery import Router
 from pipeline.errors import KeyUnsupported, ObjectNotFound, SettingsError
 from pipeline.model import MAIN_TABLE, REJECTED_TABLE, Assignment, Head, Inputs, Quarantined, Receipt, Task
@@ -326,14 +327,13 @@ def _replayed(receipt: Receipt, outputs: _Outputs, shown: int) -> Replayed:
 
 
 def _first(path: Path, count: int) -> list[dict[str, Any]]:
-    """The first rows of a Parquet file, without their provenance."""
-    import pyarrow.parquet as pq
-
+    """The first rows of a Parquet file, without their provenance: every value as `sql --format json` has it."""
+    from sinks import sql
+    from sinks.cells import rows_of
     from sinks.schema import PROVENANCE
 
     if count <= 0:
         return []
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=count):
-            return [{k: v for k, v in row.items() if k not in PROVENANCE} for row in batch.to_pylist()]
-    return []
+    with connect_without_threads() as connection:
+        read = f"SELECT * FROM read_parquet({sql.texts([str(path)])}, hive_partitioning = false) LIMIT {count}"
+        return [{k: v for k, v in row.items() if k not in PROVENANCE} for row in rows_of(connection.sql(read))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -36,10 +37,14 @@ def _checked_cron(label: str, value: str) -> str:
     return value
 
 
+_OF_THE_MACHINE = re.compile(r"\A(localtime|posixrules|Factory|(posix|right)/.*)\Z")
+"""Names in a machine's own copy of the time zone database, which mean something else elsewhere, or nothing."""
+
+
 def checked_timezone(label: str, value: object) -> str:
     """A time zone's name. Raises SettingsError for a name that the time zone database lacks."""
     try:
-        ZoneInfo(value)  # type: ignore[arg-type]
+        ZoneInfo(_OF_THE_MACHINE.sub("", value))  # type: ignore[call-overload]
     except (KeyError, ValueError, TypeError, OSError):
         raise SettingsError(f'{label}={value!r} is no time zone; write one like "Europe/Riga" or "UTC"') from None
     return str(value)

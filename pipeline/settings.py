@@ -97,6 +97,7 @@ class AggregateSettings:
     name: str
     by: dict[str, str]
     sql: str
+    timezone: str = "UTC"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +109,7 @@ class CheckSettings:
     action: CheckAction
     columns: tuple[str, ...]
     """The columns that it names."""
+    timezone: str = "UTC"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +189,11 @@ class PipelineSettings:
         """The same declarations for another generation."""
         base = self.output.removesuffix(keys.of_generation("", self.generation))
         return replace(self, generation=generation, output=keys.of_generation(base, generation))
+
+    @property
+    def timezone(self) -> str:
+        """Where days begin and end: in queries, checks and aggregates, and for the schedule."""
+        return self.deployment.timezone
 
     @property
     def versions(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pipeline.databases import UTC
 from pipeline.errors import SettingsError
 from pipeline.model import MAIN_TABLE, AggregateFile, OutputFile
 from pipeline.settings import AggregateSettings
@@ -33,8 +34,8 @@ _ALL = "_tidemill_all"
 _TOUCHED = "_tidemill_touched"
 _CHANGED = "_tidemill_changed"
 _OLD = "_tidemill_old"
-_LAYOUT = 2
-"""Of an aggregate's file: another number means computing from scratch. 2: with what merges need."""
+_LAYOUT = 3
+"""Of an aggregate's file: another number means computing from scratch. 2: with what merges need. 3: in a zone of its own."""
 
 
 def definitions(aggregates: Sequence[AggregateSettings], dimensions: Mapping[str, str]) -> dict[str, str]:
@@ -45,7 +46,8 @@ def definitions(aggregates: Sequence[AggregateSettings], dimensions: Mapping[str
     found: dict[str, str] = {}
     for aggregate in aggregates:
         reads = [f"{name}={version}" for name, version in {**dimensions, **found}.items() if _names(aggregate.sql, name)]
-        found[aggregate.name] = hashlib.sha256(repr((_LAYOUT, aggregate.by, aggregate.sql, reads)).encode()).hexdigest()[:16]
+        all_of = (_LAYOUT, aggregate.by, aggregate.sql, aggregate.timezone, reads)
+        found[aggregate.name] = hashlib.sha256(repr(all_of).encode()).hexdigest()[:16]
     return found
 
 
@@ -83,7 +85,7 @@ class AggregateRun:
     def compute(self) -> dict[str, pa.Table | None]:
         """A table for each aggregate, None where the committed file stays as it is. Raises SettingsError for SQL that fails."""
         found: dict[str, pa.Table | None] = {}
-        with Warehouse(self._files) as warehouse:
+        with Warehouse(self._files, timezone=self._aggregates[0].timezone if self._aggregates else UTC) as warehouse:
             warehouse.add_dimensions(self._dimensions)
             if self._any_change() and not self._snapshot.changes.everything:
                 self._plus, self._minus = self._came_and_went(warehouse)
@@ -119,7 +121,7 @@ class AggregateRun:
                 pass  # say, the result's columns changed with the schema: compute everything
         self._add_all(warehouse)
         warehouse.add_view(name, f"SELECT * FROM {sql.name(_ALL)}")
-        return self._checked(warehouse.query(f"SELECT * FROM ({statement}) {_order(aggregate)}"), aggregate)
+        return self._checked(_stored(warehouse, f"SELECT * FROM ({statement}) {_order(aggregate)}"), aggregate)
 
     def _any_change(self) -> bool:
         changes = self._snapshot.changes
@@ -187,7 +189,7 @@ class AggregateRun:
         path = self._files.path(old.key, old.size_bytes)
         warehouse.add_view(_OLD, f"SELECT {casts} FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
         statement = merge.statement(_OLD, sums[0], sums[1] if len(sums) > 1 else None)
-        return warehouse.query(f"SELECT * FROM ({statement}) {_order(aggregate)}")
+        return _stored(warehouse, f"SELECT * FROM ({statement}) {_order(aggregate)}")
 
     # -- groups --------------------------------------------------------------------------------------------------------
 
@@ -204,9 +206,10 @@ class AggregateRun:
         )
         path = self._files.path(old.key, old.size_bytes)
         warehouse.add_view(_OLD, f"SELECT * FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
-        return warehouse.query(
+        return _stored(
+            warehouse,
             f"SELECT * FROM ({statement}) UNION ALL BY NAME"
-            f" SELECT * FROM {_OLD} o WHERE NOT EXISTS (SELECT 1 FROM {_TOUCHED} t WHERE {same}) {_order(aggregate)}"
+            f" SELECT * FROM {_OLD} o WHERE NOT EXISTS (SELECT 1 FROM {_TOUCHED} t WHERE {same}) {_order(aggregate)}",
         )
 
     def _checked(self, table: pa.Table, aggregate: AggregateSettings) -> pa.Table:
@@ -250,6 +253,11 @@ def _holders(snapshot: Snapshot, changes: Changes) -> dict[str, list[OutputFile]
             return None
         found[output] = holder.files
     return found
+
+
+def _stored(warehouse: Warehouse, select: str) -> pa.Table:
+    """The result in types that Parquet has; see `carried`."""
+    return warehouse.query(select, carrier="parquet")
 
 
 def encode(table: pa.Table) -> bytes:

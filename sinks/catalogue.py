@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from pipeline.databases import connect
 from pipeline.errors import ObjectNotFound, PreconditionFailed
 from pipeline.model import Stored
 from pipeline.ports import Store
@@ -18,9 +18,6 @@ from sinks.files import Files, LocalFiles, StoreFiles
 from sinks.port import Change, Mark, failing
 from sinks.rows import Rows
 from sinks.warehouse import Warehouse
-
-if TYPE_CHECKING:
-    import duckdb
 
 _MARKS = "_tidemill.marks"
 
@@ -67,7 +64,7 @@ class CatalogueSink:
 
     def _write(self, path: Path, change: Change, rows: Rows) -> None:
         """Put the pipeline's views, and its mark, in the file."""
-        with Warehouse(public_files(self._store), database=str(path)) as warehouse:
+        with Warehouse(public_files(self._store), database=str(path), timezone=rows.declared.timezone) as warehouse:
             connection = warehouse.connection
             connection.execute(
                 f"CREATE TABLE IF NOT EXISTS {_MARKS} (pipeline VARCHAR, generation BIGINT, sequence BIGINT, view VARCHAR)"
@@ -104,7 +101,7 @@ def _mark_in(path: Path, pipeline: str, key: str) -> Mark | None:
     if not path.exists():
         return None
     with failing(key, duckdb.Error):
-        connection: duckdb.DuckDBPyConnection = duckdb.connect(str(path), read_only=True)
+        connection = connect(str(path), read_only=True)
         try:
             listed = "SELECT 1 FROM duckdb_tables() WHERE schema_name = '_tidemill' AND table_name = 'marks'"
             if not connection.execute(listed).fetchall():

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.checks import CONFIG
+from pipeline.databases import UTC, connect_without_threads
 from pipeline.errors import InputRejected
 from pipeline.settings import CheckSettings
 from sinks import sql
@@ -92,7 +92,7 @@ def _failing(checks: Sequence[CheckSettings], table: pa.Table, name: str) -> Ite
 def _computed(checks: Sequence[CheckSettings], table: pa.Table, name: str) -> list[pa.ChunkedArray]:
     import duckdb
 
-    connection = connection_of(os.getpid())
+    connection = connection_of(os.getpid(), checks[0].timezone)
     connection.register(name, table)
     try:
         return _ask(connection, checks, name)
@@ -117,8 +117,6 @@ def _ask(connection: duckdb.DuckDBPyConnection, checks: Sequence[CheckSettings],
 
 
 @functools.cache
-def connection_of(process: int) -> duckdb.DuckDBPyConnection:
+def connection_of(process: int, timezone: str = UTC) -> duckdb.DuckDBPyConnection:
     """One for each process: a child must not use its parent's."""
-    import duckdb
-
-    return duckdb.connect(":memory:", config=dict(CONFIG))
+    return connect_without_threads(timezone)

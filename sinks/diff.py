@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipeline.databases import UTC
 from pipeline.errors import SettingsError
 from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Snapshot
 from sinks import sql
+from sinks.cells import parsed_rows
 from sinks.dimensions import Dimension
 from sinks.files import Files
 from sinks.schema import PROVENANCE
@@ -74,11 +76,18 @@ class Differ:
     """Compares two snapshots of one pipeline. Use it as a context manager."""
 
     def __init__(
-        self, files: Files, before: Snapshot, after: Snapshot, dimensions: Sequence[Dimension] = (), *, memory_mb: int | None = None
+        self,
+        files: Files,
+        before: Snapshot,
+        after: Snapshot,
+        dimensions: Sequence[Dimension] = (),
+        *,
+        memory_mb: int | None = None,
+        timezone: str = UTC,
     ) -> None:
         self._name = after.pipeline
         self._computed: dict[str, str] = {}
-        self.warehouse = Warehouse(files, memory_mb=memory_mb)
+        self.warehouse = Warehouse(files, memory_mb=memory_mb, timezone=timezone)
         self.warehouse.add_dimensions(dimensions)
         for side, snapshot in zip(_SIDES, (before, after), strict=True):
             self.warehouse.add_snapshot(snapshot, view=f"_tidemill_{side}_all")
@@ -169,7 +178,7 @@ class Differ:
     def _by_key(self, found: Diff, common: Sequence[str], key: list[str]) -> None:
         names = ", ".join(sql.name(column) for column in key)
         for side in _SIDES:
-            twice = self._rows(f"SELECT {names} FROM _tidemill.{side} GROUP BY {names} HAVING count(*) > 1 LIMIT 1")
+            twice = self._examples(f"SELECT {names} FROM _tidemill.{side} GROUP BY {names} HAVING count(*) > 1 LIMIT 1")
             if twice:
                 one = ", ".join(f"{column}={value!r}" for column, value in twice[0].items())
                 raise SettingsError(f"--key {' --key '.join(key)} does not tell rows apart: several have {one}")
@@ -191,28 +200,27 @@ class Differ:
         shown = ["CASE WHEN a._side IS NULL THEN 'gone' WHEN b._side IS NULL THEN 'added' ELSE 'changed' END AS _change"]
         shown += [f"coalesce(b.{name}, a.{name}) AS {name}" for name in names]
         for i, column in enumerate(rest):
-            shown += [f"b.{sql.name(column)} AS b{i}", f"a.{sql.name(column)} AS a{i}", f"NOT ({_same(column)}) AS d{i}"]
+            shown += [f"b.{sql.name(column)} AS _b{i}", f"a.{sql.name(column)} AS _a{i}", f"NOT ({_same(column)}) AS _d{i}"]
         sides = [f"(SELECT * FROM _tidemill.only WHERE _side = '{side}')" for side in _SIDES]
         on = " AND ".join(_same(column) for column in key)
         order = ", ".join(f"{2 + i}" for i in range(len(key)))
-        found = self.warehouse.query(
+        found = self._examples(
             f"SELECT {', '.join(shown)} FROM {sides[0]} b FULL JOIN {sides[1]} a ON {on}"
             f" ORDER BY (a._side IS NULL OR b._side IS NULL), {order} LIMIT {examples}"
         )
-        taken = ["_change", *key]
-        columns = [found.column(i).to_pylist() for i in range(len(taken))]
-        for i, column in enumerate(rest):
-            before, after, differs = (found.column(len(key) + 1 + 3 * i + j).to_pylist() for j in range(3))
-            if any(differs):
-                taken += [column, f"{column} (after)"]
-                columns += [before, after]
-        return [dict(zip(taken, row, strict=True)) for row in zip(*columns, strict=True)]
+        differing = [i for i in range(len(rest)) if any(row[f"_d{i}"] for row in found)]
+        return [
+            {"_change": row["_change"]}
+            | {column: row[column] for column in key}
+            | {name: row[at] for i in differing for name, at in ((rest[i], f"_b{i}"), (f"{rest[i]} (after)", f"_a{i}"))}
+            for row in found
+        ]
 
     def _paired_examples(self, common: Sequence[str], examples: int) -> list[dict[str, Any]]:
         """The first row that went of a source beside the first that came, then the second ones, and so on."""
         order = ", ".join(map(sql.name, common)) or "1"
         place = f"row_number() OVER (PARTITION BY _source_key, _side ORDER BY {order})"
-        return self._rows(
+        return self._examples(
             f"SELECT * EXCLUDE (_place) FROM (SELECT *, {place} AS _place FROM _tidemill.only)"
             f" ORDER BY _source_key, _place, _side DESC LIMIT {examples}"
         )
@@ -241,8 +249,16 @@ class Differ:
         joined = f"FROM _tidemill.before_{table} b FULL JOIN _tidemill.after_{table} a ON {on}"
         [n] = self._rows(f"SELECT count(*) AS every, count(*) FILTER ({differs}) AS differing {joined}")
         order = "".join(f"{', ' if i else 'ORDER BY '}{i + 1}" for i in range(len(by)))
-        some = self._rows(f"SELECT {', '.join(shown)} {joined} WHERE {differs} {order} LIMIT {examples}")
+        some = self._examples(f"SELECT {', '.join(shown)} {joined} WHERE {differs} {order} LIMIT {examples}")
         return AggregateDiff(name=aggregate.name, groups=n["every"], differing=n["differing"], examples=some)
+
+    def _examples(self, statement: str) -> list[dict[str, Any]]:
+        """Rows with every value as `--format json` has it: no value is bent, or too far for Python."""
+        found: list[dict[str, Any]] = []
+        with self.warehouse.open_query(statement, carrier="text") as result:
+            for batch in result:
+                found += parsed_rows(result.kinds, batch)
+        return found
 
     def _rows(self, statement: str) -> list[dict[str, Any]]:
         table: pa.Table = self.warehouse.query(statement)

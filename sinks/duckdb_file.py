@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.databases import connect
 from sinks import sql
 from sinks.guard import half_of_memory_mb
 from sinks.port import Change, Mark, SinkFailed, failing
 from sinks.rows import Rows
 from sinks.tables import bring, mark_in
 from sinks.types import duckdb_type, keeps_values
-from sinks.warehouse import STORAGE_VERSION
 
 if TYPE_CHECKING:
     import duckdb
@@ -68,11 +68,11 @@ class DuckDBFileSink:
 
         if not self.path.parent.is_dir():
             raise SinkFailed(f"{self.path}: there is no directory {self.path.parent}")
-        config = {"storage_compatibility_version": STORAGE_VERSION, "memory_limit": f"{half_of_memory_mb() // 2}MiB"}
+        memory = f"{half_of_memory_mb() // 2}MiB"
         why = ""
         for _ in range(OPENINGS_MAX):
             try:
-                return duckdb.connect(str(self.path), read_only=read_only, config=config)
+                return connect(str(self.path), read_only=read_only, memory_limit=memory)
             except duckdb.Error as error:
                 why = " ".join(str(error).partition(". However")[0].split())  # not DuckDB's advice
                 if "lock" not in why:

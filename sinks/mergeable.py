@@ -126,13 +126,13 @@ def _columns(node: Mapping[str, Any], table: str, by: Mapping[str, str]) -> list
         return None
     if any(part.get("class") in ("SUBQUERY", "WINDOW", "STAR") for part in objects(node)):
         return None
-    groups = {name: item for item in node["select_list"] if (name := _name(item)) in by}
-    rest = [item for item in node["select_list"] if _name(item) not in by]
+    groups = {name: item for item in node["select_list"] if (name := name_of(item)) in by}
+    rest = [item for item in node["select_list"] if name_of(item) not in by]
     if set(groups) != set(by) or not _groups_by(node, groups):
         return None
     columns = [_column(item, i) for i, item in enumerate(rest)]
     found = [column for column in columns if column is not None]
-    names = [_name(item) for item in node["select_list"]]
+    names = [name_of(item) for item in node["select_list"]]
     return found if found and len(found) == len(columns) and len(set(names)) == len(names) else None
 
 
@@ -167,7 +167,7 @@ def _groups_by(node: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]])
 
 def _extra(items: list[Any], columns: list[Column]) -> Iterator[dict[str, Any]]:
     """The hidden columns as expressions."""
-    by_name = {_name(item): item for item in items}
+    by_name = {name_of(item): item for item in items}
     rows = {
         "class": "FUNCTION",
         "type": "FUNCTION",
@@ -183,7 +183,7 @@ def _extra(items: list[Any], columns: list[Column]) -> Iterator[dict[str, Any]]:
                 yield item | {"function_name": function, "alias": name, "qualified_name": {"path": [function]}}
 
 
-def _name(item: Mapping[str, Any]) -> str:
+def name_of(item: Mapping[str, Any]) -> str:
     """What the column is called in the result; empty where DuckDB makes up a name."""
     if item.get("alias"):
         return str(item["alias"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import SettingsError
 from sinks import sql
 from sinks.port import Change, Mark, SinkFailed
+from sinks.postgres_limits import lasting, refuse_columns
 from sinks.rows import Rows
 from sinks.tables import MARKS, bring, mark_in
 from sinks.types import keeps_values, postgres_text, postgres_type
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     import psycopg
     import pyarrow as pa
 
-NAME_BYTES_MAX = 63
 CONNECT_TIMEOUT_S = 10
+_SESSION = "SET TIME ZONE 'UTC'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'"
+"""Whatever this machine's environment (PGTZ, PGDATESTYLE) or the role's own settings are."""
 
 
 class PostgresSink:
@@ -43,9 +45,9 @@ class PostgresSink:
             return _Session(connection, self.schema).columns(change.pipeline) is not None
 
     async def publish(self, change: Change, rows: Rows) -> bool:
-        for name in change.schema.names:
-            if len(name.encode()) > NAME_BYTES_MAX:
-                raise SettingsError(f"column {name[:40]!r}... has a name of more than {NAME_BYTES_MAX} bytes, the most of Postgres")
+        refuse_columns(change.pipeline, change.schema.names)
+        for name in change.aggregates:
+            refuse_columns(name, rows.aggregate_schema(name).names)
         with self._used() as connection:
             return bring(_Session(connection, self.schema), change, rows)
 
@@ -71,6 +73,7 @@ class PostgresSink:
                 "connect_timeout": CONNECT_TIMEOUT_S,
                 "application_name": "tidemill",
                 **conninfo_to_dict(dsn),
+                "client_encoding": "UTF8",
             }
         except psycopg.Error:  # its message repeats a part of the string, perhaps the password
             raise SettingsError(
@@ -79,8 +82,12 @@ class PostgresSink:
         try:
             if self._connection is None:
                 self._connection = psycopg.connect(autocommit=True, **options)
+                self._connection.execute(_SESSION)
             yield self._connection
         except psycopg.Error as error:  # the lines after the first may show rows
+            forever = lasting(error.sqlstate, str(error), error.diag.context)
+            if forever:
+                raise SettingsError(forever) from error
             raise SinkFailed(f"Postgres: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pipeline.databases import UTC
 from pipeline.errors import SettingsError
 from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Output, Snapshot
@@ -36,6 +37,11 @@ class Declared:
     definitions: Mapping[str, str]
     dimensions: Sequence[Dimension] = ()
 
+    @property
+    def timezone(self) -> str:
+        """The pipeline's."""
+        return self.aggregates[0].timezone if self.aggregates else UTC
+
     def add_to(self, warehouse: Warehouse, snapshot: Snapshot) -> None:
         """A view for each. Raises SettingsError for one whose SQL does not work on this snapshot."""
         warehouse.add_dimensions(self.dimensions)
@@ -51,8 +57,7 @@ class Rows:
         self.snapshot = new
         self.declared = declared
         self._change = change
-        self._warehouse = Warehouse(files)
-        self._warehouse.connection.execute("SET TimeZone = 'UTC'")
+        self._warehouse = Warehouse(files, timezone=declared.timezone)
         self._warehouse.add_snapshot(msgspec.structs.replace(new, outputs=change.added), view=_NEW)
         if not change.whole and old is not None:
             # of rows that went only the names are needed: no schema, no columns

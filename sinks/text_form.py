@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.databases import connect_without_threads
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -31,14 +33,12 @@ def text_sql(value: str, kind: pa.DataType) -> str:
 
 def as_text(array: pa.Array) -> pa.Array:
     """The values as text. Raises ValueError for types that have no text form (bytes)."""
-    import duckdb
     import pyarrow as pa
     import pyarrow.types as pt
 
     if pt.is_binary(array.type):
         raise ValueError("bytes do not become text")
-    with duckdb.connect(":memory:", config={"threads": 1, "async_threads": 0}) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with connect_without_threads() as connection:
         connection.register("held", pa.table({"v": array}))
         found = connection.sql(f"SELECT {text_sql('v', array.type)} AS v FROM held").to_arrow_table()
     column = found.column(0).combine_chunks()

@@ -12,18 +12,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pipeline.databases import UTC, connect
 from pipeline.errors import ObjectNotFound, SettingsError, StoreDenied, StoreUnavailable
 from pipeline.model import MAIN_TABLE, REJECTED_TABLE, AggregateFile, OutputFile
 from pipeline.parse_trees import parse_tree
 from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Snapshot, dead_rows
 from sinks import sql
+from sinks.carried import Carrier, Kind, long_columns, selected, too_long_numbers
 from sinks.contract import name_conflicts
 from sinks.dimensions import Dimension
 from sinks.files import Files
 from sinks.guard import Guard, Limits, half_of_memory_mb
 from sinks.mergeable import VISIBLE
 from sinks.schema import PROVENANCE, decode
+from sinks.stars import without_provenance
 from sinks.statements import STATEMENT_CHARS_MAX, refusal
 from sinks.view_sql import missing, shown
 
@@ -40,8 +43,6 @@ _STORE_ERROR = re.compile(
 """What DuckDB 2.0 says when a registered file system raises: a bare `duckdb.Error` with the whole traceback as its text."""
 ROWS_AT_ONCE = 16_384
 """Of a result: of rows of 2 kB that is 32 MB, some of which are in memory at a time."""
-STORAGE_VERSION = "v1.4.0"
-"""Of DuckDB files for others: the default of DuckDB 2 cannot be opened by DuckDB 1."""
 SPILL_SHARE = 4
 """How often the memory's size may lie on disk."""
 _REJECTED_COLUMNS = ("row", "reason", *PROVENANCE)
@@ -50,8 +51,10 @@ _REJECTED_COLUMNS = ("row", "reason", *PROVENANCE)
 class Stream:
     """A result's batches, once, in order; see `Warehouse.open_query`."""
 
-    def __init__(self, reader: pa.RecordBatchReader, following: Callable[[], pa.RecordBatch | None]) -> None:
+    def __init__(self, reader: pa.RecordBatchReader, kinds: Sequence[Kind], following: Callable[[], pa.RecordBatch | None]) -> None:
         self.schema: pa.Schema = reader.schema
+        self.kinds = kinds
+        """The columns' types in DuckDB."""
         self._following = following
 
     def __iter__(self) -> Stream:
@@ -69,13 +72,19 @@ class Warehouse:
 
     memory_mb: what queries may take of this process's memory, by default half of the machine's. DuckDB gets a part of it and spills
     the rest to disk, up to `SPILL_SHARE` times as much. database: a DuckDB file to put the views into, for others to open.
+    timezone: where days begin and end.
     """
 
     def __init__(
-        self, files: Files, *, threads: int | None = None, memory_mb: int | None = None, database: str = ":memory:"
+        self,
+        files: Files,
+        *,
+        threads: int | None = None,
+        memory_mb: int | None = None,
+        database: str = ":memory:",
+        timezone: str = UTC,
     ) -> None:
-        import duckdb
-
+        self.timezone = timezone
         self._files = files
         self._limits = Limits(memory_mb or half_of_memory_mb())
         self._spill = tempfile.TemporaryDirectory(prefix="tidemill-sql-", ignore_cleanup_errors=True)
@@ -83,14 +92,10 @@ class Warehouse:
             "temp_directory": self._spill.name,
             "memory_limit": f"{self._limits.engine_mb}MiB",
             "max_temp_directory_size": f"{self._limits.memory_mb * SPILL_SHARE}MiB",
-            "autoinstall_known_extensions": False,
-            "python_enable_replacements": False,  # else a query could name the variables of this program
         }
         if threads is not None:
             config["threads"] = threads
-        if database != ":memory:":
-            config["storage_compatibility_version"] = STORAGE_VERSION
-        self.connection: duckdb.DuckDBPyConnection = duckdb.connect(database, config=config)
+        self.connection = connect(database, timezone=timezone, **config)
         self.connection.execute(f"CREATE SCHEMA IF NOT EXISTS {INTERNAL}")
         files.register(self.connection)
         self._paths: list[str] = []
@@ -191,9 +196,21 @@ class Warehouse:
                 self.add_aggregate_file(aggregate.name, file)
             elif snapshot.schema is not None:
                 try:
-                    self.add_view(aggregate.name, aggregate.sql)
+                    self._add_computed(aggregate)
                 except SettingsError as error:  # whoever asks for the table hears what is wrong with its SQL
                     self.broken[aggregate.name] = str(error)
+
+    def _add_computed(self, aggregate: AggregateSettings) -> None:
+        """When asked where its zone is this warehouse's; else now, in its own."""
+        with self.cursor() as other, self._explained():
+            other.execute(f"SET TimeZone = {sql.text(aggregate.timezone)}")
+            found, bare = other.sql(aggregate.sql), aggregate.sql.strip().rstrip(";")
+            select = f"SELECT {selected(found.columns, found.types, 'parquet') or '*'} FROM (\n{bare}\n)"
+            if aggregate.timezone != self.timezone:
+                other.execute(f"CREATE OR REPLACE TABLE {sql.name(aggregate.name)} AS {select}")
+                self.tables.add(aggregate.name)
+                return
+        self.add_view(aggregate.name, select)
 
     def add_aggregate_file(self, name: str, file: AggregateFile) -> None:
         """A view over a committed aggregate, without what only its next computation needs."""
@@ -212,7 +229,7 @@ class Warehouse:
         self.connection.execute("SET lock_configuration = true")
         self._locked = True
 
-    def query(self, statement: str, *, timeout_s: float | None = None) -> pa.Table:
+    def query(self, statement: str, *, timeout_s: float | None = None, carrier: Carrier | None = None) -> pa.Table:
         """The result of one SELECT (or DESCRIBE, SHOW, SUMMARIZE).
 
         Raises SettingsError for anything else, for SQL errors, and for what takes more than `timeout_s` or the warehouse's memory.
@@ -221,20 +238,31 @@ class Warehouse:
         """
         import pyarrow as pa
 
-        with self.open_query(statement, timeout_s=timeout_s) as result:
+        with self.open_query(statement, timeout_s=timeout_s, carrier=carrier) as result:
             return pa.Table.from_batches(self._limits.collected(result), schema=result.schema)
 
     @contextmanager
-    def open_query(self, statement: str, *, timeout_s: float | None = None) -> Iterator[Stream]:
-        """The same, batch by batch as they come, however many. `timeout_s` is the query's: who reads it slowly may."""
+    def open_query(
+        self, statement: str, *, timeout_s: float | None = None, carrier: Carrier | None = None, provenance: bool = True
+    ) -> Iterator[Stream]:
+        """The same, batch by batch as they come, however many. `timeout_s` is the query's: who reads it slowly may.
+
+        carrier: for whom, so that every value arrives exactly (see `carried`); None: as DuckDB and Arrow have it.
+        provenance: whether stars have it (see `stars`).
+        """
         self._check(statement)
         guard = Guard(self.connection.interrupt, self._limits, timeout_s)
-        with guard:
+        long: list[str] = []
+        with guard, too_long_numbers(long):
             with self._explained(guard):
-                reader = self.connection.sql(statement).to_arrow_reader(ROWS_AT_ONCE)
+                answer = self.connection.sql(statement if provenance else without_provenance(self.connection, statement))
+                names, kinds = answer.columns, answer.types
+                long += long_columns(names, kinds) if carrier in ("parquet", "arrow") else []
+                select = selected(names, kinds, carrier) if carrier is not None else None
+                reader = (answer.project(select) if select is not None else answer).to_arrow_reader(ROWS_AT_ONCE)
             guard.watch.pause()
             try:
-                yield Stream(reader, lambda: self._next(reader, guard))
+                yield Stream(reader, kinds, lambda: self._next(reader, guard))
             finally:
                 reader.close()
 
@@ -335,9 +363,8 @@ class Warehouse:
 def _dead_table(dead: Sequence[tuple[str, str]]) -> pa.Table:
     import pyarrow as pa
 
-    return pa.table(
-        {"task": pa.array([task for task, _ in dead], pa.string()), "key": pa.array([key for _, key in dead], pa.string())}
-    )
+    tasks, keys = [task for task, _ in dead], [key for _, key in dead]
+    return pa.table({"task": pa.array(tasks, pa.string()), "key": pa.array(keys, pa.string())})
 
 
 def _nothing(wanted: pa.Schema) -> str:

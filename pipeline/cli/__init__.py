@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
+import locale
 import os
 import sys
 
@@ -78,11 +80,23 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit, at once: nothing is left to tear down, and native threads may fail at that."""
+    speak_utf8()
     code = invoke(args, alone=True)
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
+
+
+def speak_utf8() -> None:
+    """Text, names of files and output are UTF-8 whatever locale is set: begins anew in Python's UTF-8 mode where they are not."""
+    spoken = {sys.getfilesystemencoding(), locale.getpreferredencoding(False)}
+    if os.name == "posix" and {name.lower().replace("_", "-") for name in spoken} != {"utf-8"}:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def invoke(args: list[str] | None = None, *, alone: bool = False) -> int:

@@ -97,6 +97,7 @@ async def _check(root: Runtime) -> list[Checked]:
     from sinks.aggregates import AggregateRun
     from sinks.dimensions import look_up
     from sinks.files import files_of
+    from sinks.promised import promised
     from sinks.warehouse import Warehouse
 
     opened, state = await state_at(await root.live())
@@ -105,7 +106,8 @@ async def _check(root: Runtime) -> list[Checked]:
         return []
     changes = snapshot.changes
     late = bool(changes.added or changes.gone or changes.everything)
-    scratch = msgspec.structs.replace(snapshot, aggregates={}, changes=Changes(everything=True))
+    rows = promised(snapshot, opened.settings)
+    scratch = msgspec.structs.replace(rows, aggregates={}, changes=Changes(everything=True))
     dimensions = await look_up(opened.store, opened.settings.dimensions)
     fresh = AggregateRun(files, scratch, opened.settings.aggregates, dimensions).compute()
     found = []

@@ -31,17 +31,20 @@ if TYPE_CHECKING:
 def generations_command(target: Target, number: int | None) -> int:
     """List the generations of the table: which is live, which is being filled, which can be rolled back to."""
     pipelines = [target.only()] if number is not None else target.pipelines
+    told = []
     for pipeline in pipelines:
         root = root_runtime(target, pipeline)
         if number is not None:
             wait(_drop(root, number))
         found = wait(_listed(root))
         if target.as_json:
-            as_json({"pipeline": pipeline.name, "generations": found})
+            told.append({"pipeline": pipeline.name, "generations": found})
             continue
         click.echo(f"{pipeline.name}:")
         headings = ("generation", "state", "begun (UTC)", "files", "rows", "quarantined", "at commit")
         table(headings, [(*one.values(),) for one in found], numbers=(0, 3, 4, 5, 6))
+    if target.as_json:
+        as_json(told)
     return 0
 
 
@@ -169,11 +172,13 @@ def diff_command(target: Target, before: str, after: str, key: tuple[str, ...], 
     from sinks.diff import Differ
     from sinks.dimensions import look_up
     from sinks.files import files_of
+    from sinks.promised import promised
 
     root = root_runtime(target, target.only())
     states = [wait(_state_of(root, text)) for text in (before, after)]
     dimensions = wait(look_up(root.store, root.settings.dimensions))
-    with Differ(files_of(root.store), states[0].snapshot(), states[1].snapshot(), dimensions) as differ:
+    sides = [promised(state.snapshot(), root.settings) for state in states]
+    with Differ(files_of(root.store), sides[0], sides[1], dimensions, timezone=root.settings.timezone) as differ:
         found = differ.compare(root.settings.aggregates, key=key, examples=examples)
     if target.as_json:
         as_json({"pipeline": root.settings.name, "before": before, "after": after, **asdict(found)})

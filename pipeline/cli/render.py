@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -41,8 +42,9 @@ def printable(key: str) -> str:
 
 
 def as_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    click.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+    """One JSON document on standard output: always a list of objects, so that what reads one command reads all."""
+    found = value if isinstance(value, list) else [value]
+    click.echo(json.dumps(found, indent=2, default=str, ensure_ascii=False, allow_nan=False))
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[int] = ()) -> None:
@@ -61,10 +63,18 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, numbers:
     console.print(drawn)
 
 
+def _float(value: float) -> str:
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value and abs(value) < 0.001:
+        return f"{value:.3g}"
+    return f"{value:,.3f}".rstrip("0").rstrip(".") if abs(value) < 1e15 else repr(value)
+
+
 def cell(value: object) -> str:
     """One value in a table."""
     if value is None:
         return "NULL"
     if isinstance(value, float):
-        return f"{value:,.3f}".rstrip("0").rstrip(".") if abs(value) < 1e15 else repr(value)
+        return _float(value)
     return printable(str(value))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import io
-import json
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from datetime import date
-from decimal import Decimal
-from typing import TYPE_CHECKING, BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import click
 
 from pipeline.errors import TidemillError
+from sinks.carried import Carrier, Kind
+from sinks.cells import NUMBERS, jsons, objects_of, texts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +27,24 @@ CUT_OFF = b"\xff\xff\xff\xff\x08\x00\x00\x00"
 """After an Arrow stream that was not finished: announces eight bytes that never come, so that readers fail. Without it, and without
 the stream's own end, they would take what they got for all of it."""
 
-Write = Callable[["pa.Schema", "Iterable[pa.RecordBatch]"], None]
+_SPECIAL = re.compile('[",\\r\\n]')
+
+
+class Result(Protocol):
+    """What is printed: columns as they left DuckDB (`sinks.carried`), and their types there."""
+
+    @property
+    def schema(self) -> pa.Schema: ...
+    @property
+    def kinds(self) -> Sequence[Kind]: ...
+
+
+Write = Callable[[Result, "Iterable[pa.RecordBatch]"], None]
+
+
+def carrier(form: str) -> Carrier:
+    """How a result for this format leaves DuckDB."""
+    return "parquet" if form == "parquet" else "arrow" if form == "arrow" else "text"
 
 
 def refuse_terminal(form: str) -> None:
@@ -36,9 +54,11 @@ def refuse_terminal(form: str) -> None:
         raise TidemillError(f"{name} is binary: send it to a file or another program, with  > result.{suffix}")
 
 
-def writer(form: str) -> Write:
-    """What prints a result in this format on standard output."""
-    return {"table": _table, "csv": _csv, "json": _json, "parquet": _parquet, "arrow": _arrow}[form]
+def writer(form: str, null: str = "") -> Write:
+    """What prints a result in this format on standard output. null: what NULL is in CSV."""
+    if form == "csv":
+        return functools.partial(_csv, null=null)
+    return {"table": _table, "json": _json, "parquet": _parquet, "arrow": _arrow}[form]
 
 
 def cut_off(form: str) -> None:
@@ -48,11 +68,11 @@ def cut_off(form: str) -> None:
         sys.stdout.buffer.flush()
 
 
-def _arrow(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+def _arrow(result: Result, batches: Iterable[pa.RecordBatch]) -> None:
     import pyarrow as pa
 
     pipe = _Pipe(sys.stdout.buffer)
-    stream = pa.ipc.new_stream(pipe, schema)
+    stream = pa.ipc.new_stream(pipe, result.schema)
     try:
         for batch in batches:
             stream.write_batch(batch)
@@ -64,15 +84,15 @@ def _arrow(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
     stream.close()
 
 
-def _parquet(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+def _parquet(result: Result, batches: Iterable[pa.RecordBatch]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     pipe = _Pipe(sys.stdout.buffer)
-    file = pq.ParquetWriter(pipe, schema, compression="zstd")
+    file = pq.ParquetWriter(pipe, result.schema, compression="zstd")
     try:
         for group in _groups(batches):
-            file.write_table(pa.Table.from_batches(group, schema=schema), row_group_size=GROUP_ROWS)
+            file.write_table(pa.Table.from_batches(group, schema=result.schema), row_group_size=GROUP_ROWS)
     except BaseException:
         pipe.ended = True  # it writes its footer when it is thrown away, too; a file without one cannot be read
         raise
@@ -113,51 +133,55 @@ class _Pipe(io.RawIOBase):
         self._out.flush()
 
 
-def _json(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    before = "[\n "
+def _json(result: Result, batches: Iterable[pa.RecordBatch]) -> None:
+    out, before = sys.stdout.buffer, b"[\n "
     for batch in batches:
-        rows = (json.dumps(row, indent=1, default=_plain, ensure_ascii=False) for row in batch.to_pylist())
-        text = ",\n".join(rows).replace("\n", "\n ")
-        if text:
-            click.echo(before + text, nl=False)
-            before = ",\n "
-    click.echo("[]" if before.startswith("[") else "\n]")
+        columns = [jsons(kind, column) for kind, column in zip(result.kinds, batch.columns, strict=True)]
+        rows = ",\n ".join(objects_of(result.schema.names, columns))
+        if rows:
+            out.write(before + rows.encode())
+            before = b",\n "
+    out.write(b"[]\n" if before.startswith(b"[") else b"\n]\n")
+    out.flush()
 
 
-def _csv(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    import csv
-
-    out = csv.writer(sys.stdout, lineterminator="\n")
-    out.writerow(schema.names)
+def _csv(result: Result, batches: Iterable[pa.RecordBatch], null: str = "") -> None:
+    out, names = sys.stdout.buffer, result.schema.names
+    if not null and len(names) == 1:
+        null = '""'  # an empty line is no row for most readers
+    out.write((",".join(_fields([*names], null)) + "\n").encode())
     for batch in batches:
-        out.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        columns = [_fields(texts(kind, column), null) for kind, column in zip(result.kinds, batch.columns, strict=True)]
+        if batch.num_rows:
+            out.write(("\n".join(map(",".join, zip(*columns, strict=True))) + "\n").encode())
+    out.flush()
 
 
-def _table(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+def _fields(values: list[str | None], null: str) -> list[str]:
+    """As CSV has them. Text that says the same as `null` is in quotes, and so is told from it."""
+    some = [value for value in values if value is not None]
+    if null in some or _SPECIAL.search("".join(some)):
+        values = [value if value is None else _quoted(value, null) for value in values]
+    return [null if value is None else value for value in values] if len(some) < len(values) else values  # type: ignore[return-value]
+
+
+def _quoted(value: str, null: str) -> str:
+    return '"' + value.replace('"', '""') + '"' if value == null or _SPECIAL.search(value) else value
+
+
+def _table(result: Result, batches: Iterable[pa.RecordBatch]) -> None:
     from pipeline.cli.render import table
 
-    shown: list[list[object]] = []
+    shown: list[tuple[object, ...]] = []
     total = 0
     for batch in batches:
         total += batch.num_rows
         head = batch.slice(0, max(ROWS_SHOWN - len(shown), 0))
-        shown += [list(row) for row in zip(*(column.to_pylist() for column in head.columns), strict=True)]
-    numbers = [i for i, field in enumerate(schema) if _is_number(field.type)]
-    table(schema.names, shown, numbers=numbers)
+        shown += zip(*(_shown(kind, column) for kind, column in zip(result.kinds, head.columns, strict=True)), strict=True)
+    table(result.schema.names, shown, numbers=[i for i, kind in enumerate(result.kinds) if kind.id in NUMBERS])
     if total > ROWS_SHOWN:
         click.echo(f"... {total - ROWS_SHOWN:,} more rows; use --format csv for all of them")
 
 
-def _plain(value: object) -> object:
-    """A value that JSON has no form for: whole decimals as integers, others as floats, anything else as text."""
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, date):
-        return value.isoformat()
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    import pyarrow.types as pt
-
-    return bool(pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind))
+def _shown(kind: Kind, column: pa.Array) -> Sequence[object]:
+    return column.to_pylist() if kind.id in ("float", "double") else texts(kind, column, short=True)

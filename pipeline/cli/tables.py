@@ -9,6 +9,7 @@ from pipeline import keys, wire
 from pipeline.assembly import Runtime
 from pipeline.cli.moments import When
 from pipeline.cli.past import state_at
+from pipeline.databases import UTC
 from pipeline.errors import SettingsError
 from pipeline.log import Log
 from pipeline.model import Commit
@@ -17,6 +18,7 @@ from sinks import state_tables
 from sinks.aggregates import definitions
 from sinks.dimensions import look_up
 from sinks.files import files_of
+from sinks.promised import promised
 from sinks.pruning import sources_asked
 from sinks.warehouse import Warehouse
 
@@ -27,7 +29,7 @@ async def open_warehouse(
     """Views and tables for a statement, as they were `at` a commit or moment; state tables only where `wanted` mentions them, and
     where it names sources, their files alone. The caller closes it. Raises SettingsError where what was then is not kept.
     """
-    warehouse = Warehouse(files_of(runtimes[0].store), memory_mb=memory_mb)
+    warehouse = Warehouse(files_of(runtimes[0].store), memory_mb=memory_mb, timezone=_zone(runtimes))
     asked = [sources_asked(warehouse.connection, wanted, runtime.settings.name) for runtime in runtimes]
     named = any(sources is not None for sources in asked)  # then no other table can be in the statement
     asked = [sources or [] if named else None for sources in asked]
@@ -42,6 +44,12 @@ async def open_warehouse(
     return warehouse
 
 
+def _zone(runtimes: Sequence[Runtime]) -> str:
+    """The zone that all have declared; UTC where they differ. Aggregates are in their own pipeline's all the same."""
+    zones = {runtime.settings.timezone for runtime in runtimes}
+    return zones.pop() if len(zones) == 1 else UTC
+
+
 async def add_tables(warehouse: Warehouse, runtime: Runtime, state: State, *, sources: Sequence[str] | None = None) -> None:
     """The pipeline's rows, dimensions and aggregates; only rows of `sources` where given. What cannot be read is told to whoever
     asks for it.
@@ -50,7 +58,7 @@ async def add_tables(warehouse: Warehouse, runtime: Runtime, state: State, *, so
 
     await refuse_damaged(runtime, state)
     snapshot, aggregates = state.snapshot(sources), runtime.settings.aggregates
-    warehouse.add_snapshot(snapshot)
+    warehouse.add_snapshot(promised(snapshot, runtime.settings))
     if sources is not None:
         return
     versions = {}

@@ -28,6 +28,7 @@ def compact_command(target: Target, purge: bool) -> int:
     from pipeline.merging import Compactor, Wanted
     from pipeline.runner import Pass
 
+    told = []
     for p in target.pipelines:
         opened = runtime(target, p)
         opened.executor = NoExecutor(this_process())
@@ -36,7 +37,7 @@ def compact_command(target: Target, purge: bool) -> int:
         done = wait(Compactor(Pass(opened.parts()), wanted).run())
         if target.as_json:
             names = ("outputs", "files_before", "bytes_before", "files", "size_bytes", "outdone")
-            as_json({"pipeline": p.name, **{name: getattr(done, name) for name in names}})
+            told.append({"pipeline": p.name, **{name: getattr(done, name) for name in names}})
             continue
         if done.outputs:
             before = f"{count(done.files_before, 'file')} ({size(done.bytes_before)})"
@@ -45,6 +46,8 @@ def compact_command(target: Target, purge: bool) -> int:
             click.echo(f"{p.name}: nothing to compact")
         if done.outdone:
             click.echo(f"  {count(done.outdone, 'merge')} given up: others changed those files meanwhile; compact again")
+    if target.as_json:
+        as_json(told)
     return 0
 
 
@@ -56,19 +59,22 @@ def vacuum_command(target: Target, dry_run: bool) -> int:
     from pipeline.runner import Pass
 
     every = [one for p in target.pipelines for one in wait(_generations(root_runtime(target, p)))]
+    told = []
     for opened in every:
         wait(opened.store.check(opened.settings.source))
         done = wait(Pass(opened.parts()).vacuum(dry_run=dry_run))
         if target.as_json:
             found = {name: getattr(done, name) for name in ("files", "size_bytes", "receipts", "log_entries", "checkpoints")}
             head = {"pipeline": opened.settings.name, "generation": opened.settings.generation, "dry_run": dry_run}
-            as_json({**head, **found})
+            told.append({**head, **found})
             continue
         verb = "would delete" if dry_run else "deleted"
         click.echo(
             f"{opened.label}: {verb} {count(done.files, 'file')} ({size(done.size_bytes)}), {count(done.receipts, 'receipt')},"
             f" {done.log_entries:,} log entries, {count(done.checkpoints, 'checkpoint')}"
         )
+    if target.as_json:
+        as_json(told)
     return 0
 
 

@@ -240,5 +240,5 @@ def test_hostile_names_go_all_the_way(project: Project) -> None:
     listed = json.loads(project.call("quarantine list", "--json", code=1).stdout)
     assert [(q["key"], q["kind"]) for q in listed] == [("up/not-utf8-\\xff", "key")]
     assert project.run()["commits"] == 0
-    assert json.loads(project.call("lineage", "up/new\nline", "--json").stdout)["rows"] == 1
+    assert json.loads(project.call("lineage", "up/new\nline", "--json").stdout)[0]["rows"] == 1
     project.audit()

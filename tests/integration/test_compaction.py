@@ -60,7 +60,7 @@ def test_compaction_changes_files_and_no_row(worn: Project) -> None:
     before, rejected = worn.sql(ALL), worn.sql("SELECT row, _source_key FROM orders__rejected ORDER BY ALL")
     totals = worn.sql("SELECT * FROM by_shop ORDER BY shop")
     many = live_files(worn)
-    done = json.loads(worn.call("compact", "--json").stdout)
+    done = json.loads(worn.call("compact", "--json").stdout)[0]
     few = live_files(worn)
     assert done["files_before"] > done["files"]
     assert not set(few) & set(many), "files are written anew, under other names"
@@ -92,9 +92,9 @@ def test_what_changes_after_a_compaction_follows(worn: Project) -> None:
     assert sum(pq.read_metadata(worn.root / key).num_rows for key in live_files(worn)) == 3
     worn.audit()
     key = live_files(worn)[0]
-    told = json.loads(worn.call("lineage", key, "--json").stdout)
+    told = json.loads(worn.call("lineage", key, "--json").stdout)[0]
     assert told["sources"] == ["up/a0", "up/a2", "up/b"]
-    assert json.loads(worn.call("lineage", "up/b", "--json").stdout)["outputs"] == live_files(worn)
+    assert json.loads(worn.call("lineage", "up/b", "--json").stdout)[0]["outputs"] == live_files(worn)
 
 
 def test_old_files_go_with_their_retention(tmp_path: Path) -> None:

@@ -40,10 +40,10 @@ class Jobs(Project):
         """What became of the job's files once all have ended, by key."""
         done = self.call("jobs wait", job, "--timeout", "120", "--json", code=code)
         assert "not ended" not in done.stderr
-        return {one["key"]: one for one in json.loads(done.stdout)["files"]}
+        return {one["key"]: one for one in json.loads(done.stdout)[0]["files"]}
 
     def show(self, job: str, code: int = 0) -> dict[str, str]:
-        found = json.loads(self.call("jobs show", job, "--json", code=code).stdout)["files"]
+        found = json.loads(self.call("jobs show", job, "--json", code=code).stdout)[0]["files"]
         return {one["key"]: one["status"] for one in found}
 
     def listed(self) -> list[dict[str, Any]]:
@@ -212,7 +212,7 @@ def test_a_job_is_cancelled_while_it_runs_and_what_it_does_later_does_not_count(
     gate.wait_until_it_runs()
     assert project.show(job) == {"up/held.jsonl": "running"}
     assert project.call("jobs wait", job, "--timeout", "0", code=1).stderr.endswith("1 file not ended after 0 s\n")
-    assert json.loads(project.call("jobs cancel", job, "--json").stdout) == {"job": job, "cancelled_tasks": 1}
+    assert json.loads(project.call("jobs cancel", job, "--json").stdout) == [{"job": job, "cancelled_tasks": 1}]
     assert project.show(job) == {"up/held.jsonl": "cancelled"}
     gate.let_go()
     project.ended(job)

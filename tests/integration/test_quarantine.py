@@ -338,12 +338,12 @@ def test_a_replay_fails_as_the_run_did_and_changes_nothing(routed: Here) -> None
     for name, words in (("new.plain", "the new version"), ("new.late", "the new version"), ("new.batch", "the new version")):
         project.upload(name, fine if name != "new.batch" else lines({"kind": "b", "v": 8}))
         assert words in routed("quarantine replay", f"up/{name}")[1]
-    shown = json.loads(routed("quarantine replay", "up/new.late", "--json", "--rows", "2")[0])
+    shown = json.loads(routed("quarantine replay", "up/new.late", "--json", "--rows", "2")[0])[0]
     assert (shown["status"], shown["rows"], shown["rejected"]) == ("ok", 9, 1)
     assert shown["sample"] == [{"kind": "b", "v": 0}, {"kind": "b", "v": 1}]
     assert shown["rejected_sample"] == [["a row", "no good"]]
     out, err = routed("quarantine replay", "up/new.batch", "--json")
-    assert json.loads(out)["status"] == "ok"
+    assert json.loads(out)[0]["status"] == "ok"
     assert "called with 1" in err, "what the code prints does not mix with JSON"
     for key in ("up/none.at.all", "elsewhere/x"):
         assert routed("quarantine replay", key, code=2)[1].count("\n") == 1

@@ -220,9 +220,9 @@ def test_limit_and_plan_change_nothing_else(project: Project) -> None:
 def test_lineage_both_ways(project: Project) -> None:
     project.upload("a", lines({"kind": "a", "v": 1}))
     project.run()
-    found = json.loads(project.call("lineage", "up/a", "--json").stdout)
+    found = json.loads(project.call("lineage", "up/a", "--json").stdout)[0]
     assert (found["rows"], found["transform"].split()[0]) == (1, "parse")
-    back = json.loads(project.call("lineage", found["outputs"][0], "--json").stdout)
+    back = json.loads(project.call("lineage", found["outputs"][0], "--json").stdout)[0]
     assert back["sources"] == ["up/a"]
     assert "did you mean 'up/a'" in project.call("lineage", "up/aa", code=2).stderr
 
@@ -237,7 +237,7 @@ def test_vacuum_removes_what_retention_lets_go(tmp_path: Path) -> None:
     assert len(list(rows.iterdir())) == 2
     assert "would delete" in project.call("vacuum", "--dry-run").stdout
     assert len(list(rows.iterdir())) == 2
-    report = json.loads(project.call("vacuum", "--json").stdout)
+    report = json.loads(project.call("vacuum", "--json").stdout)[0]
     assert report["files"] >= 1
     assert len(list(rows.iterdir())) == 1
     assert project.sql("SELECT total FROM by_kind") == [{"total": 5}]

@@ -95,14 +95,14 @@ def test_a_failure_below_is_one_sources_and_lineage_goes_through(project: Projec
     assert list(lengths(project)) == ["words:docs:up/a.txt"]
     [failed] = json.loads(project.call("quarantine list", "--files", "--json", code=1).stdout)
     assert failed["key"] == "docs:up/b.txt"
-    replayed = json.loads(project.call("quarantine replay", "docs:up/b.txt", "--json", code=1).stdout)
+    replayed = json.loads(project.call("quarantine replay", "docs:up/b.txt", "--json", code=1).stdout)[0]
     assert replayed["status"] == "failed"
     assert "a bad word" in replayed["reason"]
-    told = json.loads(project.call("lineage", "words:docs:up/a.txt", "--json").stdout)
+    told = json.loads(project.call("lineage", "words:docs:up/a.txt", "--json").stdout)[0]
     assert told["pipeline"] == "lengths"
     assert told["from"]["pipeline"] == "words"
     assert told["from"]["from"]["source"] == "up/a.txt"
-    below = json.loads(project.call("lineage", "up/a.txt", "--json").stdout)
+    below = json.loads(project.call("lineage", "up/a.txt", "--json").stdout)[0]
     assert below["stages"] == ["docs:up/a.txt", "words:docs:up/a.txt"]
     project.upload("b.txt", "a good one\n")
     project.run()

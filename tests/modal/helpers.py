@@ -69,7 +69,7 @@ class Deployed(Project):
         options = ["--secret", SECRET, "--mount-root", str(self.folder / "mnt")]
         done = self.call("deploy", "--json", *options, *arguments, code=code)
         if code == 0:
-            self.app = json.loads(done.stdout)["app"]
+            self.app = json.loads(done.stdout)[0]["app"]
         return done
 
     def tidemill(self, *arguments: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:

@@ -241,7 +241,7 @@ def test_a_secret_that_does_not_exist_is_one_line(cloud: Cloud) -> None:
 
 def test_dry_run_shows_and_sends_nothing(cloud: Cloud) -> None:
     project = cloud.project(TWO)
-    shown: dict[str, Any] = json.loads(project.deploy("--dry-run").stdout)
+    shown: dict[str, Any] = json.loads(project.deploy("--dry-run").stdout)[0]
     assert not shown["deployed"]
     assert "tick_first" in shown["functions"]
     assert project.app not in cloud.modal.apps()

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", "sizing", "pools", "tracebacks", "limits"}
-VALUES |= {"parse_trees", "reserved"}
+VALUES |= {"parse_trees", "reserved", "databases"}
 CORE = VALUES | {
     "wire",
     "runs",
@@ -29,7 +29,7 @@ SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
     *("selection", "desk", "lookup", "compaction", "listing", "choosing", "merging", "tally"),
 }
-API = {"api", "loading", "options", "schedules", "fingerprints", "checks", "overlaps"}
+API = {"api", "loading", "options", "schedules", "fingerprints", "checks", "overlaps", "naming"}
 
 ALLOWED: dict[str, set[str]] = {
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in CORE} for name in CORE},

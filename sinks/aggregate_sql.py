@@ -1,0 +1,63 @@
+"""What can be said of an aggregate's SQL before there is a row: whether it is one SELECT, and what its columns are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from pipeline.databases import connect_without_threads
+from pipeline.errors import SettingsError
+from pipeline.parse_trees import parse_tree
+from pipeline.settings import AggregateSettings
+from sinks.mergeable import HIDDEN, name_of
+from sinks.statements import ONE_SELECT, refusal
+
+
+class Declaring(Protocol):
+    """A pipeline, or its settings."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def aggregates(self) -> Sequence[AggregateSettings]: ...
+
+
+def check_aggregates(pipelines: Sequence[Declaring]) -> None:
+    """Raises SettingsError, in one line, for SQL that can never be the SQL of an aggregate, whatever rows come."""
+    declared = [(pipeline.name, aggregate) for pipeline in pipelines for aggregate in pipeline.aggregates]
+    if not declared:
+        return
+    with connect_without_threads() as connection:
+        for name, aggregate in declared:
+            why = why_not(parse_tree(connection, aggregate.sql), aggregate)
+            if why:
+                raise SettingsError(f"pipeline {name}, aggregate {aggregate.name}: {why}")
+
+
+def why_not(tree: Mapping[str, Any], aggregate: AggregateSettings) -> str:
+    """Why this parse tree can never be the SQL of the aggregate; empty where it can."""
+    refused = refusal(tree, None)
+    if refused is not None:
+        return "its SQL is not one SELECT" if refused == ONE_SELECT else f"its SQL cannot be read: {refused}"
+    items = tree["statements"][0].get("node", {}).get("select_list", [])
+    names = [name_of(item) for item in items]
+    twice = _twice(name for name in names if name)
+    if twice:
+        return f"two columns of its result are called {twice!r}: name one of them with AS"
+    own = next((name for name in names if name.lower().startswith(HIDDEN)), None)
+    if own is not None:
+        return f"the column {own!r} of its result has a name that is Tidemill's own: choose another"
+    if items and all(names):
+        lacking = next((column for column in aggregate.by if column not in names), None)
+        if lacking is not None:
+            return f"by={lacking!r} is not a column of its result ({', '.join(names)})"
+    return ""
+
+
+def _twice(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name.lower() in seen:
+            return name
+        seen.add(name.lower())
+    return None

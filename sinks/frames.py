@@ -1,0 +1,87 @@
+"""A table as a pandas frame without a value bent: pandas' own conversion where that is exact, else a column at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.databases import connect_without_threads
+from sinks import sql
+from sinks.carried import selected
+from sinks.cells import texts
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+EXACT_MAX = 2**53
+"""Beyond it a float does not tell whole numbers apart."""
+
+
+def pandas_frame(table: pa.Table, timezone: str) -> pd.DataFrame:
+    """Whole numbers with nulls are floats, as ever, unless that bends one: then the column is nullable `Int64` or `UInt64`.
+
+    Dates beyond Python's years are `datetime64`. What pandas has no form for at all (times of nanoseconds, such dates within
+    lists) is text, as `--format csv` has it.
+    """
+    import pyarrow as pa
+
+    bent = [field.name for field in table.schema if _bends(table.column(field.name))]
+    try:
+        frame = table.to_pandas()
+    except (ValueError, OverflowError, NotImplementedError, pa.ArrowException):
+        import pandas as pd
+
+        columns = {field.name: _column(table.select([field.name]), timezone) for field in table.schema}
+        frame = pd.DataFrame(columns, columns=table.column_names)
+    for name in bent:
+        frame[name] = _nullable(table.column(name))
+    return frame
+
+
+def _bends(column: pa.ChunkedArray) -> bool:
+    import pyarrow.compute as pc
+    import pyarrow.types as pt
+
+    if str(column.type) not in ("int64", "uint64") or not column.null_count:
+        return False
+    ends = pc.min_max(column).as_py()
+    return bool(pt.is_integer(column.type) and ends["min"] is not None and max(-ends["min"], ends["max"]) > EXACT_MAX)
+
+
+def _nullable(column: pa.ChunkedArray) -> Any:
+    import pandas as pd
+    import pyarrow as pa
+
+    return column.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}.get)
+
+
+def _column(one: pa.Table, timezone: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.types as pt
+
+    column = one.column(0)
+    try:
+        return column.to_pandas(date_as_object=not pt.is_date(column.type) or _python_has(column))
+    except (ValueError, OverflowError, NotImplementedError, pa.ArrowException):
+        return _texts(one, timezone)
+
+
+def _python_has(column: pa.ChunkedArray) -> bool:
+    try:
+        column.to_pylist()
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
+def _texts(one: pa.Table, timezone: str) -> Any:
+    import pandas as pd
+
+    with connect_without_threads(timezone) as connection:
+        connection.register("one", one)
+        found = connection.sql("SELECT * FROM one")
+        [kind] = found.types
+        select = selected(found.columns, [kind], "text") or sql.name(one.column_names[0])
+        carried = found.project(select).to_arrow_table()
+        values = [text for chunk in carried.column(0).chunks for text in texts(kind, chunk)]
+    return pd.Series(values, dtype=object)
