@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", "sizing", "pools", "tracebacks", "limits"}
-VALUES |= {"parse_trees", "reserved"}
+VALUES |= {"parse_trees", "reserved", "printed"}
 CORE = VALUES | {
     "wire",
     "runs",
@@ -27,7 +27,7 @@ CORE = VALUES | {
 CORE |= {"planner", "jobs", "cost", "orders", "generations", "entries"}
 SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
-    *("selection", "desk", "lookup", "compaction", "listing", "choosing", "merging", "tally"),
+    *("selection", "desk", "lookup", "compaction", "listing", "choosing", "merging", "tally", "attempt"),
 }
 API = {"api", "loading", "options", "schedules", "fingerprints", "checks", "overlaps"}
 
@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     # `Pipeline.table()` is for programs that read; what it needs is joined in `reading`, and imported when it is called
     "pipeline.api": {f"pipeline.{m}" for m in VALUES | API} | {"pipeline.reading"},
     "pipeline.arrow": set(),
+    "pipeline.usercode": {"pipeline.tracebacks"},
     "pipeline.webhook": set(),
     "pipeline.notices": {"pipeline.webhook", "pipeline.errors", "pipeline.stores.s3_errors"},
     "pipeline.station": {f"pipeline.{m}" for m in CORE | {"ports", "desk"}},
