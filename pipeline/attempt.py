@@ -1,6 +1,7 @@
 """What one attempt has to say: each input is opened, given to the user's code, and answered for.
 
-An exception of the user's code is the input's; one of the store or the machine is nobody's, and the input waits for another attempt.
+An exception of the user's code is the input's; one of the store or the machine is nobody's, and the input waits for another
+attempt.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
     *("selection", "desk", "lookup", "compaction", "listing", "choosing", "merging", "tally", "attempt"),
 }
-API = {"api", "loading", "options", "schedules", "fingerprints", "checks", "overlaps"}
+API = {"api", "loading", "neighbours", "options", "schedules", "fingerprints", "checks", "overlaps"}
 
 ALLOWED: dict[str, set[str]] = {
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in CORE} for name in CORE},
