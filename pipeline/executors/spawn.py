@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import mmap
 import os
 import shutil
@@ -35,6 +36,7 @@ class _Order(msgspec.Struct):
     reap: int = 0
 
 
+PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from pipeline.executors.spawn import _main; _main()"
 HELPER_ENDS_S = 15.0
 """For the helper to end what is left of the workers, before it is killed itself."""
 
@@ -238,8 +240,11 @@ class ExecSpawner:
 
 
 def _interpreter(arguments: list[str], descriptors: list[int]) -> subprocess.Popen[bytes]:
-    """This module as a program of its own (see `_main`), in a session of its own."""
-    command = [sys.executable, "-m", "pipeline.executors.spawn", *arguments]
+    """This module as a program of its own (see `_main`), in a session of its own.
+
+    It finds modules where this process does, and not where it happens to be: a folder of the user's may have one named like ours.
+    """
+    command = [sys.executable, "-P", "-c", PROGRAM, json.dumps(sys.path), *arguments]
     return subprocess.Popen(command, pass_fds=descriptors, start_new_session=True)
 
 
@@ -254,7 +259,3 @@ def _main() -> None:
     printed, slot, entry, spec = rest
     importlib.import_module(entry.partition(":")[0])
     child.serve(socket.socket(fileno=int(connection)), shared, int(slot), entry, spec.encode(), int(printed))
-
-
-if __name__ == "__main__":
-    _main()
