@@ -16,7 +16,7 @@ from types import CodeType, ModuleType
 
 from pipeline.api import Pipeline
 from pipeline.errors import SettingsError, nearest
-from pipeline.neighbours import OWN, is_ours, is_taken, own_of, package_of, share_names
+from pipeline.neighbours import OWN, execute, is_ours, is_taken, own_of, package_of, share_names
 from pipeline.overlaps import check_together
 from pipeline.tracebacks import describe, is_library, is_own
 
@@ -156,16 +156,7 @@ def _import_path(path: Path) -> ModuleType:
 
 def _run(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path, loader=_Fresh(name, str(path)))
-    if spec is None or spec.loader is None:
-        raise SettingsError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return execute(spec, known=True)
 
 
 def _name_alone(path: Path) -> str:
@@ -189,11 +180,10 @@ def _name_in_package(root: Path, names: tuple[str, ...]) -> str:
     if is_taken(names[0], folder) or (names[0] in OWN and is_ours(name)):
         top = _private(names[0], folder)
         if top not in sys.modules:
-            spec = importlib.util.spec_from_file_location(top, folder / "__init__.py", submodule_search_locations=[str(folder)])
-            if spec is None or spec.loader is None:
-                raise SettingsError(f"{folder} is not a package")
-            sys.modules[top] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[top])
+            inner = [str(folder)]
+            execute(
+                importlib.util.spec_from_file_location(top, folder / "__init__.py", submodule_search_locations=inner), known=True
+            )
         name = ".".join((top, *names[1:]))
     importlib.import_module(name.rpartition(".")[0])
     return name

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -68,11 +69,22 @@ def _look_further(own: ModuleType, places: list[Path]) -> None:
 def _of_name(name: str, place: Path) -> ModuleType:
     """The user's module as one of that name, beside ours in `sys.modules`."""
     inner = [str(place.parent)] if place.name == "__init__.py" else None
-    spec = importlib.util.spec_from_file_location(name, place, submodule_search_locations=inner)
+    return execute(importlib.util.spec_from_file_location(name, place, submodule_search_locations=inner))
+
+
+def execute(spec: ModuleSpec | None, *, known: bool = False) -> ModuleType:
+    """Run the user's module. known: under its name in `sys.modules`, unless it fails."""
     if spec is None or spec.loader is None:
-        raise ImportError(f"{place} is not a Python file")
+        raise ImportError("that is no Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    if known:
+        sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        if known:
+            del sys.modules[spec.name]
+        raise
     return module
 
 

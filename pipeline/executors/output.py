@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -74,5 +75,6 @@ def _shown(text: bytes) -> list[str]:
 
 def to_standard_error(whose: str, line: str) -> None:
     """Show a line. Through `sys.stderr` as it is then, so that a progress bar that stands there stays whole."""
-    sys.stderr.write(f"{visible(whose)}: {line}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError):  # a terminal that is gone is no reason to stop
+        sys.stderr.write(f"{visible(whose)}: {line}\n")
+        sys.stderr.flush()
