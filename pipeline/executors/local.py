@@ -94,6 +94,7 @@ class LocalExecutor:
         self._failure: Exception | None = None
         self._broken: CodeBroken | None = None
         self._forgotten: set[int] = set()
+        self._starting: set[int] = set()
         self._outstanding = self._serial = self._failed_starts = self._starts = 0
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
@@ -129,7 +130,7 @@ class LocalExecutor:
             self._queue.append(Job(serial=self._serial, assignment=assignment, memory_mb=memory_mb, scratch=self._scratch))
         self._outstanding += len(assignments)
         for slot in range(self._parallelism):
-            if slot not in self._workers and len(self._workers) < self._outstanding:
+            if slot not in self._workers and slot not in self._starting and len(self._workers) < self._outstanding:
                 await self._start(slot)
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
@@ -189,7 +190,11 @@ class LocalExecutor:
             pid = self._spawner.start(slot, theirs, output.descriptor)
         finally:
             theirs.close()
-        reader, writer = await asyncio.open_connection(sock=ours)
+        self._starting.add(slot)  # a second one in this slot would have no work, and nobody to end it
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours)
+        finally:
+            self._starting.discard(slot)
         worker = self._workers[slot] = _Worker(slot, pid, reader, writer, output)
         serving = asyncio.create_task(self._serve(worker, reader))
         self._serving.add(serving)
@@ -276,7 +281,7 @@ class LocalExecutor:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS_MAX:
                 self._failure = SettingsError(f"worker processes die while they load the user's code: {reason}")
-        if self._failure is None:
+        if self._failure is None and not self._closed:
             await self._start(worker.slot)
 
     # -- limits ------------------------------------------------------------------------------------------------------
