@@ -274,10 +274,9 @@ class Run:
         except CodeBroken as error:
             self.broken.add(runtime.label)
             self.failed.append(str(error))
-            if self.watch and len(self.broken) < len(self.target.pipelines):
-                self._say(f"{error}; the other pipelines go on")
-            elif self.watch:
+            if self.watch and len(self.broken) == len(self.target.pipelines):
                 raise
+            self._say(f"{error}; the other pipelines go on" if self.watch else str(error))
             return []
 
     async def _of_each_generation(self, runtime: Runtime) -> list[PassReport]:
