@@ -34,6 +34,7 @@ from pipeline.deployment import Deployment, checked, from_environment, mounts_of
 from pipeline.engines import app_name
 from pipeline.errors import SettingsError
 from pipeline.loading import is_path, load_pipelines
+from pipeline.neighbours import package_of
 from pipeline.pools import pools_of
 from pipeline.rented import Control, station_for
 from pipeline.settings import TransformSettings, rented_policy
@@ -98,11 +99,13 @@ class _Builder:
         if not is_path(file):
             image = image.env(self.deployment.variables())
             return image.add_local_python_source(*SOURCES, file.partition(".")[0])
-        inside = f"{PROJECT}/{Path(file).name}{colon}{name}"
+        root, names = package_of(Path(file))
+        inside = f"{PROJECT}/{'/'.join((*names[:-1], Path(file).name))}{colon}{name}"
         image = image.env({**self.deployment.variables(), "TIDEMILL_FILE": inside})
         if modal.is_local():
-            folder, there = Path(file).resolve().parent, str(PurePosixPath("/root", PROJECT))
-            image = image.add_local_dir(folder, there, ignore=_stays_at_home)
+            there = PurePosixPath("/root", PROJECT, *names[:1] if len(names) > 1 else ())
+            folder = root / names[0] if len(names) > 1 else root
+            image = image.add_local_dir(folder, str(there), ignore=_stays_at_home)
         return image.add_local_python_source(*SOURCES)
 
     @cached_property

@@ -57,13 +57,13 @@ class Transform:
     settings: TransformSettings
     target: Callable[..., object]
 
-    def load(self) -> Callable[..., object]:
-        """The callable for this process: for a class, an instance whose `load` has run once."""
+    def load(self, settled: Callable[[object], object] = lambda result: result) -> Callable[..., object]:
+        """The callable for this process: for a class, an instance whose `load` has run once. settled: sees to what is async."""
         if not inspect.isclass(self.target):
             return self.target
         instance: Any = self.target()
         if hasattr(instance, "load"):
-            instance.load()
+            settled(instance.load())
         return cast("Callable[..., object]", instance)
 
 
@@ -181,8 +181,9 @@ class Pipeline:
         """Declare the code for the objects that match. The first transform whose `match` fits takes an object.
 
         The target is a function of one `Object`, or a class with `__call__(self, obj)` and optionally `load(self)`, which runs
-        once in each worker. With `batch_size` it takes a list of objects and returns a list of results of the same length.
-        A result is an Arrow table or record batches, an iterable of dicts or dataclasses, a pandas DataFrame, or None.
+        once in each worker. With `batch_size` it takes a list of objects and returns a list of results of the same length. All
+        may be `async`, generators too: each worker has an event loop for them. A result is an Arrow table or record batches,
+        an iterable of dicts or dataclasses, a pandas DataFrame, or None.
         The options are those of `TransformOptions`.
         """
 

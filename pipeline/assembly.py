@@ -6,7 +6,6 @@ import asyncio
 import functools
 import os
 import secrets
-import shutil
 import socket
 import tempfile
 import time
@@ -35,8 +34,9 @@ from pipeline.runner import Pass
 from pipeline.settings import PipelineSettings, Policy, rented_policy
 from pipeline.state import State
 from pipeline.stores import open_store
-from pipeline.tracebacks import describe
-from pipeline.worker import Code, CodeBroken, Contents, Worker
+from pipeline.tracebacks import describe, place
+from pipeline.usercode import UserCode
+from pipeline.worker import Calls, Code, CodeBroken, Contents, Worker
 
 if TYPE_CHECKING:
     from pipeline.executors.local import LocalExecutor
@@ -113,10 +113,13 @@ class LocalAttempts:
         from sinks.parquet import AttemptWriter
 
         self._loop = asyncio.new_event_loop()
+        calls = UserCode()
         outbox, contents = self._loop.run_until_complete(_access(spec))
         scratch = Path(spec.scratch)
         self._workers: dict[str, Worker] = {}
-        for pipeline in load_pipelines(spec.file):
+        with calls:
+            pipelines = load_pipelines(spec.file)
+        for pipeline in pipelines:
             table = table_spec(pipeline)
 
             def make_writer(assignment: Assignment, table: TableSpec = table) -> AttemptWriter:
@@ -132,11 +135,12 @@ class LocalAttempts:
                 store=outbox,
                 contents=contents if pipeline.upstream is None else self._tables(spec, pipeline.upstream),
                 home=keys.home(pipeline.name),
-                code=loaded_on_use(pipeline),
+                code=loaded_on_use(pipeline, calls),
                 make_writer=make_writer,
                 clock=WallClock(),
                 budget_s=spec.budget_s,
                 engine=spec.engine or f"{socket.gethostname()}:{os.getpid()}",
+                calls=calls,
             )
 
     def _tables(self, spec: WorkerSpec, upstream: Pipeline) -> Contents:
@@ -159,7 +163,7 @@ class LocalAttempts:
         self._workers[pipeline].load(transform)
 
 
-def loaded_on_use(pipeline: Pipeline) -> Callable[[str], Code | None]:
+def loaded_on_use(pipeline: Pipeline, calls: Calls) -> Callable[[str], Code | None]:
     """The pipeline's code by transform name; each is loaded when the first task asks for it, once. Raises CodeBroken."""
     declared = {t.settings.name: t for t in pipeline.transforms}
 
@@ -170,9 +174,12 @@ def loaded_on_use(pipeline: Pipeline) -> Callable[[str], Code | None]:
             return None
         try:
             settings = transform.settings
-            return Code(call=transform.load(), batch_size=settings.batch_size, safe_to_rerun=settings.safe_to_rerun)
-        except Exception as error:
-            raise CodeBroken(f"transform {name} of {pipeline.name} cannot be loaded: {describe(error)}") from error
+            with calls:
+                loaded = transform.load(calls.settled)
+            return Code(call=loaded, batch_size=settings.batch_size, safe_to_rerun=settings.safe_to_rerun)
+        except (Exception, SystemExit) as error:
+            why = f"{place(error)}{describe(error)}"
+            raise CodeBroken(f"transform {name} of {pipeline.name} cannot be loaded: {why}") from error
 
     return code
 
@@ -219,7 +226,7 @@ def local_executor(file: str, pipelines: Sequence[Pipeline], bucket: Bucket, wor
         spec=msgspec.json.encode(spec),
         workers=workers,
         limits=limits,
-        on_close=lambda: shutil.rmtree(scratch, ignore_errors=True),
+        folder=scratch,
     )
 
 

@@ -29,7 +29,7 @@ class _Used:
 
     def __init__(self, target: Callable[..., object]) -> None:
         self.texts: dict[str, str] = {}
-        self._folder = _folder(target)
+        self._folder = _project(target)
         self._target = target
         self._seen: set[int] = {id(target)}
         self._walk(target)
@@ -86,6 +86,14 @@ def _source(value: object) -> str:
     except (OSError, TypeError):
         code = getattr(value, "__code__", None)
         return code.co_code.hex() if code is not None else repr(value)
+
+
+def _project(target: object) -> Path | None:
+    """The folder of the transform's file; where that is part of a package, the package's own."""
+    folder = _folder(target)
+    while folder is not None and (folder.parent / "__init__.py").is_file() and (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
 
 
 def _folder(value: object) -> Path | None:

@@ -25,6 +25,7 @@ OUT_OF_MEMORY = re.compile(
 
 _memory_mb: int | None = None
 _soft_before: int | None = None
+_scratch: Path | None = None
 
 
 def hold_memory(memory_mb: int | None) -> None:
@@ -84,9 +85,26 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def use_scratch(folder: str) -> None:
     """Temporary files of this process and of programs it starts go below `folder`, whoever removes that in the end."""
+    global _scratch  # noqa: PLW0603 - it is a property of the process
     Path(folder).mkdir(parents=True, exist_ok=True)
+    _scratch = Path(folder).parent
     tempfile.tempdir = folder
     os.environ["TMPDIR"] = folder
+
+
+def files_in_scratch() -> list[int]:
+    """Descriptors of open files that lie beside the folder for temporary ones: what we write there ourselves. Linux only."""
+    if _scratch is None or sys.platform != "linux":
+        return []
+    found = []
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
+        except OSError:
+            continue
+        if os.path.dirname(target) == str(_scratch):  # noqa: PTH120
+            found.append(int(name))
+    return found
 
 
 def _mapped_and_resident() -> tuple[int, int]:

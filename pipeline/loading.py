@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, ModuleType
 
 from pipeline.api import Pipeline
 from pipeline.errors import SettingsError, nearest
+from pipeline.neighbours import OWN, execute, is_ours, is_taken, own_of, package_of, share_names
 from pipeline.overlaps import check_together
-from pipeline.tracebacks import describe
+from pipeline.tracebacks import describe, is_library, is_own
 
 
 def load_pipelines(file: str) -> list[Pipeline]:
@@ -64,50 +68,125 @@ def is_path(target: str) -> bool:
 
 def _import(target: str) -> ModuleType:
     if is_path(target):
-        return _import_path(Path(target))
+        path = Path(target)
+        if not path.is_file():
+            raise SettingsError(f"there is no file {path}")
+        with _explained(target), user_output_aside():
+            return _import_path(path)
+    here = Path.cwd()
+    _add_path(here)
+    share_names(here)
     try:
-        return importlib.import_module(target)
-    except ModuleNotFoundError as error:
-        if error.name is not None and target.startswith(error.name):
+        with _explained(target), user_output_aside():
+            return importlib.import_module(target)
+    except _Missing as missing:
+        if target == missing.name or target.startswith(f"{missing.name}."):
             if Path(target).is_file():
                 raise SettingsError(f"{target} is no Python file: give one that declares the pipelines, like pipeline.py") from None
             raise SettingsError(f"{target!r} is neither a file (write {target}.py) nor a module that can be imported") from None
-        raise SettingsError(_where(error, target)) from error
+        raise
+
+
+class _Missing(SettingsError):
+    """A module that was to be imported is not there."""
+
+    name = ""
+
+
+@contextlib.contextmanager
+def _explained(target: str) -> Iterator[None]:
+    """What goes wrong in the user's file as one line. A process that it forks ends with it."""
+    process = os.getpid()
+    try:
+        yield
     except SettingsError:
         raise
-    except Exception as error:
+    except ModuleNotFoundError as error:
+        missing = _Missing(_where(error, target))
+        missing.name = error.name or ""
+        raise missing from error
+    except (Exception, SystemExit) as error:
         raise SettingsError(_where(error, target)) from error
+    finally:
+        if os.getpid() != process:
+            os._exit(1)
+
+
+@contextlib.contextmanager
+def user_output_aside() -> Iterator[None]:
+    """What user code prints, and programs that it calls, goes to standard error: standard output is for our results."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:
+        kept = -1
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if kept >= 0:
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
+def _add_path(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def _import_path(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise SettingsError(f"there is no file {path}")
+    root, names = package_of(path)
+    share_names(root, but=path)
+    share_names(path.resolve().parent, but=path)
+    name = _name_in_package(root, names) if len(names) > 1 else _name_alone(path)
+    known = sys.modules.get(name)
+    if known is not None:
+        return known
+    _add_path(path.resolve().parent)
+    try:
+        return _run(name, path)
+    except ModuleNotFoundError as error:
+        above = [p.parent for p in path.resolve().parents if p.name == (error.name or "").partition(".")[0]]
+        if not above:
+            raise
+        _add_path(above[0])  # a package without __init__.py, named from its project's folder
+        return _run(name, path)
+
+
+def _run(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Fresh(name, str(path)))
+    return execute(spec, known=True)
+
+
+def _name_alone(path: Path) -> str:
+    """The file's own name; where that belongs to another module, one that keeps both."""
     name = path.stem
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) and Path(str(known.__file__)).resolve() == path.resolve():
-        return known
-    if known is not None or name in sys.stdlib_module_names or _is_installed(name, path):
-        digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-        name = f"tidemill_user_{name}_{digest}"  # the file's name belongs to another module: keep both
-        if name in sys.modules:
-            return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path, loader=_Fresh(name, str(path)))
-    if spec is None or spec.loader is None:
-        raise SettingsError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
-    try:
-        spec.loader.exec_module(module)
-    except SettingsError:
-        del sys.modules[name]
-        raise
-    except Exception as error:
-        del sys.modules[name]
-        raise SettingsError(_where(error, str(path))) from error
-    return module
+        return name
+    return _private(name, path) if known is not None or name in sys.stdlib_module_names or _is_installed(name, path) else name
+
+
+def _private(name: str, path: Path) -> str:
+    return f"tidemill_user_{name}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+
+
+def _name_in_package(root: Path, names: tuple[str, ...]) -> str:
+    """The file's name below its packages, which are imported. Where the outermost one's name is taken, they have another."""
+    _add_path(root)
+    folder = root / names[0]
+    name = ".".join(names)
+    if is_taken(names[0], folder) or (names[0] in OWN and is_ours(name)):
+        top = _private(names[0], folder)
+        if top not in sys.modules:
+            inner = [str(folder)]
+            execute(
+                importlib.util.spec_from_file_location(top, folder / "__init__.py", submodule_search_locations=inner), known=True
+            )
+        name = ".".join((top, *names[1:]))
+    importlib.import_module(name.rpartition(".")[0])
+    return name
 
 
 def _is_installed(name: str, path: Path) -> bool:
@@ -127,10 +206,21 @@ class _Fresh(importlib.machinery.SourceFileLoader):
         return self.source_to_code(self.get_data(path), path)
 
 
-def _where(error: Exception, target: str) -> str:
+def _where(error: BaseException, target: str) -> str:
     """One line: what went wrong in the user's file, and where."""
     if isinstance(error, SyntaxError):
         return f"{error.filename or target}, line {error.lineno}: {type(error).__name__}: {error.msg}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not is_own(f.filename) and not is_library(f.filename)]
     at = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else target
-    return f"{target} cannot be imported: {at}: {describe(error)}"
+    return f"{target} cannot be imported: {at}: {describe(error)}{_way_out(error)}"
+
+
+def _way_out(error: BaseException) -> str:
+    if not isinstance(error, ImportError):
+        return ""
+    own = own_of(error)
+    if own:
+        return f" ({own} is a package of Tidemill's own, whose names come first: rename yours)"
+    if "no known parent package" in str(error):
+        return " (put an empty __init__.py beside it, and it is part of a package)"
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -15,6 +16,10 @@ from pipeline.ports import Content
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+LOOKED_AT_BYTES = 8192
+"""Of a text's beginning, to see whether it has a byte order mark and what ends its lines."""
 
 
 class Object:
@@ -53,17 +58,29 @@ class Object:
         return self._content.read()
 
     def text(self, encoding: str = "utf-8") -> str:
-        """The whole object as text. Raises UnicodeDecodeError where it is not in `encoding`; else like `read`."""
+        """The whole object as text, without a byte order mark. Raises UnicodeDecodeError where it is not in `encoding`; else like
+        `read`.
+        """
         self._refuse_beyond_memory("text()")
-        return self._content.read().decode(encoding)
+        text = self._content.read().decode(encoding)
+        return text[1:] if text.startswith("\ufeff") else text
 
     def open(self) -> BinaryIO:
         """A seekable binary stream that needs bounded memory, whatever the object's size."""
         return self._content.open()
 
     def lines(self, encoding: str = "utf-8") -> io.TextIOWrapper:
-        """The object as a text stream, to iterate over its lines in bounded memory."""
-        return io.TextIOWrapper(self._content.open(), encoding=encoding)
+        """The object as a text stream, to iterate over its lines in bounded memory: right for `csv`, as open(newline="") is.
+
+        Line ends stay as they are in the file, each with its line, those within quotes too; a byte order mark is left out.
+        """
+        stream = self._content.open()
+        if codecs.lookup(encoding).name != "utf-8":
+            return io.TextIOWrapper(stream, encoding=encoding, newline="")
+        begins = stream.read(LOOKED_AT_BYTES)
+        stream.seek(0)
+        ends = "\n" if b"\n" in begins and b"\r" not in begins else ""  # to look for one kind is half the work
+        return io.TextIOWrapper(stream, encoding="utf-8-sig" if begins.startswith(codecs.BOM_UTF8) else encoding, newline=ends)
 
     @property
     def path(self) -> Path:

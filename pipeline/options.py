@@ -124,8 +124,6 @@ def check_target(label: str, target: object, batch_size: int | None) -> None:
         _no_arguments(label, target)
     if not callable(function):
         raise SettingsError(f"{label}: decorate a function or a class, not {type(target).__name__}")
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise SettingsError(f"{label}: it is declared async; transforms are plain functions, which run side by side in processes")
     parameters = list(inspect.signature(function).parameters.values())
     parameters = parameters[1:] if inspect.isclass(target) else parameters
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
@@ -313,5 +312,5 @@ def _child(spec: WorkerSpec, pipeline: Pipeline) -> LocalExecutor:
             for t in pipeline.transforms
         },
         fork=False,
-        on_close=lambda: shutil.rmtree(spec.scratch, ignore_errors=True),
+        folder=spec.scratch,
     )

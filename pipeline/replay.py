@@ -22,6 +22,7 @@ from pipeline.errors import KeyUnsupported, ObjectNotFound, SettingsError
 from pipeline.model import MAIN_TABLE, REJECTED_TABLE, Assignment, Head, Inputs, Quarantined, Receipt, Task
 from pipeline.ports import Content, Store
 from pipeline.state import State
+from pipeline.usercode import UserCode
 from pipeline.worker import AttemptLost, Code, CodeBroken, Worker, Writer
 
 Debug = Callable[[BaseException], None]
@@ -95,8 +96,8 @@ async def replay(opened: Runtime, state: State, subject: Subject, *, shown: int 
 
     Raises CodeBroken if the transform cannot be loaded, StoreError if the object cannot be read.
     """
-    watch = _Watch(debug)
-    code = _load(opened, subject.transform, watch)
+    watch, calls = _Watch(debug), UserCode()
+    code = _load(opened, subject.transform, watch, calls)
     with tempfile.TemporaryDirectory(prefix="tidemill-replay-") as folder:
         outputs = _Outputs(opened.store, Path(folder))
         worker = Worker(
@@ -108,6 +109,7 @@ async def replay(opened: Runtime, state: State, subject: Subject, *, shown: int 
             clock=WallClock(),
             budget_s=math.inf,
             engine="replay",
+            calls=calls,
         )
         try:
             receipt = await worker.run(_assignment(opened, state, subject), lambda index: None)
@@ -181,9 +183,9 @@ def _about(opened: Runtime, entry: Quarantined, transform: str) -> list[str]:
     return notes
 
 
-def _load(opened: Runtime, transform: str, watch: _Watch) -> Code:
+def _load(opened: Runtime, transform: str, watch: _Watch, calls: UserCode) -> Code:
     try:
-        code = loaded_on_use(opened.pipeline)(transform)
+        code = loaded_on_use(opened.pipeline, calls)(transform)
     except CodeBroken as error:
         watch.note(error.__cause__ or error)
         raise

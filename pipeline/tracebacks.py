@@ -105,6 +105,12 @@ def whole_traceback(error: BaseException) -> str:
     return (_encodable(redacted(text, bounded=False)) + "\n".join([describe(error), *_causes(error)]))[-DETAIL_MAX:]
 
 
+def storable(text: str, limit: int) -> str:
+    """The end of a longer text of the user's, from the beginning of a line on: redacted, at most `limit` characters."""
+    kept = _encodable(redacted(text, bounded=False)).strip("\n")
+    return kept if len(kept) <= limit else kept[-limit:].partition("\n")[2] or kept[-limit:]
+
+
 def is_own(filename: str) -> bool:
     """Whether a frame is Tidemill's, not the user's."""
     return filename.startswith(_OWN)
@@ -196,8 +202,19 @@ def _members(error: BaseException) -> tuple[BaseException, ...]:
     return error.exceptions[:_CAUSES_MAX] if isinstance(error, BaseExceptionGroup) else ()
 
 
-def _cause(error: BaseException) -> str:
+def place(error: BaseException) -> str:
+    """Where in the user's code it was raised, or went through last, as the beginning of a line: `flow.py, line 5: `."""
+    mine = _mine(error)
+    return _encodable(f"{mine[-1].filename}, line {mine[-1].lineno}: ") if mine else ""
+
+
+def _mine(error: BaseException) -> list[traceback.FrameSummary]:
+    """The frames of the user's own code; where there are none, those of libraries."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not is_own(f.filename)]
-    mine = [f for f in frames if not is_library(f.filename)] or frames
+    return [f for f in frames if not is_library(f.filename)] or frames
+
+
+def _cause(error: BaseException) -> str:
+    mine = _mine(error)
     where = f' (File "{mine[-1].filename}", line {mine[-1].lineno}, in {mine[-1].name})' if mine else ""
     return describe(error)[:_LINE_MAX] + _encodable(where)

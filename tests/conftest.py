@@ -1,6 +1,12 @@
 """Settings of all tests."""
 
+import atexit
+import os
+import shutil
 import signal
+import tempfile
+import time
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -19,3 +25,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = [item for item in items if item.nodeid.startswith(SLOW)]
     quick = [item for item in items if not item.nodeid.startswith(SLOW)]
     items[:] = [item for part in range(PARTS) for item in (*slow[part::PARTS], *quick[part::PARTS])]
+
+
+# -- nothing of ours stays in the temporary directory --------------------------------------------------------------------
+
+LEFT_S = 10.0
+"""For processes that were killed with their tests to have ended, and what they cleared away to be gone."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A temporary directory for this session, for all but pytest's own folders: those are kept to look at after a failure."""
+    if hasattr(config, "workerinput"):
+        return
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    folder = Path(tempfile.mkdtemp(prefix="tm-"))
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    config.stash[FOLDER] = folder
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the first to register is the last to run
+
+
+FOLDER = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails a whole session that left something. Where tests run in this process, their servers still have what they need."""
+    folder = session.config.stash.get(FOLDER, None)
+    if folder is None or not session.config.getoption("numprocesses", None):
+        return
+    until = time.monotonic() + LEFT_S
+    while (left := sorted(p.name for p in folder.iterdir())) and time.monotonic() < until:
+        time.sleep(0.1)
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print(f"\nleft in the temporary directory: {len(left)}: {' '.join(left[:20])}")

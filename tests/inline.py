@@ -13,6 +13,7 @@ from pipeline.executors.owners import this_process
 from pipeline.settings import Policy
 from pipeline.stages import TableContents, TableStore
 from pipeline.stores.local import LocalStore
+from pipeline.usercode import UserCode
 from pipeline.worker import Worker
 from sinks.parquet import AttemptWriter
 
@@ -20,14 +21,16 @@ from sinks.parquet import AttemptWriter
 def inline_runtime(p: Pipeline, folder: Path, *, aggregates: bool = True, **policy: Any) -> Runtime:
     """What `p.settings()` says over the bucket in `folder`; `policy` are fields of `Policy`."""
     store, spec = LocalStore(folder), table_spec(p)
+    calls = UserCode()
     worker = Worker(
         store=store,
         contents=LazyContents(store) if p.upstream is None else _tables(store, p.upstream),
         home=keys.home(p.name),
-        code=loaded_on_use(p),
+        code=loaded_on_use(p, calls),
         make_writer=lambda a: AttemptWriter(spec, schema=a.schema, task=a.task.id, nonce=a.nonce, scratch=folder),
         clock=WallClock(),
         budget_s=30.0,
+        calls=calls,
     )
     executor = InlineExecutor(worker, owner=this_process())
     return Runtime(p, p.settings(), store, Policy(**policy), executor, aggregates=aggregates)

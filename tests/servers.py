@@ -81,8 +81,15 @@ def seaweed_url() -> str:
     config.write_text(json.dumps({"identities": [identity]}))
     port = free_port()
     ports = [f"-{name}.port={free_port()}" for name in ("master", "volume", "filer")]
-    command = [_weed(), "server", f"-dir={folder}", "-s3", f"-s3.port={port}", f"-s3.config={config}", *ports, "-ip=127.0.0.1"]
-    command += ["-volume.max=200", "-master.volumeSizeLimitMB=64", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    command = [_weed(), f"-logdir={folder}", "server", f"-dir={folder}", "-s3", f"-s3.port={port}", f"-s3.config={config}"]
+    command += [
+        *ports,
+        "-ip=127.0.0.1",
+        "-volume.max=200",
+        "-master.volumeSizeLimitMB=64",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+    ]
     log = (folder / "log").open("wb")
     process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
 

@@ -62,7 +62,7 @@ def confine(*, timeout_s: float, memory_mb: int) -> Here | int:
     if child == 0:
         os.close(reading)
         tempfile.tempdir = scratch
-        _end_with(os.getppid())
+        _end_with(os.getppid(), scratch)
         return Here(writing)
     os.close(writing)
     try:
@@ -131,12 +131,13 @@ def _resident_mb(process: int) -> int:
         return 0  # it ends just now
 
 
-def _end_with(parent: int) -> None:
-    """End this process when its parent is gone: nobody would stop it any more."""
+def _end_with(parent: int, scratch: str) -> None:
+    """End this process when its parent is gone: nobody would stop it any more, nor remove its temporary files."""
 
     def look() -> None:
         while os.getppid() == parent:
             time.sleep(1.0)
+        shutil.rmtree(scratch, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=look, name="tidemill-parent", daemon=True).start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from pipeline.cli.options import Target, on_bucket, root_runtime, wait
 from pipeline.cli.pasted import pasted
 from pipeline.cli.render import as_json, count, printable
 from pipeline.errors import SettingsError, nearest
+from pipeline.loading import user_output_aside
 from pipeline.tracebacks import describe, visible
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ async def _replay(target: Target, key: str, debugger: bool, current: bool, shown
     subject = await choose(opened, state, key, current=current)
     for note in subject.notes:
         click.echo(f"note: {visible(note)}", err=True)
-    with contextlib.redirect_stdout(sys.stderr) if target.as_json else contextlib.nullcontext():  # the user's code may print
+    with user_output_aside() if target.as_json else contextlib.nullcontext():
         done = await replay(opened, state, subject, shown=shown, debug=_debug if debugger else None)
     if target.as_json:
         head = {"pipeline": state.pipeline, "key": key, "etag": subject.head.etag, "transform": subject.transform}

@@ -32,6 +32,7 @@ from pipeline.listing import grown
 from pipeline.notices import NoticeQueue, Notices, in_background
 from pipeline.parts import PassReport, Request
 from pipeline.state import State
+from pipeline.worker import CodeBroken
 
 WATCH_BACKOFF_MAX_S = 60.0
 SWEEP_S = 3600.0
@@ -70,7 +71,9 @@ class Run:
         self.states: dict[str, State] = {}
         self.found_problems = False
         self.failed: list[str] = []
-        """Why aggregates could not be computed."""
+        """Why aggregates could not be computed, or code not be loaded."""
+        self.broken: set[str] = set()
+        """Pipelines whose code cannot be loaded: they have stopped."""
         self.fail_on: str | None = None
         self.tells_absent = False
         """Whether it is said which of the named keys are no objects."""
@@ -239,7 +242,7 @@ class Run:
             self.watching.clear()
         for runtime in runtimes:
             request = self._request(runtime)
-            if request is None or request.names is None or request.names:
+            if runtime.label not in self.broken and (request is None or request.names is None or request.names):
                 for report in await self._passes(runtime):
                     left += report.unread + report.over_budget + report.held_back
                     commits += report.commits
@@ -265,7 +268,18 @@ class Run:
         self.noticed = None
 
     async def _passes(self, runtime: Runtime) -> list[PassReport]:
-        """A pass of each generation that this code fills; most pipelines have but one."""
+        """A pass of each generation that this code fills; most pipelines have but one. None for code that cannot be loaded."""
+        try:
+            return await self._of_each_generation(runtime)
+        except CodeBroken as error:
+            self.broken.add(runtime.label)
+            self.failed.append(str(error))
+            if self.watch and len(self.broken) == len(self.target.pipelines):
+                raise
+            self._say(f"{error}; the other pipelines go on" if self.watch else str(error))
+            return []
+
+    async def _of_each_generation(self, runtime: Runtime) -> list[PassReport]:
         reports = [await self._pass(runtime)]
         known = self.states[runtime.label].generations if self.work == self._run else None
         for one in runtime.filled(known):

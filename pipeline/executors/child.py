@@ -17,20 +17,21 @@ from typing import Any
 
 import msgspec
 
-from pipeline import limits
+from pipeline import limits, printed
 from pipeline.errors import TidemillError, is_outage
+from pipeline.executors import processes
 from pipeline.executors.frames import LENGTH, SLOT, Answer, Job, pack
 from pipeline.tracebacks import describe, one_line, whole_traceback
 from pipeline.worker import CodeBroken
 
 
-def serve(connection: socket.socket, board: mmap.mmap, slot: int, entry: str, spec: bytes) -> None:
-    """Run jobs from `connection` until it ends. Never returns: the process exits."""
+def serve(connection: socket.socket, board: mmap.mmap, slot: int, entry: str, spec: bytes, output: int) -> None:  # noqa: PLR0917
+    """Run jobs from `connection` until it ends. Never returns: the process exits. output: a file for what user code prints."""
     code = 1
     try:
         signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C on the terminal is for the runner, which ends us
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.dup2(2, 1)  # what user code prints must not mix with the runner's output
+        _keep_apart(connection, output)
         _work(connection, board, slot * SLOT.size, entry, spec)
         code = 0
     except ConnectionError:
@@ -40,6 +41,24 @@ def serve(connection: socket.socket, board: mmap.mmap, slot: int, entry: str, sp
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def _keep_apart(connection: socket.socket, output: int) -> None:
+    """What user code starts, reads and prints stays below this process; what it forks has no part in our connection."""
+    if os.getpgrp() != os.getpid():
+        os.setsid()
+    processes.adopt_orphans()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)  # a program that asks for input must not take it from the terminal
+    printed.keep_in(output)
+    ours = connection.fileno()
+
+    def forked() -> None:
+        os.dup2(nothing, ours, inheritable=False)  # else the runner would wait for our children once we are dead
+        for descriptor in limits.files_in_scratch():
+            os.dup2(nothing, descriptor, inheritable=False)  # nor may they write to files that we have begun
+
+    os.register_at_fork(after_in_child=forked)
 
 
 def resolve(entry: str) -> Callable[[bytes], Any]:
@@ -64,6 +83,7 @@ def _work(connection: socket.socket, board: mmap.mmap, at: int, entry: str, spec
         job = msgspec.json.decode(jobs.get(), type=Job)
 
         def starting(index: int, serial: int = job.serial) -> None:
+            printed.call_ends(*SLOT.unpack_from(board, at)[:2])
             SLOT.pack_into(board, at, serial, index, time.monotonic())
 
         starting(-1)
@@ -73,6 +93,8 @@ def _work(connection: socket.socket, board: mmap.mmap, at: int, entry: str, spec
         answer = _run(attempts, job, starting)
         if answer.ends:
             answer = msgspec.structs.replace(answer, suspect=_at_hand(board, at))
+        printed.call_ends(*SLOT.unpack_from(board, at)[:2])
+        processes.bury()
         connection.sendall(pack(answer))
         if answer.ends:
             return

@@ -13,16 +13,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
 from pipeline.errors import InvariantViolated, SettingsError
 from pipeline.executors.frames import LENGTH, SLOT, Answer, Job, pack
-from pipeline.executors.owners import has_ended, this_process
-from pipeline.executors.spawn import ExecSpawner, make_spawner
+from pipeline.executors.output import Output, Whose, to_standard_error
+from pipeline.executors.owners import has_ended, started, this_process
+from pipeline.executors.spawn import make_fresh_spawner, make_spawner
 from pipeline.limits import memory_exceeded
 from pipeline.model import Assignment
 from pipeline.ports import Finished
+from pipeline.printed import READ_BYTES, as_kept
+from pipeline.worker import CodeBroken
 
 PREFETCH = 2
 """Jobs a worker holds: one it runs, one it starts without asking."""
@@ -45,18 +49,25 @@ class Limits:
 class _Worker:
     slot: int
     pid: int
+    reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    output: Output
     jobs: deque[Job] = field(default_factory=deque)
     ready: bool = False
     doomed: str = ""
     """Why we killed it."""
+    said: tuple[Whose, str] = ((0, -1), "")
+    """What was printed in the last call that printed anything."""
+    ended: bool = False
+    """The last look found it dead."""
 
 
 class LocalExecutor:
     """Runs assignments in worker processes that live as long as the executor.
 
     entry: `module:function` that makes what runs attempts, called with `spec` in each worker. limits: by
-    `pipeline/transform`. Make it before the process starts a thread, or with fork=False; use it within one event loop.
+    `pipeline/transform`. folder: for temporary files, removed in the end. Make it before the process starts a thread, or with
+    fork=False; use it within one event loop. One pass at a time. `show` is given what user code prints, line by line.
     """
 
     def __init__(
@@ -67,22 +78,26 @@ class LocalExecutor:
         limits: Mapping[str, Limits],
         workers: int | None = None,
         fork: bool = True,
-        on_close: Callable[[], None] = lambda: None,
+        folder: str | None = None,
+        show: Callable[[str, str], None] = to_standard_error,
     ) -> None:
         self._parallelism = workers or _cores()
         self._limits = limits
-        self._on_close = on_close
-        self._spawner = (make_spawner if fork else ExecSpawner)(entry, spec, self._parallelism)
+        self._show = show
+        self._scratch = folder or tempfile.mkdtemp(prefix="tidemill-")
+        self._spawner = (make_spawner if fork else make_fresh_spawner)(entry, spec, self._parallelism, self._scratch)
         self._workers: dict[int, _Worker] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self._queue: deque[Job] = deque()
         self._done: list[Finished] = []
         self._news = asyncio.Event()
         self._failure: Exception | None = None
-        self._outstanding = self._serial = self._failed_starts = 0
+        self._broken: CodeBroken | None = None
+        self._forgotten: set[int] = set()
+        self._starting: set[int] = set()
+        self._outstanding = self._serial = self._failed_starts = self._starts = 0
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
-        self._scratch = tempfile.mkdtemp(prefix="tidemill-")
         self.owner = this_process()
         _RUNNING.add(self.owner)
 
@@ -115,22 +130,35 @@ class LocalExecutor:
             self._queue.append(Job(serial=self._serial, assignment=assignment, memory_mb=memory_mb, scratch=self._scratch))
         self._outstanding += len(assignments)
         for slot in range(self._parallelism):
-            if slot not in self._workers and len(self._workers) < self._outstanding:
+            if slot not in self._workers and slot not in self._starting and len(self._workers) < self._outstanding:
                 await self._start(slot)
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
         self._hand_out()
 
     async def finished(self) -> list[Finished]:
-        """Wait for at least one attempt to end. Raises SettingsError if the workers cannot load the user's code."""
-        while self._outstanding and not self._done and self._failure is None:
+        """Wait for at least one attempt to end. Raises SettingsError if the workers cannot load the user's code.
+
+        CodeBroken, where that is one transform: then all that was dispatched is forgotten, and other pipelines can go on.
+        """
+        while self._outstanding and not self._done and self._failure is None and self._broken is None:
             self._news.clear()
             await self._news.wait()
         if self._failure is not None:
             raise self._failure
+        if self._broken is not None:
+            broken, self._broken = self._broken, None
+            self._forget()
+            raise broken
         done, self._done = self._done, []
         self._outstanding -= len(done)
         return done
+
+    def _forget(self) -> None:
+        self._queue.clear()
+        self._done.clear()
+        self._forgotten |= {job.serial for worker in self._workers.values() for job in worker.jobs}
+        self._outstanding = 0
 
     def is_gone(self, owner: str) -> bool:
         """Whether that owner was a process of this machine that has ended."""
@@ -145,24 +173,29 @@ class LocalExecutor:
         if self._watching is not None:
             self._watching.cancel()
         for worker in self._workers.values():
-            _kill(worker.pid)
+            self._spawner.kill(worker.pid)
         if self._serving:
             await asyncio.wait(self._serving)
         self._spawner.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
-        self._on_close()
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
     async def _start(self, slot: int) -> None:
         ours, theirs = socket.socketpair()
         SLOT.pack_into(self._spawner.board, slot * SLOT.size, 0, -1, 0.0)
+        self._starts += 1
+        output = Output(Path(self._scratch, "printed", str(self._starts)))
         try:
-            pid = self._spawner.start(slot, theirs)
+            pid = self._spawner.start(slot, theirs, output.descriptor)
         finally:
             theirs.close()
-        reader, writer = await asyncio.open_connection(sock=ours)
-        worker = self._workers[slot] = _Worker(slot, pid, writer)
+        self._starting.add(slot)  # a second one in this slot would have no work, and nobody to end it
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours)
+        finally:
+            self._starting.discard(slot)
+        worker = self._workers[slot] = _Worker(slot, pid, reader, writer, output)
         serving = asyncio.create_task(self._serve(worker, reader))
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
@@ -187,21 +220,26 @@ class LocalExecutor:
                 await self._replace(worker)
             else:
                 self._spawner.reap(worker.pid)
+                self._read_along(worker)
         except Exception as error:  # noqa: BLE001 - the waiting pass must hear of it, whatever it is
             self._failure = error
         finally:
             worker.writer.close()
+            worker.output.close()
             self._news.set()
 
     def _take(self, worker: _Worker, answer: Answer) -> None:
-        if answer.broken:
-            self._failure = SettingsError(f"the workers cannot work: {answer.broken}")
-        elif not worker.ready:
+        if not worker.ready:
             worker.ready, self._failed_starts = True, 0
+            if answer.broken:
+                self._failure = SettingsError(f"the workers cannot work: {answer.broken}")
         else:
+            self._read_along(worker)
             job = worker.jobs.popleft()
             if job.serial != answer.serial:
                 raise InvariantViolated(f"worker {worker.pid} answered job {answer.serial}, expected {job.serial}")
+            if answer.broken and job.serial not in self._forgotten:
+                self._broken = CodeBroken(answer.broken)
             self._report(job, answer, answer.suspect)
             if answer.ends:
                 worker.doomed = answer.lost
@@ -209,6 +247,9 @@ class LocalExecutor:
         self._news.set()
 
     def _report(self, job: Job, answer: Answer, suspect: int | None = None) -> None:
+        if job.serial in self._forgotten:
+            self._forgotten.discard(job.serial)
+            return
         assignment = job.assignment
         self._done.append(
             Finished(
@@ -225,32 +266,68 @@ class LocalExecutor:
     async def _replace(self, worker: _Worker) -> None:
         """The worker is dead: its running job is lost, one that it only held goes back, and another worker takes its place."""
         del self._workers[worker.slot]
-        _kill(worker.pid)  # it closed its connection: it is ending, or of no use
+        self._spawner.kill(worker.pid)  # it closed its connection: it is ending, or of no use
         ended = describe_end(self._spawner.reap(worker.pid))
         shutil.rmtree(f"{self._scratch}/{worker.pid}", ignore_errors=True)  # what a killed worker had no time to remove
         reason = worker.doomed or ended + self._maybe_memory(worker, ended)
         serial, index, _ = SLOT.unpack_from(self._spawner.board, worker.slot * SLOT.size)
+        self._read_along(worker, ended=True)
         if worker.jobs and worker.jobs[0].serial == serial:
-            self._report(worker.jobs.popleft(), Answer(lost=reason), index if index >= 0 else None)
+            said = worker.said[1] if worker.said[0] == (serial, index) else ""
+            answer = Answer(lost=reason, detail=as_kept(said))
+            self._report(worker.jobs.popleft(), answer, index if index >= 0 else None)
         self._queue.extendleft(reversed(worker.jobs))
         if not worker.ready and self._failure is None:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS_MAX:
                 self._failure = SettingsError(f"worker processes die while they load the user's code: {reason}")
-        if self._failure is None:
+        if self._failure is None and not self._closed:
             await self._start(worker.slot)
 
     # -- limits ------------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """Kill workers whose call takes longer, or whose process has more memory, than was declared."""
+        """Kill workers whose call takes longer, or whose process has more memory, than was declared. Show what they print."""
         while True:
             await asyncio.sleep(WATCH_S)
-            for worker in self._workers.values():
+            for worker in list(self._workers.values()):
+                self._read_along(worker)
                 if worker.jobs and not worker.doomed:
                     worker.doomed = self._beyond(worker)
                     if worker.doomed:
-                        _kill(worker.pid)
+                        self._spawner.kill(worker.pid)
+                self._notice_end(worker)
+
+    def _notice_end(self, worker: _Worker) -> None:
+        """A process that it forked without Python's knowledge may hold its connection: then it never closes."""
+        if started(worker.pid):
+            return
+        if worker.ended:  # at two looks: what it said before is read by now
+            worker.reader.feed_eof()
+        worker.ended = True
+
+    def _read_along(self, worker: _Worker, *, ended: bool = False) -> None:
+        """Show what was printed since the last time. ended: what no call is named for is of the one in which it died."""
+        for whose, line in worker.output.read(lambda: self._at_hand(worker, at_once=ended), ended=ended):
+            before = worker.said[1] if worker.said[0] == whose else ""
+            worker.said = whose, f"{before}{line}\n"[-READ_BYTES:]
+            label = self._label(worker, whose)
+            if label or (ended and not worker.ready):
+                self._show(label or "worker", line)
+
+    def _at_hand(self, worker: _Worker, *, at_once: bool) -> Whose | None:
+        """Whose call is under way, if that takes some time; else it soon says so itself."""
+        serial, index, began = SLOT.unpack_from(self._spawner.board, worker.slot * SLOT.size)
+        return (serial, index) if at_once or time.monotonic() - began > WATCH_S else None
+
+    def _label(self, worker: _Worker, whose: Whose) -> str:
+        """The key that a line belongs to; the transform's name while it is loaded; nothing before."""
+        serial, index = whose
+        job = next((job for job in worker.jobs if job.serial == serial), None)
+        if job is None:
+            return ""
+        assignment = job.assignment
+        return assignment.task.inputs.keys[index] if index >= 0 else f"{assignment.pipeline}/{assignment.task.transform}"
 
     def _beyond(self, worker: _Worker) -> str:
         task = worker.jobs[0].assignment
@@ -283,11 +360,6 @@ def describe_end(status: int) -> str:
         "SIGBUS": NATIVE,
     }
     return f"the worker process was killed by {name}{why.get(name, '')}"
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
 
 
 def _cores() -> int:

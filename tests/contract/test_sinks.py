@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -83,7 +84,8 @@ def test_publishers_that_are_killed_anywhere_or_run_together(world: World, tag: 
     expected = {s: {t: world.expected(world.snapshots[s], t) for t in tables} for s in stages}
     (world.folder / "expected.json").write_text(json.dumps(expected))
     command = [sys.executable, "-m", "tests.contract.sinks_crashes", str(world.folder), tag, *KINDS]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    env = {**os.environ, "TMPDIR": str(world.folder)}  # the killed leave temporary files
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     said: dict[str, list[str]] = {}
     for line in done.stdout.splitlines():

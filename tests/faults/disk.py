@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pipeline import keys
 from pipeline.api import Pipeline
 from pipeline.assembly import Runtime, WallClock, loaded_on_use, table_spec
+from pipeline.attempt import PlainCalls
 from pipeline.audit import Audit, AuditReport
 from pipeline.contents import LazyContents
 from pipeline.executors.inline import InlineExecutor
@@ -210,7 +211,7 @@ class World:
             store=store,
             contents=LazyContents(store),
             home=keys.home(p.name),
-            code=loaded_on_use(p),
+            code=loaded_on_use(p, PlainCalls()),
             make_writer=lambda a: AttemptWriter(spec, schema=a.schema, task=a.task.id, nonce=a.nonce, scratch=self.root.parent),
             clock=_Instant(),
             budget_s=30.0,

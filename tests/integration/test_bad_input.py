@@ -41,7 +41,6 @@ DECLARATIONS = {
     "aggregate without SQL": ('Pipeline("p", source="x/").aggregate("a", by=["k"], sql=" ")', "sql= is empty"),
     "no arguments": ('p = Pipeline("p", source="x/")\n@p.transform\ndef f(): pass', "is called with one object and nothing else"),
     "two arguments": ('p = Pipeline("p", source="x/")\n@p.transform\ndef f(a, b): pass', "its signature is (a, b)"),
-    "async": ('p = Pipeline("p", source="x/")\n@p.transform\nasync def f(a): pass', "it is declared async"),
     "no call": ('p = Pipeline("p", source="x/")\n@p.transform\nclass F: pass', "needs a method __call__(self, obj)"),
     "time limit": ('p = Pipeline("p", source="x/")\n@p.transform(timeout_s="5")\ndef f(a): pass', "timeout_s='5' is not a number"),
     "twice": (

@@ -94,9 +94,8 @@ def test_a_module_that_breaks_only_in_workers_is_one_clear_line(tmp_path: Path) 
     )
     project.upload("a", "x")
     done = project.call("run", code=2)
-    assert done.stderr.strip() == (
-        "tidemill: the workers cannot work: transform model of logs cannot be loaded: OSError: no weights here"
-    )
+    where = f"{project.file}, line 8"
+    assert done.stderr.strip() == f"tidemill: transform model of logs cannot be loaded: {where}: OSError: no weights here"
     project.write(project.file.read_text().replace('raise OSError("no weights here")', "pass"))
     assert project.run()["committed"] == 1, "nothing is lost, and nothing is blamed on the file"
 

@@ -16,12 +16,12 @@ import pytest
 from pipeline.errors import SettingsError, TidemillError
 from pipeline.executors import local
 from pipeline.executors.local import Limits, LocalExecutor
-from pipeline.executors.spawn import ExecSpawner, ForkSpawner
+from pipeline.executors.spawn import ExecSpawner, ForkSpawner, FreshSpawner
 from pipeline.model import FORMAT_VERSION, Assignment, Receipt
 from pipeline.ports import Finished
 from tests.builders import inputs_of, task_of
 
-SPAWNERS = [ForkSpawner, ExecSpawner]
+SPAWNERS = [ForkSpawner, FreshSpawner, ExecSpawner]
 
 
 class Attempts:

@@ -192,6 +192,21 @@ def test_images(cloud: Cloud, rich: Deployed) -> None:
     assert all(file.endswith(".py") for file in files)
 
 
+def test_a_file_of_a_package_travels_with_its_package(cloud: Cloud) -> None:
+    project = cloud.project(TWO)
+    package = project.file.parent / "acme"
+    package.mkdir()
+    for name, text in (("__init__", ""), ("words", "SAID = 1\n"), ("flows", project.file.read_text())):
+        (package / f"{name}.py").write_text(text)
+    project.file.unlink()
+    project.file = package / "flows.py"
+    project.deploy()
+    files = cloud.modal.mounted_files(project.app, "work_first_parse")
+    assert {"flows.py", "words.py", "__init__.py"} <= {file.rpartition("tidemill_project/acme/")[2] for file in files}
+    commands = "\n".join(cloud.modal.image_commands(project.app, "work_first_parse"))
+    assert "tidemill_project/acme/flows.py" in commands
+
+
 def test_two_pipelines_of_one_file(cloud: Cloud) -> None:
     project = cloud.project(TWO)
     project.deploy()

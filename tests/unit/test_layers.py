@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", "sizing", "pools", "tracebacks", "limits"}
-VALUES |= {"parse_trees", "reserved", "databases"}
+VALUES |= {"parse_trees", "reserved", "databases", "printed"}
 CORE = VALUES | {
     "wire",
     "runs",
@@ -27,9 +27,9 @@ CORE = VALUES | {
 CORE |= {"planner", "jobs", "cost", "orders", "generations", "entries"}
 SHELL = CORE | {
     *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
-    *("selection", "desk", "lookup", "compaction", "listing", "choosing", "merging", "tally"),
+    *("selection", "desk", "lookup", "compaction", "listing", "choosing", "merging", "tally", "attempt"),
 }
-API = {"api", "loading", "options", "schedules", "fingerprints", "checks", "overlaps", "naming"}
+API = {"api", "loading", "neighbours", "options", "schedules", "fingerprints", "checks", "overlaps", "naming"}
 
 ALLOWED: dict[str, set[str]] = {
     **{f"pipeline.{name}": {f"pipeline.{m}" for m in CORE} for name in CORE},
@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     # `Pipeline.table()` is for programs that read; what it needs is joined in `reading`, and imported when it is called
     "pipeline.api": {f"pipeline.{m}" for m in VALUES | API} | {"pipeline.reading"},
     "pipeline.arrow": set(),
+    "pipeline.usercode": {"pipeline.tracebacks"},
     "pipeline.webhook": set(),
     "pipeline.notices": {"pipeline.webhook", "pipeline.errors", "pipeline.stores.s3_errors"},
     "pipeline.station": {f"pipeline.{m}" for m in CORE | {"ports", "desk"}},
