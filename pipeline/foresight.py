@@ -215,6 +215,7 @@ def known_schema(pipeline: Pipeline, committed: str | None) -> str | None:
 def unbound(runtime: Runtime, schema: str, dimensions: Sequence[Dimension] = ()) -> list[tuple[str, str]]:
     """Aggregates that cannot be computed over a table of these columns, each with the reason. Reads no rows."""
     from sinks.files import files_of
+    from sinks.promised import promised
     from sinks.warehouse import Warehouse
 
     settings, found = runtime.settings, list[tuple[str, str]]()
@@ -229,7 +230,7 @@ def unbound(runtime: Runtime, schema: str, dimensions: Sequence[Dimension] = ())
         quarantine={},
     )
     with Warehouse(files_of(runtime.store)) as warehouse:
-        warehouse.add_snapshot(empty)
+        warehouse.add_snapshot(promised(empty, settings))
         try:
             warehouse.add_dimensions(dimensions)
         except SettingsError as error:

@@ -25,7 +25,7 @@ from sinks.contract import (
     plain_type,
     refused_within,
 )
-from sinks.extremes import NONE_WIDE, Wide, wide_of, with_wide, within
+from sinks.extremes import NONE_WIDE, Wide, is_known, wide_of, with_wide, within
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,6 +41,9 @@ NESTING_MAX = 16
 pyarrow refuses to open files of more than 50."""
 LEAVES_MAX = 10_000
 """Columns of a table, those inside of structs too: each costs every file of the table some 200 bytes, and every query time."""
+
+
+NOT_MEASURED = ": an older version left no word of how large its integers are (`tidemill schema repair` looks, once)"
 
 
 def encode(schema: pa.Schema) -> str:
@@ -99,7 +102,8 @@ def unify(before: pa.Schema, new: pa.Schema, *, widen: Widen, table: str) -> pa.
         wide = within(known_wide, field.name), within(new_wide, field.name)
         both = common_type(known, field.type, widen, *wide)
         if both is None:
-            raise InputRejected(contradiction(field.name, known, field.type, widen, *wide, table=table))
+            why = contradiction(field.name, known, field.type, widen, *wide, table=table)
+            raise InputRejected(why if is_known(before) or "2**53" not in why else why.partition(": ")[0] + NOT_MEASURED)
         fields[field.name] = both
     _measured(fields, f"table {table} would have")
     return with_wide(pa.schema([pa.field(name, kind) for name, kind in fields.items()]), known_wide | new_wide)

@@ -79,7 +79,7 @@ def values_of(array: pa.Array) -> list[Any]:
     """`value_of` each."""
     try:
         found: list[Any] = array.to_pylist()
-    except (UnicodeDecodeError, ValueError, ImportError):
+    except (UnicodeDecodeError, ValueError, OverflowError, ImportError):
         found = [value_of(scalar) for scalar in array]
     return found
 
@@ -96,5 +96,5 @@ def value_of(scalar: pa.Scalar) -> Any:
         if isinstance(scalar, pa.ListScalar):
             return [value_of(one) for one in scalar.values]
         return bytes(scalar.as_buffer()) if hasattr(scalar, "as_buffer") else str(scalar)
-    except (ValueError, ImportError):
+    except (ValueError, OverflowError, ImportError):
         return str(scalar)

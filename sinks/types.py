@@ -63,8 +63,22 @@ def delta_type(kind: pa.DataType) -> pa.DataType:
     if pt.is_struct(kind):
         return pa.struct([pa.field(f.name, delta_type(f.type)) for f in kind])
     if pt.is_map(kind):
-        return pa.map_(delta_type(kind.key_type), delta_type(kind.item_type))
+        return pa.map_(_within_map(delta_type(kind.key_type)), _within_map(delta_type(kind.item_type)))
     return kind if str(kind) in _DUCKDB else pa.string()
+
+
+def _within_map(kind: pa.DataType) -> pa.DataType:
+    """Times without a zone are text there: deltalake 1.6 does not see that its table needs the feature for them."""
+    import pyarrow as pa
+    import pyarrow.types as pt
+
+    if pt.is_timestamp(kind):
+        return pa.string() if kind.tz is None else kind
+    if pt.is_list(kind):
+        return pa.list_(_within_map(kind.value_type))
+    if pt.is_struct(kind):
+        return pa.struct([pa.field(f.name, _within_map(f.type)) for f in kind])
+    return kind
 
 
 def postgres_type(kind: pa.DataType) -> str:

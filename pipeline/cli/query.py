@@ -130,6 +130,7 @@ def _list_tables(target: Target, form: str) -> None:
 
 
 def _answer(target: Target, asked: Asked, here: Here) -> None:
+    from pipeline.cli.empty_tables import let_any_column_be
     from pipeline.cli.tables import open_warehouse
 
     runtimes = [runtime(target, p) for p in target.pipelines]
@@ -142,6 +143,8 @@ def _answer(target: Target, asked: Asked, here: Here) -> None:
                 warehouse.lock()
                 here.query_begins()
                 text, time, form = asked.statement, asked.timeout_s, carrier(asked.form)
+                for name in let_any_column_be(warehouse, (p.name for p in target.pipelines), text, timeout_s=time):
+                    click.echo(f"tidemill: table {name} has no rows yet, and any column", err=True)
                 query = warehouse.open_query(text, timeout_s=time, carrier=form, provenance=False)
                 with _hinted(warehouse, text), query as result:
                     first = next(result, None)

@@ -75,6 +75,7 @@ def repair_command(target: Target, dry_run: bool) -> int:
     """
     from pipeline.repair import damage_of, mend
 
+    reports: list[dict[str, Any]] = []
     for p in target.pipelines:
         opened = wait(root_runtime(target, p).live())
         wait(opened.store.check(opened.settings.source))
@@ -82,7 +83,7 @@ def repair_command(target: Target, dry_run: bool) -> int:
         if found and not dry_run:
             wait(mend(opened, found))
         if target.as_json:
-            as_json({"pipeline": p.name, "fields": found.fields, "files": found.sources, "dry_run": dry_run})
+            reports.append({"pipeline": p.name, "fields": found.fields, "files": found.sources, "dry_run": dry_run})
             continue
         if not found.fields:
             click.echo(
@@ -92,6 +93,8 @@ def repair_command(target: Target, dry_run: bool) -> int:
         click.echo(f"{p.name}: {'would take out' if dry_run else 'took out'} {', '.join(map(printable, found.fields))}")
         for key in found.sources:
             click.echo(f"  {'would set aside' if dry_run else 'set aside'} {printable(key)}")
+    if target.as_json:
+        as_json(reports)
     return 0
 
 

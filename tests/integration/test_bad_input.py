@@ -90,7 +90,7 @@ def make_taken(folder: Path) -> Path:
     ("statement", "words"),
     [
         ("SELEC 1", "Parser Error"),
-        ("SELECT nothing FROM logs", 'Referenced column "nothing" not found'),
+        ("SELECT nothing FROM sources", 'Referenced column "nothing" not found'),
         ("SELECT * FROM lgs", "there is no table 'lgs'; did you mean 'logs'?"),
         ("SELECT 1; SELECT 2", "give one SELECT statement"),
         ("", "give one SELECT statement"),

@@ -167,7 +167,7 @@ def test_an_aggregate_that_is_no_sql_is_refused_before_anything_runs(tmp_path: P
     )
     project.upload("a", lines({"at": 1}))
     done = project.call(command, *(["up/a"] if command == "submit" else []), code=2)
-    assert "aggregate by_at of logs: Parser Error" in done.stderr
+    assert "aggregate by_at of logs: its SQL cannot be read: Parser Error" in done.stderr
     assert 'write "at", with the quotes' in done.stderr
     assert not list(project.root.rglob("*.parquet"))
 
@@ -232,12 +232,12 @@ def test_a_key_is_shown_before_and_after_in_one_row(tmp_path: Path) -> None:
     project.run()
     doubled(project, 2)
     project.call("backfill", "--new-generation")
-    found = json.loads(project.call("diff", "--key", "id", "--examples", "3", "--json", code=1).stdout)
+    [found] = json.loads(project.call("diff", "--key", "id", "--examples", "3", "--json", code=1).stdout)
     assert found["examples"] == [{"_change": "changed", "id": i, "v": i, "v (after)": 2 * i} for i in (1, 2, 3)]
     shown = project.call("diff", "--key", "id", "--examples", "3", code=1).stdout
     assert "v (after)" in shown
     assert "same" not in shown.partition("_change")[2]
-    by_source = json.loads(project.call("diff", "--examples", "4", "--json", code=1).stdout)["examples"]
+    by_source = json.loads(project.call("diff", "--examples", "4", "--json", code=1).stdout)[0]["examples"]
     assert [one["_side"] for one in by_source] == ["before", "after", "before", "after"]
 
 
@@ -247,7 +247,7 @@ def test_rows_that_came_and_went_are_shown_by_their_keys(tmp_path: Path) -> None
     project.run()
     project.write(plain().replace("[json.loads(line) for", "[{'id': json.loads(line)['id'] + 1, 'v': 2} for"))
     project.call("backfill", "--new-generation")
-    found = json.loads(project.call("diff", "--key", "id", "--json", code=1).stdout)["examples"]
+    found = json.loads(project.call("diff", "--key", "id", "--json", code=1).stdout)[0]["examples"]
     assert [(one["_change"], one["id"]) for one in found] == [("gone", 1), ("added", 3)]
 
 
@@ -282,7 +282,7 @@ def test_a_commits_number_never_means_another_commit(tmp_path: Path) -> None:
     assert (at(f"g0:{n}"), at(f"g1:{n}")) == (1, 2)
     assert "several generations" in str(at(n))
     assert f"g0:{n}" in project.call("diff", str(n), "live", code=2).stderr
-    found = json.loads(project.call("diff", f"g0:{n}", "live", "--json", code=1).stdout)
+    [found] = json.loads(project.call("diff", f"g0:{n}", "live", "--json", code=1).stdout)
     assert found["changed"] == 1
     project.upload("b", lines({"v": 5}))
     newest = 0

@@ -53,7 +53,7 @@ def test_every_command_that_reads_the_rows_says_which_column_and_which_files(pro
 
 
 def test_one_command_mends_it_and_only_the_files_at_fault_are_set_aside(project: Project) -> None:
-    told = json.loads(project.call("schema repair", "--dry-run", "--json").stdout)
+    [told] = json.loads(project.call("schema repair", "--dry-run", "--json").stdout)
     assert told["files"] == ["up/c", "up/d", "up/f"]
     assert set(told["fields"]) == {"person.Name", "items[].host", "p.a\0b"}
     assert project.finish("sql", str(project.file), "SELECT 1 FROM t").returncode == 2, "a dry run changes nothing"

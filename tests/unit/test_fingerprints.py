@@ -44,7 +44,7 @@ def version(folder: Path, flow: str = FLOW, helpers: str = HELPERS, options: str
     (folder / "flow.py").write_text(flow.replace("OPTIONS", options).replace("TRANSFORM", transform))
     code = f"from pipeline.loading import load_pipelines; load_pipelines({str(folder / 'flow.py')!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    return done.stdout.strip()
+    return done.stderr.strip()
 
 
 def test_the_same_code_has_the_same_name_wherever_it_lies(tmp_path: Path) -> None:

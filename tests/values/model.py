@@ -225,7 +225,7 @@ def same(expected: Any, found: Any) -> bool:
             return True
         return isinstance(found, dict) and list(expected) == list(found) and all(same(expected[k], found[k]) for k in expected)
     if isinstance(expected, list | tuple):
-        return isinstance(found, list) and len(expected) == len(found) and all(map(same, expected, found))
+        return isinstance(found, list | tuple) and len(expected) == len(found) and all(map(same, expected, found))
     if isinstance(expected, bool) or isinstance(found, bool):
         return expected is found
     if isinstance(expected, UUID):

@@ -171,7 +171,7 @@ def _aggregates(world: World) -> None:
     if world.model.rows and any(world.model.columns):
         found = _asked(world, "SELECT k, n FROM by_file")
         assert dict(zip(found.column("k").to_pylist(), found.column("n").to_pylist(), strict=True)) == expected
-        lists = _asked(world, "SELECT k, rows FROM lists").to_pylist()
+        lists = pylist(_asked(world, "SELECT k, rows FROM lists"))
         assert {row["k"]: len(row["rows"]) for row in lists} == expected
 
 

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.values.model import Row
 from tests.values.paths import ArrowWorld, lived
 from tests.values.strategies import ANY, files, grouping, groups_of
 from tests.values.test_arrow import tables
+
+FEW = settings(
+    max_examples=5, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None
+)
+"""The same in every run, and without the hours that shrinking would take: `python -m tests.values` tries others."""
 
 
 def life(given_files: list[list[Row]], sizes: list[int], widen: Any) -> None:
@@ -28,12 +33,12 @@ def life_of_table(table: pa.Table) -> None:
 
 
 @given(files(ANY), grouping, st.sampled_from([None, "none", "string"]))
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@FEW
 def test_every_path_says_what_was_committed(given_files: list[list[Row]], sizes: list[int], widen: Any) -> None:
     life(given_files, sizes, widen)
 
 
 @given(tables())
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@FEW
 def test_every_path_says_the_same_of_arrow_tables(table: pa.Table) -> None:
     life_of_table(table)
