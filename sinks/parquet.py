@@ -85,6 +85,8 @@ class AttemptWriter:
         self._pending: list[Part] = []
         self._begun: tuple[int, pa.Schema | None] | None = None
         """A source of which some rows are converted already, and the table's columns as they were before it."""
+        self._own: pa.Schema | None = None
+        """The columns of the source at hand alone, as far as it has come."""
         self._pending_rows = self._pending_bytes = 0
         self._tables: list[pa.Table] = []
         self._rejected: dict[int, list[tuple[str, str]]] = {}
@@ -147,7 +149,7 @@ class AttemptWriter:
         self._pending_rows = self._pending_bytes = 0
         sources = by_source(pending)
         if sources and self._begun is not None and sources[0][0].index == self._begun[0]:
-            self._alone(sources.pop(0), self._begun[1])
+            self._alone(sources.pop(0), self._begun[1], goes_on=True)
         if self._begun is not None and self._begun[0] != unfinished:
             self._begun = None
         last = sources.pop() if sources and sources[-1][0].index == unfinished else None
@@ -201,23 +203,24 @@ class AttemptWriter:
         self._keep(table, parts, found)
         return True
 
-    def _alone(self, parts: list[Part], before: pa.Schema | None) -> None:
+    def _alone(self, parts: list[Part], before: pa.Schema | None, *, goes_on: bool = False) -> None:
         """One source, or one more go of it; where it is at fault, the table's columns are what they were `before` it."""
         index = parts[0].index
         if index in self._result.problems:
             return
+        self._own = self._own if goes_on else None
         try:
             for like in alike(parts):
-                self._accept(like)
+                self._accept(like, before)
         except InputRejected as error:
             self._result.problems[index] = str(error)
         if index in self._result.problems:
             self._schema = before
 
-    def _accept(self, parts: list[Part]) -> None:
+    def _accept(self, parts: list[Part], before: pa.Schema | None) -> None:
         """Like parts of one source: convert, fit to the table's schema, check, add provenance. Raises InputRejected."""
         try:
-            table, schema = self._fitting(parts)
+            table, schema = self._fitting(parts, alone=True, before=before)
         except InputRejected:
             if self._spec.mode != "rescue":
                 raise
@@ -258,12 +261,16 @@ class AttemptWriter:
             result.broken[name] = result.broken.get(name, 0) + count
         self._tables.append(table.filter(pa.array(keep, pa.bool_())))
 
-    def _fitting(self, parts: list[Part]) -> tuple[pa.Table, pa.Schema]:
-        """The rows as they are to be stored, and the table's columns with theirs. Raises InputRejected where they do not fit."""
-        table = joined(parts, self._declared)
+    def _fitting(self, parts: list[Part], *, alone: bool = False, before: pa.Schema | None = None) -> tuple[pa.Table, pa.Schema]:
+        """The rows as they are to be stored, and the table's columns with theirs. Raises InputRejected where they do not fit.
+
+        alone: of one source. Its rows so far make its own columns, and those change what was `before` it, so it does not matter in
+        how many goes it comes.
+        """
+        table = joined(parts, self._declared, texts=self._spec.widen == "string")
         checked(table.schema)
         check_partitions(table, self._spec.partition_by)
-        schema = self._unified(table)
+        schema = self._following(table, before) if alone and self._spec.mode == "evolve" else self._unified(table)
         try:
             return fit(table, schema), schema
         except InputRejected as error:
@@ -290,6 +297,14 @@ class AttemptWriter:
         if self._schema is None:
             return new if self._spec.mode != "rescue" else self._rules.base(new)
         return unify(self._schema, new, widen=self._spec.widen, table=self._spec.name)
+
+    def _following(self, table: pa.Table, before: pa.Schema | None) -> pa.Schema:
+        """The same for more rows of one source: its own columns so far, which change what was `before` it."""
+        name, widen = self._spec.name, self._spec.widen
+        new = with_wide(table.schema, measured(table))
+        within: Widen = "float" if widen == "none" else widen
+        self._own = new if self._own is None else unify(self._own, new, widen=within, table=f"{name}, earlier in this file,")
+        return self._own if before is None else unify(before, self._own, widen=widen, table=name)
 
     def _with_provenance(self, table: pa.Table, parts: list[Part]) -> pa.Table:
         import pyarrow as pa
@@ -336,7 +351,7 @@ class AttemptWriter:
             return
         tables, self._tables = self._tables, []
         schema = pa.schema([f for f in self._schema if stored_type(f.type) is not None])
-        table = self._without_problems(pa.concat_tables([stored(t, schema) for t in tables]))
+        table = pa.concat_tables([stored(self._without_problems(t), schema) for t in tables])
         for values, part in partitions(table, self._spec.partition_by):
             self._files.write(MAIN_TABLE, values, part)
         self._written |= {i: n for i, n in self._result.rows.items() if i not in self._result.problems}

@@ -46,11 +46,11 @@ def _can_join(a: Rows | pa.Table, b: Rows | pa.Table) -> bool:
     return bool(a.schema.equals(b.schema))
 
 
-def joined(parts: list[Part], declared: Mapping[str, pa.DataType]) -> pa.Table:
+def joined(parts: list[Part], declared: Mapping[str, pa.DataType], *, texts: bool = False) -> pa.Table:
     """Like parts as one Arrow table in plain types. Raises InputRejected for what is none, or no text, and names the column."""
     rows = as_one(parts)
     if isinstance(rows, list):
-        return table_of(rows, declared)
+        return table_of(rows, declared, texts=texts)
     require_text(rows)
     return plain_table(rows, declared)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import accumulate, chain
@@ -27,6 +28,22 @@ EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - as times without a zone are count
 MICRO = timedelta(microseconds=1)
 
 Values = Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """texts: values of several kinds in one place become text, as `widen="string"` asks. depth: of what they lie in."""
+
+    texts: bool = False
+    depth: int = 1
+
+    def within(self) -> How:
+        """Inside of a list or a struct. Raises TooDeep."""
+        if self.depth > NESTED_MAX:
+            raise TooDeep
+        return How(self.texts, self.depth + 1)
+
+
 _NOTHING = type(None)
 
 
@@ -42,7 +59,7 @@ class TooDeep(ValueError):
     """Lists in lists in lists."""
 
 
-def array_of(values: Values, depth: int = 0) -> pa.Array:
+def array_of(values: Values, how: How = How()) -> pa.Array:
     """The values as one array of a type that tables have. Raises Mixed, Bent, TooDeep, and what pyarrow raises."""
     import pyarrow as pa
 
@@ -53,23 +70,23 @@ def array_of(values: Values, depth: int = 0) -> pa.Array:
     if len(kinds) == 1:
         make = _MAKERS.get(next(iter(kinds)))
         if make is not None:
-            return make(values, depth)
+            return make(values, how)
     elif kinds == _INT_FLOAT:
-        return pa.array(values, pa.float64())  # refuses integers that no float is
-    return _usual(values, kinds, depth)
+        return _numbers(values, how)
+    return _usual(values, kinds, how)
 
 
-def declared_array(values: Values, kind: pa.DataType, depth: int = 0) -> pa.Array:
+def declared_array(values: Values, kind: pa.DataType, how: How = How()) -> pa.Array:
     """The values in a declared type, one by one: of each what its own kind says. Raises as `array_of` does."""
     import pyarrow as pa
     import pyarrow.types as pt
 
     if pt.is_list(kind) and any(isinstance(value, list | tuple) for value in values):
-        return _lists(values, depth, lambda inner: declared_array(inner, kind.value_type, depth + 1))
+        return _lists(values, lambda inner: declared_array(inner, kind.value_type, how.within()))
     if pt.is_struct(kind) and kind.num_fields and any(isinstance(value, Mapping) for value in values):
-        return _declared_structs(values, kind, depth)
+        return _declared_structs(values, kind, how)
     if pt.is_map(kind):
-        return _declared_maps(values, kind, depth)
+        return _declared_maps(values, kind, how)
     groups: dict[type, list[int]] = {}
     for row, value in enumerate(values):
         if value is not None:
@@ -77,19 +94,19 @@ def declared_array(values: Values, kind: pa.DataType, depth: int = 0) -> pa.Arra
     if not groups:
         return cast_array(pa.nulls(len(values)), kind)
     if len(groups) == 1:
-        return _declared_leaf(values, kind, depth)
+        return _declared_leaf(values, kind, how)
     pieces: list[pa.Array] = []
     order = [0] * len(values)
     for rows in groups.values():
         for at, row in enumerate(rows, sum(len(piece) for piece in pieces)):
             order[row] = at
-        pieces.append(_declared_leaf([values[row] for row in rows], kind, depth))
+        pieces.append(_declared_leaf([values[row] for row in rows], kind, how))
     total = sum(len(piece) for piece in pieces)
     found = pa.concat_arrays([*pieces, pa.nulls(1, kind)])
     return found.take(pa.array([total if values[row] is None else at for row, at in enumerate(order)], pa.int64()))
 
 
-def _declared_leaf(values: Values, kind: pa.DataType, depth: int) -> pa.Array:
+def _declared_leaf(values: Values, kind: pa.DataType, how: How) -> pa.Array:
     """Values of one Python type."""
     import pyarrow.types as pt
 
@@ -98,10 +115,10 @@ def _declared_leaf(values: Values, kind: pa.DataType, depth: int) -> pa.Array:
         return cast_array(_decimals([None if v is None else Decimal(v) for v in values]), kind)
     if isinstance(first, Decimal) and pt.is_string(kind) and any(v is not None and not v.is_finite() for v in values):
         raise Mixed(first)
-    return cast_array(array_of(values, depth), kind)
+    return cast_array(array_of(values, how), kind)
 
 
-def _declared_structs(values: Values, kind: pa.DataType, depth: int) -> pa.Array:
+def _declared_structs(values: Values, kind: pa.DataType, how: How) -> pa.Array:
     import pyarrow as pa
 
     wrong = next((v for v in values if v is not None and not isinstance(v, Mapping)), None)
@@ -111,11 +128,13 @@ def _declared_structs(values: Values, kind: pa.DataType, depth: int) -> pa.Array
     extra = next((name for v in values if v for name in v if name not in known and v[name] is not None), None)
     if extra is not None:
         raise Bent(f"has a field {extra!r}, which its declared type lacks")
-    children = [declared_array([None if v is None else v.get(field.name) for v in values], field.type, depth + 1) for field in kind]
+    children = [
+        declared_array([None if v is None else v.get(field.name) for v in values], field.type, how.within()) for field in kind
+    ]
     return pa.StructArray.from_arrays(children, fields=list(kind), mask=_missing(values))
 
 
-def _declared_maps(values: Values, kind: pa.DataType, depth: int) -> pa.Array:
+def _declared_maps(values: Values, kind: pa.DataType, how: How) -> pa.Array:
     """From dicts, or from lists of pairs."""
     import pyarrow as pa
 
@@ -132,8 +151,8 @@ def _declared_maps(values: Values, kind: pa.DataType, depth: int) -> pa.Array:
     flat = [pair for some in pairs if some for pair in some]
     starts = [0, *accumulate(len(some or ()) for some in pairs)]
     offsets = [None if some is None else start for some, start in zip([*pairs, []], starts, strict=True)]
-    names = declared_array([key for key, _ in flat], kind.key_type, depth + 1)
-    items = declared_array([item for _, item in flat], kind.item_type, depth + 1)
+    names = declared_array([key for key, _ in flat], kind.key_type, how.within())
+    items = declared_array([item for _, item in flat], kind.item_type, how.within())
     if names.null_count:
         raise Bent("has a map with a missing key")
     return pa.MapArray.from_arrays(pa.array(offsets, pa.int32()), names, items).cast(kind)
@@ -142,13 +161,13 @@ def _declared_maps(values: Values, kind: pa.DataType, depth: int) -> pa.Array:
 # -- one kind ----------------------------------------------------------------------------------------------------------
 
 
-def _booleans(values: Values, _: int) -> pa.Array:
+def _booleans(values: Values, _: How) -> pa.Array:
     import pyarrow as pa
 
     return pa.array(values, pa.bool_())
 
 
-def _whole(values: Values, _: int) -> pa.Array:
+def _whole(values: Values, _: How) -> pa.Array:
     import pyarrow as pa
 
     try:
@@ -159,31 +178,31 @@ def _whole(values: Values, _: int) -> pa.Array:
         return pa.array(values, pa.uint64())
 
 
-def _floats(values: Values, _: int) -> pa.Array:
+def _floats(values: Values, _: How) -> pa.Array:
     import pyarrow as pa
 
     return pa.array(values, pa.float64())
 
 
-def _texts(values: Values, _: int) -> pa.Array:
+def _texts(values: Values, _: How) -> pa.Array:
     import pyarrow as pa
 
     return pa.array(values, pa.string())
 
 
-def _bytes(values: Values, _: int) -> pa.Array:
+def _bytes(values: Values, _: How) -> pa.Array:
     import pyarrow as pa
 
     return pa.array(values, pa.binary())
 
 
-def _dates(values: Values, _: int) -> pa.Array:
+def _dates(values: Values, _: How) -> pa.Array:
     import pyarrow as pa
 
     return pa.array(values, pa.date32())
 
 
-def _times(values: Values, _: int) -> pa.Array:
+def _times(values: Values, _: How) -> pa.Array:
     import pyarrow as pa
 
     zoned = next((value for value in values if value is not None and value.tzinfo is not None), None)
@@ -192,7 +211,7 @@ def _times(values: Values, _: int) -> pa.Array:
     return pa.array(values, pa.time64("us"))
 
 
-def _datetimes(values: Values, _: int) -> pa.Array:
+def _datetimes(values: Values, _: How) -> pa.Array:
     import pyarrow as pa
 
     zones = {None if value.tzinfo is None else 1 for value in values if value is not None}
@@ -211,7 +230,7 @@ def _datetimes(values: Values, _: int) -> pa.Array:
         return pa.array(counted, pa.int64()).cast(pa.timestamp("us", ZONE))
 
 
-def _decimals(values: Values, _: int = 0) -> pa.Array:
+def _decimals(values: Values, _: How | None = None) -> pa.Array:
     import pyarrow as pa
 
     strange = next((value for value in values if value is not None and not value.is_finite()), None)
@@ -220,31 +239,29 @@ def _decimals(values: Values, _: int = 0) -> pa.Array:
     return plain(pa.array(values))
 
 
-def _uuids(values: Values, _: int) -> pa.Array:
-    return _texts([None if value is None else str(value) for value in values], 0)
+def _uuids(values: Values, how: How) -> pa.Array:
+    return _texts([None if value is None else str(value) for value in values], how)
 
 
-def _dicts(values: Values, depth: int) -> pa.Array:
+def _dicts(values: Values, how: How) -> pa.Array:
     import pyarrow as pa
 
-    if depth > NESTED_MAX:
-        raise TooDeep
+    within = how.within()
     names = field_names(values)
     if not names:
         return hollow(pa.array([value is not None for value in values], pa.bool_()))
-    children = [array_of(column, depth + 1) for column in columns_of(values, names)]
+    children = [array_of(column, within) for column in columns_of(values, names)]
     return pa.StructArray.from_arrays(children, names=names, mask=_missing(values))
 
 
-def _list_values(values: Values, depth: int) -> pa.Array:
-    return _lists(values, depth, lambda inner: array_of(inner, depth + 1))
+def _list_values(values: Values, how: How) -> pa.Array:
+    within = how.within()
+    return _lists(values, lambda inner: array_of(inner, within))
 
 
-def _lists(values: Values, depth: int, make: Callable[[Values], pa.Array]) -> pa.Array:
+def _lists(values: Values, make: Callable[[Values], pa.Array]) -> pa.Array:
     import pyarrow as pa
 
-    if depth > NESTED_MAX:
-        raise TooDeep
     wrong = next((v for v in values if v is not None and not isinstance(v, list | tuple)), None)
     if wrong is not None:
         raise Mixed([], wrong)
@@ -277,7 +294,7 @@ def _missing(values: Values) -> pa.Array | None:
 
 
 _INT_FLOAT = {int, float}
-_MAKERS: dict[type, Callable[[Values, int], pa.Array]] = {
+_MAKERS: dict[type, Callable[[Values, How], pa.Array]] = {
     bool: _booleans,
     int: _whole,
     float: _floats,
@@ -293,10 +310,25 @@ _MAKERS: dict[type, Callable[[Values, int], pa.Array]] = {
     tuple: _list_values,
 }
 
+_TEXT_KINDS = {bool, int, float, str, date, time, datetime, Decimal, UUID}
+
+
+def _numbers(values: Values, how: How) -> pa.Array:
+    """Integers among floats. Raises pa.ArrowInvalid where no float is such an integer, and they are not to become text."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(values, pa.float64())
+    except pa.ArrowInvalid:
+        if not how.texts:
+            raise
+        return declared_array(values, pa.string(), how)
+
+
 # -- many kinds --------------------------------------------------------------------------------------------------------
 
 
-def _usual(values: Values, kinds: set[type], depth: int) -> pa.Array:
+def _usual(values: Values, kinds: set[type], how: How) -> pa.Array:
     """Values of several kinds, or of kinds that stand for others: numpy's and pandas' scalars, subclasses, dataclasses."""
     import pyarrow as pa
 
@@ -312,13 +344,15 @@ def _usual(values: Values, kinds: set[type], depth: int) -> pa.Array:
     if found == {int, Decimal}:
         return _decimals([None if value is None else Decimal(value) for value in plainer])
     if found == {str, UUID}:
-        return _texts([None if value is None else str(value) for value in plainer], 0)
+        return _texts([None if value is None else str(value) for value in plainer], how)
     if found == {list, tuple}:
-        return _list_values(plainer, depth)
+        return _list_values(plainer, how)
     if found == _INT_FLOAT:
-        return pa.array(plainer, pa.float64())
+        return _numbers(plainer, how)
     if len(found) == 1 and (make := _MAKERS.get(next(iter(found)))) is not None:
-        return make(plainer, depth)
+        return make(plainer, how)
+    if how.texts and found <= _TEXT_KINDS:
+        return declared_array(plainer, pa.string(), how)
     first = next(value for value in plainer if value is not None)
     raise Mixed(first, next((value for value in plainer if value is not None and type(value) is not type(first)), None))
 

@@ -85,7 +85,7 @@ def _of_values(values: Sequence[Any]) -> _Column:
     loose: Loose = {}
 
     def convert(first: int, end: int) -> pa.Array:
-        return array_of(values[first:end], 1)
+        return array_of(values[first:end])
 
     pieces = [*_split(convert, 0, len(values), loose, lambda row: values[row])]
     return _Column([piece if piece is not None else pa.nulls(1) for piece in pieces], loose)
@@ -217,7 +217,7 @@ def _fit_lists(array: pa.ListArray, kind: pa.DataType, loose: Loose) -> pa.Array
     fitted = []
     for row in range(len(array)):
         own: Loose = {}
-        piece = array_of([_without_nulls(value_of(array[row]))], 1)
+        piece = array_of([_without_nulls(value_of(array[row]))])
         fits = fixed_type(kind, piece.type) is not None
         fitted += [_split_cast(piece, kind, own)] if fits else [pa.nulls(1, kind)]
         if own or not fits:

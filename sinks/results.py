@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputRejected
 from sinks.casting import Bent, conversion_errors, hollow
-from sinks.python_values import Mixed, TooDeep, array_of, columns_of, declared_array, field_names
+from sinks.python_values import How, Mixed, TooDeep, array_of, columns_of, declared_array, field_names
 from sinks.schema import NESTING_MAX
 
 if TYPE_CHECKING:
@@ -179,20 +179,24 @@ def _unless_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def table_of(rows: Sequence[Mapping[str, Any]], declared: Mapping[str, pa.DataType] | None = None) -> pa.Table:
+def table_of(
+    rows: Sequence[Mapping[str, Any]], declared: Mapping[str, pa.DataType] | None = None, *, texts: bool = False
+) -> pa.Table:
     """Rows as a table: declared columns in their types, the others in the type that holds their values exactly.
+
+    texts: values of several kinds in one place are text.
 
     Raises InputRejected that names the column and the row that do not fit.
     """
     import pyarrow as pa
 
-    declared = declared or {}
+    declared, how = declared or {}, How(texts)
     names = _names(rows)
     columns = columns_of(rows, names)
     arrays: list[pa.Array] = []
     for name, values in zip(names, columns, strict=True):
         try:
-            arrays.append(_column(values, declared.get(name)))
+            arrays.append(_column(values, declared.get(name), how))
         except MemoryError:  # pyarrow's is both
             raise
         except conversion_errors() as error:
@@ -211,11 +215,11 @@ def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         raise InputRejected(f"row {number} has the column name {name!r}; expected text") from None
 
 
-def _column(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+def _column(values: list[Any], kind: pa.DataType | None, how: How = How()) -> pa.Array:  # noqa: B008 - it is frozen
     """One column. Raises some of `conversion_errors`."""
     import pyarrow as pa
 
-    found = array_of(values, 1) if kind is None else declared_array(values, kind, 1)
+    found = array_of(values, how) if kind is None else declared_array(values, kind)
     if isinstance(found, pa.ChunkedArray):  # more than 2 GB
         raise Bent("has more than 2 GB in one part of a file")
     return found

@@ -51,7 +51,7 @@ def _of_tables(check: Callable[[Any], None]) -> Property:
 PROPERTIES: dict[str, tuple[int, Property]] = {
     "documents": (60, _of_files(test_writing.check, WIDENINGS, kinds=JSON)),
     "Python values": (60, _of_files(test_writing.check, WIDENINGS)),
-    "company": (60, _of_files(test_writing.company, grouping, WIDENINGS)),
+    "company": (60, _of_files(test_writing.company, grouping, WIDENINGS, st.integers(1, 9))),
     "Arrow tables": (60, _of_tables(lambda table: test_arrow.kept(table, table))),
     "Arrow tables in company": (30, _of_tables(test_arrow.company)),
     "Polars frames": (30, _of_tables(test_arrow.of_polars)),

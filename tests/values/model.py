@@ -32,26 +32,28 @@ class Kind:
     inner: dict[str, Kind] = field(default_factory=dict)
 
 
-def kind_of(values: Iterable[Any]) -> Kind:
+def kind_of(values: Iterable[Any], widen: str) -> Kind:
     """The kind of the values of one file at one place. Raises Refused where they are of several."""
     found = [value for value in values if value is not None]
     names = {_name(value) for value in found}
     if not names:
         return Kind()
-    name = names.pop() if len(names) == 1 else _both_in_file(names)
+    name = names.pop() if len(names) == 1 else _both_in_file(names, widen)
     kind = Kind(name)
     kind.whole = [value for value in found if type(value) is int]
     kind.decimals = [value for value in found if isinstance(value, Decimal)]
     if any(not -(2**63) <= n < 2**64 for n in kind.whole) or (max(kind.whole, default=0) >= 2**63 and min(kind.whole) < 0):
         raise Refused("beyond 64 bits")
     if name == "float" and any(abs(n) > EXACT for n in kind.whole):
-        raise Refused("no float")
+        if widen != "string":
+            raise Refused("no float")
+        kind.name = "text"
     if name == "struct":
         _require_names(key for value in found for key in value)
         for key in dict.fromkeys(key for value in found for key in value):
-            kind.inner[key] = kind_of(value.get(key) for value in found)
+            kind.inner[key] = kind_of((value.get(key) for value in found), widen)
     if name == "list":
-        kind.inner["[]"] = kind_of(one for value in found for one in value)
+        kind.inner["[]"] = kind_of((one for value in found for one in value), widen)
     if name == "decimal" and not _fits_digits(kind):
         raise Refused("more than 38 digits")
     return kind
@@ -63,11 +65,13 @@ def _require_names(names: Iterable[str]) -> None:
         raise Refused("names")
 
 
-def _both_in_file(names: set[str]) -> str:
+def _both_in_file(names: set[str], widen: str) -> str:
     if names == {"int", "float"}:
         return "float"
     if names == {"int", "decimal"}:
         return "decimal"
+    if widen == "string" and not {"list", "struct", "bytes"} & names:
+        return "text"
     raise Refused(f"mixed {names}")
 
 
@@ -202,7 +206,7 @@ class Table:
         names = dict.fromkeys(name for row in rows for name in row)
         if any(name.lower() in OWN for name in names):
             raise Refused("Tidemill's own")
-        found = {name: kind_of(row.get(name) for row in rows) for name in names}
+        found = {name: kind_of((row.get(name) for row in rows), self.widen) for name in names}
         _require_names(dict.fromkeys([*self.columns, *found]))
         every = dict.fromkeys([*self.columns, *found])
         return {name: joined(self.columns.get(name, Kind()), found.get(name, Kind()), self.widen) for name in every}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sinks import parquet, results
 from tests.values.model import Row, Table, same
 from tests.values.strategies import ANY, JSON, files, grouping, groups_of
 from tests.values.writing import written
@@ -31,9 +33,14 @@ def check(given_files: list[list[Row]], widen: Any) -> None:
                 assert same(wanted[name], found[name]), (name, wanted[name], found[name])
 
 
-def company(given_files: list[list[Row]], sizes: list[int], widen: Any) -> None:
+def company(given_files: list[list[Row]], sizes: list[int], widen: Any, goes: int) -> None:
+    """The files one by one, and in groups. goes: after so many rows a file comes in another go, and perhaps into another output."""
     alone = written(given_files, [[i] for i in range(len(given_files))], widen)
-    grouped = written(given_files, groups_of(given_files, sizes), widen)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "ROWS_MAX", 1)
+        patch.setattr(parquet, "CONVERT_ROWS", goes)
+        patch.setattr(parquet, "FILE_BYTES", 1 if goes % 2 else parquet.FILE_BYTES)
+        grouped = written([iter(rows) for rows in given_files], groups_of(given_files, sizes), widen)
     assert alone[0] == grouped[0]
     assert alone[1] == grouped[1]
     assert repr(alone[2]) == repr(grouped[2])
@@ -51,7 +58,7 @@ def test_python_values_are_kept_exactly_or_set_aside(given_files: list[list[Row]
     check(given_files, widen)
 
 
-@given(files(ANY), grouping, widenings)
+@given(files(ANY), grouping, widenings, st.integers(1, 9))
 @USUAL
-def test_the_company_of_a_file_changes_nothing(given_files: list[list[Row]], sizes: list[int], widen: Any) -> None:
-    company(given_files, sizes, widen)
+def test_the_company_of_a_file_changes_nothing(given_files: list[list[Row]], sizes: list[int], widen: Any, goes: int) -> None:
+    company(given_files, sizes, widen, goes)
