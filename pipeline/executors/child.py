@@ -20,7 +20,7 @@ import msgspec
 from pipeline import limits, printed
 from pipeline.errors import TidemillError, is_outage
 from pipeline.executors import processes
-from pipeline.executors.frames import LENGTH, SLOT, Answer, Job, pack
+from pipeline.executors.frames import LENGTH, NO_MEMORY, SLOT, Answer, Job, pack
 from pipeline.tracebacks import describe, one_line, whole_traceback
 from pipeline.worker import CodeBroken
 
@@ -127,13 +127,15 @@ def _out_of_memory(job: Job) -> Answer:
 
 def _receive(connection: socket.socket, jobs: queue.SimpleQueue[bytes]) -> None:
     """Frames into the queue; the end of the connection means that the runner is gone, and so are we."""
-    file = connection.makefile("rb")
+    file, code = connection.makefile("rb"), 0
     try:
         while len(head := file.read(LENGTH.size)) == LENGTH.size:
             (size,) = LENGTH.unpack(head)
             jobs.put(file.read(size))
+    except MemoryError:
+        code = NO_MEMORY
     finally:
-        os._exit(0)
+        os._exit(code)
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,6 +13,9 @@ LENGTH = struct.Struct("<I")
 SLOT = struct.Struct("<qqd")
 """What a worker shares while it works: serial number of its assignment, input position (-1: none), time it was begun."""
 
+NO_MEMORY = 75
+"""With this code a worker exits that cannot even take in its next job: what the code at hand holds is beyond its limit."""
+
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """An assignment on its way to a worker."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline.errors import InvariantViolated, SettingsError
-from pipeline.executors.frames import LENGTH, SLOT, Answer, Job, pack
+from pipeline.executors.frames import LENGTH, NO_MEMORY, SLOT, Answer, Job, pack
 from pipeline.executors.output import Output, Whose, to_standard_error
 from pipeline.executors.owners import has_ended, started, this_process
 from pipeline.executors.spawn import make_fresh_spawner, make_spawner
@@ -344,6 +344,8 @@ class LocalExecutor:
     def _maybe_memory(self, worker: _Worker, ended: str) -> str:
         """Native code that is refused memory often crashes: then the limit is named as what it may have died of."""
         memory_mb = worker.jobs[0].memory_mb if worker.jobs else None
+        if memory_mb is not None and ended == describe_end(NO_MEMORY << 8):
+            return f": {memory_exceeded(memory_mb)}"
         return f"; its memory limit was {memory_mb} MB (memory_mb)" if memory_mb is not None and NATIVE in ended else ""
 
 

@@ -196,8 +196,11 @@ def main() -> None:
     import sinks.catalogue
     import sinks.delta
     import sinks.duckdb_file
-    import sinks.postgres  # noqa: F401
+    import sinks.postgres
+    import sinks.rows
 
+    # one thread: else a copy has as many steps as DuckDB happens to make batches
+    sinks.rows.Warehouse = functools.partial(sinks.rows.Warehouse, threads=1)  # type: ignore[misc, assignment]
     for kind in sys.argv[3:]:
         print(kind, flush=True)
         crashes = Crashes(Path(sys.argv[1]), kind, sys.argv[2])

@@ -15,7 +15,7 @@ from sinks.contract import plain_type
 from tests.values.arrow_types import REFUSED, array_of, comparable, types, values_of
 from tests.values.writing import read_back, written
 
-USUAL = settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+USUAL = settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @st.composite

@@ -16,7 +16,7 @@ from tests.values.strategies import ANY, files, grouping, groups_of
 from tests.values.test_arrow import tables
 
 FEW = settings(
-    max_examples=5, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None
+    max_examples=4, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck), database=None
 )
 """The same in every run, and without the hours that shrinking would take: `python -m tests.values` tries others."""
 

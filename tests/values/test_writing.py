@@ -13,7 +13,7 @@ from tests.values.model import Row, Table, same
 from tests.values.strategies import ANY, JSON, files, grouping, groups_of
 from tests.values.writing import written
 
-USUAL = settings(max_examples=80, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+USUAL = settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 widenings = st.sampled_from(["none", "float", "string"])
 
 
