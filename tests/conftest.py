@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # -- nothing of ours stays in the temporary directory --------------------------------------------------------------------
 
-LEFT_S = 10.0
+LEFT_S = 60.0
 """For processes that were killed with their tests to have ended, and what they cleared away to be gone."""
 
 

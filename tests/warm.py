@@ -217,6 +217,7 @@ def _become(order: dict[str, Any], streams: list[int], installed: list[str]) -> 
     os.chdir(order["cwd"])
     os.environ.clear()
     os.environ.update(order["env"])
+    tempfile.tempdir = None  # as it is in a new interpreter
     unbuffered = "PYTHONUNBUFFERED" in os.environ
     for name, number in (("stdout", 1), ("stderr", 2)):
         old = getattr(sys, name)

@@ -248,6 +248,7 @@ def test_what_modal_would_take_and_never_run_is_refused(cloud: Cloud, change: tu
 
 
 def test_a_secret_that_does_not_exist_is_one_line(cloud: Cloud) -> None:
+    cloud.modal.secrets["warehouse"] = {"WAREHOUSE_DSN": "host=db"}
     project = cloud.project(RICH.replace("hub", "nowhere"))
     refused = project.deploy(code=2)
     assert "nowhere" in refused.stderr

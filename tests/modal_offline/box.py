@@ -22,7 +22,7 @@ from tests.modal_offline.world import Container, Running, World
 from tests.warm import Started, Template
 
 UNCHECKED = py_compile.PycInvalidationMode.UNCHECKED_HASH
-KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "FUSE_LIBRARY_PATH")
+KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "FUSE_LIBRARY_PATH")
 ISOLATION = '''\
 """Only installed packages and the container's own root can be imported: editable installs are not in the image."""
 import ctypes, os, signal, sys
@@ -155,6 +155,7 @@ class Boxes:
         variables = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
         variables |= {
             "HOME": str(root / "root"),
+            "TMPDIR": str(_made(root / "tmp")),
             "PYTHONPATH": os.pathsep.join(map(str, (root / "isolation", root / "root", root / "pkg"))),
             "PYTHONUNBUFFERED": "1",
             "MODAL_SERVER_URL": self.server_url,
@@ -173,6 +174,11 @@ class Boxes:
         for secret_id in definition.secret_ids:
             variables |= self._world.secret(secret_id)
         return variables
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 class Warm:
