@@ -8,7 +8,7 @@ from decimal import Decimal
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from sinks.contract import is_hollow, is_list, plain_type, refused_within
+from sinks.contract import inner, is_hollow, is_list, plain_type, refused_within
 from sinks.text_form import as_text
 
 if TYPE_CHECKING:
@@ -55,14 +55,10 @@ def is_plain(kind: pa.DataType) -> bool:
     """Whether values of this type are stored as they are."""
     import pyarrow.types as pt
 
-    if pt.is_struct(kind):
-        return kind.num_fields > 0 and all(is_plain(field.type) for field in kind) and bool(kind.equals(plain_type(kind)))
-    if pt.is_map(kind):
-        return is_plain(kind.key_type) and is_plain(kind.item_type) and bool(kind.equals(plain_type(kind)))
-    if is_list(kind):
-        return bool(pt.is_list(kind)) and is_plain(kind.value_type) and bool(kind.equals(plain_type(kind)))
     fine = (pt.is_timestamp(kind) or pt.is_time(kind)) and kind.unit == "ns"
-    return not fine and not isinstance(kind, _extension()) and bool(kind.equals(plain_type(kind)))
+    if fine or isinstance(kind, _extension()) or not kind.equals(plain_type(kind)):
+        return False
+    return all(is_plain(child) for _, child in inner(kind))
 
 
 def _extension() -> Any:
