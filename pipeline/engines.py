@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
@@ -49,6 +50,7 @@ class LocalEngine:
     def __init__(self, file: str, pipelines: Sequence[Pipeline], bucket: Bucket, workers: int | None) -> None:
         self._policy = Policy()
         self._executor = local_executor(file, pipelines, bucket, workers, self._policy)
+        self._tempdir, tempfile.tempdir = tempfile.tempdir, self._executor.scratch  # goes with this process, even a killed one
 
     def runtime(self, pipeline: Pipeline, store: Store, usd: float | None = None) -> Runtime:
         """The pipeline on the store, with local processes, which cost nothing that is known."""
@@ -61,6 +63,7 @@ class LocalEngine:
 
     async def close(self) -> None:
         """End the processes."""
+        tempfile.tempdir = self._tempdir
         await self._executor.close()
 
 

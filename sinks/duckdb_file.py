@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +54,7 @@ class DuckDBFileSink:
     async def publish(self, change: Change, rows: Rows) -> bool:
         import duckdb
 
+        self._create()
         connection = await self._open()
         try:
             with failing(str(self.path), duckdb.Error):
@@ -61,6 +64,21 @@ class DuckDBFileSink:
 
     async def close(self) -> None:
         pass
+
+    def _create(self) -> None:
+        """The file is there once it is a database, so that nobody finds DuckDB's first page half written, not even after a kill."""
+        import duckdb
+
+        if self.path.exists() or not self.path.parent.is_dir():
+            return
+        with (
+            failing(str(self.path), duckdb.Error, OSError),
+            tempfile.TemporaryDirectory(prefix=f".{self.path.name}-", dir=self.path.parent) as folder,
+            suppress(FileExistsError),  # another publisher was first
+        ):
+            made = Path(folder, self.path.name)
+            connect(str(made)).close()
+            os.link(made, self.path)
 
     async def _open(self, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
         """A connection; waits a while for another program that has the file open."""

@@ -84,8 +84,9 @@ class LocalExecutor:
         self._parallelism = workers or _cores()
         self._limits = limits
         self._show = show
-        self._scratch = folder or tempfile.mkdtemp(prefix="tidemill-")
-        self._spawner = (make_spawner if fork else make_fresh_spawner)(entry, spec, self._parallelism, self._scratch)
+        self.scratch = folder or tempfile.mkdtemp(prefix="tidemill-")
+        """Removed once this process has ended, however it ends."""
+        self._spawner = (make_spawner if fork else make_fresh_spawner)(entry, spec, self._parallelism, self.scratch)
         self._workers: dict[int, _Worker] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self._queue: deque[Job] = deque()
@@ -127,7 +128,7 @@ class LocalExecutor:
             self._serial += 1
             limits = self._limits.get(f"{assignment.pipeline}/{assignment.task.transform}")
             memory_mb = limits.memory_mb if limits is not None else None
-            self._queue.append(Job(serial=self._serial, assignment=assignment, memory_mb=memory_mb, scratch=self._scratch))
+            self._queue.append(Job(serial=self._serial, assignment=assignment, memory_mb=memory_mb, scratch=self.scratch))
         self._outstanding += len(assignments)
         for slot in range(self._parallelism):
             if slot not in self._workers and slot not in self._starting and len(self._workers) < self._outstanding:
@@ -177,7 +178,7 @@ class LocalExecutor:
         if self._serving:
             await asyncio.wait(self._serving)
         self._spawner.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
@@ -185,7 +186,7 @@ class LocalExecutor:
         ours, theirs = socket.socketpair()
         SLOT.pack_into(self._spawner.board, slot * SLOT.size, 0, -1, 0.0)
         self._starts += 1
-        output = Output(Path(self._scratch, "printed", str(self._starts)))
+        output = Output(Path(self.scratch, "printed", str(self._starts)))
         try:
             pid = self._spawner.start(slot, theirs, output.descriptor)
         finally:
@@ -268,7 +269,7 @@ class LocalExecutor:
         del self._workers[worker.slot]
         self._spawner.kill(worker.pid)  # it closed its connection: it is ending, or of no use
         ended = describe_end(self._spawner.reap(worker.pid))
-        shutil.rmtree(f"{self._scratch}/{worker.pid}", ignore_errors=True)  # what a killed worker had no time to remove
+        shutil.rmtree(f"{self.scratch}/{worker.pid}", ignore_errors=True)  # what a killed worker had no time to remove
         reason = worker.doomed or ended + self._maybe_memory(worker, ended)
         serial, index, _ = SLOT.unpack_from(self._spawner.board, worker.slot * SLOT.size)
         self._read_along(worker, ended=True)

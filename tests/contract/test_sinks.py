@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -171,6 +172,25 @@ def test_a_delta_table_of_somebody_elses_is_not_touched(world: World, tag: str) 
     assert "is not one that Tidemill made" in done.problem
     assert mark(world, target) is None
     assert DeltaTable(place).version() == 0
+
+
+def test_nobody_finds_a_duckdb_file_that_is_no_database_yet(world: World, tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DuckDB makes a file in steps; whoever opens it between them is told that it is none."""
+    import duckdb
+
+    target = world.target("duckdb", tag)
+    connect, opened = duckdb.connect, []
+
+    def looking(database: str, **options: Any) -> Any:
+        if Path(database).name == f"{tag}.duckdb":
+            opened.append((Path(database).parent == world.folder, Path(database).exists()))
+        return connect(database, **options)
+
+    monkeypatch.setattr(duckdb, "connect", looking)
+    assert publish(world, target, "first").done
+    assert opened[0] == (False, False), "made elsewhere"
+    assert {there for beside, there in opened if beside} == {True}
+    assert not [*world.folder.glob(f".{tag}*")]
 
 
 @pytest.mark.parametrize("kind", ["postgres", "duckdb"])

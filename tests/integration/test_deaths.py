@@ -191,6 +191,21 @@ def test_a_killed_runner_takes_its_workers_along_and_its_tasks_are_adopted_at_on
     assert slow.audit()["sources"] == {"committed": 6}
 
 
+def test_a_run_that_is_killed_while_it_aggregates_leaves_no_temporary_files(slow: Project) -> None:
+    (slow.folder / "gate").unlink()
+    (temporary := slow.folder / "tmp").mkdir()
+    slow.environment["TMPDIR"] = str(temporary)
+    slow.write(
+        slow.file.read_text()
+        + 'logs.aggregate("long", by=["name"], sql="SELECT name, count(*) AS n FROM logs, range(1000000000) GROUP BY name")'
+    )
+    process = begin(slow)
+    until(lambda: any(temporary.rglob("tidemill-sql-*")))
+    process.kill()
+    process.communicate()
+    until(lambda: not any(temporary.iterdir()))
+
+
 def test_tasks_of_a_transform_that_was_renamed_are_routed_anew(slow: Project) -> None:
     process = begin(slow)
     process.kill()
@@ -244,7 +259,8 @@ logs.aggregate("totals", by=["name"], sql="SELECT name, sum(v) AS v FROM logs GR
 
 def test_kill_nine_at_twenty_moments_then_one_undisturbed_run(tmp_path: Path) -> None:
     """Each run is killed a little later than the one before; new files keep coming."""
-    project = Project(tmp_path, MANY)
+    (tmp_path / "tmp").mkdir()
+    project = Project(tmp_path, MANY, TMPDIR=str(tmp_path / "tmp"))  # a kill in the first moments leaves an empty folder
     expected = 0
     for round_ in range(20):
         for i in range(25):
