@@ -15,7 +15,6 @@ from pipeline.prices import Rates
 from pipeline.settings import rented_policy
 from pipeline.state import State
 from pipeline.usage import day_of
-from sinks.aggregate_sql import check_aggregates
 
 
 class RouteCost(msgspec.Struct, kw_only=True):
@@ -82,7 +81,6 @@ async def preview(runtime: Runtime, now_ms: int, rates: Rates | None = None) -> 
 
     With rates, also what it would cost to rent containers for it.
     """
-    check_aggregates([runtime.settings])
     await runtime.store.check(runtime.settings.source)
     state = await runtime.log().load()
     plan = Plan(pipeline=state.pipeline, in_progress=len(state.wanted))

@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from pipeline.databases import connect_without_threads
-from pipeline.errors import SettingsError
-from pipeline.parse_trees import parse_tree
 from pipeline.settings import AggregateSettings
 from sinks.mergeable import HIDDEN, name_of
 from sinks.statements import ONE_SELECT, refusal
-
-
-class Declaring(Protocol):
-    """A pipeline, or its settings."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def aggregates(self) -> Sequence[AggregateSettings]: ...
-
-
-def check_aggregates(pipelines: Sequence[Declaring]) -> None:
-    """Raises SettingsError, in one line, for SQL that can never be the SQL of an aggregate, whatever rows come."""
-    declared = [(pipeline.name, aggregate) for pipeline in pipelines for aggregate in pipeline.aggregates]
-    if not declared:
-        return
-    with connect_without_threads() as connection:
-        for name, aggregate in declared:
-            why = why_not(parse_tree(connection, aggregate.sql), aggregate)
-            if why:
-                raise SettingsError(f"pipeline {name}, aggregate {aggregate.name}: {why}")
 
 
 def why_not(tree: Mapping[str, Any], aggregate: AggregateSettings) -> str:

@@ -17,7 +17,6 @@ from pipeline.deployment import VARIABLES, Deployment, checked
 from pipeline.engines import app_name
 from pipeline.errors import SettingsError
 from pipeline.loading import is_path, load_pipelines
-from sinks.aggregate_sql import check_aggregates
 
 
 @click.command("deploy", epilog="Example:  tidemill deploy pipeline.py --bucket s3://my-bucket --secret my-bucket-keys")
@@ -55,7 +54,6 @@ def deploy_command(  # noqa: PLR0917
         mount_root=mount_root,
         environment=environment,
     )
-    check_aggregates(target.pipelines)
     deployment = checked(wanted, target.pipelines, app_name(load_pipelines(file.partition(":")[0])))
     for name, value in deployment.variables().items():
         os.environ[name] = value

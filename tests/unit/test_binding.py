@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,10 @@ import pytest
 from pipeline.errors import InputRejected
 from sinks import contract, schema
 from sinks.binding import require_bound
+from sinks.checks import connection_of
+from sinks.view_sql import missing
 from tests.unit.test_parquet import rows_of, writer
+from tests.values.arrow_types import LEAVES
 
 
 @pytest.mark.parametrize(
@@ -26,6 +30,22 @@ def test_columns_that_no_view_can_have_are_found_by_binding_them(kind: pa.DataTy
     require_bound(None, good)
     with pytest.raises(InputRejected, match="column 'bad' is one that no query can read"):
         require_bound(good, good.append(pa.field("bad", kind)))
+
+
+@pytest.mark.parametrize("names", [("name", "Name"), ("a", "a")])
+def test_columns_that_hide_each_other_are_found(names: tuple[str, str]) -> None:
+    """DuckDB takes them, and gives the second another name."""
+    first, second = (pa.field(name, pa.string()) for name in names)
+    with pytest.raises(InputRejected, match=f"column '{names[1]}' is one that no query can read .another has its name."):
+        require_bound(pa.schema([first]), pa.schema([first, second]))
+
+
+def test_duckdb_has_every_single_value_under_a_plain_name() -> None:
+    """What binding does not ask about, once for all."""
+    plain = {contract.plain_type(kind) for kind in LEAVES}
+    for kind in plain:
+        connection_of(os.getpid()).execute(f'SELECT {missing(kind)} AS "select"')
+    assert len(plain) > 15
 
 
 def test_a_rule_that_misses_something_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
