@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.api import Pipeline
 from pipeline.assembly import Runtime
 from pipeline.checks import OWN_COLUMNS, is_none_of_them, named_columns, unknown_columns
-from pipeline.errors import SettingsError
+from pipeline.errors import InputRejected, SettingsError
 from pipeline.generations import filled
 from pipeline.snapshot import Changes, Snapshot
 from pipeline.state import State
@@ -42,7 +42,8 @@ class Foreseen:
 
 def is_needed(pipeline: Pipeline) -> bool:
     """Whether the pipeline declares anything that could be wrong."""
-    return bool(pipeline.checks or pipeline.aggregates or pipeline.order_by or pipeline.partition_by)
+    names = pipeline.checks or pipeline.aggregates or pipeline.order_by or pipeline.partition_by
+    return bool(names) or pipeline.schema is not None
 
 
 async def filled_state(runtime: Runtime, state: State) -> tuple[Runtime, State]:
@@ -88,7 +89,7 @@ async def foreseen(root: Runtime) -> Foreseen:
 
 def of_columns(pipeline: Pipeline, committed: str | None) -> Foreseen:
     """Names in checks, order_by and partition_by that no column has. Pure."""
-    found, columns = Foreseen(), columns_of(pipeline, committed)
+    found, columns = Foreseen(refused=of_schema(pipeline)), columns_of(pipeline, committed)
     if columns is None:
         return found
     named = named_columns(pipeline.checks, pipeline.order_by, pipeline.partition_by)
@@ -100,6 +101,22 @@ def of_columns(pipeline: Pipeline, committed: str | None) -> Foreseen:
             idle = "nothing is checked until a file brings" if where.startswith("check") else "no file has brought"
             found.warnings.append(f"{label}: {idle} a column {name!r}{close}")
     return found
+
+
+def of_schema(pipeline: Pipeline) -> list[str]:
+    """What no table, or no partition, can have of the columns that `schema=` declares: every file would be set aside for it."""
+    if pipeline.schema is None:
+        return []
+    from sinks.partitions import why_not
+    from sinks.schema import checked
+
+    try:
+        plain = checked(pipeline.schema)
+    except InputRejected as error:
+        return [f"pipeline {pipeline.name}, schema=: {error}"]
+    declared = [column for column in pipeline.partition_by if column in plain.names]
+    refused = [(column, why_not(column, plain.field(column).type)) for column in declared]
+    return [f"pipeline {pipeline.name}, partition_by={column!r}: {reason}" for column, reason in refused if reason]
 
 
 def is_fixed(pipeline: Pipeline, committed: str | None) -> bool:

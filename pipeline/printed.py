@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 from pipeline.tracebacks import storable
 
@@ -33,11 +34,12 @@ def keep_in(descriptor: int) -> None:
     sys.stderr = _stream(sys.stderr, 2)
 
 
-def call_ends(serial: int, index: int) -> None:
+def call_ends(whose: Callable[[], tuple[int, int]]) -> None:
     """What was printed since the last call of this belongs to that input; what follows belongs to another one."""
     global _began  # noqa: PLW0603
     if _descriptor is None or (size := os.fstat(_descriptor).st_size) == _began:
         return
+    serial, index = whose()
     os.write(_descriptor, MARK.format(serial=serial, index=index).encode())
     if size > FILE_BYTES_MAX:
         os.ftruncate(_descriptor, 0)

@@ -19,7 +19,9 @@ from pipeline.tracebacks import whole_traceback
 ROWS_TOGETHER = 64
 """Rows taken from an async generator before the loop stands still again: starting it costs as much as many rows."""
 
-Hidden = tuple[asyncio.AbstractEventLoop, Any] | None
+_SETTLED = (list, dict, type(None))
+
+Hidden = tuple[asyncio.AbstractEventLoop, Any]
 
 
 class UserCode:
@@ -27,20 +29,25 @@ class UserCode:
 
     def __init__(self) -> None:
         self._process = os.getpid()
-        self._hidden: list[Hidden] = []
+        self._hidden: list[Hidden | None] = []
         self._runner: asyncio.Runner | None = None
 
     def __enter__(self) -> UserCode:
-        self._hidden.append(_hide_loop())
+        loop = asyncio._get_running_loop()
+        self._hidden.append(None if loop is None else _hide(loop))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if os.getpid() != self._process:
             _end_fork(error)
-        _show_loop(self._hidden.pop())
+        hidden = self._hidden.pop()
+        if hidden is not None:
+            _show(*hidden)
 
     def settled(self, result: object) -> object:
         """The result itself; of a coroutine, what it returns; of an async generator, a plain one."""
+        if type(result) in _SETTLED:  # mostly
+            return result
         while hasattr(type(result), "__await__"):
             result = self._run(_awaited(result))  # type: ignore[arg-type]
         return self._pulled(result) if hasattr(type(result), "__anext__") else result  # type: ignore[arg-type]
@@ -75,11 +82,8 @@ async def _some(rows: AsyncIterator[object]) -> list[object]:
     return found
 
 
-def _hide_loop() -> Hidden:
+def _hide(loop: asyncio.AbstractEventLoop) -> Hidden:
     """No loop runs in this thread from now on, for all that asks."""
-    loop = asyncio._get_running_loop()
-    if loop is None:
-        return None
     task = None
     if sys.version_info >= (3, 14):
         task = asyncio.tasks._swap_current_task(loop, None)
@@ -87,10 +91,7 @@ def _hide_loop() -> Hidden:
     return loop, task
 
 
-def _show_loop(hidden: Hidden) -> None:
-    if hidden is None:
-        return
-    loop, task = hidden
+def _show(loop: asyncio.AbstractEventLoop, task: Any) -> None:
     asyncio._set_running_loop(loop)
     if sys.version_info >= (3, 14):
         asyncio.tasks._swap_current_task(loop, task)

@@ -21,12 +21,12 @@ from sinks.columns import fit, stored
 from sinks.contract import stored_type
 from sinks.extremes import NONE_WIDE, measured, wide_of, with_wide
 from sinks.output_files import FinishedFile, OutputFiles
-from sinks.partitions import check_partitions, partitions
+from sinks.partitions import check_partitions, lacking_in, partitions, require_none
 from sinks.parts import Part, alike, as_one, by_source, estimate, joined, together
 from sinks.rescue import rescued
-from sinks.results import Rows, parts_of
+from sinks.results import parts_of
 from sinks.rules import FROZEN, Rules
-from sinks.schema import PROVENANCE, checked, decode, encode, unify
+from sinks.schema import PROVENANCE, RESCUED, checked, decode, encode, unify
 from sinks.texts import as_json, encodable
 
 if TYPE_CHECKING:
@@ -79,7 +79,6 @@ class AttemptWriter:
         declared = with_wide(checked(spec.declared), NONE_WIDE) if spec.declared is not None else None
         self._rules = spec.rules
         self._schema = decode(schema) if schema is not None else declared
-        self._fixed = spec.mode != "evolve" and self._schema is not None
         self._declared = {f.name: f.type for f in declared} if declared is not None else {}
         self._sources: dict[int, tuple[str, str]] = {}
         self._pending: list[Part] = []
@@ -97,8 +96,11 @@ class AttemptWriter:
         """Take one source's result. Exceptions of the user's generators pass through; that source then has no rows."""
         self._sources[index] = (key, etag)
         try:
-            for rows in parts_of(result):
+            lacking: list[str] | None = None
+            for rows in filter(len, parts_of(result)):
+                lacking = lacking_in(rows, self._spec.partition_by if lacking is None else lacking)
                 self._take(Part(index, rows))
+            require_none(lacking or ())
         except BaseException:
             self._pending = [part for part in self._pending if part.index != index]
             self._result.problems.setdefault(index, "its rows could not be read")
@@ -130,9 +132,8 @@ class AttemptWriter:
     # -- conversion --------------------------------------------------------------------------------------------------
 
     def _take(self, part: Part) -> None:
-        if not len(part) or part.index in self._result.problems:
+        if part.index in self._result.problems:
             return
-        self._require_partitions(part.rows)
         self._pending.append(part)
         self._pending_rows += len(part)
         self._pending_bytes += part.rows.nbytes if not isinstance(part.rows, list) else estimate(part.rows)
@@ -168,8 +169,7 @@ class AttemptWriter:
                 self._alone(parts, self._schema)
             return
         before = self._schema
-        taken = self._accepted_together([part for parts in sources for part in parts])
-        if taken:
+        if before is not None and self._accepted_together([part for parts in sources for part in parts]):
             return
         if again:  # mostly the first one has the new columns of all
             self._alone(sources[0], before)
@@ -185,10 +185,10 @@ class AttemptWriter:
         try:
             table, schema = self._fitting(parts)
         except InputRejected:
-            if self._spec.mode != "rescue" or not self._fixed:
+            if self._spec.mode != "rescue":
                 return False
             try:
-                table, schema = self._rescued(parts)
+                table, schema = self._rescued(parts, fixed=True)
             except InputRejected:
                 return False
         if not _is_same(self._schema, schema):
@@ -224,7 +224,7 @@ class AttemptWriter:
         except InputRejected:
             if self._spec.mode != "rescue":
                 raise
-            table, schema = self._rescued(parts)
+            table, schema = self._rescued(parts, fixed=before is not None)
         if not _is_same(self._schema, schema):
             require_bound(self._schema, schema)
         table = self._with_provenance(table, parts)
@@ -270,33 +270,40 @@ class AttemptWriter:
         table = joined(parts, self._declared, texts=self._spec.widen == "string")
         checked(table.schema)
         check_partitions(table, self._spec.partition_by)
-        schema = self._following(table, before) if alone and self._spec.mode == "evolve" else self._unified(table)
+        fixed = self._spec.mode != "evolve" and (not alone or before is not None)
+        if fixed:
+            schema = self._rules.fixed(self._rules.base(self._schema), self._with_extremes(table))
+        else:
+            schema = self._following(table, before) if alone else self._unified(table)
         try:
             return fit(table, schema), schema
         except InputRejected as error:
-            if self._spec.mode != "freeze" or not self._fixed:
+            if self._spec.mode != "freeze" or not fixed:
                 raise
             raise InputRejected(f"{error}: {FROZEN}") from None
 
-    def _rescued(self, parts: list[Part]) -> tuple[pa.Table, pa.Schema]:
+    def _rescued(self, parts: list[Part], *, fixed: bool) -> tuple[pa.Table, pa.Schema]:
         """The same for rows of which something does not fit: it goes into a column of its own."""
-        base = self._rules.base(self._schema)
-        table = rescued(as_one(parts), base, self._declared, may_add=not self._fixed)
+        base = self._rules.base(self._schema if fixed else self._own)
+        table = rescued(as_one(parts), base, self._declared, may_add=not fixed)
         missing = [name for name in self._spec.partition_by if name not in table.column_names]
         if missing:
             raise InputRejected(f"the values of column {missing[0]!r}, by which the table is partitioned, do not fit it")
         check_partitions(table, self._spec.partition_by)
         new = with_wide(table.schema, measured(table))
-        return table, unify(base, new, widen="none", table=self._spec.name)
+        if fixed:
+            return table, unify(base, new, widen="none", table=self._spec.name)
+        new = new.remove(new.get_field_index(RESCUED))
+        self._own = new if self._own is None else unify(self._own, new, widen="none", table=self._spec.name)
+        return table, self._rules.base(self._own)
 
     def _unified(self, table: pa.Table) -> pa.Schema:
+        new = self._with_extremes(table)
+        return new if self._schema is None else unify(self._schema, new, widen=self._spec.widen, table=self._spec.name)
+
+    def _with_extremes(self, table: pa.Table) -> pa.Schema:
         known = wide_of(self._schema) if self._schema is not None else NONE_WIDE
-        new = with_wide(table.schema, measured(table, known))
-        if self._fixed:
-            return self._rules.fixed(self._rules.base(self._schema), new)
-        if self._schema is None:
-            return new if self._spec.mode != "rescue" else self._rules.base(new)
-        return unify(self._schema, new, widen=self._spec.widen, table=self._spec.name)
+        return with_wide(table.schema, measured(table, known))
 
     def _following(self, table: pa.Table, before: pa.Schema | None) -> pa.Schema:
         """The same for more rows of one source: its own columns so far, which change what was `before` it."""
@@ -304,7 +311,7 @@ class AttemptWriter:
         new = with_wide(table.schema, measured(table))
         within: Widen = "float" if widen == "none" else widen
         self._own = new if self._own is None else unify(self._own, new, widen=within, table=f"{name}, earlier in this file,")
-        return self._own if before is None else unify(before, self._own, widen=widen, table=name)
+        return self._rules.base(self._own) if before is None else unify(before, self._own, widen=widen, table=name)
 
     def _with_provenance(self, table: pa.Table, parts: list[Part]) -> pa.Table:
         import pyarrow as pa
@@ -333,13 +340,6 @@ class AttemptWriter:
         return table
 
     # -- partitions --------------------------------------------------------------------------------------------------
-
-    def _require_partitions(self, rows: Rows | pa.Table) -> None:
-        """A source that lacks a partition column altogether is at fault; a row that lacks it is in the null partition."""
-        for name in self._spec.partition_by:
-            known = any(name in row for row in rows) if isinstance(rows, list) else name in rows.column_names
-            if not known:
-                raise InputRejected(f"the rows have no column {name!r}, by which the table is partitioned")
 
     # -- files -------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pipeline.errors import InputRejected
@@ -17,16 +17,37 @@ PARTITION_BYTES_MAX = 60
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
+def lacking_in(rows: list[dict[str, Any]] | pa.Table, names: Sequence[str]) -> list[str]:
+    """Those of these columns that none of the rows has."""
+    if isinstance(rows, list):
+        return [name for name in names if not any(name in row for row in rows)]
+    return [name for name in names if name not in rows.column_names]
+
+
+def require_none(lacking: Sequence[str]) -> None:
+    """Raises InputRejected: a source that lacks a partition column altogether is at fault; a row without it has null there."""
+    if lacking:
+        raise InputRejected(f"the rows have no column {lacking[0]!r}, by which the table is partitioned")
+
+
+def why_not(name: str, kind: pa.DataType) -> str:
+    """Why a table cannot be partitioned by this column; empty where it can."""
+    import pyarrow.types as pt
+
+    if not (pt.is_nested(kind) or pt.is_floating(kind) or pt.is_binary(kind)):
+        return ""
+    return f"column {name!r} is {kind}: a table can be partitioned by text, integers, dates and booleans"
+
+
 def check_partitions(table: pa.Table, partition_by: Sequence[str]) -> None:
     """Raises InputRejected for columns and values that make no partitions."""
     import pyarrow.compute as pc
-    import pyarrow.types as pt
 
-    for name in partition_by:
-        kind = table.schema.field(name).type
-        if pt.is_nested(kind) or pt.is_floating(kind) or pt.is_binary(kind):
-            raise InputRejected(f"column {name!r} is {kind}: a table can be partitioned by text, integers, dates and booleans")
-    by = list(partition_by)
+    by = [name for name in partition_by if name in table.column_names]
+    for name in by:
+        refused = why_not(name, table.schema.field(name).type)
+        if refused:
+            raise InputRejected(refused)
     if by and table.select(by).group_by(by, use_threads=False).aggregate([]).num_rows > PARTITIONS_MAX:
         raise InputRejected(
             f"the rows fall into more than {PARTITIONS_MAX} partitions by {', '.join(by)}: choose columns with fewer values"

@@ -13,7 +13,7 @@ from sinks.results import HeavyRows, Rows, row_bytes, table_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SAMPLED = 8
+SAMPLED = 2
 """Rows of a list whose size is looked at."""
 
 
@@ -78,7 +78,7 @@ def together(sources: list[list[Part]]) -> Iterator[list[list[Part]]]:
     """Runs of sources that can become one table; a source of unlike parts is one by itself."""
     run: list[list[Part]] = []
     for parts in sources:
-        if run and not (_is_one(run[-1]) and _is_one(parts) and _can_join(run[-1][-1].rows, parts[0].rows)):
+        if run and not (_can_join(run[-1][-1].rows, parts[0].rows) and _is_one(run[-1]) and _is_one(parts)):
             yield run
             run = []
         run.append(parts)
@@ -87,12 +87,12 @@ def together(sources: list[list[Part]]) -> Iterator[list[list[Part]]]:
 
 
 def _is_one(parts: list[Part]) -> bool:
-    return all(_can_join(a.rows, b.rows) for a, b in pairwise(parts))
+    return len(parts) == 1 or all(_can_join(a.rows, b.rows) for a, b in pairwise(parts))
 
 
 def estimate(rows: Rows) -> int:
     """Roughly how many bytes a list of rows holds, from some of them."""
     if isinstance(rows, HeavyRows):
         return rows.size_bytes
-    some = rows[:: max(len(rows) // SAMPLED, 1)]
+    some = rows[:: len(rows) // SAMPLED] if len(rows) > SAMPLED else rows
     return sum(map(row_bytes, some)) * len(rows) // len(some)

@@ -6,12 +6,14 @@ beside times without one, nanoseconds always. Here the kinds of all values are l
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import accumulate, chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -45,6 +47,7 @@ class How:
 
 
 _NOTHING = type(None)
+_TZINFO = attrgetter("tzinfo")
 
 
 class Mixed(ValueError):
@@ -214,11 +217,11 @@ def _times(values: Values, _: How) -> pa.Array:
 def _datetimes(values: Values, _: How) -> pa.Array:
     import pyarrow as pa
 
-    zones = {None if value.tzinfo is None else 1 for value in values if value is not None}
-    if len(zones) > 1:
+    zones = set(map(type, map(_TZINFO, filter(None, values))))
+    if len(zones) > 1 and _NOTHING in zones:
         naive = next(value for value in values if value is not None and value.tzinfo is None)
         raise Mixed(naive, next(value for value in values if value is not None and value.tzinfo is not None))
-    if zones == {None}:
+    if zones == {_NOTHING}:
         return pa.array(values, pa.timestamp("us"))
     without = next((value for value in values if value is not None and value.utcoffset() is None), None)
     if without is not None:
@@ -247,11 +250,11 @@ def _dicts(values: Values, how: How) -> pa.Array:
     import pyarrow as pa
 
     within = how.within()
-    names = field_names(values)
-    if not names:
+    fields = by_field(values)
+    if not fields:
         return hollow(pa.array([value is not None for value in values], pa.bool_()))
-    children = [array_of(column, within) for column in columns_of(values, names)]
-    return pa.StructArray.from_arrays(children, names=names, mask=_missing(values))
+    children = [array_of(column, within) for column in fields.values()]
+    return pa.StructArray.from_arrays(children, names=[*fields], mask=_missing(values))
 
 
 def _list_values(values: Values, how: How) -> pa.Array:
@@ -270,21 +273,22 @@ def _lists(values: Values, make: Callable[[Values], pa.Array]) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, inner, mask=_missing(values))
 
 
-def field_names(values: Iterable[Any]) -> list[str]:
-    """The names of dicts, in the order they come. Raises Mixed for what is no text."""
-    names = list(dict.fromkeys(chain.from_iterable(value for value in values if value)))
-    for name in names:
+def by_field(values: Values) -> dict[str, list[Any]]:
+    """Dicts by field, in the order that the names come; what is missing is None. Raises Mixed for a name that is no text."""
+    if set(map(type, values)) == {dict} and len(set(map(len, values))) == 1:  # no Counter, say: it has what it lacks
+        names = _checked(values[0])
+        with contextlib.suppress(KeyError):  # mostly all are like the first
+            return {name: [value[name] for value in values] for name in names}
+    names = _checked(dict.fromkeys(chain.from_iterable(filter(None, values))))
+    return {name: [None if value is None else value.get(name) for value in values] for name in names}
+
+
+def _checked(names: Iterable[Any]) -> list[str]:
+    found = list(names)
+    for name in found:
         if not isinstance(name, str):
             raise Mixed(name)
-    return names
-
-
-def columns_of(values: Values, names: Sequence[str]) -> list[list[Any]]:
-    """Dicts by field; what is missing is None."""
-    try:
-        return [[value[name] for value in values] for name in names]
-    except (KeyError, TypeError):
-        return [[None if value is None else value.get(name) for value in values] for name in names]
+    return found
 
 
 def _missing(values: Values) -> pa.Array | None:

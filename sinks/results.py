@@ -6,11 +6,13 @@ import dataclasses
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputRejected
 from sinks.casting import Bent, conversion_errors, hollow
-from sinks.python_values import How, Mixed, TooDeep, array_of, columns_of, declared_array, field_names
+from sinks.python_values import How, Mixed, TooDeep, array_of, by_field, declared_array
 from sinks.schema import NESTING_MAX
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def parts_of(result: object) -> Iterator[Rows | pa.Table]:
     """The result as parts, in order. Raises InputRejected for what is no result, and whatever the user's iterator raises."""
     if result is None:
         return
-    if type(result) is list and all(type(row) is dict for row in result):  # the common case
+    if type(result) is list and {dict}.issuperset(map(type, result)):  # the common case
         for start in range(0, len(result), ROWS_MAX):
             yield result[start : start + ROWS_MAX] if len(result) > ROWS_MAX else result
         return
@@ -107,9 +109,12 @@ class _Weight:
         return self._bytes >= ROWS_BYTES
 
 
-def row_bytes(row: object) -> int:
+def row_bytes(row: Mapping[str, Any]) -> int:
     """Roughly the bytes of a row, also within lists and dicts."""
-    total, waiting = 0, [row]
+    values = row.values()
+    if _SINGLE.issuperset(map(type, values)):  # mostly
+        return sum(map(sys.getsizeof, values))
+    total, waiting = 0, [*values]
     while waiting:
         value = waiting.pop()
         if isinstance(value, str | bytes | bytearray):
@@ -122,6 +127,9 @@ def row_bytes(row: object) -> int:
         else:
             total += getattr(value, "nbytes", 32)
     return total
+
+
+_SINGLE = frozenset({str, bytes, int, float, bool, type(None), date, datetime, Decimal})
 
 
 def _row(item: object) -> dict[str, Any] | None:
@@ -191,10 +199,9 @@ def table_of(
     import pyarrow as pa
 
     declared, how = declared or {}, How(texts)
-    names = _names(rows)
-    columns = columns_of(rows, names)
+    columns = _columns(rows)
     arrays: list[pa.Array] = []
-    for name, values in zip(names, columns, strict=True):
+    for name, values in columns.items():
         try:
             arrays.append(_column(values, declared.get(name), how))
         except MemoryError:  # pyarrow's is both
@@ -204,12 +211,12 @@ def table_of(
     if not arrays:  # rows without values are rows all the same
         nothing = hollow(pa.array([True] * len(rows), pa.bool_()))
         return pa.Table.from_batches([pa.RecordBatch.from_struct_array(nothing)])
-    return pa.Table.from_arrays(arrays, names=names)
+    return pa.Table.from_arrays(arrays, names=[*columns])
 
 
-def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     try:
-        return field_names(rows)
+        return by_field(rows)
     except Mixed:
         number, name = next((n, name) for n, row in enumerate(rows, 1) for name in row if not isinstance(name, str))
         raise InputRejected(f"row {number} has the column name {name!r}; expected text") from None

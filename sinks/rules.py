@@ -2,7 +2,7 @@
 does not fit is kept beside them (rescue).
 
 In the modes that fix the columns, a table's columns are those that were committed and those that `schema=` declares. Before there
-are any, the rows that are committed first decide: until then an attempt may add columns, as in `evolve`.
+are any, the first file whose rows are committed decides.
 """
 
 from __future__ import annotations

@@ -79,11 +79,16 @@ def _work(connection: socket.socket, board: mmap.mmap, at: int, entry: str, spec
     connection.sendall(pack(Answer()))
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+
+    def at_hand() -> tuple[int, int]:
+        serial, index, _ = SLOT.unpack_from(board, at)
+        return serial, index
+
     while True:
         job = msgspec.json.decode(jobs.get(), type=Job)
 
         def starting(index: int, serial: int = job.serial) -> None:
-            printed.call_ends(*SLOT.unpack_from(board, at)[:2])
+            printed.call_ends(at_hand)
             SLOT.pack_into(board, at, serial, index, time.monotonic())
 
         starting(-1)
@@ -93,7 +98,7 @@ def _work(connection: socket.socket, board: mmap.mmap, at: int, entry: str, spec
         answer = _run(attempts, job, starting)
         if answer.ends:
             answer = msgspec.structs.replace(answer, suspect=_at_hand(board, at))
-        printed.call_ends(*SLOT.unpack_from(board, at)[:2])
+        printed.call_ends(at_hand)
         processes.bury()
         connection.sendall(pack(answer))
         if answer.ends:

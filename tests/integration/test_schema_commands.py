@@ -108,3 +108,34 @@ def test_the_guides_pipeline_does_with_rows_what_the_guide_says(tmp_path: Path) 
     done = writer.finish()
     assert (done.rows, done.rejected, list(done.problems)) == ({0: 2}, {0: 1}, [1])
     assert done.broken == {"amount_is_not_negative": 1, "shop_is_named": 1, "amount_is_usual": 1}
+
+
+@pytest.mark.parametrize(
+    ("columns", "more", "said"),
+    [
+        ('("a", pa.duration("s"))', "", "column 'a' has type duration[s], which tables do not hold"),
+        ('("a", pa.list_(pa.struct([("x", pa.int8()), ("X", pa.int8())])))', "", "column 'a[]' has the fields 'x' and 'X'"),
+        ('("a", pa.int8()), ("A", pa.int8())', "", "columns 'a' and 'A' have the same name"),
+        ('("a", pa.float64())', ", partition_by=['a']", "partition_by='a': column 'a' is double"),
+    ],
+)
+def test_columns_that_no_table_can_have_are_refused_before_anything_runs(
+    tmp_path: Path, columns: str, more: str, said: str
+) -> None:
+    """They would send every file to quarantine."""
+    project = Project(
+        tmp_path,
+        f"""
+        import pyarrow as pa
+        from pipeline import Pipeline
+        logs = Pipeline("logs", source="up/", schema=pa.schema([{columns}]){more})
+
+        @logs.transform
+        def parse(obj):
+            return []
+        """,
+    )
+    project.upload("a", "x")
+    for command in ("run", "plan"):
+        assert f"pipeline logs, {'partition' if more else 'schema=: '}" in (told := project.call(command, code=2).stderr)
+        assert said in told

@@ -247,12 +247,23 @@ def test_a_frozen_table_takes_what_fits_without_loss_and_keeps_its_types() -> No
     assert "schema_mode" not in str(refused.value), "only a frozen table says how to thaw it"
 
 
+@pytest.mark.parametrize("mode", ["freeze", "rescue"])
+def test_a_table_without_a_schema_learns_it_from_its_first_file(mode: Any) -> None:
+    """And from no other that happened to come with it: that would depend on how many files a task has."""
+    w = writer(Path("/nowhere"), mode=mode)
+    w.add(0, "bad", "e", [{"n": 1}, {"N": 2}])
+    w.add(1, "a", "e", [{"n": 1}, {"m": "x"}])
+    w.add(2, "b", "e", [{"n": 1, "z": 1}])
+    done = w.finish()
+    assert list(done.problems) == ([0, 2] if mode == "freeze" else [])
+    learned = decode(done.schema).names
+    assert learned == (["n", "m"] if mode == "freeze" else ["n", "_rescued"])
+
+
 def test_a_frozen_table_without_a_schema_learns_it_once() -> None:
     w = writer(Path("/nowhere"), mode="freeze")
-    w.add(0, "a", "e", [{"n": 1}])
-    w.add(1, "b", "e", pa.table({"n": [1], "m": ["x"]}))
+    w.add(0, "a", "e", pa.table({"n": [1], "m": ["x"]}))
     done = w.finish()
-    assert not done.problems, "the first attempt's rows, all of them, make the schema"
     rules = Rules(table="t", mode="freeze")
     learned = rules.settled(None, str(done.schema))
     assert rules.settled(learned, str(done.schema)) == learned

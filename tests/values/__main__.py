@@ -13,7 +13,7 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
 from tests.values import test_arrow, test_paths, test_writing
-from tests.values.strategies import ANY, JSON, files, grouping
+from tests.values.strategies import ANY, JSON, files, grouping, specs
 
 WIDENINGS = st.sampled_from(["none", "float", "string"])
 Property = Callable[[settings, int], None]
@@ -52,6 +52,7 @@ PROPERTIES: dict[str, tuple[int, Property]] = {
     "documents": (60, _of_files(test_writing.check, WIDENINGS, kinds=JSON)),
     "Python values": (60, _of_files(test_writing.check, WIDENINGS)),
     "company": (60, _of_files(test_writing.company, grouping, WIDENINGS, st.integers(1, 9))),
+    "company in every mode": (60, _of_files(test_writing.company, grouping, WIDENINGS, st.integers(1, 9), specs())),
     "Arrow tables": (60, _of_tables(lambda table: test_arrow.kept(table, table))),
     "Arrow tables in company": (30, _of_tables(test_arrow.company)),
     "Polars frames": (30, _of_tables(test_arrow.of_polars)),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
+import pyarrow as pa
 from hypothesis import strategies as st
 
+from sinks.partitions import why_not
 from tests.values.model import Row
 
 EDGES = [0, 1, -1, 2**31, 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63), 2**63, 2**64 - 1, 2**64]
@@ -79,6 +81,26 @@ def _beside(one: st.SearchStrategy[Any], chance: int, odd: st.SearchStrategy[Any
     if chance < 8:
         return st.one_of(one, st.sampled_from([None, [], {}]))
     return odd if chance == 8 else st.one_of(one, odd)
+
+
+DECLARED = (
+    pa.int64(), pa.float64(), pa.string(), pa.bool_(), pa.date32(), pa.timestamp("us"), pa.timestamp("us", "UTC"),
+    pa.decimal128(12, 3), pa.binary(), pa.list_(pa.int64()), pa.struct([("a", pa.int64())]), pa.map_(pa.string(), pa.int64()),
+)  # fmt: skip
+declared = st.dictionaries(st.sampled_from(["a", "b", "c"]), st.sampled_from(DECLARED), min_size=1, max_size=2).map(pa.schema)
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> dict[str, Any]:
+    """What a pipeline declares of its table."""
+    columns = draw(st.one_of(st.none(), declared))
+    by = draw(st.sampled_from([(), (), ("a",), ("b",), ("a", "b")]))
+    refused = any(columns is not None and name in columns.names and why_not(name, columns.field(name).type) for name in by)
+    return {
+        "mode": draw(st.sampled_from(["evolve", "freeze", "rescue"])),
+        "declared": columns,
+        "partition_by": () if refused else by,  # else it is refused before anything runs
+    }
 
 
 ANY = tuple(SCALARS)

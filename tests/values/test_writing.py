@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from sinks import parquet, results
 from tests.values.model import Row, Table, same
-from tests.values.strategies import ANY, JSON, files, grouping, groups_of
+from tests.values.strategies import ANY, JSON, files, grouping, groups_of, specs
 from tests.values.writing import written
 
 USUAL = settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
@@ -33,19 +34,21 @@ def check(given_files: list[list[Row]], widen: Any) -> None:
                 assert same(wanted[name], found[name]), (name, wanted[name], found[name])
 
 
-def company(given_files: list[list[Row]], sizes: list[int], widen: Any, goes: int) -> None:
+def company(given_files: list[list[Row]], sizes: list[int], widen: Any, goes: int, spec: dict[str, Any] | None = None) -> None:
     """The files one by one, and in groups. goes: after so many rows a file comes in another go, and perhaps into another output.
 
     SQL says nothing of the order of rows that lie in several outputs, so neither does this.
     """
-    alone = written(given_files, [[i] for i in range(len(given_files))], widen)
+    spec = spec or {}
+    alone = written(given_files, [[i] for i in range(len(given_files))], widen, **spec)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "ROWS_MAX", 1)
         patch.setattr(parquet, "CONVERT_ROWS", goes)
         patch.setattr(parquet, "FILE_BYTES", 1 if goes % 2 else parquet.FILE_BYTES)
-        grouped = written([iter(rows) for rows in given_files], groups_of(given_files, sizes), widen)
+        grouped = written([iter(rows) for rows in given_files], groups_of(given_files, sizes), widen, **spec)
     assert alone[0] == grouped[0]
-    assert alone[1] == grouped[1]
+    if len(alone[0]) < len(given_files):  # else the columns are the declared ones, committed or not
+        assert alone[1] == grouped[1]
     assert _unordered(alone[2]) == _unordered(grouped[2])
 
 
@@ -69,3 +72,17 @@ def test_python_values_are_kept_exactly_or_set_aside(given_files: list[list[Row]
 @USUAL
 def test_the_company_of_a_file_changes_nothing(given_files: list[list[Row]], sizes: list[int], widen: Any, goes: int) -> None:
     company(given_files, sizes, widen, goes)
+
+
+@given(files(ANY), grouping, widenings, st.integers(1, 9), specs())
+@USUAL
+def test_nor_does_it_in_any_mode_with_declared_columns_and_partitions(
+    given_files: list[list[Row]], sizes: list[int], widen: Any, goes: int, spec: dict[str, Any]
+) -> None:
+    company(given_files, sizes, widen, goes, spec)
+
+
+@pytest.mark.parametrize("kind", [Counter, lambda **names: defaultdict(int, names)])
+def test_a_mapping_that_answers_for_names_it_lacks_has_only_those_it_has(kind: Any) -> None:
+    _, _, rows = written([[{"m": kind(a=1)}, {"m": kind(b=2)}]], [[0]])
+    assert rows[0] == [{"m": {"a": 1, "b": None}}, {"m": {"a": None, "b": 2}}]

@@ -13,7 +13,7 @@ from pipeline.model import MAIN_TABLE, OutputFile
 from pipeline.settings import Widen
 from sinks.files import LocalFiles
 from sinks.parquet import AttemptWriter, TableSpec
-from sinks.schema import decode, unify_encoded
+from sinks.schema import decode
 from sinks.warehouse import Warehouse
 from tests.values.arrow_types import comparable
 from tests.values.model import OWN
@@ -68,7 +68,7 @@ def _attempts(
                 path.write_bytes(one.body)
                 outputs.append(one.file)
         if result.schema is not None:
-            schema = unify_encoded(schema, result.schema, widen=widen, table="t")
+            schema = TableSpec(**options).rules.settled(schema, result.schema)
     return bad, schema, outputs
 
 
