@@ -22,7 +22,7 @@ from sinks import sql
 from sinks.delta_stats import stats_of
 from sinks.port import Change, Mark, SinkFailed
 from sinks.rows import Rows
-from sinks.types import delta_type, duckdb_type
+from sinks.types import delta_type, duckdb_type, has_naive_times
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,7 +89,18 @@ class DeltaSink:
         made = self._made(table, name, schema)
         if table is None and _mark(made, change.pipeline) is not None:
             return False  # somebody else made it, and published, after the look
-        return self._commit(made, added, "overwrite", schema, change)
+        return self._may_hold(made, schema) and self._commit(made, added, "overwrite", schema, change)
+
+    def _may_hold(self, table: DeltaTable, schema: pa.Schema) -> bool:
+        """Let the table have times without a zone. deltalake sees to that for new tables and new columns; where a column becomes
+        one of such times, it writes a commit that nobody can read. False if others have committed meanwhile.
+        """
+        from deltalake import TableFeatures
+
+        if not any(has_naive_times(field.type) for field in schema) or "timestampNtz" in (table.protocol().reader_features or ()):
+            return True
+        features = [TableFeatures.TimestampWithoutTimezone]
+        return self._done(table, lambda: table.alter.add_feature(features, allow_protocol_versions_increase=True))
 
     async def _follow(self, table: DeltaTable, change: Change, rows: Rows) -> bool:
         """New columns in a commit of their own, which changes no row; then files that come and files that go, in one."""

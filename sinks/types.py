@@ -67,6 +67,15 @@ def delta_type(kind: pa.DataType) -> pa.DataType:
     return kind if str(kind) in _DUCKDB else pa.string()
 
 
+def has_naive_times(kind: pa.DataType) -> bool:
+    """Whether values of this type have times without a zone in them."""
+    import pyarrow.types as pt
+
+    if pt.is_timestamp(kind):
+        return kind.tz is None
+    return any(has_naive_times(kind.field(i).type) for i in range(kind.num_fields))
+
+
 def _within_map(kind: pa.DataType) -> pa.DataType:
     """Times without a zone are text there: deltalake 1.6 does not see that its table needs the feature for them."""
     import pyarrow as pa
