@@ -50,7 +50,6 @@ class LocalEngine:
     def __init__(self, file: str, pipelines: Sequence[Pipeline], bucket: Bucket, workers: int | None) -> None:
         self._policy = Policy()
         self._executor = local_executor(file, pipelines, bucket, workers, self._policy)
-        self._tempdir, tempfile.tempdir = tempfile.tempdir, self._executor.scratch  # goes with this process, even a killed one
 
     def runtime(self, pipeline: Pipeline, store: Store, usd: float | None = None) -> Runtime:
         """The pipeline on the store, with local processes, which cost nothing that is known."""
@@ -63,8 +62,13 @@ class LocalEngine:
 
     async def close(self) -> None:
         """End the processes."""
-        tempfile.tempdir = self._tempdir
+        if tempfile.tempdir == self._executor.scratch:
+            tempfile.tempdir = None
         await self._executor.close()
+
+    def take_temporary_files(self) -> None:
+        """Those of this process go when it ends, even if it is killed. For a process that does nothing else."""
+        tempfile.tempdir = self._executor.scratch
 
 
 class ModalEngine:

@@ -103,7 +103,10 @@ def on_engine(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(target, ModalEngine(target.file, target.bucket, app=app, wait=waits, ordered=ordered), **rest)
         if ordered or waits:
             raise click.UsageError("--wait and --ordered are for --engine modal; local runs always wait")
-        return command(target, LocalEngine(target.file, target.pipelines, target.bucket, workers), **rest)
+        local = LocalEngine(target.file, target.pipelines, target.bucket, workers)
+        if click.get_current_context().obj == "alone":
+            local.take_temporary_files()
+        return command(target, local, **rest)
 
     return wrapped
 
