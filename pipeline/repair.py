@@ -6,7 +6,7 @@ out, those files wait in quarantine, and what lay beside them is written anew. N
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ async def damage_of(runtime: Runtime) -> Damage:
     guilty: dict[str, None] = {}
     async for output_id, rows in _files(runtime, state):
         own = name_conflicts(rows.schema_arrow)
-        own |= {steps: why for steps, why in bad.items() if steps[0] in rows.schema_arrow.names}
+        own |= {steps: conflict for steps, conflict in bad.items() if steps[0] in rows.schema_arrow.names}
         table = rows.read() if own or unknown else None
         if table is None:
             continue
@@ -76,7 +76,7 @@ async def damage_of(runtime: Runtime) -> Damage:
         if own and _has_any(rows.schema_arrow, own):
             found.outputs.append(output_id)
         wide |= measured(table) if unknown else set()
-    found.fields = {path_of(steps): why for steps, why in bad.items()}
+    found.fields = {path_of(steps): conflict.why for steps, conflict in bad.items()}
     found.sources = list(guilty)
     healed = without(schema, bad)
     found.after = encode(with_wide(healed, frozenset(wide))) if unknown else encode(healed.with_metadata(schema.metadata))
@@ -149,7 +149,7 @@ def _provenance(table: pa.Table) -> list[tuple[str, str]]:
     return list(zip(table.column("_task").to_pylist(), table.column("_source_key").to_pylist(), strict=True))
 
 
-def _has_any(schema: pa.Schema, bad: dict[Steps, str]) -> bool:
+def _has_any(schema: pa.Schema, bad: Mapping[Steps, object]) -> bool:
     return not schema.equals(without(schema, bad))
 
 

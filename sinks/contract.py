@@ -7,9 +7,9 @@ A type is kept as it is, kept in a stated form, or refused with the column's pat
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import InputRejected
 
@@ -232,73 +232,77 @@ def folded(name: str) -> str:
     return name.lower()
 
 
-def check_field_name(name: str, what: str) -> None:
-    """Raises InputRejected for a name that DuckDB cannot say. what: of a column, or of a field within one."""
-    if not name:
-        raise InputRejected(f"there is {what} without a name: rename it")
-    if "\0" in name:
-        raise InputRejected(f"there is {what} with a NUL character in its name ({name!r}): rename it")
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise InputRejected(f"there is {what} whose name is no text ({name!r}): rename it") from None
-
-
-def check_names_within(path: str, kind: pa.DataType) -> None:
-    """Raises InputRejected for fields of structs, at any depth, that DuckDB cannot tell apart, or cannot name."""
-    import pyarrow.types as pt
-
-    waiting = [(path, kind)]
-    while waiting:
-        where, one = waiting.pop()
-        if pt.is_struct(one):
-            seen: dict[str, str] = {}
-            for field in one:
-                check_field_name(field.name, f"a field of column {where!r}")
-                known = seen.setdefault(folded(field.name), field.name)
-                if known != field.name:
-                    raise InputRejected(differs_in_case(where, known, field.name))
-            if len(seen) < one.num_fields:
-                names = [field.name for field in one]
-                twice = next(name for name in names if names.count(name) > 1)
-                raise InputRejected(f"column {where!r} has two fields named {twice!r}: rename one")
-        waiting += [(where + step, child) for step, child in inner(one)]
-
-
-def differs_in_case(where: str, known: str, name: str) -> str:
-    """What is said of two fields of one struct that DuckDB takes for one."""
-    return f"column {where!r} has the fields {known!r} and {name!r}, which SQL cannot tell apart (names ignore case): rename one"
-
-
 Steps = tuple[str, ...]
 """The way to a field: the column, then a name for a struct, `[]` for a list, `{key}` and `{}` for a map."""
 
 
-def name_conflicts(schema: pa.Schema) -> dict[Steps, str]:
-    """Fields, at any depth, that SQL cannot name or tell from one before them, with the reason."""
-    found: dict[Steps, str] = {}
-    _conflicts((), [(field.name, field.type) for field in schema], found)
+class NameConflict(NamedTuple):
+    """Why SQL cannot name a field, or tell it from one before it, and what to do."""
+
+    why: str
+    way_out: str
+
+
+def name_conflicts(schema: pa.Schema) -> dict[Steps, NameConflict]:
+    """What is wrong with names of columns, and of fields at any depth. No recursion: types may be deeper than calls."""
+    found: dict[Steps, NameConflict] = {}
+    waiting: list[tuple[Steps, Iterable[pa.Field]]] = [((), schema)]
+    for at, fields in waiting:  # grows meanwhile
+        seen: dict[str, str] = {}
+        for name, kind in [(field.name, field.type) for field in fields]:
+            unsayable = _unsayable(name, f"a field of column {path_of(at)!r}" if at else "a column")
+            if unsayable:
+                found[*at, name] = NameConflict(unsayable, "rename it")
+            elif folded(name) in seen:
+                found[*at, name] = NameConflict(_same_name(at, seen[folded(name)], name), "rename one")
+            else:
+                seen[folded(name)] = name
+                waiting += _structs_within((*at, name), kind)
     return found
 
 
-def _conflicts(at: Steps, fields: list[tuple[str, pa.DataType]], found: dict[Steps, str]) -> None:
+def _structs_within(at: Steps, kind: pa.DataType) -> Iterator[tuple[Steps, pa.DataType]]:
     import pyarrow.types as pt
 
-    seen: dict[str, str] = {}
-    for name, kind in fields:
-        steps = (*at, name)
-        known = seen.setdefault(folded(name), name) if name and "\0" not in name else None
-        if known is None:
-            found[steps] = f"column {path_of(at) or name!r} has a name that SQL cannot say"
-        elif known != name:
-            what = repr(path_of(at)) if at else "the table"
-            found[steps] = f"column {what} has the fields {known!r} and {name!r}, which SQL cannot tell apart"
-        elif pt.is_struct(kind):
-            _conflicts(steps, [(f.name, f.type) for f in kind], found)
+    waiting = [(at, kind)]
+    while waiting:
+        steps, one = waiting.pop()
+        if pt.is_struct(one):
+            yield steps, one
         else:
-            for step, child in inner(kind):
-                below = [(f.name, f.type) for f in child] if pt.is_struct(child) else []
-                _conflicts((*steps, step), below, found)
+            waiting += [((*steps, step), child) for step, child in inner(one)]
+
+
+def check_field_name(name: str, what: str) -> None:
+    """Raises InputRejected for a name that DuckDB cannot say. what: of a column, or of a field within one."""
+    unsayable = _unsayable(name, what)
+    if unsayable:
+        raise InputRejected(f"{unsayable}: rename it")
+
+
+def _unsayable(name: str, what: str) -> str:
+    if not name:
+        return f"there is {what} without a name"
+    if "\0" in name:
+        return f"there is {what} with a NUL character in its name ({name!r})"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return f"there is {what} whose name is no text ({name!r})"
+    return ""
+
+
+def _same_name(at: Steps, known: str, name: str) -> str:
+    if not at:
+        return f"columns {known!r} and {name!r} have the same name (names ignore case)"
+    if known == name:
+        return f"column {path_of(at)!r} has two fields named {name!r}"
+    return differs_in_case(path_of(at), known, name)
+
+
+def differs_in_case(where: str, known: str, name: str) -> str:
+    """What is said of two fields of one struct that DuckDB takes for one."""
+    return f"column {where!r} has the fields {known!r} and {name!r}, which SQL cannot tell apart (names ignore case)"
 
 
 def path_of(steps: Steps) -> str:
@@ -309,7 +313,7 @@ def path_of(steps: Steps) -> str:
     return text
 
 
-def without(schema: pa.Schema, fields: dict[Steps, str]) -> pa.Schema:
+def without(schema: pa.Schema, fields: Mapping[Steps, object]) -> pa.Schema:
     """The schema without these fields."""
     import pyarrow as pa
 
@@ -317,7 +321,7 @@ def without(schema: pa.Schema, fields: dict[Steps, str]) -> pa.Schema:
     return pa.schema([pa.field(name, kind) for name, kind in kept])
 
 
-def _without(at: Steps, kind: pa.DataType, fields: dict[Steps, str]) -> pa.DataType:
+def _without(at: Steps, kind: pa.DataType, fields: Mapping[Steps, object]) -> pa.DataType:
     import pyarrow as pa
     import pyarrow.types as pt
 

@@ -18,10 +18,10 @@ from sinks.contract import (
     DECIMAL_DIGITS,
     ZONE,
     check_field_name,
-    check_names_within,
     differs_in_case,
     folded,
     inner,
+    name_conflicts,
     plain_type,
     refused_within,
 )
@@ -134,7 +134,7 @@ def contradiction(  # noqa: PLR0917
         for field in new:
             other = names.get(folded(field.name), field.name)
             if other != field.name:
-                return differs_in_case(path, other, field.name)
+                return f"{differs_in_case(path, other, field.name)}: rename one"
             wide = within(known_wide, field.name), within(new_wide, field.name)
             if field.name in fields and common_type(fields[field.name], field.type, widen, *wide) is None:
                 return contradiction(f"{path}.{field.name}", fields[field.name], field.type, widen, *wide, table=table)
@@ -282,16 +282,8 @@ def check_name(name: str) -> None:
 
 def check_names(schema: pa.Schema) -> None:
     """Raises InputRejected for names that SQL cannot tell apart or cannot say, at any depth. Tidemill's own are let through."""
-    seen: dict[str, str] = {}
-    for field in schema:
-        check_field_name(field.name, "a column")
-        other = seen.setdefault(folded(field.name), field.name)
-        if other != field.name:
-            raise InputRejected(f"columns {other!r} and {field.name!r} have the same name (names ignore case): rename one")
-        check_names_within(field.name, field.type)
-    if len(seen) < len(schema):
-        twice = next(name for name in schema.names if schema.names.count(name) > 1)
-        raise InputRejected(f"columns {twice!r} and {twice!r} have the same name (names ignore case): rename one")
+    for why, way_out in name_conflicts(schema).values():
+        raise InputRejected(f"{why}: {way_out}")
 
 
 def checked(schema: pa.Schema) -> pa.Schema:

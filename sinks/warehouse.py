@@ -124,7 +124,7 @@ class Warehouse:
 
         main = view or snapshot.pipeline
         columns = self.columns(snapshot.schema)
-        for why in name_conflicts(columns).values():
+        for why, _ in name_conflicts(columns).values():
             raise SettingsError(f"table {snapshot.pipeline} cannot be read: {why}; `tidemill schema repair` takes it out")
         dead = [pair for output_id, output in snapshot.outputs.items() for pair in dead_rows(output_id, output)]
         dead_table = self.add_table(main, _dead_table(dead), schema=INTERNAL)

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline.errors import InvariantViolated, SettingsError
+from pipeline.executors.connection import Connection
 from pipeline.executors.frames import LENGTH, NO_MEMORY, SLOT, Answer, Job, pack
 from pipeline.executors.output import Output, Whose, to_standard_error
 from pipeline.executors.owners import has_ended, started, this_process
@@ -49,8 +50,7 @@ class Limits:
 class _Worker:
     slot: int
     pid: int
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
+    connection: Connection
     output: Output
     jobs: deque[Job] = field(default_factory=deque)
     ready: bool = False
@@ -95,7 +95,6 @@ class LocalExecutor:
         self._failure: Exception | None = None
         self._broken: CodeBroken | None = None
         self._forgotten: set[int] = set()
-        self._starting: set[int] = set()
         self._outstanding = self._serial = self._failed_starts = self._starts = 0
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
@@ -131,8 +130,8 @@ class LocalExecutor:
             self._queue.append(Job(serial=self._serial, assignment=assignment, memory_mb=memory_mb, scratch=self.scratch))
         self._outstanding += len(assignments)
         for slot in range(self._parallelism):
-            if slot not in self._workers and slot not in self._starting and len(self._workers) < self._outstanding:
-                await self._start(slot)
+            if slot not in self._workers and len(self._workers) < self._outstanding:
+                self._start(slot)
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
         self._hand_out()
@@ -182,7 +181,7 @@ class LocalExecutor:
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
-    async def _start(self, slot: int) -> None:
+    def _start(self, slot: int) -> None:
         ours, theirs = socket.socketpair()
         SLOT.pack_into(self._spawner.board, slot * SLOT.size, 0, -1, 0.0)
         self._starts += 1
@@ -191,13 +190,8 @@ class LocalExecutor:
             pid = self._spawner.start(slot, theirs, output.descriptor)
         finally:
             theirs.close()
-        self._starting.add(slot)  # a second one in this slot would have no work, and nobody to end it
-        try:
-            reader, writer = await asyncio.open_connection(sock=ours)
-        finally:
-            self._starting.discard(slot)
-        worker = self._workers[slot] = _Worker(slot, pid, reader, writer, output)
-        serving = asyncio.create_task(self._serve(worker, reader))
+        worker = self._workers[slot] = _Worker(slot, pid, Connection(ours), output)
+        serving = asyncio.create_task(self._serve(worker))
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
 
@@ -208,24 +202,24 @@ class LocalExecutor:
                 if self._queue and worker.ready and not worker.doomed and len(worker.jobs) < depth:
                     job = self._queue.popleft()
                     worker.jobs.append(job)
-                    worker.writer.write(pack(job))
+                    worker.connection.write(pack(job))
 
-    async def _serve(self, worker: _Worker, reader: asyncio.StreamReader) -> None:
+    async def _serve(self, worker: _Worker) -> None:
         """Take a worker's answers until it ends; then say what became of its job, and replace it."""
         try:
-            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            with contextlib.suppress(EOFError, ConnectionError):
                 while True:
-                    (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-                    self._take(worker, msgspec.json.decode(await reader.readexactly(size), type=Answer))
+                    (size,) = LENGTH.unpack(await worker.connection.read(LENGTH.size))
+                    self._take(worker, msgspec.json.decode(await worker.connection.read(size), type=Answer))
             if not self._closed:
-                await self._replace(worker)
+                self._replace(worker)
             else:
                 self._spawner.reap(worker.pid)
                 self._read_along(worker)
         except Exception as error:  # noqa: BLE001 - the waiting pass must hear of it, whatever it is
             self._failure = error
         finally:
-            worker.writer.close()
+            await worker.connection.close()
             worker.output.close()
             self._news.set()
 
@@ -264,7 +258,7 @@ class LocalExecutor:
             )
         )
 
-    async def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: _Worker) -> None:
         """The worker is dead: its running job is lost, one that it only held goes back, and another worker takes its place."""
         del self._workers[worker.slot]
         self._spawner.kill(worker.pid)  # it closed its connection: it is ending, or of no use
@@ -283,7 +277,7 @@ class LocalExecutor:
             if self._failed_starts >= FAILED_STARTS_MAX:
                 self._failure = SettingsError(f"worker processes die while they load the user's code: {reason}")
         if self._failure is None and not self._closed:
-            await self._start(worker.slot)
+            self._start(worker.slot)
 
     # -- limits ------------------------------------------------------------------------------------------------------
 
@@ -304,7 +298,7 @@ class LocalExecutor:
         if started(worker.pid):
             return
         if worker.ended:  # at two looks: what it said before is read by now
-            worker.reader.feed_eof()
+            worker.connection.end()
         worker.ended = True
 
     def _read_along(self, worker: _Worker, *, ended: bool = False) -> None:

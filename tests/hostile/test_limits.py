@@ -122,8 +122,8 @@ def test_what_a_dead_worker_leaves_in_its_temporary_folder_is_removed(monkeypatc
     seen: list[list[str]] = []
     replace = LocalExecutor._replace
 
-    async def replaced(self: LocalExecutor, worker: local._Worker) -> None:
-        await replace(self, worker)
+    def replaced(self: LocalExecutor, worker: local._Worker) -> None:
+        replace(self, worker)
         seen.append([p.name for p in tmp_path.rglob("*") if p.is_file()])
 
     monkeypatch.setattr(LocalExecutor, "_replace", replaced)

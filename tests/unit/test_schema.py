@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputRejected
 from pipeline.settings import Widen
+from sinks.contract import name_conflicts, path_of, without
 from sinks.extremes import NONE_WIDE, with_wide
 from sinks.schema import checked, common_type, decode, encode, unify, unify_encoded
 
@@ -155,3 +156,28 @@ def test_types_that_tables_do_not_hold(kind: pa.DataType) -> None:
 def test_a_damaged_schema_is_refused_and_never_becomes_the_tables(before: str | None, damaged: str) -> None:
     with pytest.raises(InputRejected, match="the columns of table t cannot be read"):
         unify_encoded(before, damaged, widen="none", table="t")
+
+
+TWINS = pa.struct([("name", pa.int8()), ("Name", pa.int8()), ("", pa.int8())])
+
+
+@pytest.mark.parametrize(
+    ("kind", "at"),
+    [
+        (TWINS, "c."),
+        (pa.list_(TWINS), "c[]."),
+        (pa.list_(pa.list_(TWINS)), "c[][]."),
+        (pa.struct([("in", pa.list_(TWINS))]), "c.in[]."),
+        (pa.map_(pa.string(), pa.list_(TWINS)), "c{}[]."),
+        (pa.list_(pa.map_(TWINS, pa.int8())), "c[]{key}."),
+    ],
+)
+def test_names_that_sql_cannot_tell_apart_are_found_at_any_depth_and_can_be_taken_out(kind: pa.DataType, at: str) -> None:
+    schema = pa.schema([("before", pa.int8()), ("c", kind)])
+    found = name_conflicts(schema)
+    assert [path_of(steps) for steps in found] == [f"{at}Name", at]
+    with pytest.raises(InputRejected, match=r"'name' and 'Name', which SQL cannot tell apart \(names ignore case\): rename one"):
+        checked(schema)
+    healed = without(schema, found)
+    assert name_conflicts(healed) == {}
+    assert "name" in str(healed.field("c").type)
