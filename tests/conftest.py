@@ -58,4 +58,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         time.sleep(0.1)
     if left:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        print(f"\nleft in the temporary directory: {len(left)}: {' '.join(left[:20])}")
+        print(f"\nleft in the temporary directory: {len(left)}:")
+        for name in left[:20]:
+            below = sorted(str(p.relative_to(folder)) for p in (folder / name).rglob("*"))
+            print(f"  {name}{'/' if (folder / name).is_dir() else ''} {' '.join(below[:20])}")
