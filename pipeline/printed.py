@@ -37,18 +37,23 @@ def keep_in(descriptor: int) -> None:
 def call_ends(whose: Callable[[], tuple[int, int]]) -> None:
     """What was printed since the last call of this belongs to that input; what follows belongs to another one."""
     global _began  # noqa: PLW0603
-    if _descriptor is None or (size := os.fstat(_descriptor).st_size) == _began:
+    if _descriptor is None or (size := _size(_descriptor)) == _began:
         return
     serial, index = whose()
     os.write(_descriptor, MARK.format(serial=serial, index=index).encode())
     if size > FILE_BYTES_MAX:
         os.ftruncate(_descriptor, 0)
-    _began = os.fstat(_descriptor).st_size
+    _began = _size(_descriptor)
+
+
+def _size(descriptor: int) -> int:
+    """Asked after every call: a fourth of the time that `fstat` takes. Whoever writes appends, and whoever reads says where."""
+    return os.lseek(descriptor, 0, os.SEEK_END)
 
 
 def in_this_call() -> str:
     """The end of what was printed since the last input: at most READ_BYTES, no secrets taken out."""
-    if _descriptor is None or (size := os.fstat(_descriptor).st_size) == _began:
+    if _descriptor is None or (size := _size(_descriptor)) == _began:
         return ""
     begins = max(_began if _began <= size else 0, size - READ_BYTES)
     return os.pread(_descriptor, size - begins, begins).decode("utf-8", "replace").replace("\x00", "")
