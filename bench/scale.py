@@ -20,9 +20,9 @@ from pathlib import Path
 from bench.large import PAGE_KEYS, SOURCE, Virtual, etag, name, parts, write_known
 from pipeline import keys
 from pipeline.arrow import keep_arrow_light
+from pipeline.discover.request import Request
 from pipeline.evidence import Evidence
 from pipeline.model import FORMAT_VERSION, Inputs, Page, Receipt
-from pipeline.parts import Request
 from pipeline.runner import Pass
 from pipeline.settings import Policy
 from pipeline.stores import open_store

@@ -17,17 +17,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pipeline import __version__, keys
+from pipeline import keys
+from pipeline._version import __version__
 from pipeline.api import Pipeline
 from pipeline.contents import LazyContents
 from pipeline.cost import Budget
+from pipeline.discover.request import Request
 from pipeline.errors import SettingsError, TidemillError
 from pipeline.generations import filled
 from pipeline.home import Marker, open_home, require_home
 from pipeline.loading import load_pipelines
 from pipeline.log import Log, Outdated
 from pipeline.model import FORMAT_VERSION, Assignment, Generations, Receipt
-from pipeline.parts import Parts, PassReport, Request
+from pipeline.parts import Parts, PassReport
 from pipeline.ports import Executor, Outbox, Store
 from pipeline.prefetch import PrefetchedContents
 from pipeline.runner import Pass

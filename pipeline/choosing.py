@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pipeline.discover.request import Request
 from pipeline.discovery import Again
 from pipeline.evidence import Evidence, Found
 from pipeline.model import Backlog, Inputs
-from pipeline.parts import Parts, PassReport, Request
+from pipeline.parts import Parts, PassReport
 from pipeline.settings import PipelineSettings, Policy
 from pipeline.state import State
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
+from pipeline.discover.request import Request
 from pipeline.discovery import Again, Judged, Router, confirm_missing, in_ranges, judge, judge_named, judge_unknown, with_more
 from pipeline.growth import Frontier, Growth, Stretch, Survey, stretch_of
 from pipeline.log import Log
 from pipeline.model import Page
-from pipeline.parts import Request
 from pipeline.settings import PipelineSettings
 from pipeline.state import State
 

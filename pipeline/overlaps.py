@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from pipeline import keys
 from pipeline.errors import SettingsError
 
-if TYPE_CHECKING:
-    from pipeline.api import Pipeline
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class Writes(Protocol):
+    @property
+    def writes(self) -> str | None: ...
+
+
+class Prefixes(Protocol):
+    """What a pipeline declares of where it reads and writes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def output(self) -> str: ...
+    @property
+    def aggregates(self) -> Sequence[Named]: ...
+    @property
+    def dimensions(self) -> Sequence[Named]: ...
+    @property
+    def sinks(self) -> Mapping[str, Writes]: ...
 
 
 def refuse_overlap(name: str, source: str, output: str) -> None:
@@ -22,7 +46,7 @@ def refuse_overlap(name: str, source: str, output: str) -> None:
             )
 
 
-def refuse_sink_overlap(pipeline: str, sink: str, writes: str, other: Pipeline) -> None:
+def refuse_sink_overlap(pipeline: str, sink: str, writes: str, other: Prefixes) -> None:
     """The loop guard for what sinks write: never where a pipeline reads, nor where its own rows and state are."""
     label = f"pipeline {pipeline}, sink {sink}"
     for prefix, what in (
@@ -34,7 +58,7 @@ def refuse_sink_overlap(pipeline: str, sink: str, writes: str, other: Pipeline) 
             raise SettingsError(f"{label}: {writes!r} overlaps {what}; choose another place for it")
 
 
-def check_together(pipelines: Sequence[Pipeline]) -> None:
+def check_together(pipelines: Sequence[Prefixes]) -> None:
     """Pipelines of one bucket: distinct names and tables, and no loops between them. Raises SettingsError."""
     taken: dict[str, str] = {}
     for p in pipelines:

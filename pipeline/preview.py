@@ -7,10 +7,10 @@ from msgspec import UNSET, UnsetType
 
 from pipeline.assembly import Runtime
 from pipeline.cost import Budget, Prices
+from pipeline.discover.request import Request
 from pipeline.discovery import Judged
 from pipeline.growth import explained
 from pipeline.listing import Finder
-from pipeline.parts import Request
 from pipeline.prices import Rates
 from pipeline.settings import rented_policy
 from pipeline.state import State

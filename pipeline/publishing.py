@@ -20,9 +20,10 @@ from pipeline.errors import CommitConflict, ObjectNotFound, SettingsError, State
 from pipeline.snapshot import Snapshot
 from sinks.aggregates import definitions
 from sinks.changes import changes_between, mark_of
+from sinks.copies.change import Change, Mark
 from sinks.dimensions import Dimension, look_up
 from sinks.files import files_of
-from sinks.port import Change, Mark, Sink, SinkFailed
+from sinks.port import Sink, SinkFailed
 from sinks.rows import Declared, Rows
 from sinks.targets import Target
 

@@ -19,12 +19,13 @@ from pipeline.assembly import Bucket, LocalAttempts, RandomIds, Runtime, WallClo
 from pipeline.cost import Budget, Prices
 from pipeline.deployment import Deployment, mounts_of
 from pipeline.desk import Box, Desk
+from pipeline.discover.request import Request
 from pipeline.discovery import Router
 from pipeline.errors import ObjectNotFound, SettingsError
 from pipeline.executors.modal import ModalExecutor, Way
 from pipeline.generations import kept_numbers
 from pipeline.log import Outdated
-from pipeline.parts import PassReport, Request
+from pipeline.parts import PassReport
 from pipeline.pools import all_pools
 from pipeline.ports import Executor, Store
 from pipeline.runner import Pass

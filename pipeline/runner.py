@@ -11,6 +11,7 @@ import msgspec
 
 from pipeline import tally
 from pipeline.choosing import Chooser, scopes
+from pipeline.discover.request import Request
 from pipeline.discovery import Judged
 from pipeline.errors import CommitConflict, ObjectNotFound, SettingsError
 from pipeline.evidence import Evidence, Loss
@@ -21,7 +22,7 @@ from pipeline.log import Log, Outdated
 from pipeline.maintenance import Vacuumed, unnamed_runs, vacuum, what_is_kept, write_checkpoint
 from pipeline.merging import Compactor, Merged, Wanted
 from pipeline.model import Assignment, Commit, Generations, Receipt
-from pipeline.parts import Parts, PassReport, Request
+from pipeline.parts import Parts, PassReport
 from pipeline.planner import Proposer
 from pipeline.ports import Finished
 from pipeline.snapshot import Changes

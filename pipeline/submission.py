@@ -10,11 +10,12 @@ import msgspec
 
 from pipeline import keys, wire
 from pipeline.assembly import Runtime, WallClock
+from pipeline.discover.request import Request
 from pipeline.discovery import Known, Router
 from pipeline.errors import ObjectNotFound, SettingsError, StateInvalid
 from pipeline.jobs import Job, Outcome, outcome
 from pipeline.model import FORMAT_VERSION
-from pipeline.parts import PassReport, Request
+from pipeline.parts import PassReport
 from pipeline.runner import Pass
 from pipeline.state import State
 

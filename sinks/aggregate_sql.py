@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.settings import AggregateSettings
-from sinks.mergeable import HIDDEN, name_of
+from sinks.mergeable import name_of
+from sinks.sql import HIDDEN
 from sinks.statements import ONE_SELECT, refusal
 
 

@@ -14,8 +14,9 @@ from pipeline.errors import ObjectNotFound, PreconditionFailed
 from pipeline.model import Stored
 from pipeline.ports import Store
 from sinks import sql
+from sinks.copies.change import Change, Mark
 from sinks.files import Files, LocalFiles, StoreFiles
-from sinks.port import Change, Mark, failing
+from sinks.port import failing
 from sinks.rows import Rows
 from sinks.warehouse import Warehouse
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.snapshot import Output, Snapshot, dead_rows
-from sinks.port import Change, Mark
+from sinks.copies.change import Change, Mark
 from sinks.schema import PROVENANCE, decode
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from pipeline.errors import SettingsError
 from pipeline.ports import Store
 from pipeline.snapshot import Output
 from sinks import sql
+from sinks.copies.change import Change, Mark
 from sinks.delta_stats import stats_of
-from sinks.port import Change, Mark, SinkFailed
+from sinks.port import SinkFailed
 from sinks.rows import Rows
 from sinks.types import delta_type, duckdb_type, has_naive_times
 

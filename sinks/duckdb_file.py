@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.databases import connect
 from sinks import sql
+from sinks.copies.change import Change, Mark
 from sinks.guard import half_of_memory_mb
-from sinks.port import Change, Mark, SinkFailed, failing
+from sinks.port import SinkFailed, failing
 from sinks.rows import Rows
 from sinks.tables import bring, mark_in
 from sinks.types import duckdb_type, keeps_values

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.parse_trees import objects, parse_tree
 from sinks import sql
+from sinks.sql import HIDDEN
 
 if TYPE_CHECKING:
     import duckdb
 
-HIDDEN = "_tidemill_"
-VISIBLE = r"* NOT LIKE '\_tidemill\_%' ESCAPE '\'"
-"""What readers see of an aggregate's file."""
 ROWS = f"{HIDDEN}rows"
 _KNOWN = {"count_star": "count", "count": "count", "sum": "sum", "avg": "avg", "min": "least", "max": "greatest"}
 _PLAIN_NODE = {

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import SettingsError
 from sinks import sql
-from sinks.port import Change, Mark, SinkFailed
+from sinks.copies.change import Change, Mark
+from sinks.port import SinkFailed
 from sinks.postgres_limits import lasting, refuse_columns
 from sinks.rows import Rows
 from sinks.tables import MARKS, bring, mark_in

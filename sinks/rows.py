@@ -14,9 +14,9 @@ from pipeline.settings import AggregateSettings
 from pipeline.snapshot import Output, Snapshot
 from sinks import sql
 from sinks.contract import plain_type
+from sinks.copies.change import Change
 from sinks.dimensions import Dimension
 from sinks.files import Files
-from sinks.port import Change
 from sinks.warehouse import Warehouse
 
 if TYPE_CHECKING:

@@ -1,8 +1,13 @@
-"""Quoting: the only way names and texts get into SQL."""
+"""Quoting, the only way names and texts get into SQL; and the names in SQL that are Tidemill's own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+HIDDEN = "_tidemill_"
+"""Columns of an aggregate's file that are called so are Tidemill's own."""
+VISIBLE = r"* NOT LIKE '\_tidemill\_%' ESCAPE '\'"
+"""What readers see of an aggregate's file."""
 
 
 def name(identifier: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.errors import SettingsError
 from sinks import sql
-from sinks.port import Change, Mark
+from sinks.copies.change import Change, Mark
 from sinks.rows import Rows
 
 if TYPE_CHECKING:

@@ -24,7 +24,6 @@ from sinks.contract import name_conflicts
 from sinks.dimensions import Dimension
 from sinks.files import Files
 from sinks.guard import Guard, Limits, half_of_memory_mb
-from sinks.mergeable import VISIBLE
 from sinks.schema import PROVENANCE, decode
 from sinks.stars import without_provenance
 from sinks.statements import STATEMENT_CHARS_MAX, refusal
@@ -216,7 +215,7 @@ class Warehouse:
         """A view over a committed aggregate, without what only its next computation needs."""
         path = self._files.path(file.key, file.size_bytes)
         self._paths.append(path)
-        self.add_view(name, f"SELECT {VISIBLE} FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
+        self.add_view(name, f"SELECT {sql.VISIBLE} FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
 
     # -- queries -----------------------------------------------------------------------------------------------------
 

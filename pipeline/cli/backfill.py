@@ -15,11 +15,12 @@ from pipeline.assembly import Runtime
 from pipeline.cli.moments import Moment
 from pipeline.cli.options import Target, on_bucket, on_engine, on_limits
 from pipeline.cli.running import Run
+from pipeline.discover.request import Limits, Request
 from pipeline.discovery import Router
 from pipeline.engines import Engine
 from pipeline.errors import SettingsError, nearest
 from pipeline.generations import Change
-from pipeline.parts import Limits, PassReport, Request
+from pipeline.parts import PassReport
 from pipeline.runner import Pass
 from pipeline.selection import Selection
 from pipeline.state import State

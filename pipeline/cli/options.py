@@ -144,7 +144,7 @@ def on_limits(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @functools.wraps(command)
     def wrapped(target: Target, engine: Engine, files: int | None, size_bytes: int | None, usd: float | None, **rest: Any) -> Any:
-        from pipeline.parts import Limits
+        from pipeline.discover.request import Limits
 
         if usd is not None and not engine.knows_costs:
             raise click.UsageError("--limit-cost is for --engine modal: what work costs on this machine is not known")

@@ -12,10 +12,11 @@ from pipeline.assembly import Runtime
 from pipeline.cli.options import Target, on_bucket, on_engine, on_limits, priority_of
 from pipeline.cli.render import printable
 from pipeline.cli.running import SWEEP_S, Run
+from pipeline.discover.request import Limits, Request
 from pipeline.engines import Engine
 from pipeline.errors import SettingsError
 from pipeline.notices import NoticeQueue, Notices
-from pipeline.parts import Limits, PassReport, Request
+from pipeline.parts import PassReport
 from pipeline.state import State
 from pipeline.stores import open_store, s3_address
 

@@ -25,12 +25,13 @@ from pipeline.cli.render import count, duration
 from pipeline.cli.sinks import AfterPasses
 from pipeline.cli.summaries import handed_over, summary
 from pipeline.cli.watching import Watch, what
+from pipeline.discover.request import Request
 from pipeline.engines import Engine
 from pipeline.errors import CommitConflict, CommitUnknown, ObjectNotFound, StoreUnavailable
 from pipeline.executors.spawn import SpawnerGone
 from pipeline.listing import grown
 from pipeline.notices import NoticeQueue, Notices, in_background
-from pipeline.parts import PassReport, Request
+from pipeline.parts import PassReport
 from pipeline.state import State
 from pipeline.worker import CodeBroken
 

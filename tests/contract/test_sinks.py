@@ -22,7 +22,8 @@ from pipeline.publishing import Published
 from pipeline.snapshot import Snapshot
 from pipeline.stores.local import LocalStore
 from sinks import Postgres
-from sinks.port import Change, Mark, Sink
+from sinks.copies.change import Change, Mark
+from sinks.port import Sink
 from sinks.rows import Rows
 from sinks.targets import Target
 from tests.contract.sinks_world import KINDS, STAGES, World, compacted, execute, spoil, typed_world

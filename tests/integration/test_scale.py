@@ -12,8 +12,9 @@ from bench.large import LIST_KEYS, TASK_FILES, Virtual, modified_us, name, parts
 from pipeline import keys, wire
 from pipeline.assembly import WallClock
 from pipeline.checkpoint import Checkpoint
+from pipeline.discover.request import Request
 from pipeline.log import Log
-from pipeline.parts import PassReport, Request
+from pipeline.parts import PassReport
 from pipeline.runner import Pass
 from pipeline.settings import Policy
 from pipeline.stores.memory import MemoryStore

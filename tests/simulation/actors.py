@@ -15,13 +15,13 @@ from pipeline import keys
 from pipeline.audit import all_entries
 from pipeline.contents import FetchedContents
 from pipeline.desk import Desk
+from pipeline.discover.request import Request as Wish
 from pipeline.errors import TidemillError, is_outage
 from pipeline.generations import Change, filled
 from pipeline.log import Log, Outdated
 from pipeline.merging import Compactor, Wanted
 from pipeline.model import Assignment, Receipt
 from pipeline.orders import Answer, Order
-from pipeline.parts import Request as Wish
 from pipeline.ports import Finished
 from pipeline.runner import Pass
 from pipeline.worker import Code, Worker

@@ -22,7 +22,7 @@ from pipeline.snapshot import Output, Snapshot
 from pipeline.stages import TableStore
 from pipeline.worker import Code, Worker
 from sinks.changes import changes_between
-from sinks.port import Change, Mark
+from sinks.copies.change import Change, Mark
 
 from . import scene
 from .doubles import SimWriter, live_lines

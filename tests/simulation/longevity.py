@@ -22,12 +22,12 @@ import msgspec
 
 from pipeline import keys
 from pipeline.contents import LazyContents
+from pipeline.discover.request import Request as Wish
 from pipeline.evidence import Evidence
 from pipeline.executors.inline import InlineExecutor
 from pipeline.log import Log
 from pipeline.model import Head, Page, Quarantined, Stored
 from pipeline.parts import Parts
-from pipeline.parts import Request as Wish
 from pipeline.runner import Pass
 from pipeline.settings import DAY_S, PipelineSettings, Policy
 from pipeline.state import State

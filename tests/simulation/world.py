@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from pipeline import keys
+from pipeline.discover.request import Request as Wish
 from pipeline.generations import filled
 from pipeline.model import Assignment
 from pipeline.orders import order_for
 from pipeline.parts import Parts
-from pipeline.parts import Request as Wish
 from pipeline.runner import Pass
 
 from . import actors, downstream, scene

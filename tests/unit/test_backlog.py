@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from pipeline import choosing, listing
 from pipeline.cost import Budget, Prices
+from pipeline.discover.request import Limits, Request
 from pipeline.model import Assignment, Head, Page
-from pipeline.parts import Limits, Parts, PassReport, Request
+from pipeline.parts import Parts, PassReport
 from pipeline.ports import Finished
 from pipeline.runner import Pass
 from pipeline.settings import CostLimits, Policy, Priority, TransformSettings

@@ -16,7 +16,7 @@ from pipeline.overlaps import check_together
 from pipeline.snapshot import Changes, Output, Snapshot
 from sinks import Catalogue, Delta, DuckDBFile, Postgres
 from sinks.changes import changes_between
-from sinks.port import Mark
+from sinks.copies.change import Mark
 from sinks.schema import encode
 
 

@@ -1,0 +1,1 @@
+"""Which objects there are, and which of them are new, changed or gone."""

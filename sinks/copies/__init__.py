@@ -1,0 +1,1 @@
+"""Copies of the tables in other systems, brought from commit to commit exactly once."""
