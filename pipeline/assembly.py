@@ -30,6 +30,7 @@ from pipeline.loading import load_pipelines
 from pipeline.log import Log, Outdated
 from pipeline.model import FORMAT_VERSION, Assignment, Generations, Receipt
 from pipeline.parts import Parts, PassReport
+from pipeline.passes.upkeep import keep_tidy
 from pipeline.ports import Executor, Outbox, Store
 from pipeline.prefetch import PrefetchedContents
 from pipeline.runner import Pass
@@ -301,7 +302,7 @@ class Runtime:
                     if 0 not in filled(running.state.generations, self.settings.versions):
                         return total, running.state
                 report = await running.run(request)
-                await running.keep_tidy()
+                await keep_tidy(running)
             except Outdated:
                 state = None
                 continue

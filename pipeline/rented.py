@@ -26,6 +26,7 @@ from pipeline.executors.modal import ModalExecutor, Way
 from pipeline.generations import kept_numbers
 from pipeline.log import Outdated
 from pipeline.parts import PassReport
+from pipeline.passes import upkeep
 from pipeline.pools import all_pools
 from pipeline.ports import Executor, Store
 from pipeline.runner import Pass
@@ -168,8 +169,8 @@ class Control:
 
         async def work(runtime: Runtime) -> None:
             for one in await self._kept(runtime):
-                await again_while_outdated(one, lambda p: p.compact())
-                await again_while_outdated(one, lambda p: p.vacuum())
+                await again_while_outdated(one, upkeep.compact)
+                await again_while_outdated(one, upkeep.vacuum)
 
         self._run(work)
 

@@ -19,8 +19,7 @@ from pipeline.gathering import gather, verified
 from pipeline.generations import Change
 from pipeline.listing import Finder
 from pipeline.log import Log, Outdated
-from pipeline.maintenance import Vacuumed, unnamed_runs, vacuum, what_is_kept, write_checkpoint
-from pipeline.merging import Compactor, Merged, Wanted
+from pipeline.maintenance import write_checkpoint
 from pipeline.model import Assignment, Commit, Generations, Receipt
 from pipeline.parts import Parts, PassReport
 from pipeline.planner import Proposer
@@ -312,35 +311,6 @@ class Pass:
         self._since_checkpoint = 0
         if self.state.sequence:
             await write_checkpoint(self.log, self.state, self.parts.ids)
-
-    async def keep_tidy(self) -> None:
-        """After a pass that committed: a checkpoint, so that the next process starts fast, and now and then a vacuum."""
-        if not self.report.commits:
-            return
-        every = self.parts.policy.vacuum_every
-        if self.state.sequence // every != (self.state.sequence - self.report.commits) // every:
-            await self.compact()
-            await self.vacuum()
-        else:
-            await self.checkpoint()
-
-    async def compact(self, *, few: bool = False, purge: bool = False) -> Merged:
-        """Merge small outputs into files of the declared size (see `merging.Wanted`). Raises SettingsError for a wrong order_by."""
-        if self.parts.rewriter is None:
-            return Merged()
-        return await Compactor(self, Wanted(target_bytes=self.settings.file_bytes, few=few, purge=purge)).run()
-
-    async def vacuum(self, *, dry_run: bool = False) -> Vacuumed:
-        """Delete what nobody needs any more, and commit that it is gone."""
-        await self.open()
-        kept = await what_is_kept(self.log, self.state, self.settings.retention_s)
-        unnamed = [] if dry_run else await unnamed_runs(self.log, self.state, kept)
-        commit = await self.commit(Evidence(base=self.state.sequence, runs_work=False, collected=unnamed))
-        collected = commit.collected if commit is not None else []
-        done = await vacuum(self.log, self.settings, self.state, self.parts.ids, kept=kept, collected=collected, dry_run=dry_run)
-        if done.outputs and not dry_run:
-            await self.commit(Evidence(base=self.state.sequence, runs_work=False, vacuumed=done.outputs))
-        return done
 
     async def settle(self, tasks: Iterable[str] | None = None) -> None:
         """Commit what receipts say, and nothing else; a pass makes good whatever this does not come to."""

@@ -18,6 +18,7 @@ from pipeline.cli.render import as_json, count, printable, table
 from pipeline.errors import SettingsError
 from pipeline.generations import Change
 from pipeline.model import Generation, Generations
+from pipeline.passes.upkeep import vacuum
 from pipeline.runner import Pass
 from pipeline.state import State
 
@@ -51,7 +52,7 @@ def generations_command(target: Target, number: int | None) -> int:
 async def _drop(root: Runtime, number: int) -> None:
     passing = Pass(root.parts())
     await passing.change_generations(Change(kind="drop", number=number))
-    await passing.vacuum()
+    await vacuum(passing)
 
 
 async def _listed(root: Runtime) -> list[dict[str, Any]]:

@@ -56,13 +56,14 @@ def compact_command(target: Target, purge: bool) -> int:
 @click.option("--dry-run", is_flag=True, help="say what would go, delete nothing")
 def vacuum_command(target: Target, dry_run: bool) -> int:
     """Delete superseded files older than the pipeline's retention, leftovers of lost attempts, and covered log entries."""
+    from pipeline.passes.upkeep import vacuum
     from pipeline.runner import Pass
 
     every = [one for p in target.pipelines for one in wait(_generations(root_runtime(target, p)))]
     told = []
     for opened in every:
         wait(opened.store.check(opened.settings.source))
-        done = wait(Pass(opened.parts()).vacuum(dry_run=dry_run))
+        done = wait(vacuum(Pass(opened.parts()), dry_run=dry_run))
         if target.as_json:
             found = {name: getattr(done, name) for name in ("files", "size_bytes", "receipts", "log_entries", "checkpoints")}
             head = {"pipeline": opened.settings.name, "generation": opened.settings.generation, "dry_run": dry_run}

@@ -22,6 +22,7 @@ from pipeline.attempt import PlainCalls
 from pipeline.audit import Audit, AuditReport
 from pipeline.contents import LazyContents
 from pipeline.executors.inline import InlineExecutor
+from pipeline.passes import upkeep
 from pipeline.runner import Pass
 from pipeline.settings import Policy
 from pipeline.snapshot import dead_rows
@@ -228,12 +229,12 @@ class World:
             while True:
                 passing = Pass(parts)
                 report = await passing.run()
-                await passing.keep_tidy()
+                await upkeep.keep_tidy(passing)
                 if not report.changed:
                     break
             if vacuum:
-                await Pass(parts).compact(few=True, purge=True)
-                await Pass(parts).vacuum()
+                await upkeep.compact(Pass(parts), few=True, purge=True)
+                await upkeep.vacuum(Pass(parts))
             return passing.state
 
         return asyncio.run(work())

@@ -22,6 +22,7 @@ from pipeline.log import Log, Outdated
 from pipeline.merging import Compactor, Wanted
 from pipeline.model import Assignment, Receipt
 from pipeline.orders import Answer, Order
+from pipeline.passes import upkeep
 from pipeline.ports import Finished
 from pipeline.runner import Pass
 from pipeline.worker import Code, Worker
@@ -136,9 +137,9 @@ async def tick(world: World, executor: SimExecutor, skew_s: int, vacuum: bool, w
             one = Pass(world.parts(executor, skew_s, executor.version, number)) if number else running
             await one.run(wish)
             if vacuum:
-                await one.vacuum()
+                await upkeep.vacuum(one)
         if vacuum and running.state.generations is not None:
-            await running.vacuum()
+            await upkeep.vacuum(running)
     except (TidemillError, Outdated) as error:
         world.gave_up(error)
 

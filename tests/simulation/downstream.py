@@ -17,6 +17,7 @@ from pipeline.executors.inline import InlineExecutor
 from pipeline.log import Log, Outdated
 from pipeline.model import Inputs
 from pipeline.parts import Parts
+from pipeline.passes.upkeep import vacuum
 from pipeline.runner import Pass
 from pipeline.snapshot import Output, Snapshot
 from pipeline.stages import TableStore
@@ -107,7 +108,7 @@ async def stage(world: World) -> None:
         running = stage_pass(world)
         await running.run()
         if world.kernel.rng.random() < 0.2:
-            await running.vacuum()
+            await vacuum(running)
         world.kernel.stats["stage passes"] += 1
     except (TidemillError, Outdated) as error:
         world.oracle.no_corruption(error)

@@ -28,6 +28,7 @@ from pipeline.executors.inline import InlineExecutor
 from pipeline.log import Log
 from pipeline.model import Head, Page, Quarantined, Stored
 from pipeline.parts import Parts
+from pipeline.passes.upkeep import keep_tidy
 from pipeline.runner import Pass
 from pipeline.settings import DAY_S, PipelineSettings, Policy
 from pipeline.state import State
@@ -155,7 +156,7 @@ class Year:
             await self.store.put(key, f"v{number}".encode())
         running = Pass(self.parts(), self.state)
         await running.run(Wish(names=[key]))
-        await running.keep_tidy()
+        await keep_tidy(running)
         self.state = running.state
 
     async def _light(self, number: int) -> None:
@@ -166,7 +167,7 @@ class Year:
         if number % 2:
             evidence = Evidence(base=running.state.sequence, requeue=[NO_KEY])
         await running.commit(evidence)
-        await running.keep_tidy()
+        await keep_tidy(running)
         self.state = running.state
 
     def look(self) -> None:

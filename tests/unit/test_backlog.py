@@ -17,6 +17,7 @@ from pipeline.cost import Budget, Prices
 from pipeline.discover.request import Limits, Request
 from pipeline.model import Assignment, Head, Page
 from pipeline.parts import Parts, PassReport
+from pipeline.passes.upkeep import keep_tidy
 from pipeline.ports import Finished
 from pipeline.runner import Pass
 from pipeline.settings import CostLimits, Policy, Priority, TransformSettings
@@ -133,7 +134,7 @@ async def passed(store: Bucket, workers: Workers, policy: Policy = ONE_EACH, **a
     running = Pass(parts)
     report = await running.run(Request(**asked))
     if tidy:
-        await running.keep_tidy()
+        await keep_tidy(running)
     return report, running.state
 
 

@@ -13,6 +13,7 @@ from pipeline.audit import all_entries
 from pipeline.log import Log, Outdated
 from pipeline.maintenance import vacuum
 from pipeline.model import FORMAT_VERSION, Commit, Deleted, OutputFile, Settled
+from pipeline.passes import upkeep
 from pipeline.runner import Pass
 from pipeline.settings import Policy
 from pipeline.state import State
@@ -80,7 +81,7 @@ def test_a_vacuum_leaves_the_runs_of_the_ledger_that_an_earlier_state_is_read_fr
                 source.write_text(f"{content}{source.name}" * (content + 1))
             _, state = await opened.run()
             seen[state.sequence] = {stored.etag for stored in [await opened.store.head(f"up/{s.name}") for s in sources]}
-            await Pass(opened.parts()).vacuum()
+            await upkeep.vacuum(Pass(opened.parts()))
         log = opened.log()
         looked = [sequence for sequence in seen if sequence > state.sequence - 24]
         for sequence in looked:
