@@ -382,4 +382,5 @@ def map_of(array: pa.MapArray, key: Callable[[pa.Array], pa.Array], item: Callab
         keys, items = keys.take(kept), items.take(kept)
     ends = [0, *accumulate(lengths)]
     starts = [*(end if there else None for end, there in zip(ends, is_there, strict=False)), ends[-1]]
-    return pa.MapArray.from_arrays(pa.array(starts, pa.int32()), keys, items).cast(pa.map_(keys.type, items.type))
+    kind = pa.map_(keys.type, items.type)
+    return pa.MapArray.from_arrays(pa.array(starts, pa.int32()), keys, items, kind)

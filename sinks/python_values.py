@@ -158,7 +158,7 @@ def _declared_maps(values: Values, kind: pa.DataType, how: How) -> pa.Array:
     items = declared_array([item for _, item in flat], kind.item_type, how.within())
     if names.null_count:
         raise Bent("has a map with a missing key")
-    return pa.MapArray.from_arrays(pa.array(offsets, pa.int32()), names, items).cast(kind)
+    return pa.MapArray.from_arrays(pa.array(offsets, pa.int32()), names, items, kind)
 
 
 # -- one kind ----------------------------------------------------------------------------------------------------------
