@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pipeline.databases import connect_without_threads
 from sinks import sql
 from sinks.carried import selected
 from sinks.cells import texts
+from sinks.contract import is_list
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +20,8 @@ EXACT_MAX = 2**53
 
 
 def pandas_frame(table: pa.Table, timezone: str) -> pd.DataFrame:
-    """Whole numbers with nulls are floats, as ever, unless that bends one: then the column is nullable `Int64` or `UInt64`.
+    """Whole numbers with nulls are floats, as ever, unless that bends one: then the column is nullable `Int64` or `UInt64`, and
+    where they lie within lists or maps its values are Python's own lists, not NumPy's.
 
     Dates beyond Python's years are `datetime64`. What pandas has no form for at all (times of nanoseconds, such dates within
     lists) is text, as `--format csv` has it.
@@ -34,18 +37,45 @@ def pandas_frame(table: pa.Table, timezone: str) -> pd.DataFrame:
         columns = {field.name: _column(table.select([field.name]), timezone) for field in table.schema}
         frame = pd.DataFrame(columns, columns=table.column_names)
     for name in bent:
-        frame[name] = _nullable(table.column(name))
+        nested = pa.types.is_nested(table.schema.field(name).type)
+        frame[name] = _objects(table.select([name]), timezone) if nested else _nullable(table.column(name))
     return frame
 
 
 def _bends(column: pa.ChunkedArray) -> bool:
+    """Whether there are whole numbers, at any depth, that floats do not tell apart: pandas makes floats of those beside nulls."""
     import pyarrow.compute as pc
+
+    found = [leaf for chunk in column.chunks for leaf in _whole_numbers(chunk)]
+    if not any(leaf.null_count for leaf in found):
+        return False
+    ends = [pc.min_max(leaf).as_py() for leaf in found]
+    return any(end["min"] is not None and max(-end["min"], end["max"]) > EXACT_MAX for end in ends)
+
+
+def _whole_numbers(array: pa.Array) -> Iterator[pa.Array]:
     import pyarrow.types as pt
 
-    if str(column.type) not in ("int64", "uint64") or not column.null_count:
-        return False
-    ends = pc.min_max(column).as_py()
-    return bool(pt.is_integer(column.type) and ends["min"] is not None and max(-ends["min"], ends["max"]) > EXACT_MAX)
+    kind = array.type
+    if pt.is_struct(kind):
+        for child in array.flatten():
+            yield from _whole_numbers(child)
+    elif pt.is_map(kind):
+        yield from _whole_numbers(array.keys)
+        yield from _whole_numbers(array.items)
+    elif is_list(kind):
+        yield from _whole_numbers(array.flatten())
+    elif str(kind) in ("int64", "uint64"):
+        yield array
+
+
+def _objects(one: pa.Table, timezone: str) -> Any:
+    import pandas as pd
+
+    try:
+        return pd.Series(one.column(0).to_pylist(), dtype=object)
+    except (ValueError, OverflowError):
+        return _texts(one, timezone)
 
 
 def _nullable(column: pa.ChunkedArray) -> Any:

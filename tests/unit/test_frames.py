@@ -43,6 +43,25 @@ def test_every_value_is_as_it_was(value: str, kind: str, shown: str) -> None:
     assert pd.isna(frame["x"].iloc[1])
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        [2**53 + 1, None],
+        [[None, -(2**63) + 1]],
+        {"n": [2**53 + 1, None]},
+        [{"n": 2**53 + 1}, {"n": None}],
+        [{"n": {"m": [None, -(2**53) - 1]}}],
+    ],
+    ids=str,
+)
+def test_long_numbers_beside_nulls_are_as_they_were_at_any_depth(value: object) -> None:
+    frame = pandas_frame(pa.table({"x": [value, None], "n": [1, 2]}), "UTC")
+    assert frame["x"].iloc[0] == value
+    assert pd.isna(frame["x"].iloc[1])
+    mapped = pa.table({"x": pa.array([[(1, 2**53 + 1), (2, None)]], pa.map_(pa.int64(), pa.int64()))})
+    assert pandas_frame(mapped, "UTC")["x"].iloc[0] == [(1, 2**53 + 1), (2, None)]
+
+
 def test_a_table_without_rows_has_its_columns() -> None:
     """And their types."""
     frame = pandas_frame(made("DATE '10000-01-01'").slice(0, 0), "UTC")
