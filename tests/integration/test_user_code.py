@@ -232,7 +232,10 @@ def test_nothing_is_left_when_tidemill_itself_is_ended(tmp_path: Path, number: i
     project = starting(tmp_path, what, ENDS["the call is killed"], "timeout_s=600")
     project.environment["TMPDIR"] = str(temporary)
     command = project.command("run", str(project.file), "--workers", "1")
+    heard = signal.signal(number, signal.SIG_DFL) if number == signal.SIGHUP else None  # below `nohup` it is ignored
     process = subprocess.Popen(command, env=project.env(), cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE)
+    if heard is not None:
+        signal.signal(number, heard)
     child = tmp_path / "child"
     until(lambda: process.poll() is not None or (child.exists() and child.read_text()))
     workers = [one.pid for one in psutil.Process(process.pid).children(recursive=True)]
@@ -441,7 +444,7 @@ def test_the_progress_bar_stays_whole_while_code_prints(tmp_path: Path) -> None:
     assert "━" in text, "there was a bar"
     for name in names:
         assert f"up/{name}: printed for {name}\r\n" in text
-        assert f"up/{name}: written for {name}\r\n" in text
+        assert f"up/{name}: written for {name}\r\n" in text, text
     for line in text.split("\n"):
         assert "━" not in line.partition("printed for")[0].rpartition("\x1b[2K")[2] or "printed for" not in line
 

@@ -11,12 +11,13 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
-from pipeline import keys, listing, maintenance, runner
+from pipeline import keys, listing, maintenance
 from pipeline.checkpoint import Checkpoint
 from pipeline.errors import ObjectNotFound, PreconditionFailed
 from pipeline.log import Log
 from pipeline.maintenance import Vacuum
 from pipeline.model import Assignment, Commit, Stored
+from pipeline.passes import upkeep
 from pipeline.runner import Pass
 from pipeline.state import State
 from tests.unit import test_discovery, test_log, test_maintenance
@@ -272,7 +273,7 @@ def collect_silently() -> Any:
         self.collected = await listed(self.log, self.state, self.kept)
         return await real(self, checkpoint)
 
-    return _both(patch.object(runner, "unnamed_runs", unnamed), patch.object(Vacuum, "run", run))
+    return _both(patch.object(upkeep, "unnamed_runs", unnamed), patch.object(Vacuum, "run", run))
 
 
 @removes("no checkpoint names a run that a commit before it gave up")
@@ -396,7 +397,7 @@ def keep_nothing() -> Any:
     async def what_is_kept(log: Log, state: State, retention_s: float) -> Any:
         return maintenance.Kept(floor=state.sequence - 1)
 
-    return patch.object(runner, "what_is_kept", what_is_kept)
+    return patch.object(upkeep, "what_is_kept", what_is_kept)
 
 
 @removes("ledger runs that a kept checkpoint names are not given up")
@@ -407,7 +408,7 @@ def collect_kept_runs() -> Any:
         kept = await real(log, state, retention_s)
         return maintenance.Kept(checkpoints=kept.checkpoints, floor=kept.floor)
 
-    return patch.object(runner, "what_is_kept", what_is_kept)
+    return patch.object(upkeep, "what_is_kept", what_is_kept)
 
 
 @removes("an object of a stage is another one when its rows were made anew")
