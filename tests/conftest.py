@@ -35,6 +35,7 @@ LEFT_S = 60.0
 
 def pytest_configure(config: pytest.Config) -> None:
     """A temporary directory for this session, for all but pytest's own folders: those are kept to look at after a failure."""
+    os.environ.pop("PYTHONUNBUFFERED", None)  # what is printed waits in buffers on most machines
     if hasattr(config, "workerinput"):
         return
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
