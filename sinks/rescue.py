@@ -140,7 +140,8 @@ def _split(
 def _learned(kind: pa.DataType, pieces: Sequence[pa.Array]) -> pa.DataType:
     """The column's type, with nulls in it replaced by what the pieces have there, the first that fits."""
     for piece in pieces:
-        kind = fixed_type(kind, piece.type) or kind
+        fixed = fixed_type(kind, piece.type)
+        kind = kind if fixed is None else fixed  # a struct without fields is false
     return kind
 
 

@@ -72,7 +72,8 @@ class Soak:
         self.model = Model(self.rng)
         self.flow = folder / "flow.py"
         self.flow.write_text(FLOW)
-        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **bucket.environment}
+        (temporary := self.folder / "tmp").mkdir(exist_ok=True)  # a kill in a command's first moments leaves an empty folder
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary), **bucket.environment}
         self.counts: Counter[str] = Counter()
         self.problems: list[str] = []
         self.watchers: list[Process] = []

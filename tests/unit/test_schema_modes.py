@@ -289,3 +289,9 @@ def test_modes_and_declarations_that_contradict_each_other_are_refused_at_once()
     ):
         with pytest.raises(SettingsError, match=words):
             Pipeline("t", source="up/", **options)  # type: ignore[arg-type]
+
+
+def test_an_object_without_fields_is_no_null_where_another_value_is_rescued() -> None:
+    w = writer(Path("/nowhere"), mode="rescue")
+    w.add(0, "k", "e", [{"n": 1}, {"n": "x", "b": {}}])
+    assert decode(w.finish().schema).field("b").type == pa.struct([])
