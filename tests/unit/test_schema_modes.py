@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pipeline import Pipeline
 from pipeline.errors import InputRejected, SettingsError
-from sinks import parquet
+from sinks import parquet, results
 from sinks.rules import Rules
 from sinks.schema import decode, encode
 from tests.unit.test_parquet import rows_of, writer
@@ -295,3 +295,16 @@ def test_an_object_without_fields_is_no_null_where_another_value_is_rescued() ->
     w = writer(Path("/nowhere"), mode="rescue")
     w.add(0, "k", "e", [{"n": 1}, {"n": "x", "b": {}}])
     assert decode(w.finish().schema).field("b").type == pa.struct([])
+
+
+def test_a_partition_column_may_come_late_in_a_file_and_rescued_values_are_the_last_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few rows are taken at once."""
+    monkeypatch.setattr(results, "ROWS_MAX", 1)
+    monkeypatch.setattr(parquet, "CONVERT_ROWS", 1)
+    w = writer(Path("/nowhere"), mode="rescue", partition_by=("day",))
+    w.add(0, "k", "e", iter([{"n": 1}, {"n": "x", "day": "monday"}, {"z": 1}]))
+    with pytest.raises(InputRejected, match="no column 'day'"):
+        w.add(1, "l", "e", iter([{"n": 1}, {"n": 2}]))
+    done = w.finish()
+    assert decode(done.schema).names == ["n", "day", "z", "_rescued"]
+    assert done.rows[0] == 3
