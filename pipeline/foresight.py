@@ -59,6 +59,7 @@ async def foresee(runtime: Runtime, state: State) -> Foreseen:
     """What the declarations and this state say of what is to be committed."""
     runtime, state = await filled_state(runtime, state)
     found = of_columns(runtime.pipeline, state.schema)
+    found.refused += of_schema(runtime.pipeline)
     if not runtime.settings.aggregates:
         return found
     dimensions = await _dimensions(runtime, found)
@@ -73,7 +74,7 @@ async def foresee(runtime: Runtime, state: State) -> Foreseen:
 def declared(pipeline: Pipeline) -> Foreseen:
     """What the declarations alone say."""
     found = of_columns(pipeline, None)
-    found.refused += unparsed(pipeline)
+    found.refused += of_schema(pipeline) + unparsed(pipeline)
     return found
 
 
@@ -89,7 +90,7 @@ async def foreseen(root: Runtime) -> Foreseen:
 
 def of_columns(pipeline: Pipeline, committed: str | None) -> Foreseen:
     """Names in checks, order_by and partition_by that no column has. Pure."""
-    found, columns = Foreseen(refused=of_schema(pipeline)), columns_of(pipeline, committed)
+    found, columns = Foreseen(), columns_of(pipeline, committed)
     if columns is None:
         return found
     named = named_columns(pipeline.checks, pipeline.order_by, pipeline.partition_by)

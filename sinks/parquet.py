@@ -273,8 +273,10 @@ class AttemptWriter:
         fixed = self._spec.mode != "evolve" and (not alone or before is not None)
         if fixed:
             schema = self._rules.fixed(self._rules.base(self._schema), self._with_extremes(table))
+        elif alone:
+            schema = self._following(table, before)
         else:
-            schema = self._following(table, before) if alone else self._unified(table)
+            schema = unify(self._schema, self._with_extremes(table), widen=self._spec.widen, table=self._spec.name)
         try:
             return fit(table, schema), schema
         except InputRejected as error:
@@ -296,10 +298,6 @@ class AttemptWriter:
         new = new.remove(new.get_field_index(RESCUED))
         self._own = new if self._own is None else unify(self._own, new, widen="none", table=self._spec.name)
         return table, self._rules.base(self._own)
-
-    def _unified(self, table: pa.Table) -> pa.Schema:
-        new = self._with_extremes(table)
-        return new if self._schema is None else unify(self._schema, new, widen=self._spec.widen, table=self._spec.name)
 
     def _with_extremes(self, table: pa.Table) -> pa.Schema:
         known = wide_of(self._schema) if self._schema is not None else NONE_WIDE
@@ -338,8 +336,6 @@ class AttemptWriter:
         for name, column in zip(PROVENANCE, columns, strict=True):
             table = table.append_column(name, column)
         return table
-
-    # -- partitions --------------------------------------------------------------------------------------------------
 
     # -- files -------------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ ROWS_BYTES = 8 * 2**20
 LOOK_ROWS = 32
 """So many rows at most come between two that are looked at, if they are small."""
 LARGE_ROW_BYTES = 16_384
+_SINGLE = frozenset({str, bytes, int, float, bool, type(None), date, datetime, Decimal})
 LOOKED_AT = 1_000
 """Values of a list within a row that are looked at one by one; longer lists count by their length."""
 
@@ -127,9 +128,6 @@ def row_bytes(row: Mapping[str, Any]) -> int:
         else:
             total += getattr(value, "nbytes", 32)
     return total
-
-
-_SINGLE = frozenset({str, bytes, int, float, bool, type(None), date, datetime, Decimal})
 
 
 def _row(item: object) -> dict[str, Any] | None:

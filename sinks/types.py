@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sinks import sql
+from sinks.contract import leaves
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,9 +72,7 @@ def has_naive_times(kind: pa.DataType) -> bool:
     """Whether values of this type have times without a zone in them."""
     import pyarrow.types as pt
 
-    if pt.is_timestamp(kind):
-        return kind.tz is None
-    return any(has_naive_times(kind.field(i).type) for i in range(kind.num_fields))
+    return any(pt.is_timestamp(leaf) and leaf.tz is None for _, leaf in leaves("", kind))
 
 
 def _within_map(kind: pa.DataType) -> pa.DataType:

@@ -97,17 +97,13 @@ def _work(connection: socket.socket, board: mmap.mmap, at: int, entry: str, spec
         limits.hold_memory(job.memory_mb)
         answer = _run(attempts, job, starting)
         if answer.ends:
-            answer = msgspec.structs.replace(answer, suspect=_at_hand(board, at))
+            _, index = at_hand()
+            answer = msgspec.structs.replace(answer, suspect=index if index >= 0 else None)
         printed.call_ends(at_hand)
         processes.bury()
         connection.sendall(pack(answer))
         if answer.ends:
             return
-
-
-def _at_hand(board: mmap.mmap, at: int) -> int | None:
-    index = int(SLOT.unpack_from(board, at)[1])
-    return index if index >= 0 else None
 
 
 def _run(attempts: Any, job: Job, starting: Callable[[int], None]) -> Answer:
