@@ -10,13 +10,11 @@ from sinks import sql
 from sinks.carried import selected
 from sinks.cells import texts
 from sinks.contract import is_list
+from sinks.extremes import EXACT_MAX
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-
-EXACT_MAX = 2**53
-"""Beyond it a float does not tell whole numbers apart."""
 
 
 def pandas_frame(table: pa.Table, timezone: str) -> pd.DataFrame:
