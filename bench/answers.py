@@ -22,15 +22,15 @@ from typing import Any, BinaryIO
 import msgspec
 
 from pipeline import Object, Pipeline
-from pipeline.aggregation import WarehouseAggregator
-from pipeline.assembly import Runtime
-from pipeline.cli.tables import open_warehouse, state_at
-from pipeline.merging import Compactor, Merged, Wanted
-from pipeline.runner import Pass
-from pipeline.snapshot import Changes, Snapshot
-from pipeline.stores.local import LocalStore
-from sinks.files import LocalFiles, StoreFiles
-from sinks.warehouse import Warehouse
+from pipeline.model.snapshot import Changes, Snapshot
+from pipeline.passes.compaction import Compactor, Merged, Wanted
+from pipeline.passes.runner import Pass
+from pipeline.runtime.aggregator import WarehouseAggregator
+from pipeline.runtime.runtime import Runtime
+from pipeline.stores.local.store import LocalStore
+from pipeline.tables.views import open_warehouse, state_at
+from sinks.query.object_files import LocalFiles, StoreFiles
+from sinks.query.warehouse import Warehouse
 from tests.inline import inline_runtime
 
 GROUPS = 1_000

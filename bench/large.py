@@ -9,18 +9,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import keys, ledger, outputs, wire
-from pipeline.assembly import RandomIds, WallClock
-from pipeline.checkpoint import Checkpoint, Totals
+from pipeline.commit_log.format_marker import Marker, open_home
 from pipeline.executors.none import NoExecutor
-from pipeline.growth import Growth, Survey
-from pipeline.home import Marker, open_home
-from pipeline.model import FORMAT_VERSION, Assignment, Head, OutputFile, Page, Stored
-from pipeline.parts import Parts
+from pipeline.model import keys
+from pipeline.model.commit import FORMAT_VERSION, Assignment, Head, OutputFile, Page, Stored
+from pipeline.model.settings import PipelineSettings, Policy, TransformSettings
+from pipeline.model.snapshot import Changes, Output
+from pipeline.passes.context import Parts
 from pipeline.ports import Store
-from pipeline.runs import Run, described, encode
-from pipeline.settings import PipelineSettings, Policy, TransformSettings
-from pipeline.snapshot import Changes, Output
+from pipeline.runtime.runtime import RandomIds, WallClock
+from pipeline.state import codec as wire
+from pipeline.state import ledger, outputs
+from pipeline.state.checkpoint import Checkpoint, Totals
+from pipeline.state.key_growth import Growth, Survey
+from pipeline.state.sorted_runs import Run, described, encode
 
 SOURCE = "in/"
 PAGE_KEYS = 10_000

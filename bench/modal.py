@@ -25,13 +25,13 @@ from typing import Any
 
 import boto3
 
-from pipeline.assembly import Bucket
+from pipeline.declare.load_file import load_pipelines
+from pipeline.deploy.control import rented_runtime
 from pipeline.executors.none import NoExecutor
-from pipeline.loading import load_pipelines
-from pipeline.model import Assignment
-from pipeline.orders import encode, order_for
-from pipeline.rented import rented_runtime
-from pipeline.runner import Pass
+from pipeline.model.commit import Assignment
+from pipeline.passes.runner import Pass
+from pipeline.runtime.runtime import Bucket
+from pipeline.work.orders import encode, order_for
 from tests.servers import KEYS, seaweed_url
 
 FLOW = """

@@ -18,13 +18,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from bench.large import PAGE_KEYS, SOURCE, Virtual, etag, name, parts, write_known
-from pipeline import keys
-from pipeline.arrow import keep_arrow_light
 from pipeline.discover.request import Request
-from pipeline.evidence import Evidence
-from pipeline.model import FORMAT_VERSION, Inputs, Page, Receipt
-from pipeline.runner import Pass
-from pipeline.settings import Policy
+from pipeline.model import keys
+from pipeline.model.commit import FORMAT_VERSION, Inputs, Page, Receipt
+from pipeline.model.settings import Policy
+from pipeline.passes.runner import Pass
+from pipeline.plan.evidence import Evidence
+from pipeline.runtime.arrow_memory import keep_arrow_light
 from pipeline.stores import open_store
 
 FILES = 1_000_000

@@ -8,10 +8,10 @@ import sys
 import time
 
 from bench.flows import tiny
-from pipeline.arrow import keep_arrow_light
-from pipeline.assembly import Bucket, Runtime
 from pipeline.executors.none import NoExecutor
-from pipeline.settings import Policy
+from pipeline.model.settings import Policy
+from pipeline.runtime.arrow_memory import keep_arrow_light
+from pipeline.runtime.runtime import Bucket, Runtime
 
 
 async def main() -> None:

@@ -11,7 +11,7 @@ For each pipeline of FILE (its name is appended where FILE declares several):
     submit                      a job's keys, from elsewhere by Function.from_name
     backfill_*  scheduled       declared backfills
     work_*                      attempts of one transform; a class with a method `run` where it keeps state
-    batch_*     batched         the same for small tasks, where the transform waits for company (see pipeline/pools.py)
+    batch_*     batched         the same for small tasks, where the transform waits for company (see pipeline/work/worker_pools.py)
 
 and one `hint` endpoint, behind Modal's proxy authentication, for notices of uploads.
 """
@@ -29,17 +29,17 @@ from typing import Any
 
 import modal
 
-from pipeline.api import Pipeline
-from pipeline.deployment import Deployment, checked, from_environment, mounts_of
-from pipeline.engines import app_name
+from pipeline.declare.file_package import package_of
+from pipeline.declare.load_file import is_path, load_pipelines
+from pipeline.declare.pipeline import Pipeline
+from pipeline.deploy.control import Control, station_for
+from pipeline.deploy.deployment import Deployment, checked, from_environment, mounts_of
+from pipeline.deploy.engines import app_name
 from pipeline.errors import SettingsError
-from pipeline.loading import is_path, load_pipelines
-from pipeline.neighbours import package_of
-from pipeline.pools import pools_of
-from pipeline.rented import Control, station_for
-from pipeline.settings import TransformSettings, rented_policy
-from pipeline.station import Station
-from pipeline.webhook import hint_application
+from pipeline.model.settings import TransformSettings, rented_policy
+from pipeline.notices.http import hint_application
+from pipeline.work.order_runner import Station
+from pipeline.work.worker_pools import pools_of
 
 SOURCES = ("pipeline", "sinks", "infra")
 PROJECT = "tidemill_project"

@@ -4,8 +4,8 @@ from pipeline import Object, Pipeline
 """
 
 from pipeline._version import __version__
-from pipeline.api import Pipeline
+from pipeline.declare.pipeline import Pipeline
 from pipeline.errors import InputRejected, SourceChanged
-from pipeline.objects import Object
+from pipeline.work.object import Object
 
 __all__ = ["InputRejected", "Object", "Pipeline", "SourceChanged", "__version__"]

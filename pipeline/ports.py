@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
-from pipeline.model import Assignment, Head, Page, Receipt, Stored
+from pipeline.model.commit import Assignment, Head, Page, Receipt, Stored
 
 
 class Store(Protocol):

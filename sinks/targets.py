@@ -11,7 +11,7 @@ from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
     from pipeline.ports import Store
-    from sinks.port import Sink
+    from sinks.copies.port import Sink
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -58,7 +58,7 @@ class Delta(Target):
         return self.prefix
 
     def open(self, store: Store) -> Sink:
-        from sinks.delta import DeltaSink
+        from sinks.copies.delta import DeltaSink
 
         return DeltaSink(store, self.prefix)
 
@@ -79,7 +79,7 @@ class Catalogue(Target):
         return self.key
 
     def open(self, store: Store) -> Sink:
-        from sinks.catalogue import CatalogueSink
+        from sinks.copies.catalogue import CatalogueSink
 
         return CatalogueSink(store, self.key)
 
@@ -111,7 +111,7 @@ class Postgres(Target):
         return self.secret
 
     def open(self, store: Store) -> Sink:
-        from sinks.postgres import PostgresSink
+        from sinks.copies.postgres import PostgresSink
 
         return PostgresSink(self.dsn_env, self.schema)
 
@@ -129,7 +129,7 @@ class DuckDBFile(Target):
             raise SettingsError(f'DuckDBFile({text!r}): give a path of this machine, like DuckDBFile("warehouse.duckdb")')
 
     def open(self, store: Store) -> Sink:
-        from sinks.duckdb_file import DuckDBFileSink
+        from sinks.copies.duckdb_file import DuckDBFileSink
 
         return DuckDBFileSink(Path(self.path).expanduser())
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.model import FORMAT_VERSION, Inputs, Receipt, SourceProblem, Task
-from pipeline.settings import PipelineSettings, TransformSettings
+from pipeline.model.commit import FORMAT_VERSION, Inputs, Receipt, SourceProblem, Task
+from pipeline.model.settings import PipelineSettings, TransformSettings
 
 
 def pipeline_settings(*transforms: TransformSettings, **options: Any) -> PipelineSettings:

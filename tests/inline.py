@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline import Pipeline, keys
-from pipeline.assembly import Runtime, WallClock, loaded_on_use, table_spec
-from pipeline.contents import LazyContents
-from pipeline.executors.inline import InlineExecutor
-from pipeline.executors.owners import this_process
-from pipeline.settings import Policy
-from pipeline.stages import TableContents, TableStore
-from pipeline.stores.local import LocalStore
-from pipeline.usercode import UserCode
-from pipeline.worker import Worker
-from sinks.parquet import AttemptWriter
+from pipeline import Pipeline
+from pipeline.executors.local.process_owner import this_process
+from pipeline.model import keys
+from pipeline.model.settings import Policy
+from pipeline.runtime.runtime import Runtime, WallClock, loaded_on_use, table_spec
+from pipeline.runtime.table_source import TableContents, TableStore
+from pipeline.stores.local.store import LocalStore
+from pipeline.testing.inline_executor import InlineExecutor
+from pipeline.work.contents import LazyContents
+from pipeline.work.user_code import UserCode
+from pipeline.work.worker import Worker
+from sinks.parquet.writer import AttemptWriter
 
 
 def inline_runtime(p: Pipeline, folder: Path, *, aggregates: bool = True, **policy: Any) -> Runtime:

@@ -19,12 +19,12 @@ from typing import Any
 import modal
 
 from examples.documents.pipeline import documents
-from pipeline import submission
-from pipeline.assembly import Bucket, Runtime
-from pipeline.engines import app_name
+from pipeline.deploy.engines import app_name
 from pipeline.errors import SettingsError
 from pipeline.executors.none import NoExecutor
-from pipeline.settings import Policy
+from pipeline.model.settings import Policy
+from pipeline.runtime import jobs as submission
+from pipeline.runtime.runtime import Bucket, Runtime
 
 APP = os.environ.get("TIDEMILL_APP") or app_name([documents])
 BODY_MAX = 1_000_000

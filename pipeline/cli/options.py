@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pipeline.errors import SettingsError
-from pipeline.model import Generation, Generations
-from pipeline.settings import Priority
+from pipeline.model.commit import Generation, Generations
+from pipeline.model.settings import Priority
 
 if TYPE_CHECKING:
-    from pipeline.api import Pipeline
-    from pipeline.assembly import Bucket, Runtime
-    from pipeline.engines import Engine
+    from pipeline.declare.pipeline import Pipeline
+    from pipeline.deploy.engines import Engine
+    from pipeline.runtime.runtime import Bucket, Runtime
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def bucket_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--debug", is_flag=True, help="show tracebacks of errors")
     @functools.wraps(command)
     def wrapped(bucket: str | None, endpoint_url: str | None, region: str | None, debug: bool, **rest: Any) -> Any:
-        from pipeline.assembly import Bucket
+        from pipeline.runtime.runtime import Bucket
 
         return command(bucket=Bucket(url=bucket, endpoint_url=endpoint_url, region=region) if bucket else None, **rest)
 
@@ -69,7 +69,7 @@ def on_bucket(command: Callable[..., Any]) -> Callable[..., Any]:
     @bucket_options
     @functools.wraps(command)
     def wrapped(file: str, bucket: Bucket | None, as_json: bool, **rest: Any) -> Any:
-        from pipeline.loading import load_pipelines
+        from pipeline.declare.load_file import load_pipelines
         from pipeline.stores import require_place
 
         if bucket is None:
@@ -93,7 +93,7 @@ def on_engine(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(  # noqa: PLR0917
         target: Target, engine: str, workers: int | None, waits: bool, ordered: bool, app: str | None, **rest: Any
     ) -> Any:
-        from pipeline.engines import LocalEngine, ModalEngine
+        from pipeline.deploy.engines import LocalEngine, ModalEngine
 
         if engine == "modal":
             if workers is not None:
@@ -194,10 +194,10 @@ def generation_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def root_runtime(target: Target, pipeline: Pipeline, *, runs_user_code: bool = False) -> Runtime:
     """The pipeline on its bucket, without workers, on its first generation: its log says which others there are."""
-    from pipeline.arrow import keep_arrow_light
-    from pipeline.assembly import Runtime
     from pipeline.executors.none import NoExecutor
-    from pipeline.settings import Policy
+    from pipeline.model.settings import Policy
+    from pipeline.runtime.arrow_memory import keep_arrow_light
+    from pipeline.runtime.runtime import Runtime
 
     if not runs_user_code:
         keep_arrow_light()

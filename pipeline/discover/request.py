@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.discovery import Again
-from pipeline.model import Page
-from pipeline.settings import Priority
+from pipeline.discover.compare import Again
+from pipeline.model.commit import Page
+from pipeline.model.settings import Priority
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 Three of Modal's ways of running batches meet here. `gather` (`.map`): the pass waits for all answers. `detached` (`.spawn_map`):
 the pass leaves as soon as all orders are handed over; receipts are found later. `jobs` (`.spawn`): detached too, and each call's
-id is kept. The fourth, `@modal.batched`, is how deployed functions take small orders together (see pipeline/pools.py).
+id is kept. The fourth, `@modal.batched`, is how deployed functions take small orders together (see pipeline/work/worker_pools.py).
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from pipeline import keys, wire
 from pipeline.errors import ObjectNotFound, SettingsError, StateInvalid, StoreUnavailable
-from pipeline.model import RENTED, Assignment, Receipt
-from pipeline.orders import decode_answer, encode, order_for
-from pipeline.pools import Pools
+from pipeline.model import keys
+from pipeline.model.commit import RENTED, Assignment, Receipt
 from pipeline.ports import Finished, Store
+from pipeline.state import codec as wire
+from pipeline.work.orders import decode_answer, encode, order_for
+from pipeline.work.worker_pools import Pools
 
 Way = Literal["gather", "detached", "jobs"]
 

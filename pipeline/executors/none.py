@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.errors import InvariantViolated
-from pipeline.executors.owners import has_ended
-from pipeline.model import Assignment
+from pipeline.executors.local.process_owner import has_ended
+from pipeline.model.commit import Assignment
 from pipeline.ports import Finished
 
 

@@ -1,1 +1,1 @@
-"""One pass over a pipeline, and the upkeep of its table and its log."""
+"""One pass: discover, plan, dispatch, settle; and the upkeep of its table and its log."""

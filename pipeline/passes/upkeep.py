@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline import maintenance
-from pipeline.evidence import Evidence
-from pipeline.maintenance import Vacuumed, unnamed_runs, what_is_kept
-from pipeline.merging import Compactor, Merged, Wanted
-from pipeline.runner import Pass
+from pipeline.commit_log import vacuum as maintenance
+from pipeline.commit_log.vacuum import Vacuumed, unnamed_runs, what_is_kept
+from pipeline.passes.compaction import Compactor, Merged, Wanted
+from pipeline.passes.runner import Pass
+from pipeline.plan.evidence import Evidence
 
 
 async def keep_tidy(running: Pass) -> None:

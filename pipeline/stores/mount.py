@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import InputRejected, ObjectArchived, ObjectNotFound, SourceChanged, StoreUnavailable
-from pipeline.model import Inputs
+from pipeline.model.commit import Inputs
 from pipeline.ports import Content
-from pipeline.stores.local_content import ABSENT, explained
+from pipeline.stores.local.content import ABSENT, explained
 
 _UNREACHABLE = re.compile(r"(^|/)(\.{0,2})(/|\Z)|\x00")
 BUFFER_BYTES = 1024 * 1024

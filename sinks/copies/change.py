@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.snapshot import Output
+from pipeline.model.snapshot import Output
 
 if TYPE_CHECKING:
     import pyarrow as pa

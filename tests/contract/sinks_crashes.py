@@ -21,9 +21,9 @@ from typing import Any
 
 import msgspec
 
-import pipeline.publishing
-from pipeline.snapshot import Snapshot
-from pipeline.stores.local import LocalStore
+import pipeline.runtime.publish
+from pipeline.model.snapshot import Snapshot
+from pipeline.stores.local.store import LocalStore
 from tests.contract.sinks_world import World, flow, runtime
 
 WRITES = re.compile(r"(INSERT|UPDATE|DELETE|COMMIT)\b")
@@ -90,7 +90,7 @@ def watched(kind: str, n: int) -> Killer:
         killer.watch(psycopg.Copy, "write")
         killer.watch(psycopg.Transaction, "__exit__", after=True)
     if kind == "duckdb":
-        import sinks.duckdb_file
+        import sinks.copies.duckdb_file
 
         killer.watch(sinks.duckdb_file._File, "execute", texts=True)
         killer.watch(sinks.duckdb_file, "_committed", after=True)
@@ -193,11 +193,11 @@ def main() -> None:
     import pyarrow.dataset
     import pyarrow.parquet  # noqa: F401
 
-    import sinks.catalogue
-    import sinks.delta
-    import sinks.duckdb_file
-    import sinks.postgres
-    import sinks.rows
+    import sinks.copies.catalogue
+    import sinks.copies.change_rows
+    import sinks.copies.delta
+    import sinks.copies.duckdb_file
+    import sinks.copies.postgres
 
     # one thread: else a copy has as many steps as DuckDB happens to make batches
     sinks.rows.Warehouse = functools.partial(sinks.rows.Warehouse, threads=1)  # type: ignore[misc, assignment]

@@ -15,14 +15,14 @@ import duckdb
 import msgspec
 
 from pipeline import Pipeline
-from pipeline.assembly import Runtime
-from pipeline.publishing import Publisher
-from pipeline.snapshot import Output, Snapshot
+from pipeline.model.snapshot import Output, Snapshot
+from pipeline.runtime.publish import Publisher
+from pipeline.runtime.runtime import Runtime
 from sinks import Catalogue, Delta, DuckDBFile, Postgres
-from sinks.aggregates import definitions
-from sinks.files import files_of
+from sinks.aggregates.compute import definitions
+from sinks.query.object_files import files_of
+from sinks.query.warehouse import Warehouse
 from sinks.targets import Target
-from sinks.warehouse import Warehouse
 from tests.helpers import lines
 from tests.inline import inline_runtime
 from tests.postgres_server import postgres_dsn

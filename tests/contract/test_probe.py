@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.commit_log.format_marker import Marker, open_home, read_marker
+from pipeline.commit_log.store_probe import Probed, probe
 from pipeline.errors import PreconditionFailed, StoreUnavailable, StoreUnsafe
-from pipeline.home import Marker, open_home, read_marker
-from pipeline.model import Head, Page, Stored
-from pipeline.stores.memory import MemoryStore
-from pipeline.stores.probe import Probed, probe
+from pipeline.model.commit import Head, Page, Stored
+from pipeline.testing.memory_store import MemoryStore
 from tests.contract.test_store import KINDS, listed, make_store
 
 HOME = "_tidemill/p/"
@@ -279,7 +279,7 @@ class Losing(MemoryStore):
 
 @pytest.mark.parametrize("every", [2, 3, 5])
 def test_lost_requests_and_answers_are_no_cheating(every: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.stores.probe.PAUSE_S", 0.0)
+    monkeypatch.setattr("pipeline.commit_log.store_probe.PAUSE_S", 0.0)
     for first in range(every):
         store = Losing(every, first)
         assert asyncio.run(probe(store, HOME, "n")) == Probed(ordered=True)
@@ -288,6 +288,6 @@ def test_lost_requests_and_answers_are_no_cheating(every: int, monkeypatch: pyte
 
 
 def test_a_store_that_never_answers_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.stores.probe.PAUSE_S", 0.0)
+    monkeypatch.setattr("pipeline.commit_log.store_probe.PAUSE_S", 0.0)
     with pytest.raises(StoreUnavailable):
         asyncio.run(probe(Losing(1, 0), HOME, "n"))

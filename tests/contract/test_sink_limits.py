@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.errors import SettingsError
-from sinks.postgres_limits import COLUMNS_MAX, lasting, refuse_columns
+from sinks.copies.postgres_limits import COLUMNS_MAX, lasting, refuse_columns
 from tests.contract.sinks_world import World, rows_of
 
 _tags = (f"limits{n}" for n in itertools.count())

@@ -16,15 +16,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline.log import Log
+from pipeline.commit_log.log import Log
+from pipeline.model.snapshot import Snapshot
 from pipeline.ports import Store
-from pipeline.publishing import Published
-from pipeline.snapshot import Snapshot
-from pipeline.stores.local import LocalStore
+from pipeline.runtime.publish import Published
+from pipeline.stores.local.store import LocalStore
 from sinks import Postgres
 from sinks.copies.change import Change, Mark
-from sinks.port import Sink
-from sinks.rows import Rows
+from sinks.copies.change_rows import Rows
+from sinks.copies.port import Sink
 from sinks.targets import Target
 from tests.contract.sinks_world import KINDS, STAGES, World, compacted, execute, spoil, typed_world
 from tests.helpers import ROOT

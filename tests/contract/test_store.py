@@ -14,9 +14,16 @@ from typing import Any
 import boto3
 import pytest
 
-from pipeline.errors import KeyUnsupported, ObjectNotFound, PreconditionFailed, SettingsError, SourceChanged, StoreDenied
+from pipeline.errors import (
+    KeyUnsupported,
+    ObjectNotFound,
+    PreconditionFailed,
+    SettingsError,
+    SourceChanged,
+    StoreDenied,
+)
 from pipeline.stores import open_store
-from pipeline.stores.memory import MemoryStore
+from pipeline.testing.memory_store import MemoryStore
 from tests.servers import moto_url, seaweed_url
 
 KINDS = ("memory", "local", "moto", "seaweed")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.errors import InvariantViolated
 from pipeline.executors.none import NoExecutor
-from pipeline.runner import Pass
+from pipeline.passes.runner import Pass
 from tests.helpers import lines
 from tests.inline import inline_runtime
 from tests.integration.test_aggregates import flow

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import boto3
 
-from pipeline import keys, wire
-from pipeline.model import Commit
+from pipeline.model import keys
+from pipeline.model.commit import Commit
+from pipeline.state import codec as wire
 from pipeline.stores import open_store
 from tests.faults.proxy import ALL, Fault, Proxy, Rule, weather
 from tests.helpers import ROOT

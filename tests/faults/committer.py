@@ -15,12 +15,12 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pipeline.assembly import WallClock
+from pipeline.commit_log.log import Log
 from pipeline.errors import CommitUnknown, StoreUnavailable
-from pipeline.log import Log
-from pipeline.model import FORMAT_VERSION, Commit
-from pipeline.settings import Policy
-from pipeline.state import State
+from pipeline.model.commit import FORMAT_VERSION, Commit
+from pipeline.model.settings import Policy
+from pipeline.runtime.runtime import WallClock
+from pipeline.state.state import State
 from pipeline.stores import open_store
 
 OUTAGES_MAX = 200
@@ -76,7 +76,8 @@ class Writer:
         return state, False
 
     async def _id_at(self, sequence: int) -> str:
-        from pipeline import keys, wire
+        from pipeline.model import keys
+        from pipeline.state import codec as wire
 
         key = keys.log_entry(self.log.home, sequence)
         return wire.decode(Commit, (await self.log.store.get(key)).body, key).id

@@ -15,22 +15,22 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline import keys
-from pipeline.api import Pipeline
-from pipeline.assembly import Runtime, WallClock, loaded_on_use, table_spec
-from pipeline.attempt import PlainCalls
-from pipeline.audit import Audit, AuditReport
-from pipeline.contents import LazyContents
-from pipeline.executors.inline import InlineExecutor
+from pipeline.declare.pipeline import Pipeline
+from pipeline.model import keys
+from pipeline.model.settings import Policy
+from pipeline.model.snapshot import dead_rows
 from pipeline.passes import upkeep
-from pipeline.runner import Pass
-from pipeline.settings import Policy
-from pipeline.snapshot import dead_rows
-from pipeline.state import State
-from pipeline.stores.disk import Disk
-from pipeline.stores.local import LocalStore
-from pipeline.worker import Worker
-from sinks.parquet import AttemptWriter
+from pipeline.passes.audit import Audit, AuditReport
+from pipeline.passes.runner import Pass
+from pipeline.runtime.runtime import Runtime, WallClock, loaded_on_use, table_spec
+from pipeline.state.state import State
+from pipeline.stores.local.disk import Disk
+from pipeline.stores.local.store import LocalStore
+from pipeline.testing.inline_executor import InlineExecutor
+from pipeline.work.attempt import PlainCalls
+from pipeline.work.contents import LazyContents
+from pipeline.work.worker import Worker
+from sinks.parquet.writer import AttemptWriter
 
 STEPS = ("create", "open", "write", "sync", "link", "replace", "unlink", "mkdir", "rmdir", "sync_folder")
 GROWING = ("create", "write", "sync", "link", "mkdir", "sync_folder")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commit_log import store_probe as probe
 from pipeline.errors import CommitUnknown, StoreDenied, StoreUnavailable
-from pipeline.stores import probe
 from tests.faults.disk import FaultyDisk, World
 from tests.helpers import Project, lines
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.commit_log.log import Log
 from pipeline.errors import PreconditionFailed
-from pipeline.log import Log
-from pipeline.settings import Policy
-from pipeline.stores.local import PRIVATE
-from pipeline.stores.memory import MemoryStore
+from pipeline.model.settings import Policy
+from pipeline.stores.local.store import PRIVATE
+from pipeline.testing.memory_store import MemoryStore
 from tests.faults.disk import NotedStore, RecordedDisk, Stalled, World, _Instant
 from tests.faults.test_disk_errors import first, second
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import StoreUnavailable
-from pipeline.stores.local import LocalStore
+from pipeline.stores.local.store import LocalStore
 from tests.faults.disk import World
 from tests.helpers import Project, lines
 from tests.integration.test_deaths import until

@@ -16,7 +16,8 @@ import pytest
 
 from bench.s3_lister import Bucket, key_of
 from pipeline.errors import StoreDenied, StoreUnavailable
-from pipeline.stores import open_store, s3_pages
+from pipeline.stores import open_store
+from pipeline.stores.s3 import lister as s3_pages
 from tests.contract.test_store import HOSTILE
 from tests.faults.proxy import Answer, Fault, Proxy, Request, Rule, error
 from tests.hostile.listings import Dialect

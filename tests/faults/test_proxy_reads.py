@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.errors import StoreUnavailable
 from pipeline.stores import open_store
-from pipeline.stores.s3_content import S3Content
+from pipeline.stores.s3.content import S3Content
 from tests.faults.proxy import BODY, Answer, Fault, Proxy, Request, Rule, error, faulty, weather
 from tests.servers import moto_url
 
@@ -32,7 +32,7 @@ NAMES = [f"list/{i:04}" for i in range(6)]
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """boto3 tries again at once, and sends files in parts of the smallest size that S3 allows."""
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.0)
-    monkeypatch.setattr("pipeline.stores.s3.MULTIPART_BYTES", 5 * 2**20)
+    monkeypatch.setattr("pipeline.stores.s3.store.MULTIPART_BYTES", 5 * 2**20)
 
 
 @pytest.fixture

@@ -11,16 +11,12 @@ from typing import Any
 
 import msgspec
 
-from pipeline import keys, ledger, outputs, runs, wire
-from pipeline.api import Pipeline
-from pipeline.checkpoint import Checkpoint
+from pipeline.commit_log.format_marker import Marker, read_marker
+from pipeline.commit_log.log import Log, parse_floor
+from pipeline.declare.pipeline import Pipeline
 from pipeline.errors import InvariantViolated, SettingsError, StateInvalid
-from pipeline.evidence import fits
-from pipeline.home import Marker, read_marker
-from pipeline.jobs import Job
-from pipeline.ledger import Entry
-from pipeline.log import Log, parse_floor
-from pipeline.model import (
+from pipeline.model import keys
+from pipeline.model.commit import (
     FORMAT_VERSION,
     Assignment,
     Commit,
@@ -33,12 +29,19 @@ from pipeline.model import (
     SourceProblem,
     Stored,
 )
-from pipeline.orders import decode_answer, decode_assignment, decode_order, encode, order_for
-from pipeline.settings import Policy
-from pipeline.snapshot import Output
-from pipeline.state import State
-from pipeline.stores.memory import MemoryStore
-from pipeline.webhook import KEYS_MAX, keys_in
+from pipeline.model.settings import Policy
+from pipeline.model.snapshot import Output
+from pipeline.notices.http import KEYS_MAX, keys_in
+from pipeline.plan.evidence import fits
+from pipeline.state import codec as wire
+from pipeline.state import ledger, outputs
+from pipeline.state import sorted_runs as runs
+from pipeline.state.checkpoint import Checkpoint
+from pipeline.state.jobs import Job
+from pipeline.state.ledger import Entry
+from pipeline.state.state import State
+from pipeline.testing.memory_store import MemoryStore
+from pipeline.work.orders import decode_answer, decode_assignment, decode_order, encode, order_for
 from tests.builders import inputs_of, receipt_of, task_of
 
 TASK = f"{1:020d}-000000"

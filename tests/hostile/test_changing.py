@@ -183,7 +183,7 @@ def test_what_is_no_file_never_stops_a_run(tmp_path: Path) -> None:
 STREAM = """
 import resource, sys
 from pathlib import Path
-from pipeline.objects import Object
+from pipeline.work.object import Object
 from pipeline.stores import open_store
 import asyncio
 url, key, endpoint = sys.argv[1:4]
@@ -244,7 +244,7 @@ def test_a_large_object_is_streamed_in_bounded_memory(tmp_path: Path) -> None:
 
 def test_reading_a_file_of_more_than_one_read_gives_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Linux gives at most 2 GiB in one read; a file that grows faster than it is read must not be read for ever."""
-    from pipeline.stores import local_content
+    from pipeline.stores.local import content as local_content
 
     monkeypatch.setattr(local_content, "ONE_READ_BYTES", 10)
     store = make_store("local", tmp_path)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import limits
-from pipeline.executors import local
-from pipeline.executors.local import Limits, LocalExecutor
-from pipeline.executors.spawn import ExecSpawner, ForkSpawner
-from pipeline.model import Assignment, Receipt
+from pipeline.executors.local import executor as local
+from pipeline.executors.local.executor import Limits, LocalExecutor
+from pipeline.executors.local.spawner import ExecSpawner, ForkSpawner
+from pipeline.model.commit import Assignment, Receipt
 from pipeline.ports import Finished
-from pipeline.worker import AttemptLost
+from pipeline.work import memory_limit as limits
+from pipeline.work.worker import AttemptLost
 from tests.builders import inputs_of, receipt_of, task_of
 
 MEMORY_MB = 200

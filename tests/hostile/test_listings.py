@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreUnavailable
-from pipeline.stores import s3_listing
-from pipeline.stores.s3_listing import parse_listing
+from pipeline.stores.s3 import list_answer as s3_listing
+from pipeline.stores.s3.list_answer import parse_listing
 from tests.hostile.listings import DIALECTS, USUAL, Dialect
 from tests.hostile.strategies import keys, mutated, mutations
 

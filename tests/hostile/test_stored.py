@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import wire
-from pipeline.checkpoint import Checkpoint
 from pipeline.errors import InvariantViolated, StateInvalid
-from pipeline.evidence import fits
-from pipeline.jobs import Job
-from pipeline.model import Commit, LossNote, Receipt, SourceProblem
+from pipeline.model.commit import Commit, LossNote, Receipt, SourceProblem
+from pipeline.plan.evidence import fits
+from pipeline.state import codec as wire
+from pipeline.state.checkpoint import Checkpoint
+from pipeline.state.jobs import Job
 from tests.builders import inputs_of, task_of
 from tests.hostile.stored import TASK, attempt, commits, output_file, parsers, receipt, task
 from tests.hostile.strategies import ODD_VALUES, mutated, mutations

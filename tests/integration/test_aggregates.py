@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from pipeline import Pipeline
-from pipeline.aggregation import WarehouseAggregator
-from pipeline.assembly import Runtime
-from pipeline.merging import Compactor, Wanted
-from pipeline.runner import Pass
-from sinks.aggregates import AggregateRun
-from sinks.files import files_of
+from pipeline.passes.compaction import Compactor, Wanted
+from pipeline.passes.runner import Pass
+from pipeline.runtime.aggregator import WarehouseAggregator
+from pipeline.runtime.runtime import Runtime
+from sinks.aggregates.compute import AggregateRun
+from sinks.query.object_files import files_of
 from tests.helpers import Project, lines
 from tests.inline import inline_runtime
 
@@ -81,7 +81,7 @@ def check(opened: Runtime, snapshot: Any) -> None:
     import msgspec
     import pyarrow.parquet as pq
 
-    from pipeline.snapshot import Changes
+    from pipeline.model.snapshot import Changes
 
     scratch = msgspec.structs.replace(snapshot, aggregates={}, changes=Changes(everything=True))
     fresh = AggregateRun(files_of(opened.store), scratch, opened.settings.aggregates).compute()
@@ -154,7 +154,7 @@ def test_sums_are_merged_from_what_came_and_went(tmp_path: Path, monkeypatch: py
         for path, body in hidden.items():
             path.write_bytes(body)
         check(opened, state.snapshot())
-        from pipeline.cli.tables import open_warehouse
+        from pipeline.tables.views import open_warehouse
 
         with await open_warehouse([opened], "") as warehouse:
             rows = warehouse.query("SELECT * FROM sums ORDER BY kind NULLS LAST").to_pylist()
@@ -188,7 +188,7 @@ def test_a_row_that_went_around_a_compaction_is_taken_out_once(tmp_path: Path, c
         passing.parts = replace(passing.parts, aggregator=WarehouseAggregator(opened.store, opened.settings))
         await passing.open()
         await passing.aggregate()
-        from pipeline.cli.tables import open_warehouse
+        from pipeline.tables.views import open_warehouse
 
         with await open_warehouse([opened], "") as warehouse:
             check(opened, passing.state.snapshot())

@@ -11,15 +11,15 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from pipeline.api import Pipeline
 from pipeline.cli import cli
 from pipeline.cli.options import Size, priority_of
+from pipeline.declare.pipeline import Pipeline
+from pipeline.deploy.control import rented_runtime
 from pipeline.errors import SettingsError
 from pipeline.executors.none import NoExecutor
-from pipeline.rented import rented_runtime
-from pipeline.settings import Priority, TransformSettings
-from pipeline.state import State
-from pipeline.stores.memory import MemoryStore
+from pipeline.model.settings import Priority, TransformSettings
+from pipeline.state.state import State
+from pipeline.testing.memory_store import MemoryStore
 from tests.helpers import Project, lines
 
 HOUR_S = 3600

@@ -299,8 +299,8 @@ def test_a_commits_number_never_means_another_commit(tmp_path: Path) -> None:
 
 
 def test_a_table_is_read_at_a_commit_of_one_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.declare.load_file import load_pipelines
     from pipeline.errors import SettingsError
-    from pipeline.loading import load_pipelines
 
     project = Project(tmp_path)
     doubled(project, 1)

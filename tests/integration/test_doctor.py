@@ -23,10 +23,10 @@ from grpclib.server import Server
 from modal_proto import api_pb2
 from modal_proto.api_grpc import ModalClientBase
 
-from pipeline import doctor
-from pipeline.assembly import Bucket, RandomIds, WallClock
+from pipeline.deploy import doctor
 from pipeline.errors import StoreDenied, StoreUnavailable
-from pipeline.stores.memory import MemoryStore
+from pipeline.runtime.runtime import Bucket, RandomIds, WallClock
+from pipeline.testing.memory_store import MemoryStore
 from tests.helpers import LOGS, Project
 from tests.servers import KEYS, moto_url
 

@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from pipeline.errors import SettingsError, TidemillError
-from pipeline.executors import local
-from pipeline.executors.local import Limits, LocalExecutor
-from pipeline.executors.spawn import ExecSpawner, ForkSpawner, FreshSpawner
-from pipeline.model import FORMAT_VERSION, Assignment, Receipt
+from pipeline.executors.local import executor as local
+from pipeline.executors.local.executor import Limits, LocalExecutor
+from pipeline.executors.local.spawner import ExecSpawner, ForkSpawner, FreshSpawner
+from pipeline.model.commit import FORMAT_VERSION, Assignment, Receipt
 from pipeline.ports import Finished
 from tests.builders import inputs_of, task_of
 
@@ -191,7 +191,7 @@ def test_who_is_gone(make: Callable[..., LocalExecutor]) -> None:
 
 INTERRUPTED = """
 import os, signal
-from pipeline.executors.spawn import _fork
+from pipeline.executors.local.spawner import _fork
 os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))
 try:
     if _fork() == 0:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit import all_entries
+from pipeline.passes.audit import all_entries
 from tests.helpers import ROOT, Project, lines
 from tests.inline import inline_runtime
 from tests.integration.test_aggregates import flow

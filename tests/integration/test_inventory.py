@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import orc
 
+from pipeline.discover.inventory import Inventory
 from pipeline.errors import SettingsError
-from pipeline.inventory import Inventory
 from pipeline.stores import open_store
 from tests.helpers import LOGS, Project, lines
 from tests.servers import KEYS, moto_url

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import submission
+from pipeline.runtime import jobs as submission
 from tests.helpers import LOGS, Project, lines
 
 TWO_TRANSFORMS = (
@@ -422,10 +422,10 @@ def test_a_backfill_that_makes_no_sense_is_refused_in_one_line(project: Jobs, ar
 
 def recorded(project: Jobs, *names: str) -> str:
     """A job that was written down by a process that died before it planned anything."""
-    from pipeline.assembly import Bucket, Runtime
+    from pipeline.declare.load_file import load_pipelines
     from pipeline.executors.none import NoExecutor
-    from pipeline.loading import load_pipelines
-    from pipeline.settings import Policy
+    from pipeline.model.settings import Policy
+    from pipeline.runtime.runtime import Bucket, Runtime
 
     async def write() -> str:
         [pipeline] = load_pipelines(str(project.file))

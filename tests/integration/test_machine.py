@@ -237,13 +237,13 @@ def test_one_place_opens_duckdb() -> None:
                     *("duckdb.connect", "duckdb.sql", "duckdb.query", "duckdb.execute", "duckdb.default_connection"),
                 ):
                     found.append(path.relative_to(ROOT).as_posix())
-    assert found == ["pipeline/databases.py"]
+    assert found == ["pipeline/sql/connection.py"]
 
 
 def test_a_connection_reads_nothing_of_the_home(tmp_path: Path) -> None:
     """Settings, secrets and extensions that somebody keeps for DuckDB do not count; cursors are in the zone, too."""
     script = """
-    from pipeline.databases import connect, connect_without_threads
+    from pipeline.sql.connection import connect, connect_without_threads
     for connection in (connect(), connect().cursor(), connect_without_threads(), connect(timezone="Asia/Tokyo").cursor()):
         print(connection.execute("SELECT current_setting('TimeZone'), current_setting('allow_persistent_secrets')").fetchall())
     """

@@ -13,12 +13,12 @@ from typing import Any
 import boto3
 import pytest
 
-from pipeline.assembly import RandomIds, WallClock
 from pipeline.cli import invoke
-from pipeline.home import Marker, open_home
-from pipeline.log import Log
-from pipeline.model import FORMAT_VERSION, Commit, Quarantined
-from pipeline.settings import Policy
+from pipeline.commit_log.format_marker import Marker, open_home
+from pipeline.commit_log.log import Log
+from pipeline.model.commit import FORMAT_VERSION, Commit, Quarantined
+from pipeline.model.settings import Policy
+from pipeline.runtime.runtime import RandomIds, WallClock
 from pipeline.stores import open_store
 from tests.helpers import LOGS, Project, lines
 from tests.servers import KEYS, moto_url

@@ -24,10 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.cli.results import writer
+from pipeline.cli.tables.result_formats import writer
+from pipeline.declare.load_file import load_pipelines
 from pipeline.errors import ObjectNotFound, SettingsError
-from pipeline.loading import load_pipelines
-from pipeline.reading import Table
+from pipeline.tables.table import Table
 from tests.helpers import ROOT, Project
 from tests.servers import KEYS, moto_url
 
@@ -223,7 +223,7 @@ def test_a_stream_that_fails_on_the_way_cannot_be_taken_for_all(project: Project
 DIES = """
 import os, signal, sys
 if "sql" in sys.argv:
-    import sinks.warehouse as w
+    import sinks.query.warehouse as w
     following, left = w.Stream.__next__, [3]
     def die(self):
         left[0] -= 1

@@ -9,15 +9,16 @@ from collections.abc import Callable
 import pytest
 
 from bench.large import LIST_KEYS, TASK_FILES, Virtual, modified_us, name, parts, write_known
-from pipeline import keys, wire
-from pipeline.assembly import WallClock
-from pipeline.checkpoint import Checkpoint
+from pipeline.commit_log.log import Log
 from pipeline.discover.request import Request
-from pipeline.log import Log
-from pipeline.parts import PassReport
-from pipeline.runner import Pass
-from pipeline.settings import Policy
-from pipeline.stores.memory import MemoryStore
+from pipeline.model import keys
+from pipeline.model.settings import Policy
+from pipeline.passes.context import PassReport
+from pipeline.passes.runner import Pass
+from pipeline.runtime.runtime import WallClock
+from pipeline.state import codec as wire
+from pipeline.state.checkpoint import Checkpoint
+from pipeline.testing.memory_store import MemoryStore
 
 SMALL, LARGE = 10_000, 1_000_000
 

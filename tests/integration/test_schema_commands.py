@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.assembly import table_spec
 from pipeline.cli import invoke
-from pipeline.loading import load_pipelines
-from sinks.parquet import AttemptWriter
+from pipeline.declare.load_file import load_pipelines
+from pipeline.runtime.runtime import table_spec
+from sinks.parquet.writer import AttemptWriter
 from tests.helpers import ROOT, Project, lines
 
 FLOW = """

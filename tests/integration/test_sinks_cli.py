@@ -75,7 +75,7 @@ def test_sinks_in_an_s3_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     from deltalake import DeltaTable
 
     from pipeline.stores import open_store
-    from sinks.remote import StoreFileSystem
+    from sinks.query.object_filesystem import StoreFileSystem
 
     url = moto_url()
     for name, value in KEYS.items():

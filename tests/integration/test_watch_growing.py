@@ -13,9 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.cli.running import Run
-from pipeline.growth import Frontier, Growth
-from pipeline.state import State
+from pipeline.cli.runs.passes import Run
+from pipeline.state.key_growth import Frontier, Growth
+from pipeline.state.state import State
 from tests.builders import pipeline_settings
 from tests.helpers import Project, lines
 

@@ -188,7 +188,7 @@ def test_images(cloud: Cloud, rich: Deployed) -> None:
     assert "pillow" not in words + tick
     files = cloud.modal.mounted_files(rich.app, "work_words")
     assert any(file.endswith("tidemill_project/flow.py") for file in files)
-    assert any(file.endswith("pipeline/planner.py") for file in files)
+    assert any(file.endswith("pipeline/plan/planner.py") for file in files)
     assert all(file.endswith(".py") for file in files)
 
 

@@ -19,7 +19,7 @@ GUIDE = ROOT / "docs" / "guides" / "modal.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 DECLARATION = re.compile(r"^events = Pipeline\(.*?\)$", re.DOTALL | re.MULTILINE)
 BUCKET, APP = "acme-uploads", "tidemill-events"
-AS_TYPED = ("tidemill ", "python -m infra.policy ", "printf ", "modal app stop ")
+AS_TYPED = ("tidemill ", "python -m infra.iam_policy ", "printf ", "modal app stop ")
 """Commands that run as the guide has them."""
 EXIT_CODES = {"tidemill run events.py --engine modal --wait": 1, "tidemill quarantine list events.py": 1}
 VARYING = (

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.assembly import Bucket, WallClock
-from pipeline.engines import ModalEngine
-from pipeline.loading import load_pipelines
-from pipeline.runner import Pass
+from pipeline.declare.load_file import load_pipelines
+from pipeline.deploy.engines import ModalEngine
+from pipeline.passes.runner import Pass
+from pipeline.runtime.runtime import Bucket, WallClock
 from tests.helpers import lines
 from tests.modal.helpers import Cloud, Deployed
 

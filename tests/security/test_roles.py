@@ -13,16 +13,18 @@ import boto3
 import msgspec
 import pytest
 
-from infra.policy import bucket_policy
-from infra.roles import ROLES, Role
-from pipeline import Pipeline, keys, wire
-from pipeline.deployment import Deployment
+from infra.iam_policy import bucket_policy
+from infra.iam_roles import ROLES, Role
+from pipeline import Pipeline
+from pipeline.declare.load_file import load_pipelines
+from pipeline.deploy.control import Control, again_while_outdated, bucket_of, rented_runtime, station_for
+from pipeline.deploy.deployment import Deployment
 from pipeline.executors.none import NoExecutor
-from pipeline.loading import load_pipelines
-from pipeline.model import Assignment, Receipt
-from pipeline.orders import Order, encode, order_for
-from pipeline.rented import Control, again_while_outdated, bucket_of, rented_runtime, station_for
-from pipeline.settings import rented_policy
+from pipeline.model import keys
+from pipeline.model.commit import Assignment, Receipt
+from pipeline.model.settings import rented_policy
+from pipeline.state import codec as wire
+from pipeline.work.orders import Order, encode, order_for
 from tests.helpers import Project, lines
 from tests.security.recorder import Need, Recorder, Request, covers, grants, recording, refused, unused
 from tests.servers import KEYS, moto_url

@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.cli import invoke
 from pipeline.errors import SettingsError
-from sinks.files import LocalFiles
-from sinks.warehouse import Warehouse
+from sinks.query.object_files import LocalFiles
+from sinks.query.warehouse import Warehouse
 from tests.helpers import LOGS, Project, lines
 from tests.security.escapes import ALL, BOMBS, TOO_LONG
 
@@ -185,7 +185,7 @@ def test_a_process_that_dies_is_told_in_one_line(ground: Ground, tmp_path: Path)
     crash.write_text(
         "import os, signal, sys\n"
         "if 'sql' in sys.argv:\n"
-        "    import sinks.warehouse as w\n"
+        "    import sinks.query.warehouse as w\n"
         "    w.Warehouse.open_query = lambda *a, **k: os.kill(os.getpid(), signal.SIGSEGV)\n"
     )
     done = ask(ground, GOOD, PYTHONPATH=f"{tmp_path}:{ground.project.env()['PYTHONPATH']}")

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from pipeline import runs
 from pipeline.errors import StateInvalid
+from pipeline.state import sorted_runs as runs
 
 from . import mutations
 from .kernel import Violation

@@ -11,21 +11,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline import keys
-from pipeline.audit import all_entries
-from pipeline.contents import FetchedContents
-from pipeline.desk import Desk
+from pipeline.commit_log.log import Log, Outdated
 from pipeline.discover.request import Request as Wish
 from pipeline.errors import TidemillError, is_outage
-from pipeline.generations import Change, filled
-from pipeline.log import Log, Outdated
-from pipeline.merging import Compactor, Wanted
-from pipeline.model import Assignment, Receipt
-from pipeline.orders import Answer, Order
+from pipeline.model import keys
+from pipeline.model.commit import Assignment, Receipt
 from pipeline.passes import upkeep
+from pipeline.passes.audit import all_entries
+from pipeline.passes.compaction import Compactor, Wanted
+from pipeline.passes.runner import Pass
 from pipeline.ports import Finished
-from pipeline.runner import Pass
-from pipeline.worker import Code, Worker
+from pipeline.state.generations import Change, filled
+from pipeline.work.contents import FetchedContents
+from pipeline.work.order_journal import Desk
+from pipeline.work.orders import Answer, Order
+from pipeline.work.worker import Code, Worker
 
 from . import downstream
 from .doubles import SimExecutor, SimWriter, user_code

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from pipeline import keys
-from pipeline.model import RENTED, AggregateFile, Assignment, OutputFile
-from pipeline.objects import Object
+from pipeline.model import keys
+from pipeline.model.commit import RENTED, AggregateFile, Assignment, OutputFile
+from pipeline.model.snapshot import Output, Snapshot, dead_rows
 from pipeline.ports import Finished
-from pipeline.snapshot import Output, Snapshot, dead_rows
-from pipeline.state import State
+from pipeline.state.state import State
+from pipeline.work.object import Object
 
 from .kernel import Died, Process, Request
 

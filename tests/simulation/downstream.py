@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pipeline import keys
-from pipeline.audit import all_entries
-from pipeline.contents import BytesContent
+from pipeline.commit_log.log import Log, Outdated
 from pipeline.errors import CommitConflict, ObjectNotFound, SettingsError, StateInvalid, TidemillError
-from pipeline.executors.inline import InlineExecutor
-from pipeline.log import Log, Outdated
-from pipeline.model import Inputs
-from pipeline.parts import Parts
+from pipeline.model import keys
+from pipeline.model.commit import Inputs
+from pipeline.model.snapshot import Output, Snapshot
+from pipeline.passes.audit import all_entries
+from pipeline.passes.context import Parts
+from pipeline.passes.runner import Pass
 from pipeline.passes.upkeep import vacuum
-from pipeline.runner import Pass
-from pipeline.snapshot import Output, Snapshot
-from pipeline.stages import TableStore
-from pipeline.worker import Code, Worker
-from sinks.changes import changes_between
+from pipeline.runtime.table_source import TableStore
+from pipeline.testing.inline_executor import InlineExecutor
+from pipeline.work.contents import BytesContent
+from pipeline.work.worker import Code, Worker
 from sinks.copies.change import Change, Mark
+from sinks.copies.changes import changes_between
 
 from . import scene
 from .doubles import SimWriter, live_lines

@@ -18,12 +18,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.commit_log.log import Log, Outdated
 from pipeline.errors import TidemillError
-from pipeline.log import Log, Outdated
-from pipeline.model import Assignment
-from pipeline.parts import Parts
-from pipeline.runner import Pass
-from pipeline.settings import Policy
+from pipeline.model.commit import Assignment
+from pipeline.model.settings import Policy
+from pipeline.passes.context import Parts
+from pipeline.passes.runner import Pass
 
 from . import actors, mutations, scene
 from .doubles import Ids

@@ -20,20 +20,20 @@ from typing import Any
 
 import msgspec
 
-from pipeline import keys
-from pipeline.contents import LazyContents
+from pipeline.commit_log.log import Log
 from pipeline.discover.request import Request as Wish
-from pipeline.evidence import Evidence
-from pipeline.executors.inline import InlineExecutor
-from pipeline.log import Log
-from pipeline.model import Head, Page, Quarantined, Stored
-from pipeline.parts import Parts
+from pipeline.model import keys
+from pipeline.model.commit import Head, Page, Quarantined, Stored
+from pipeline.model.settings import DAY_S, PipelineSettings, Policy
+from pipeline.passes.context import Parts
+from pipeline.passes.runner import Pass
 from pipeline.passes.upkeep import keep_tidy
-from pipeline.runner import Pass
-from pipeline.settings import DAY_S, PipelineSettings, Policy
-from pipeline.state import State
-from pipeline.stores.memory import MemoryStore
-from pipeline.worker import Code, Worker
+from pipeline.plan.evidence import Evidence
+from pipeline.state.state import State
+from pipeline.testing.inline_executor import InlineExecutor
+from pipeline.testing.memory_store import MemoryStore
+from pipeline.work.contents import LazyContents
+from pipeline.work.worker import Code, Worker
 
 from . import scene
 from .doubles import Ids, SimWriter, user_code

@@ -11,15 +11,17 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
-from pipeline import keys, listing, maintenance
-from pipeline.checkpoint import Checkpoint
+from pipeline.commit_log import vacuum as maintenance
+from pipeline.commit_log.log import Log
+from pipeline.commit_log.vacuum import Vacuum
+from pipeline.discover import listing
 from pipeline.errors import ObjectNotFound, PreconditionFailed
-from pipeline.log import Log
-from pipeline.maintenance import Vacuum
-from pipeline.model import Assignment, Commit, Stored
+from pipeline.model import keys
+from pipeline.model.commit import Assignment, Commit, Stored
 from pipeline.passes import upkeep
-from pipeline.runner import Pass
-from pipeline.state import State
+from pipeline.passes.runner import Pass
+from pipeline.state.checkpoint import Checkpoint
+from pipeline.state.state import State
 from tests.unit import test_discovery, test_log, test_maintenance
 
 from .store import SimStore
@@ -129,7 +131,7 @@ def taken_means_lost() -> Any:
 
 @removes("code runs only what was planned for its own version")
 def code_of_any_version() -> Any:
-    from pipeline.desk import Desk
+    from pipeline.work.order_journal import Desk
 
     real = Desk.begin
 
@@ -143,7 +145,7 @@ def code_of_any_version() -> Any:
 
 @removes("a committed version that was to be processed once more, and got no answer, is found again")
 def forget_wishes() -> Any:
-    from pipeline import discovery
+    from pipeline.discover import compare as discovery
 
     return patch.object(discovery, "_also_waiting", lambda state, again: again)
 
@@ -319,7 +321,7 @@ def late_aggregates() -> Any:
 
 @removes("only what the user's own code raised is final")
 def lost_is_final() -> Any:
-    from pipeline.planner import _Draft
+    from pipeline.plan.planner import _Draft
 
     real = _Draft._quarantine_lost
 
@@ -334,7 +336,7 @@ def lost_is_final() -> Any:
 
 @removes("readers use the snapshot's file list and its dead keys")
 def readers_ignore_dead_keys() -> Any:
-    from pipeline.snapshot import Snapshot
+    from pipeline.model.snapshot import Snapshot
 
     real = State.snapshot
 
@@ -350,7 +352,7 @@ def readers_ignore_dead_keys() -> Any:
 
 @removes("what was read through a mount is settled only after the store was asked")
 def trust_mounts() -> Any:
-    from pipeline import gathering
+    from pipeline.passes import receipts as gathering
 
     async def verified(store: Any, task: Any, receipt: Any) -> Any:
         return receipt
@@ -360,7 +362,7 @@ def trust_mounts() -> Any:
 
 @removes("each execution of an order takes a nonce of its own")
 def one_nonce_an_order() -> Any:
-    from pipeline.desk import Desk
+    from pipeline.work.order_journal import Desk
 
     real = Desk.begin
 
@@ -373,7 +375,7 @@ def one_nonce_an_order() -> Any:
 
 @removes("what died while a compaction ran is dead in its files, too")
 def merge_forgets_deaths() -> Any:
-    from pipeline import holdings
+    from pipeline.state import table_files as holdings
 
     return patch.object(holdings, "dead_rows", lambda name, output: [])
 
@@ -387,7 +389,7 @@ def dead_by_own_task() -> Any:
 
 @removes("a compaction is settled only while all that it merged is still there")
 def merge_blindly() -> Any:
-    from pipeline.planner import _Draft
+    from pipeline.plan.planner import _Draft
 
     return patch.object(_Draft, "_still_holds", lambda self, task, receipt: True)
 
@@ -413,8 +415,8 @@ def collect_kept_runs() -> Any:
 
 @removes("an object of a stage is another one when its rows were made anew")
 def stage_by_key_alone() -> Any:
-    from pipeline.ledger import Entry
-    from pipeline.stages import TableStore
+    from pipeline.runtime.table_source import TableStore
+    from pipeline.state.ledger import Entry
 
     real = TableStore._head
 
@@ -443,7 +445,7 @@ def stage_by_key_alone() -> Any:
 
 @removes("a sink is given the rows that died in outputs that stay")
 def sink_forgets_deaths() -> Any:
-    from sinks import changes
+    from sinks.copies import changes
 
     from . import downstream
 

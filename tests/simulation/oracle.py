@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pipeline import keys
-from pipeline.audit import all_entries
+from pipeline.commit_log.log import Log
 from pipeline.errors import ObjectNotFound, SettingsError
-from pipeline.ledger import Entry
-from pipeline.log import Log
-from pipeline.model import Commit
-from pipeline.state import State
+from pipeline.model import keys
+from pipeline.model.commit import Commit
+from pipeline.passes.audit import all_entries
+from pipeline.state.ledger import Entry
+from pipeline.state.state import State
 
 from .doubles import Row, count_groups, live_rows
 from .kernel import SimClock, Violation

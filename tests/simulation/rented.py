@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.contents import BytesContent
 from pipeline.errors import ObjectNotFound, SourceChanged
-from pipeline.model import Inputs
+from pipeline.model.commit import Inputs
 from pipeline.ports import Content
+from pipeline.work.contents import BytesContent
 
 from .kernel import Request
 from .store import SimStore, patient

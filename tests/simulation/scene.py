@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from pipeline.settings import AggregateSettings, PipelineSettings, Policy, TransformSettings
+from pipeline.model.settings import AggregateSettings, PipelineSettings, Policy, TransformSettings
 
 RETENTION_S = 400
 SOURCE = "src/"

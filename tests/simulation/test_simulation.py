@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.settings import DAY_S, Policy
+from pipeline.model.settings import DAY_S, Policy
 
 from . import explore, longevity
 from .__main__ import history

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from pipeline import keys
 from pipeline.discover.request import Request as Wish
-from pipeline.generations import filled
-from pipeline.model import Assignment
-from pipeline.orders import order_for
-from pipeline.parts import Parts
-from pipeline.runner import Pass
+from pipeline.model import keys
+from pipeline.model.commit import Assignment
+from pipeline.passes.context import Parts
+from pipeline.passes.runner import Pass
+from pipeline.state.generations import filled
+from pipeline.work.orders import order_for
 
 from . import actors, downstream, scene
 from .doubles import SimAggregator, SimExecutor, SimRewriter

@@ -12,17 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import choosing, listing
-from pipeline.cost import Budget, Prices
+from pipeline.discover import listing
 from pipeline.discover.request import Limits, Request
-from pipeline.model import Assignment, Head, Page
-from pipeline.parts import Parts, PassReport
+from pipeline.model.commit import Assignment, Head, Page
+from pipeline.model.settings import CostLimits, Policy, Priority, TransformSettings
+from pipeline.passes import admission as choosing
+from pipeline.passes.context import Parts, PassReport
+from pipeline.passes.runner import Pass
 from pipeline.passes.upkeep import keep_tidy
+from pipeline.plan.cost import Budget, Prices
 from pipeline.ports import Finished
-from pipeline.runner import Pass
-from pipeline.settings import CostLimits, Policy, Priority, TransformSettings
-from pipeline.state import State
-from pipeline.stores.memory import MemoryStore
+from pipeline.state.state import State
+from pipeline.testing.memory_store import MemoryStore
 from tests.builders import pipeline_settings, receipt_of
 
 NEWEST, OLDEST = Priority(order="newest"), Priority(order="oldest")

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import InputRejected
-from sinks import contract, schema
-from sinks.binding import require_bound
-from sinks.checks import connection_of
-from sinks.view_sql import missing
+from sinks.parquet.binding import require_bound
+from sinks.parquet.row_checks import connection_of
+from sinks.values import contract, schema
+from sinks.values.view_sql import missing
 from tests.unit.test_parquet import rows_of, writer
 from tests.values.arrow_types import LEAVES
 

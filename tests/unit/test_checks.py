@@ -12,8 +12,8 @@ import pytest
 
 from pipeline import Pipeline
 from pipeline.errors import SettingsError
-from pipeline.settings import CheckAction, CheckSettings
-from sinks import parquet
+from pipeline.model.settings import CheckAction, CheckSettings
+from sinks.parquet import writer as parquet
 from tests.unit.test_parquet import rows_of, writer
 
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from pipeline.executors.connection import CHUNK, Connection
+from pipeline.executors.local.connection import CHUNK, Connection
 
 
 def with_worker(talk: Callable[[Connection, socket.socket], Awaitable[None]]) -> None:

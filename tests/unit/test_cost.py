@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cost import Budget, Prices
-from pipeline.model import Settled, SourceProblem, Task
-from pipeline.prices import GPU_USD_PER_S, Rates, split_gpu
-from pipeline.rates import rates_of
-from pipeline.settings import CostLimits, PipelineSettings, Policy, Resources, TransformSettings, rented_policy
-from pipeline.sizing import task_ranges
-from pipeline.state import State
-from pipeline.usage import DAYS_KEPT, WINDOW_FILES, Took, Usage, day_of, note
+from pipeline.deploy.workspace_rates import rates_of
+from pipeline.model.commit import Settled, SourceProblem, Task
+from pipeline.model.modal_prices import GPU_USD_PER_S, Rates, split_gpu
+from pipeline.model.settings import CostLimits, PipelineSettings, Policy, Resources, TransformSettings, rented_policy
+from pipeline.plan.cost import Budget, Prices
+from pipeline.plan.task_sizes import task_ranges
+from pipeline.state.state import State
+from pipeline.state.usage import DAYS_KEPT, WINDOW_FILES, Took, Usage, day_of, note
 from tests.builders import inputs_of, pipeline_settings, task_of
 
 DAY_MS = 86_400_000
@@ -315,10 +315,10 @@ def test_an_object_larger_than_a_task_is_a_task_of_its_own() -> None:
 
 def test_a_limit_of_nothing_is_a_limit() -> None:
     """Zero dollars dispatch nothing; only an absent limit is none."""
-    from pipeline.api import Pipeline
+    from pipeline.declare.pipeline import Pipeline
+    from pipeline.deploy.control import rented_runtime
     from pipeline.executors.none import NoExecutor
-    from pipeline.rented import rented_runtime
-    from pipeline.stores.memory import MemoryStore
+    from pipeline.testing.memory_store import MemoryStore
 
     def budget(**limits: float) -> Any:
         made = Pipeline("p", source="up/", **limits)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sinks.delta_stats import stats_of
+from sinks.copies.delta_stats import stats_of
 
 
 def stats(path: Path, values: list[Any], kind: pa.DataType) -> dict[str, Any]:

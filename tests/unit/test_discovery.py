@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import runs
-from pipeline.discovery import Router, judge
-from pipeline.ledger import Entry, table_of
-from pipeline.model import Page, Quarantined
-from pipeline.settings import PipelineSettings, TransformSettings
-from pipeline.state import State
+from pipeline.discover.compare import Router, judge
+from pipeline.model.commit import Page, Quarantined
+from pipeline.model.settings import PipelineSettings, TransformSettings
+from pipeline.state import sorted_runs as runs
+from pipeline.state.ledger import Entry, table_of
+from pipeline.state.state import State
 
 
 def settings(*matches: str, include: tuple[str, ...] = ("**",), exclude: tuple[str, ...] = ()) -> PipelineSettings:

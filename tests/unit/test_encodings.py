@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sinks.encodings import ROW_GROUP_ROWS, write_large
+from sinks.parquet.encodings import ROW_GROUP_ROWS, write_large
 
 ROWS = 2 * ROW_GROUP_ROWS + 5
 

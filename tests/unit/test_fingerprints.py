@@ -42,7 +42,7 @@ def version(folder: Path, flow: str = FLOW, helpers: str = HELPERS, options: str
     folder.mkdir(exist_ok=True)
     (folder / "helpers.py").write_text(helpers)
     (folder / "flow.py").write_text(flow.replace("OPTIONS", options).replace("TRANSFORM", transform))
-    code = f"from pipeline.loading import load_pipelines; load_pipelines({str(folder / 'flow.py')!r})"
+    code = f"from pipeline.declare.load_file import load_pipelines; load_pipelines({str(folder / 'flow.py')!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     return done.stderr.strip()
 

@@ -6,8 +6,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipeline.databases import connect
-from sinks.frames import pandas_frame
+from pipeline.sql.connection import connect
+from sinks.query.pandas_frames import pandas_frame
 
 
 def made(value: str) -> pa.Table:

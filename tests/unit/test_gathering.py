@@ -11,11 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import keys, wire
-from pipeline.gathering import Gathered, gather, verified
-from pipeline.model import FORMAT_VERSION, LossNote, OutputFile, Receipt, SourceProblem, SourceStatus, Stored, Task
-from pipeline.state import State
-from pipeline.stores.memory import MemoryStore
+from pipeline.model import keys
+from pipeline.model.commit import (
+    FORMAT_VERSION,
+    LossNote,
+    OutputFile,
+    Receipt,
+    SourceProblem,
+    SourceStatus,
+    Stored,
+    Task,
+)
+from pipeline.passes.receipts import Gathered, gather, verified
+from pipeline.state import codec as wire
+from pipeline.state.state import State
+from pipeline.testing.memory_store import MemoryStore
 from tests.builders import inputs_of, task_of
 
 HOME = keys.home("p")

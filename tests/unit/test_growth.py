@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from pipeline.growth import LISTED_MIN, OVERLAP_S, PREFIXES_MAX, Growth, Survey, explained, stretch_of
-from pipeline.model import Page
+from pipeline.model.commit import Page
+from pipeline.state.key_growth import LISTED_MIN, OVERLAP_S, PREFIXES_MAX, Growth, Survey, explained, stretch_of
 
 SECOND = 1_000_000
 

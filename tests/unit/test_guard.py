@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sinks import guard
-from sinks.guard import Stopwatch
+from sinks.query import query_limits as guard
+from sinks.query.query_limits import Stopwatch
 
 
 def test_a_stopwatch_adds_up_what_lies_between_its_pauses(monkeypatch: pytest.MonkeyPatch) -> None:

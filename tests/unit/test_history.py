@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from pipeline.model import Commit, Settled
-from sinks.history import history_of
-from sinks.schema import encode
+from pipeline.model.commit import Commit, Settled
+from sinks.parquet.schema_history import history_of
+from sinks.values.schema import encode
 
 
 def commit(sequence: int, schema: pa.Schema | None = None, **broken: int) -> Commit:

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cli.moments import moment
-from pipeline.discovery import Known, Router
-from pipeline.jobs import ENDED, Job, Outcome, outcome
-from pipeline.ledger import Entry
-from pipeline.model import FORMAT_VERSION, Quarantined
-from pipeline.selection import Selection
-from pipeline.settings import PipelineSettings, TransformSettings
+from pipeline.discover.backfill_selection import Selection
+from pipeline.discover.compare import Known, Router
+from pipeline.model.commit import FORMAT_VERSION, Quarantined
+from pipeline.model.settings import PipelineSettings, TransformSettings
+from pipeline.state.jobs import ENDED, Job, Outcome, outcome
+from pipeline.state.ledger import Entry
+from pipeline.tables.moments import moment
 from tests.builders import pipeline_settings
 
 KEY = "up/a"

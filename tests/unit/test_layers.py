@@ -1,76 +1,55 @@
-"""Who may import whom. The protocol knows no sink, no store, no executor and no command line."""
+"""One ordered list of packages. A package imports only what stands before it, and the core does no I/O."""
 
 from __future__ import annotations
 
 import ast
+import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 
-VALUES = {"errors", "model", "keys", "snapshot", "settings", "prices", "usage", "sizing", "pools", "tracebacks", "limits"}
-VALUES |= {"parse_trees", "reserved", "databases", "printed", "_version"}
-CORE = VALUES | {
-    "wire",
-    "runs",
-    "ledger",
-    "outputs",
-    "checkpoint",
-    "growth",
-    "holdings",
-    "generations",
-    "state",
-    "evidence",
-    "entries",
-}
-CORE |= {"planner", "jobs", "cost", "orders", "generations", "entries"}
-SHELL = CORE | {
-    *("ports", "log", "discovery", "maintenance", "parts", "gathering", "runner", "objects", "worker", "contents", "home", "audit"),
-    *("selection", "desk", "lookup", "compaction", "listing", "choosing", "merging", "tally", "attempt"),
-    *("discover.request", "passes.upkeep"),
-}
-API = {"api", "loading", "neighbours", "options", "schedules", "fingerprints", "checks", "overlaps", "naming"}
-
-ALLOWED: dict[str, set[str]] = {
-    **{f"pipeline.{name}": {f"pipeline.{m}" for m in CORE} for name in CORE},
-    **{f"pipeline.{name}": {f"pipeline.{m}" for m in SHELL} | {"pipeline.stores.probe"} for name in SHELL - CORE},
-    **{f"pipeline.{name}": {f"pipeline.{m}" for m in VALUES | API} for name in API},
-    # `Pipeline.table()` is for programs that read; what it needs is joined in `reading`, and imported when it is called
-    "pipeline.api": {f"pipeline.{m}" for m in VALUES | API} | {"pipeline.reading"},
-    "pipeline.arrow": set(),
-    "pipeline.discover": set(),
-    "pipeline.passes": set(),
-    "pipeline.usercode": {"pipeline.tracebacks"},
-    "pipeline.webhook": set(),
-    "pipeline.notices": {"pipeline.webhook", "pipeline.errors", "pipeline.stores.s3_errors"},
-    "pipeline.station": {f"pipeline.{m}" for m in CORE | {"ports", "desk"}},
-    "pipeline.rates": {"pipeline.prices"},
-    "pipeline.prefetch": {"pipeline.contents", "pipeline.model", "pipeline.ports"},
-    "pipeline.stores": {f"pipeline.{m}" for m in VALUES | {"ports", "contents"}} | {"pipeline.stores"},
-    "pipeline.executors": {f"pipeline.{m}" for m in VALUES | {"ports", "worker", "wire", "orders"}} | {"pipeline.executors"},
-    "sinks": {f"pipeline.{m}" for m in CORE | {"ports", "checks"}} | {"sinks"},
-}
-COMPOSITION = (
-    *("assembly", "aggregation", "preview", "replay", "doctor", "rented", "deployment", "engines", "submission", "cli"),
-    *("inventory", "reading", "stages", "publishing", "repair", "foresight"),
+ORDER = (
+    *("pipeline._version", "pipeline.model", "pipeline.errors", "pipeline.tracebacks", "pipeline.ports", "pipeline.sql"),
+    *("pipeline.state", "pipeline.stores", "pipeline.plan", "pipeline.commit_log", "pipeline.work", "pipeline.notices"),
+    *("pipeline.declare", "pipeline.discover", "pipeline.executors", "pipeline.testing", "pipeline.passes"),
+    *("sinks.values", "sinks.parquet", "sinks.query", "sinks.aggregates", "sinks.copies", "sinks.targets", "sinks"),
+    *("pipeline.runtime", "pipeline.tables", "pipeline.deploy"),
+    *("pipeline.cli", "pipeline.cli.reports", "pipeline.cli.tables", "pipeline.cli.runs", "pipeline.cli.setup"),
+    *("pipeline", "infra"),
 )
-ANYTHING = (*(f"pipeline.{name}" for name in COMPOSITION), "pipeline", "infra")
+REACHES_UP = {("pipeline.declare.pipeline", "pipeline.tables.table")}
+"""`Pipeline.table()`, for programs that read: the one import against the order, when it is called."""
+
+PURE = ("pipeline.model", "pipeline.state", "pipeline.plan")
+STEPPED = ("pipeline.state", "pipeline.plan", "pipeline.commit_log", "pipeline.discover", "pipeline.passes")
+BESIDE_THE_PROTOCOL = {"pipeline.passes.audit", "pipeline.commit_log.store_probe", "pipeline.discover.inventory"}
+"""They gather requests or use threads; no simulation runs them."""
+
+SHELL = {"asyncio", "boto3", "botocore", "duckdb", "http", "modal", "obstore", "os", "pathlib", "random", "socket", "subprocess"}
+SHELL |= {"tempfile", "threading", "time", "urllib", "uuid"}
 
 
-def modules() -> list[str]:
+def path_of(module: str) -> Path:
+    path = ROOT / Path(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@cache
+def modules() -> tuple[str, ...]:
     found = []
     for package in ("pipeline", "sinks", "infra"):
         for path in sorted((ROOT / package).rglob("*.py")):
-            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            found.append(name.removesuffix(".__init__"))
-    return found
+            found.append(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+    return tuple(found)
 
 
-def imports(module: str) -> set[str]:
-    """Modules of ours that a module imports, wherever in its text, but not for type checking alone."""
-    path = ROOT / Path(*module.split("."))
-    tree = ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text())
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Modules that a module imports, wherever in its text, but not for type checking alone."""
+    tree = ast.parse(path_of(module).read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             node.body = []
@@ -79,49 +58,66 @@ def imports(module: str) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{a.name}" if is_module(f"{node.module}.{a.name}") else node.module for a in node.names}
-    return {name for name in found if name.split(".")[0] in ("pipeline", "sinks", "infra")}
+            full = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in modules() else node.module for name in full}
+    return frozenset(found - {module})
 
 
-def is_module(name: str) -> bool:
-    path = ROOT / Path(*name.split("."))
-    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+def ours(module: str) -> set[str]:
+    return {name for name in imports(module) if name in modules()}
 
 
-def layer_of(module: str) -> str | None:
-    """The longest rule that covers a module, None where anything goes."""
-    if any(module == root or (root != "pipeline" and module.startswith(root + ".")) for root in ANYTHING):
-        return None
-    parts = module.split(".")
-    for n in range(len(parts), 0, -1):
-        name = ".".join(parts[:n])
-        if name in ALLOWED:
-            return name
-    raise AssertionError(f"{module} belongs to no layer: give it one in tests/unit/test_layers.py")
+def place(module: str) -> int:
+    """Of the longest entry of ORDER that covers a module. Raises ValueError: a new package needs a place."""
+    names = module.split(".")
+    covering = [name for n in range(len(names), 0, -1) if (name := ".".join(names[:n])) in ORDER]
+    if not covering or (covering[0] == "pipeline" and module != "pipeline"):
+        raise ValueError(f"{module} has no place: give its package one in ORDER")
+    return ORDER.index(covering[0])
 
 
 @pytest.mark.parametrize("module", modules())
-def test_a_module_imports_only_what_its_layer_may(module: str) -> None:
-    layer = layer_of(module)
-    if layer is None:
-        return
-    allowed = ALLOWED[layer]
-    bad = [name for name in imports(module) if not any(name == a or name.startswith(a + ".") for a in allowed)]
-    assert bad == []
+def test_a_module_imports_only_what_stands_before_its_package(module: str) -> None:
+    later = {name for name in ours(module) if place(name) > place(module) and (module, name) not in REACHES_UP}
+    assert not later
 
 
-def test_the_protocol_uses_nothing_of_asyncio() -> None:
-    """So that the simulation can step it. The audit gathers requests, and no simulation runs it."""
-    for name in SHELL - {"audit"}:
-        text = (ROOT / "pipeline" / f"{name.replace('.', '/')}.py").read_text()
-        assert "import asyncio" not in text, name
+def test_no_imports_go_in_a_circle() -> None:
+    """Within packages too, lazy imports counted."""
+    left = {module: {name for name in ours(module) if (module, name) not in REACHES_UP} for module in modules()}
+    while free := {module for module, needs in left.items() if not needs & left.keys()}:
+        left = {module: needs for module, needs in left.items() if module not in free}
+    assert not left
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name.startswith(PURE)])
+def test_the_core_does_no_input_or_output(module: str) -> None:
+    assert not {name.split(".")[0] for name in imports(module)} & SHELL
+
+
+def test_the_simulation_can_step_the_protocol() -> None:
+    stepped = [name for name in modules() if name.startswith(STEPPED) and name not in BESIDE_THE_PROTOCOL]
+    assert [name for name in stepped if "asyncio" in imports(name)] == []
 
 
 @pytest.mark.parametrize("module", modules())
 def test_modules_stay_short(module: str) -> None:
-    path = ROOT / Path(*module.split("."))
-    lines = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text().splitlines()
-    assert len(lines) <= 400
+    assert len(path_of(module).read_text().splitlines()) <= 400
+
+
+def test_folders_stay_small() -> None:
+    folders = {path_of(module).parent for module in modules()}
+    assert {str(folder): n for folder in folders if (n := len(list(folder.glob("*.py")))) > 16} == {}
+
+
+def test_the_architecture_page_lists_the_packages_in_order_each_with_its_own_sentence() -> None:
+    page = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+    listed = dict(re.findall(r"^\| `([a-z_/]+)/` \| (.+?) \|", page, re.MULTILINE))
+    packages = [name for name in ORDER if path_of(name).name == "__init__.py" and name not in ("pipeline", "sinks", "infra")]
+    assert list(listed) == [name.replace(".", "/") for name in packages]
+    for name in packages:
+        first = ast.get_docstring(ast.parse(path_of(name).read_text())) or ""
+        assert " ".join(first.split("\n\n")[0].split()).rstrip(".") == listed[name.replace(".", "/")], name
 
 
 def test_nothing_heavy_is_imported_for_help() -> None:

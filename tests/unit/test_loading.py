@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.declare.load_file import load_pipelines, nearest
 from pipeline.errors import SettingsError
-from pipeline.loading import load_pipelines, nearest
 
 FLOW = 'from pipeline import Pipeline\np = Pipeline("p", source="{source}/")\n@p.transform\ndef f(obj):\n    return None\n'
 
@@ -125,8 +125,8 @@ PROJECTS: dict[str, tuple[dict[str, str], str]] = {
         "pipeline/flows.py",
     ),
     "a module of ours in a package of theirs": (
-        {"pipeline__init": "", "pipeline__words": SAYS, "pipeline__api": f"{HEAD}from .words import SAID\n{REST}"},
-        "pipeline/api.py",
+        {"pipeline__init": "", "pipeline__words": SAYS, "pipeline__errors": f"{HEAD}from .words import SAID\n{REST}"},
+        "pipeline/errors.py",
     ),
 }
 
@@ -153,7 +153,7 @@ def test_packages_and_names_of_ours_work_here_and_in_workers(tmp_path: Path, nam
 
 
 COMMAND = "import sys; from pipeline.cli import main; sys.exit(main())"
-FRESH = "from pipeline.executors import local; local.make_spawner = local.make_fresh_spawner; "
+FRESH = "from pipeline.executors.local import executor as local; local.make_spawner = local.make_fresh_spawner; "
 
 
 def tidemill_in(folder: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:

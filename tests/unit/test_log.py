@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
-from pipeline import keys, wire
-from pipeline.assembly import RandomIds, WallClock
+from pipeline.commit_log.log import Log, Outdated
+from pipeline.commit_log.vacuum import raise_floor, write_checkpoint
 from pipeline.errors import CommitUnknown, SettingsError, StateInvalid, StoreUnavailable
-from pipeline.ledger import Entry
-from pipeline.log import Log, Outdated
-from pipeline.maintenance import raise_floor, write_checkpoint
-from pipeline.model import FORMAT_VERSION, Commit
-from pipeline.settings import Policy
-from pipeline.state import State
-from pipeline.stores.memory import MemoryStore
+from pipeline.model import keys
+from pipeline.model.commit import FORMAT_VERSION, Commit
+from pipeline.model.settings import Policy
+from pipeline.runtime.runtime import RandomIds, WallClock
+from pipeline.state import codec as wire
+from pipeline.state.ledger import Entry
+from pipeline.state.state import State
+from pipeline.testing.memory_store import MemoryStore
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:

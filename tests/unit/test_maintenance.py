@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import Object, Pipeline
-from pipeline.assembly import RandomIds, WallClock
-from pipeline.audit import all_entries
-from pipeline.log import Log, Outdated
-from pipeline.maintenance import vacuum
-from pipeline.model import FORMAT_VERSION, Commit, Deleted, OutputFile, Settled
+from pipeline.commit_log.log import Log, Outdated
+from pipeline.commit_log.vacuum import vacuum
+from pipeline.model.commit import FORMAT_VERSION, Commit, Deleted, OutputFile, Settled
+from pipeline.model.settings import Policy
 from pipeline.passes import upkeep
-from pipeline.runner import Pass
-from pipeline.settings import Policy
-from pipeline.state import State
-from pipeline.stores.memory import MemoryStore
+from pipeline.passes.audit import all_entries
+from pipeline.passes.runner import Pass
+from pipeline.runtime.runtime import RandomIds, WallClock
+from pipeline.state.state import State
+from pipeline.testing.memory_store import MemoryStore
 from tests.builders import inputs_of, pipeline_settings, task_of
 from tests.inline import inline_runtime
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from pipeline.merging import TOGETHER_MAX, Wanted, choose
-from pipeline.model import OutputFile
-from pipeline.snapshot import Output
+from pipeline.model.commit import OutputFile
+from pipeline.model.snapshot import Output
+from pipeline.passes.compaction import TOGETHER_MAX, Wanted, choose
 
 MB = 2**20
 TARGET = 64 * MB

@@ -16,14 +16,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.assembly import WallClock
 from pipeline.errors import InputRejected, ObjectNotFound, SourceChanged, StoreError, StoreUnavailable
-from pipeline.model import Assignment, Receipt
-from pipeline.objects import Object
+from pipeline.model.commit import Assignment, Receipt
+from pipeline.runtime.runtime import WallClock
 from pipeline.stores import mount
-from pipeline.stores.memory import MemoryStore
 from pipeline.stores.mount import MountContent, MountContents, MountOutbox, Mounts
-from pipeline.worker import AttemptLost, Code, Worker
+from pipeline.testing.memory_store import MemoryStore
+from pipeline.work.object import Object
+from pipeline.work.worker import AttemptLost, Code, Worker
 from tests.builders import inputs_of, task_of
 
 T0 = 1_700_000_000

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import SettingsError, StoreDenied, StoreUnavailable
-from pipeline.notices import NoticeQueue, unwrapped
-from pipeline.webhook import keys_in
+from pipeline.notices.http import keys_in
+from pipeline.notices.sqs import NoticeQueue, unwrapped
 
 S3 = {"Records": [{"s3": {"bucket": {"name": "b"}, "object": {"key": "up/a+b"}}}]}
 

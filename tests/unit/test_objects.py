@@ -6,8 +6,8 @@ import csv
 
 import pytest
 
-from pipeline.contents import BytesContent
-from pipeline.objects import LOOKED_AT_BYTES, Object
+from pipeline.work.contents import BytesContent
+from pipeline.work.object import LOOKED_AT_BYTES, Object
 
 MARK = b"\xef\xbb\xbf"
 

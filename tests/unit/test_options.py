@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline import Pipeline
+from pipeline.declare.transform_options import TransformOptions
 from pipeline.errors import SettingsError
-from pipeline.options import TransformOptions
-from pipeline.settings import PipelineSettings, TransformSettings
+from pipeline.model.settings import PipelineSettings, TransformSettings
 
 
 def function(**options: Any) -> TransformSettings:

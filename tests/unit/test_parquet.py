@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputRejected
-from sinks import output_files, parquet, results
-from sinks.extremes import NONE_WIDE, with_wide
-from sinks.parquet import AttemptWriter, TableSpec
-from sinks.schema import encode
+from sinks.parquet import output_files
+from sinks.parquet import transform_results as results
+from sinks.parquet import writer as parquet
+from sinks.parquet.writer import AttemptWriter, TableSpec
+from sinks.values.extremes import NONE_WIDE, with_wide
+from sinks.values.schema import encode
 
 TASK = "00000000000000000001-000000"
 

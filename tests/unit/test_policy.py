@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from infra.policy import bucket_policy
+from infra.iam_policy import bucket_policy
 from pipeline import Pipeline
 from pipeline.errors import SettingsError
 from sinks import Delta
@@ -62,7 +62,7 @@ def test_the_command(tmp_path: Path) -> None:
     file.write_text(LOGS)
 
     def call(url: str, *more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "infra.policy", str(file), url, *more]
+        command = [sys.executable, "-m", "infra.iam_policy", str(file), url, *more]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     assert json.loads(call("s3://b").stdout)["Version"] == "2012-10-17"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.errors import SourceChanged, StoreUnavailable
-from pipeline.model import Inputs
-from pipeline.prefetch import AHEAD, PrefetchedContents
-from pipeline.stores.memory import MemoryStore
+from pipeline.model.commit import Inputs
+from pipeline.testing.memory_store import MemoryStore
+from pipeline.work.prefetch import AHEAD, PrefetchedContents
 
 
 class Counting(MemoryStore):

@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cli.results import carrier, writer
+from pipeline.cli.tables.result_formats import carrier, writer
 from pipeline.errors import SettingsError
-from sinks.carried import unique
-from sinks.files import LocalFiles
-from sinks.warehouse import Warehouse
+from sinks.query.object_files import LocalFiles
+from sinks.query.result_types import unique
+from sinks.query.warehouse import Warehouse
 
 
 @dataclass(frozen=True)

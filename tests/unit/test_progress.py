@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from pipeline.cli import progress
-from pipeline.cli.progress import Progress
 from pipeline.cli.render import count, duration, printable, size
-from pipeline.parts import PassReport
+from pipeline.cli.runs import progress
+from pipeline.cli.runs.progress import Progress
+from pipeline.passes.context import PassReport
 
 
 def test_plain_lines_count_what_running_attempts_are_done_with(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.cli.reasons import Entry, Group, grouped, matching, normalised
+from pipeline.cli.runs.failure_groups import Entry, Group, grouped, matching, normalised
 from pipeline.errors import SettingsError
-from pipeline.model import Quarantined
+from pipeline.model.commit import Quarantined
 
 
 def entry(key: str = "up/a", reason: str = "ValueError: no", pipeline: str = "logs", **options: object) -> Entry:

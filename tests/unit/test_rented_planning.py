@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputRejected
-from pipeline.evidence import Evidence, Found, Loss
-from pipeline.model import Commit, Inputs, OutputFile, Receipt, SourceProblem, Task
-from pipeline.planner import Proposer
-from pipeline.settings import Policy, Resources, TransformSettings, rented_policy
-from pipeline.state import State
-from pipeline.usage import Took
+from pipeline.model.commit import Commit, Inputs, OutputFile, Receipt, SourceProblem, Task
+from pipeline.model.settings import Policy, Resources, TransformSettings, rented_policy
+from pipeline.plan.evidence import Evidence, Found, Loss
+from pipeline.plan.planner import Proposer
+from pipeline.state.state import State
+from pipeline.state.usage import Took
 from tests.builders import inputs_of, pipeline_settings, receipt_of
 
 OWNER = "modal:app"

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ObjectNotFound, SettingsError
-from pipeline.model import OutputFile
-from pipeline.snapshot import Output
-from pipeline.stores.memory import MemoryStore
-from sinks import compaction
-from sinks.compaction import ParquetRewriter
+from pipeline.model.commit import OutputFile
+from pipeline.model.snapshot import Output
+from pipeline.testing.memory_store import MemoryStore
+from sinks.parquet import rewriter as compaction
+from sinks.parquet.rewriter import ParquetRewriter
 
 
 async def stored(store: MemoryStore, task: str, rows: dict[str, list[Any]], partition: str) -> OutputFile:

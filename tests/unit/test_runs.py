@@ -11,15 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import keys, ledger, lookup, outputs
-from pipeline.compaction import Compaction
+from pipeline.commit_log import run_reader as lookup
+from pipeline.commit_log.run_reader import RunGone
+from pipeline.commit_log.run_writer import Compaction
 from pipeline.errors import InvariantViolated, StateInvalid
-from pipeline.ledger import Entry, Ledger
-from pipeline.lookup import RunGone
-from pipeline.outputs import Outputs
-from pipeline.runs import Run, SortedRuns, between, decode, described, encode, merge
-from pipeline.snapshot import Output
-from pipeline.stores.memory import MemoryStore
+from pipeline.model import keys
+from pipeline.model.snapshot import Output
+from pipeline.state import ledger, outputs
+from pipeline.state.ledger import Entry, Ledger
+from pipeline.state.outputs import Outputs
+from pipeline.state.sorted_runs import Run, SortedRuns, between, decode, described, encode, merge
+from pipeline.testing.memory_store import MemoryStore
 
 HOME = keys.home("p")
 

@@ -8,7 +8,12 @@ from pathlib import Path
 import duckdb
 
 ROOT = Path(__file__).parent.parent.parent
-SAMPLES = [ROOT / "README.md", ROOT / "pipeline/cli/init.py", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.py")]
+SAMPLES = [
+    ROOT / "README.md",
+    ROOT / "pipeline/cli/setup/init.py",
+    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "examples").rglob("*.py"),
+]
 COLUMN = re.compile(r"""["'](\w+)["']\s*:|\("(\w+)", pa\.|pa\.field\("(\w+)"|\bAS (\w+)""")
 
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputRejected
-from pipeline.settings import Widen
-from sinks.contract import name_conflicts, path_of, without
-from sinks.extremes import NONE_WIDE, with_wide
-from sinks.schema import checked, common_type, decode, encode, unify, unify_encoded
+from pipeline.model.settings import Widen
+from sinks.values.contract import name_conflicts, path_of, without
+from sinks.values.extremes import NONE_WIDE, with_wide
+from sinks.values.schema import checked, common_type, decode, encode, unify, unify_encoded
 
 SCALARS = [pa.int8(), pa.int32(), pa.int64(), pa.uint16(), pa.float32(), pa.float64(), pa.string(), pa.bool_(), pa.date32()]
 SCALARS += [pa.null(), pa.timestamp("s"), pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.binary()]

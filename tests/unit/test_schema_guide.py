@@ -7,10 +7,10 @@ import re
 import pyarrow as pa
 import pytest
 
-from pipeline.settings import Widen
-from sinks.extremes import NONE_WIDE, Wide
-from sinks.rules import fixed_type
-from sinks.schema import common_type
+from pipeline.model.settings import Widen
+from sinks.parquet.schema_mode import fixed_type
+from sinks.values.extremes import NONE_WIDE, Wide
+from sinks.values.schema import common_type
 from tests.helpers import ROOT
 
 TYPES = {

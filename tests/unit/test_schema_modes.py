@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from pipeline import Pipeline
 from pipeline.errors import InputRejected, SettingsError
-from sinks import parquet, results
-from sinks.rules import Rules
-from sinks.schema import decode, encode
+from sinks.parquet import transform_results as results
+from sinks.parquet import writer as parquet
+from sinks.parquet.schema_mode import Rules
+from sinks.values.schema import decode, encode
 from tests.unit.test_parquet import rows_of, writer
 
 KNOWN = encode(

@@ -9,15 +9,15 @@ import pyarrow as pa
 import pytest
 
 from pipeline import Pipeline
-from pipeline.deployment import Deployment, checked
+from pipeline.declare.prefix_overlaps import check_together
+from pipeline.deploy.deployment import Deployment, checked
 from pipeline.errors import SettingsError
-from pipeline.model import AggregateFile, OutputFile
-from pipeline.overlaps import check_together
-from pipeline.snapshot import Changes, Output, Snapshot
+from pipeline.model.commit import AggregateFile, OutputFile
+from pipeline.model.snapshot import Changes, Output, Snapshot
 from sinks import Catalogue, Delta, DuckDBFile, Postgres
-from sinks.changes import changes_between
 from sinks.copies.change import Mark
-from sinks.schema import encode
+from sinks.copies.changes import changes_between
+from sinks.values.schema import encode
 
 
 def sales(**options: Any) -> Pipeline:

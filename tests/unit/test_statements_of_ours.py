@@ -5,8 +5,8 @@ from __future__ import annotations
 import duckdb
 import pytest
 
-from sinks.mergeable import merge_of
-from sinks.pruning import sources_asked
+from sinks.aggregates.merge import merge_of
+from sinks.query.named_sources import sources_asked
 
 CONNECTION = duckdb.connect()
 

@@ -16,17 +16,19 @@ import msgspec
 import psutil
 import pytest
 
-from pipeline import keys, orders, wire
-from pipeline.desk import Desk
+from pipeline.deploy.control import StoreBox
 from pipeline.errors import StoreUnavailable
-from pipeline.executors.local import Limits, LocalExecutor
-from pipeline.model import FORMAT_VERSION, Assignment, LossNote, Receipt, SourceProblem
-from pipeline.orders import INLINE_BYTES, Answer, Order, decode_answer, encode, order_for
+from pipeline.executors.local.executor import Limits, LocalExecutor
+from pipeline.model import keys
+from pipeline.model.commit import FORMAT_VERSION, Assignment, LossNote, Receipt, SourceProblem
 from pipeline.ports import Finished
-from pipeline.rented import StoreBox
-from pipeline.station import EXIT_OVERTIME, Bench, ChildBench, ResidentBench, Station, now
-from pipeline.stores.memory import MemoryStore
-from pipeline.worker import AttemptLost, CodeBroken
+from pipeline.state import codec as wire
+from pipeline.testing.memory_store import MemoryStore
+from pipeline.work import orders
+from pipeline.work.order_journal import Desk
+from pipeline.work.order_runner import EXIT_OVERTIME, Bench, ChildBench, ResidentBench, Station, now
+from pipeline.work.orders import INLINE_BYTES, Answer, Order, decode_answer, encode, order_for
+from pipeline.work.worker import AttemptLost, CodeBroken
 from tests.builders import inputs_of, task_of
 from tests.helpers import ROOT
 
@@ -406,11 +408,11 @@ def test_a_resident_bench_runs_orders_as_one_and_names_the_lost() -> None:
 OVERTIME = """
 import asyncio, sys, threading
 from pathlib import Path
-from pipeline.desk import Desk
-from pipeline.rented import StoreBox
-from pipeline.station import ResidentBench, Station
-from pipeline.stores.local import LocalStore
-from pipeline.assembly import RandomIds, WallClock
+from pipeline.work.order_journal import Desk
+from pipeline.deploy.control import StoreBox
+from pipeline.work.order_runner import ResidentBench, Station
+from pipeline.stores.local.store import LocalStore
+from pipeline.runtime.runtime import RandomIds, WallClock
 
 class Hangs:
     def run_together(self, assignments, starting):

@@ -12,8 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.model import SourceProblem
-from pipeline.tracebacks import DETAIL_MAX, REASON_MAX, REDACTED, describe, redacted, user_traceback, visible, whole_traceback
+from pipeline.model.commit import SourceProblem
+from pipeline.tracebacks import (
+    DETAIL_MAX,
+    REASON_MAX,
+    REDACTED,
+    describe,
+    redacted,
+    user_traceback,
+    visible,
+    whole_traceback,
+)
 
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA7bq1\nKx0ZpQdWvW8yq2Jr3mBn\n-----END RSA PRIVATE KEY-----"
 ENVIRONMENT = {

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from sinks.contract import outside_type, plain_type, rules, stored_type
-from sinks.types import delta_type, duckdb_type, postgres_type
-from sinks.view_sql import view_type
+from sinks.values.column_types import delta_type, duckdb_type, postgres_type
+from sinks.values.contract import outside_type, plain_type, rules, stored_type
+from sinks.values.view_sql import view_type
 from tests.helpers import ROOT
 from tests.values.writing import read_back, written
 

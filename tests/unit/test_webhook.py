@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.webhook import BODY_MAX, KEYS_MAX, hint_application, keys_in
+from pipeline.notices.http import BODY_MAX, KEYS_MAX, hint_application, keys_in
 
 BUCKET = "acme"
 

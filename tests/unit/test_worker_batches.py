@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import keys, wire
-from pipeline.contents import BytesContent
 from pipeline.errors import KeyUnsupported, ObjectNotFound, SourceChanged, StoreDenied, StoreUnavailable
-from pipeline.model import Assignment, Inputs, OutputFile, Receipt
-from pipeline.objects import Object
+from pipeline.model import keys
+from pipeline.model.commit import Assignment, Inputs, OutputFile, Receipt
 from pipeline.ports import Content
-from pipeline.stores.memory import MemoryStore
-from pipeline.worker import AttemptLost, Code, CodeBroken, Worker
+from pipeline.state import codec as wire
+from pipeline.testing.memory_store import MemoryStore
+from pipeline.work.contents import BytesContent
+from pipeline.work.object import Object
+from pipeline.work.worker import AttemptLost, Code, CodeBroken, Worker
 from tests.builders import inputs_of, task_of
 
 HOME = keys.home("p")

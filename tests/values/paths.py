@@ -12,18 +12,18 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline import Pipeline
-from pipeline.audit import Audit
-from pipeline.cli.tables import live_rows_by_source, open_warehouse, state_at
+from pipeline.executors.local.process_owner import this_process
 from pipeline.executors.none import NoExecutor
-from pipeline.executors.owners import this_process
-from pipeline.merging import Compactor, Wanted
-from pipeline.publishing import Publisher
-from pipeline.reading import Table as Opened
-from pipeline.runner import Pass
-from pipeline.state import State
+from pipeline.passes.audit import Audit
+from pipeline.passes.compaction import Compactor, Wanted
+from pipeline.passes.runner import Pass
+from pipeline.runtime.publish import Publisher
+from pipeline.state.state import State
+from pipeline.tables.table import Table as Opened
+from pipeline.tables.views import live_rows_by_source, open_warehouse, state_at
 from sinks import Delta, DuckDBFile
-from sinks.diff import Differ
-from sinks.files import files_of
+from sinks.query.object_files import files_of
+from sinks.query.table_diff import Differ
 from sinks.targets import Target
 from tests.inline import inline_runtime
 from tests.values.model import OWN, Kind, Row, Table, same

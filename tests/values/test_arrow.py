@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from sinks.contract import plain_type
+from sinks.values.contract import plain_type
 from tests.values.arrow_types import REFUSED, array_of, comparable, types, values_of
 from tests.values.writing import read_back, written
 
@@ -106,7 +106,7 @@ def test_pandas_frames_are_kept_or_set_aside(table: pa.Table) -> None:
 @pytest.mark.parametrize("kind", REFUSED, ids=str)
 @pytest.mark.parametrize("wrap", [lambda k: k, pa.list_, lambda k: pa.struct([("x", k)]), lambda k: pa.map_(pa.string(), k)])
 def test_types_that_no_table_holds_are_refused_by_path_type_and_way_out(kind: pa.DataType, wrap: Any) -> None:
-    from sinks.parquet import AttemptWriter, TableSpec
+    from sinks.parquet.writer import AttemptWriter, TableSpec
 
     spec = TableSpec(name="t", output="t/", partition_by=(), declared=None, widen="none")
     writer = AttemptWriter(spec, schema=None, task="0" * 20 + "-000000", nonce="n", scratch=None)  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ def test_types_that_no_table_holds_are_refused_by_path_type_and_way_out(kind: pa
 )
 def test_frames_whose_values_would_be_bent_are_set_aside(frame: pd.DataFrame, expected: str) -> None:
     from pipeline.errors import InputRejected
-    from sinks.parquet import AttemptWriter, TableSpec
+    from sinks.parquet.writer import AttemptWriter, TableSpec
 
     spec = TableSpec(name="t", output="t/", partition_by=(), declared=None, widen="none")
     writer = AttemptWriter(spec, schema=None, task="0" * 20 + "-000000", nonce="n", scratch=None)  # type: ignore[arg-type]

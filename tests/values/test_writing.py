@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sinks import parquet, results
+from sinks.parquet import transform_results as results
+from sinks.parquet import writer as parquet
 from tests.values.model import Row, Table, same
 from tests.values.strategies import ANY, JSON, files, grouping, groups_of, specs
 from tests.values.writing import written

@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import InputRejected
-from pipeline.model import MAIN_TABLE, OutputFile
-from pipeline.settings import Widen
-from sinks.files import LocalFiles
-from sinks.parquet import AttemptWriter, TableSpec
-from sinks.schema import decode
-from sinks.warehouse import Warehouse
+from pipeline.model.commit import MAIN_TABLE, OutputFile
+from pipeline.model.settings import Widen
+from sinks.parquet.writer import AttemptWriter, TableSpec
+from sinks.query.object_files import LocalFiles
+from sinks.query.warehouse import Warehouse
+from sinks.values.schema import decode
 from tests.values.arrow_types import comparable
 from tests.values.model import OWN
 

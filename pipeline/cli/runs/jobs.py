@@ -1,0 +1,215 @@
+"""`tidemill submit` and `tidemill jobs`: hand over files by name now, look later."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import click
+
+from pipeline.cli import EXIT_PROBLEMS
+from pipeline.cli import missing_sources as absences
+from pipeline.cli.options import Target, on_bucket, root_runtime, runtime, wait
+from pipeline.cli.pasted_commands import pasted
+from pipeline.cli.render import as_json, count, printable, table
+from pipeline.deploy.engines import ModalEngine
+from pipeline.errors import SettingsError, nearest
+from pipeline.runtime.runtime import Runtime
+from pipeline.state.jobs import ENDED, Job, Outcome
+
+SHOWN_MAX = 50
+POLL_S = 0.5
+POLL_MAX_S = 5.0
+
+
+@click.command("submit", epilog="Example:  tidemill submit pipeline.py uploads/a.pdf uploads/b.pdf --bucket ./bucket")
+@on_bucket
+@click.argument("names", metavar="KEY...", nargs=-1, required=True)
+@click.option("--engine", type=click.Choice(["local", "modal"]), default="local", show_default=True)
+@click.option("--app", envvar="TIDEMILL_APP", help="modal: the deployed app [default: tidemill-<first pipeline>]")
+@click.option("--again", is_flag=True, help="also files that are processed already")
+def submit_command(target: Target, names: tuple[str, ...], engine: str, app: str | None, again: bool) -> int:
+    """Have files processed now, ahead of the next pass; print a job id and leave. See  tidemill jobs wait ID.
+
+    On this machine a process in the background does the work; with --engine modal the deployed app's containers do.
+    """
+    from pipeline.runtime import jobs as submission
+    from pipeline.runtime.feasibility import foreseen
+
+    job = submission.new_job()
+    pipelines = [p for p in target.pipelines if names[0].startswith(p.source)]
+    if not pipelines:
+        raise SettingsError(f"{names[0]!r} is below no source of {target.file} ({', '.join(p.source for p in target.pipelines)})")
+    pipeline = pipelines[0]
+    wait(foreseen(root_runtime(target, pipeline))).require()
+    if engine == "modal":
+        modal_engine = ModalEngine(target.file, target.bucket, app=app, jobs=True)
+
+        async def go() -> None:
+            opened = modal_engine.runtime(pipeline, target.bucket.open())
+            await opened.open()
+            await submission.submit(opened.filled(await opened.generations())[0], job, names, again=again)
+
+        asyncio.run(go())
+    else:
+        opened = runtime(target, pipeline)
+        wait(_record(opened, job, names, again))
+        _in_background(target, pipeline.name, job)
+    for name in wait(absences.unknown_keys([runtime(target, pipeline)], names)):
+        click.echo(f"tidemill: {wait(absences.told_absent(target.bucket.open(), name))}", err=True)
+    if target.as_json:
+        as_json({"job": job, "pipeline": pipeline.name, "files": len(set(names))})
+    else:
+        click.echo(job)
+    return 0
+
+
+async def _record(opened: Runtime, job: str, names: Sequence[str], again: bool) -> None:
+    from pipeline.runtime import jobs as submission
+
+    await opened.open()
+    await submission.record(opened, job, list(dict.fromkeys(names)), again=again)
+
+
+def _in_background(target: Target, pipeline: str, job: str) -> None:
+    """A process of its own that outlives this one and its terminal."""
+    bucket = target.bucket
+    command = [sys.executable, "-m", "pipeline.cli", "run", f"{target.file.partition(':')[0]}:{pipeline}", "--job", job]
+    command += ["--bucket", bucket.url, "--json"]
+    for option, value in (("--endpoint-url", bucket.endpoint_url), ("--region", bucket.region)):
+        command += [option, value] if value else []
+    nowhere = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.Popen(command, start_new_session=True, env=dict(os.environ), **nowhere)  # type: ignore[call-overload]
+
+
+@click.group("jobs", epilog="Example:  tidemill jobs wait pipeline.py job-0123456789abcdef --bucket ./bucket")
+def jobs_command() -> None:
+    """Show, wait for, cancel or list what was submitted. What became of each file is in the bucket, for as long as that is."""
+
+
+def _found(target: Target, job: str) -> tuple[Runtime, Job]:
+    from pipeline.runtime import jobs as submission
+
+    known: list[str] = []
+    for p in target.pipelines:
+        opened = runtime(target, p)
+        wait(opened.store.check(p.source))
+        record = wait(submission.read(opened, job))
+        if record is not None:
+            return opened, record
+        known += [j.id for j in wait(submission.listed(opened, last=1000))]
+    raise SettingsError(f"there is no job {job!r} in this bucket{nearest(job, known)}")
+
+
+def _show(target: Target, record: Job, found: Sequence[Outcome]) -> int:
+    from pipeline.runtime.jobs import as_builtins
+
+    states = Counter(one.status for one in found)
+    if target.as_json:
+        as_json(as_builtins(record, list(found)))
+    else:
+        told = ", ".join(f"{n:,} {status}" for status, n in sorted(states.items()))
+        click.echo(f"{record.id}: {count(len(found), 'file')}: {told}; {count(sum(one.rows for one in found), 'row')}")
+        table(
+            ("file", "status", "rows", "reason"),
+            [(printable(one.key), one.status, one.rows, one.reason) for one in found[:SHOWN_MAX]],
+            numbers=(2,),
+        )
+        if len(found) > SHOWN_MAX:
+            click.echo(f"... and {len(found) - SHOWN_MAX:,} more; --json prints all")
+        if not record.planned and not record.cancelled:
+            click.echo(f"not planned yet; if that lasts:  {pasted(target, 'run', options=f'--job {record.id}')}")
+    return EXIT_PROBLEMS if states["failed"] or states["missing"] else 0
+
+
+@jobs_command.command("show", epilog="Example:  tidemill jobs show pipeline.py job-0123456789abcdef --bucket ./bucket")
+@on_bucket
+@click.argument("job")
+def show_command(target: Target, job: str) -> int:
+    """What became of each file of a job. Exit code 1 if some failed or are missing."""
+    from pipeline.runtime import jobs as submission
+
+    opened, record = _found(target, job)
+    return _show(target, record, wait(submission.outcomes(opened, record)))
+
+
+@jobs_command.command("wait", epilog="Example:  tidemill jobs wait pipeline.py job-0123456789abcdef --bucket ./bucket")
+@on_bucket
+@click.argument("job")
+@click.option("--timeout", "timeout_s", type=click.IntRange(0, 30 * 86_400), default=3600, show_default=True, help="seconds")
+def wait_command(target: Target, job: str, timeout_s: int) -> int:
+    """Wait until every file of a job has ended, then show it. Exit code 1 if some failed, or the time is up."""
+    from pipeline.runtime import jobs as submission
+
+    opened, record = _found(target, job)
+    until, pause_s, told = time.monotonic() + timeout_s, POLL_S, -1
+    while True:
+        found = wait(submission.outcomes(opened, record))
+        left = sum(one.status not in ENDED for one in found)
+        if not left:
+            return _show(target, record, found)
+        if time.monotonic() > until:
+            _show(target, record, found)
+            click.echo(f"tidemill: {count(left, 'file')} not ended after {timeout_s} s", err=True)
+            return EXIT_PROBLEMS
+        if left != told and not target.as_json:
+            told = left
+            click.echo(f"{record.id}: {len(found) - left:,} of {count(len(found), 'file')} ended", err=True)
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, POLL_MAX_S)
+        record = wait(submission.read(opened, job)) or record
+
+
+@jobs_command.command("cancel", epilog="Example:  tidemill jobs cancel pipeline.py job-0123456789abcdef --bucket ./bucket")
+@on_bucket
+@click.argument("job")
+def cancel_command(target: Target, job: str) -> int:
+    """End a job's work. Files that are done stay; the others are set aside until  tidemill quarantine retry."""
+    from pipeline.runtime import jobs as submission
+
+    opened, record = _found(target, job)
+    ended = wait(submission.cancel(opened, record))
+    if record.calls:
+        from pipeline.executors.modal import cancel_calls, explained_modal
+
+        with explained_modal("jobs cancel"):
+            cancel_calls(record.calls)
+    if target.as_json:
+        as_json({"job": job, "cancelled_tasks": ended})
+    else:
+        idle = "cancelled before it began" if record.cancelled else "nothing was under way"
+        click.echo(f"{job}: {count(ended, 'task')} cancelled" if ended else f"{job}: {idle}")
+    return 0
+
+
+@jobs_command.command("list", epilog="Example:  tidemill jobs list pipeline.py --bucket ./bucket")
+@on_bucket
+@click.option("--last", type=click.IntRange(1, 10_000), default=20, show_default=True, help="jobs to show")
+def list_command(target: Target, last: int) -> int:
+    """The newest jobs, oldest first, with how many files ended."""
+    from datetime import UTC, datetime
+
+    from pipeline.runtime import jobs as submission
+
+    rows = []
+    for p in target.pipelines:
+        opened = runtime(target, p)
+        wait(opened.store.check(p.source))
+        for record in wait(submission.listed(opened, last=last)):
+            found = wait(submission.outcomes(opened, record))
+            ended = sum(one.status in ENDED for one in found)
+            when = f"{datetime.fromtimestamp(record.submitted_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+            rows.append((record.id, p.name, when, len(found), ended, sum(one.status == "failed" for one in found)))
+    if target.as_json:
+        names = ("job", "pipeline", "submitted", "files", "ended", "failed")
+        as_json([dict(zip(names, row, strict=True)) for row in rows])
+    elif rows:
+        table(("job", "pipeline", "submitted (UTC)", "files", "ended", "failed"), rows, numbers=(3, 4, 5))
+    else:
+        click.echo("no jobs")
+    return 0

@@ -1,0 +1,148 @@
+"""`tidemill run`: passes until nothing is new; with --watch, until interrupted. `tidemill hint`: for keys that are named."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from functools import partial
+
+import click
+
+from pipeline.cli.options import Target, on_bucket, on_engine, on_limits, priority_of
+from pipeline.cli.render import printable
+from pipeline.cli.runs.passes import SWEEP_S, Run
+from pipeline.deploy.engines import Engine
+from pipeline.discover.request import Limits, Request
+from pipeline.errors import SettingsError
+from pipeline.notices.sqs import NoticeQueue, Notices
+from pipeline.passes.context import PassReport
+from pipeline.runtime.runtime import Runtime
+from pipeline.state.state import State
+from pipeline.stores import open_store
+from pipeline.stores.s3.address import s3_address
+
+
+@click.command("run", epilog="Example:  tidemill run pipeline.py --bucket ./bucket --watch")
+@on_bucket
+@on_engine
+@on_limits
+@click.option(
+    "--priority",
+    "words",
+    multiple=True,
+    metavar="ORDER|PREFIX",
+    help="what goes first: newest, oldest, or files below PREFIX (several)",
+)
+@click.option("--watch", is_flag=True, help="go on until interrupted (Ctrl-C stops cleanly)")
+@click.option("--interval", "interval_s", type=click.FloatRange(0.1, 86400), default=5.0, help="--watch: seconds between looks")
+@click.option("--queue", "queue_url", metavar="URL", help="--watch: an SQS queue of upload notices; what they name is not listed")
+@click.option(
+    "--sweep",
+    "sweep_s",
+    type=click.FloatRange(1, 604800),
+    help=f"--watch: seconds between whole listings, where not each look is one [default: up to {SWEEP_S:g}]",
+)
+@click.option("--inventory", metavar="URL", help="an S3 Inventory's manifest.json: process what it names and is not known yet")
+@click.option("--job", "job", help="process the files of this job only (see  tidemill submit)")
+@click.option(
+    "--fail-on",
+    type=click.Choice(["quarantined"]),
+    help="exit code 1 while any file is in quarantine, also of earlier runs [default: of this run alone]",
+)
+def run_command(  # noqa: PLR0917
+    target: Target,
+    engine: Engine,
+    limits: Limits,
+    words: tuple[str, ...],
+    watch: bool,
+    interval_s: float,
+    queue_url: str | None,
+    sweep_s: float | None,
+    inventory: str | None,
+    job: str | None,
+    fail_on: str | None,
+) -> int:
+    """Process every new and changed object of FILE's pipelines; commit the rows; forget deleted objects.
+
+    On this machine, or with --engine modal on the containers of a deployed app: there the command hands the work over and
+    leaves, unless --wait. Exit code 1 if files were quarantined or put off, with --fail-on quarantined also while earlier ones are
+    in quarantine. What is left when a run is killed is picked up by the next one.
+    """
+    if job is not None and (watch or limits or words):
+        raise click.UsageError("--job goes with neither --watch nor --limit nor --priority: it runs the job's files, once")
+    if (queue_url and (not watch or limits)) or (sweep_s and not watch):
+        raise click.UsageError("--queue needs --watch, and goes with no --limit; --sweep needs --watch")
+    if inventory is not None and (watch or job):
+        raise click.UsageError("--inventory goes with neither --watch nor --job: it is a listing, and read once")
+    request = Request(limits=limits, priority=priority_of(words))
+    if job is not None:
+        run = Run(target, engine, work=partial(_job, job, alone=len(target.pipelines) == 1))
+    elif inventory is not None:
+        run = Run(target, engine, work=partial(_inventory, target, inventory, request), usd=limits.usd)
+    else:
+        run = Run(target, engine, watch=watch, interval_s=interval_s, request=request, usd=limits.usd)
+    run.sweep_s, run.fail_on = sweep_s, fail_on
+    if queue_url is not None:
+        if not target.bucket.url.startswith("s3://"):
+            raise click.UsageError(f"--queue is for notices of an S3 bucket, and {target.bucket.url} is none")
+        name, prefix = s3_address(target.bucket.url)
+        run.notices = NoticeQueue(queue_url, bucket=name, prefix=prefix, region=target.bucket.region)
+    return asyncio.run(run.go())
+
+
+@click.command("hint", epilog="Example:  tidemill hint pipeline.py up/a.csv s3://bucket/up/b.csv --bucket s3://bucket")
+@on_bucket
+@on_engine
+@click.argument("names", metavar="KEY...", nargs=-1, required=True)
+def hint_command(target: Target, engine: Engine, names: tuple[str, ...]) -> int:
+    """Process the objects of these KEYs now if they are new or changed, and forget those that are gone, without a listing.
+
+    KEY is a key of the bucket, or its s3:// address. Exit code 1 if files were quarantined or put off, or if no KEY is an
+    object's or known.
+    """
+    found = [_key(target, name) for name in names]
+    for name, key in zip(names, found, strict=True):
+        if any(key == p.source for p in target.pipelines):
+            raise click.UsageError(f"{printable(name)} is a whole source: name the objects in it, or use  tidemill run")
+        if not any(key.startswith(p.source) for p in target.pipelines):
+            sources = ", ".join(repr(p.source) for p in target.pipelines)
+            raise click.UsageError(f"{printable(name)} is below no pipeline's source ({sources})")
+    run = Run(target, engine)
+    run.noticed = Notices(keys=list(dict.fromkeys(found)))
+    run.tells_absent = True
+    return asyncio.run(run.go())
+
+
+def _key(target: Target, name: str) -> str:
+    url = target.bucket.url
+    base = url if url.endswith("/") else url + "/"
+    return name.removeprefix(base) if name.startswith("s3://") else name
+
+
+async def _inventory(target: Target, url: str, request: Request, runtime: Runtime) -> tuple[PassReport, State]:
+    """What an inventory names, where nothing is known of it."""
+    from pipeline.discover.inventory import Inventory
+
+    for what, named in (("--inventory", url), ("--bucket", target.bucket.url)):
+        if not named.startswith("s3://"):
+            raise SettingsError(f"{what} {named!r} is not on S3: an inventory is a file that S3 wrote about a bucket of its own")
+    where, _, key = url.removeprefix("s3://").partition("/")
+    store = open_store(f"s3://{where}", endpoint_url=target.bucket.endpoint_url, region=target.bucket.region)
+    name, prefix = s3_address(target.bucket.url)
+    inventory = Inventory(store, key, bucket=name, prefix=prefix)
+    await inventory.open()
+    first = runtime.filled(await runtime.generations())[0]
+    return await first.run(request=replace(request, listing=inventory.pages))
+
+
+async def _job(job: str, runtime: Runtime, *, alone: bool) -> tuple[PassReport, State]:
+    """A job's files, and nothing else. alone: no other pipeline of the file can be the job's."""
+    from pipeline.runtime import jobs as submission
+
+    runtime = runtime.filled(await runtime.generations())[0]
+    record = await submission.read(runtime, job)
+    if record is None and alone:
+        raise SettingsError(f"there is no job {job!r} of pipeline {runtime.settings.name} in this bucket")
+    if record is None:
+        return PassReport(), await runtime.log().load()
+    return await submission.run(runtime, record)

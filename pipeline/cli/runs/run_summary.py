@@ -1,0 +1,68 @@
+"""What a run did, in words."""
+
+from __future__ import annotations
+
+import time
+
+from pipeline.cli.render import count, duration, printable, size
+from pipeline.passes.context import PassReport
+
+
+def handed_over(name: str, report: PassReport) -> list[str]:
+    """What a run did that left the work to others, for people."""
+    settled = f"; {count(report.committed, 'file')} of earlier ones committed" if report.committed else ""
+    lines = [f"{name}: {count(report.planned, 'file')} handed over ({size(report.planned_bytes)}){settled}"]
+    if report.elsewhere or report.planned:
+        lines.append("  they go on by themselves; see  tidemill status")
+    return lines + _unread(report) + _limits(report) + _unmatched(report)
+
+
+def _limits(report: PassReport) -> list[str]:
+    lines = []
+    if report.over_budget:
+        lines.append(f"  {count(report.over_budget, 'file')} held back: the cost limit is reached; a later run goes on")
+    if report.held_back:
+        lines.append("  as many tasks are open as may be: a later run goes on with the rest")
+    return lines + _left(report)
+
+
+def _left(report: PassReport) -> list[str]:
+    """What waits for a later run, and how long it has been waiting."""
+    if not report.left:
+        return ["  stopped at its limit, before the end of the listing: a later run goes on"] if report.limited else []
+    least = "" if report.complete else "at least "
+    oldest = ""
+    if report.left_oldest_us is not None:
+        oldest = f", the oldest uploaded {duration(max(0.0, time.time() - report.left_oldest_us / 1e6))} ago"
+    return [f"  {least}{count(report.left, 'file')} left for a later run ({size(report.left_bytes)}){oldest}"]
+
+
+def summary(name: str, report: PassReport, seconds: float) -> list[str]:
+    """What a run did, for people."""
+    if not report.commits and not report.elsewhere:
+        return [f"{name}: nothing new in {count(report.listed, 'object')} ({duration(seconds)})", *_unmatched(report)]
+    rate = f", {size(report.committed_bytes / max(seconds, 1e-3))}/s" if report.committed else ""
+    lines = [f"{name}: {count(report.committed, 'file')} committed, {count(report.rows, 'row')} ({duration(seconds)}{rate})"]
+    for n, text in (
+        (report.rejected, "rejected"),
+        (report.quarantined, "quarantined"),
+        (report.deleted, "deleted in the bucket, their rows are gone"),
+        (report.elsewhere, "in progress in another run"),
+    ):
+        if n:
+            lines.append(f"  {count(n, 'row' if text == 'rejected' else 'file')} {text}")
+    if report.aggregates:
+        lines.append(f"  {count(report.aggregates, 'aggregate')} brought up to date")
+    return lines + _unread(report) + _limits(report) + _unmatched(report)
+
+
+def _unread(report: PassReport) -> list[str]:
+    if not report.unread:
+        return []
+    return [f"  {count(report.unread, 'file')} put off, the next run tries again: {printable(report.unread_reason)}"]
+
+
+def _unmatched(report: PassReport) -> list[str]:
+    if not report.unmatched:
+        return []
+    return [f"  {count(report.unmatched, 'file')} matched by no transform, such as {printable(report.unmatched_sample[0])}"]

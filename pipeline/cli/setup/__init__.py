@@ -1,0 +1,1 @@
+"""Commands around a project: make it, deploy it, find what is missing."""

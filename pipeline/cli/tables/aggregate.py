@@ -1,0 +1,145 @@
+"""`tidemill aggregate`: bring aggregates up to date now, compute them from scratch, or prove that they are right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from pipeline.cli import EXIT_PROBLEMS
+from pipeline.cli.options import Target, on_bucket, root_runtime, wait
+from pipeline.cli.render import as_json, count
+from pipeline.model.snapshot import Changes
+from pipeline.passes.runner import Pass
+from pipeline.runtime import feasibility as foresight
+from pipeline.runtime.runtime import Runtime
+from pipeline.sql import quoting as sql
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.model.settings import AggregateSettings
+    from sinks.query.warehouse import Warehouse
+
+ROUNDING = 1e-9
+"""Sums of floating-point numbers depend on their order: relative differences up to this are none."""
+
+
+@dataclass(slots=True)
+class Checked:
+    """One aggregate beside its recomputation."""
+
+    name: str
+    groups: int
+    differing: int
+    late: bool
+    """Its committed file is older than the rows: queries compute it."""
+
+
+@click.command("aggregate", epilog="Example:  tidemill aggregate pipeline.py --check --bucket ./bucket")
+@on_bucket
+@click.option("--full", is_flag=True, help="compute everything from scratch")
+@click.option("--check", is_flag=True, help="change nothing: compare what is committed with computing everything")
+def aggregate_command(target: Target, full: bool, check: bool) -> int:
+    """Bring the aggregates up to date with the committed rows and the dimensions, as every run does at its end.
+
+    Exit code 1 if --check finds a group that differs.
+    """
+    if full and check:
+        raise click.UsageError("--check changes nothing, so it goes without --full")
+    for pipeline in target.pipelines:
+        foresight.declared(pipeline).require()
+    wrong, told = 0, []
+    for pipeline in target.pipelines:
+        if check:
+            found = wait(_check(root_runtime(target, pipeline)))
+            wrong += sum(one.differing for one in found)
+            told += [{"pipeline": pipeline.name, **_plain(one)} for one in found]
+        else:
+            told.append({"pipeline": pipeline.name, "aggregates": wait(_bring(root_runtime(target, pipeline), full))})
+    if target.as_json:
+        as_json(told)
+        return EXIT_PROBLEMS if wrong else 0
+    for one in told:
+        click.echo(_line(one))
+    return EXIT_PROBLEMS if wrong else 0
+
+
+def _plain(one: Checked) -> dict[str, Any]:
+    return {"aggregate": one.name, "groups": one.groups, "differing": one.differing, "late": one.late}
+
+
+def _line(one: dict[str, Any]) -> str:
+    if "aggregate" not in one:
+        n = one["aggregates"]
+        return f"{one['pipeline']}: {count(n, 'aggregate')} computed" if n else f"{one['pipeline']}: aggregates are up to date"
+    late = " (late: queries compute it)" if one["late"] else ""
+    verdict = f"{one['differing']:,} differ" if one["differing"] else "all as computed from scratch"
+    return f"{one['pipeline']}, {one['aggregate']}: {count(one['groups'], 'group')}, {verdict}{late}"
+
+
+async def _bring(root: Runtime, full: bool) -> int:
+    from pipeline.runtime.aggregator import WarehouseAggregator
+
+    opened = await root.live()
+    await opened.store.check(opened.settings.source)
+    passing = Pass(replace(opened.parts(), aggregator=WarehouseAggregator(opened.store, opened.settings, anew=full)))
+    await passing.open()
+    if opened.settings.aggregates:
+        await passing.aggregate()
+    return passing.report.aggregates
+
+
+async def _check(root: Runtime) -> list[Checked]:
+    from pipeline.tables.time_travel import state_at
+    from sinks.aggregates.compute import AggregateRun
+    from sinks.parquet.promised_columns import promised
+    from sinks.query.dimensions import look_up
+    from sinks.query.object_files import files_of
+    from sinks.query.warehouse import Warehouse
+
+    opened, state = await state_at(await root.live())
+    snapshot, files = state.snapshot(), files_of(opened.store)
+    if snapshot.schema is None:
+        return []
+    changes = snapshot.changes
+    late = bool(changes.added or changes.gone or changes.everything)
+    rows = promised(snapshot, opened.settings)
+    scratch = msgspec.structs.replace(rows, aggregates={}, changes=Changes(everything=True))
+    dimensions = await look_up(opened.store, opened.settings.dimensions)
+    fresh = AggregateRun(files, scratch, opened.settings.aggregates, dimensions).compute()
+    found = []
+    with Warehouse(files) as warehouse:
+        for aggregate in opened.settings.aggregates:
+            file, table = snapshot.aggregates.get(aggregate.name), fresh[aggregate.name]
+            if file is None or late or table is None:
+                found.append(Checked(aggregate.name, table.num_rows if table is not None else 0, 0, late=True))
+                continue
+            warehouse.add_aggregate_file("committed", file)
+            found.append(Checked(aggregate.name, table.num_rows, _differing(warehouse, aggregate, table), late=False))
+    return found
+
+
+def _differing(warehouse: Warehouse, aggregate: AggregateSettings, fresh: pa.Table) -> int:
+    """Groups that are not as they should be, or that only one side has."""
+    warehouse.add_table("fresh", fresh)
+    kinds = {row["column_name"]: row["column_type"] for row in warehouse.query("DESCRIBE committed").to_pylist()}
+    by = [column for column in aggregate.by if column in kinds]
+    same = " AND ".join(_same(column, kinds[column]) for column in kinds if column not in by) or "true"
+    on = " AND ".join(f"c.{sql.name(column)} IS NOT DISTINCT FROM f.{sql.name(column)}" for column in by)
+    there = "c._there IS NOT NULL AND f._there IS NOT NULL"
+    found = warehouse.query(
+        f"SELECT count(*) FILTER (NOT ({there} AND {same})) AS n FROM (SELECT *, 1 AS _there FROM committed) c"
+        f" FULL JOIN (SELECT *, 1 AS _there FROM fresh) f ON {on}"
+    )
+    return int(found.column(0)[0].as_py())
+
+
+def _same(column: str, kind: str) -> str:
+    c, f = f"c.{sql.name(column)}", f"f.{sql.name(column)}"
+    exact = f"{c} IS NOT DISTINCT FROM {f}"
+    if kind not in ("DOUBLE", "FLOAT"):
+        return f"({exact})"
+    return f"({exact} OR coalesce(abs({c} - {f}) <= {ROUNDING} * greatest(abs({c}), abs({f})), false))"

@@ -1,0 +1,307 @@
+"""Keeping the state small: checkpoints, collection of the log, and vacuum. Any number may run at once; none is needed for
+correctness, only for cost.
+
+What may be deleted is decided by what is committed and by the store's own clock, never by a local one, and never by the age
+of a file alone: a slow attempt's output must survive until its task has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pipeline.commit_log.log import Log, Outdated, parse_floor
+from pipeline.commit_log.run_reader import RunGone
+from pipeline.commit_log.run_writer import Compaction
+from pipeline.errors import ObjectNotFound, PreconditionFailed
+from pipeline.model import keys
+from pipeline.model.settings import PipelineSettings
+from pipeline.ports import Ids, Store
+from pipeline.state import codec as wire
+from pipeline.state import ledger
+from pipeline.state import outputs as output_rows
+from pipeline.state.checkpoint import Checkpoint
+from pipeline.state.sorted_runs import SortedRuns
+from pipeline.state.state import State
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+JOBS_KEPT_MS = 90 * 86_400_000
+COLLECTED_MAX = 1_000
+"""Ledger runs that one commit gives up; the next vacuum goes on."""
+KEPT_STEPS = 16
+"""Checkpoints that are kept for looking back lie at least this part of the retention time, or of the longest log, apart."""
+
+
+async def write_checkpoint(log: Log, state: State, ids: Ids) -> str:
+    """Store the state folded so far: new runs first, then the checkpoint, then the hint. Returns its key.
+
+    It names no run that a commit up to here gave up: that is what makes it safe to delete them (docs/decisions/0030). The in-memory
+    state keeps its meaning; its overlay is empty afterwards. Raises Outdated.
+    """
+    for _ in range(log.policy.loads_max):
+        try:
+            await _write_runs(log, state, ids)
+            break
+        except RunGone as gone:
+            if not await log.rebase(state, gone.run.key):
+                raise Outdated(f"runs of {log.pipeline} were moved while a checkpoint was written; run again") from None
+    key = keys.checkpoint(log.home, state.sequence, ids.nonce())
+    await log.store.put(key, wire.encode(state.checkpoint()))
+    await log.store.put(keys.hint(log.home), key.encode())
+    return key
+
+
+async def _write_runs(log: Log, state: State, ids: Ids) -> None:
+    """Merge what changed into the runs. All of the state's runs are exchanged at once, or none: they belong to one sequence."""
+
+    def compaction(runs: SortedRuns, schema: pa.Schema) -> Compaction:
+        policy = log.policy
+        return Compaction(log.store, log.home, state.sequence, ids, runs, schema, policy.run_rows_max, policy.run_fanout)
+
+    outputs, doomed = state.outputs, state.doomed & state.run_names
+    spilled = outputs.changed if len(outputs.changed) > log.policy.outputs_inline_max else {}
+    ledger_work = compaction(state.ledger.runs, ledger.schema())
+    output_work = compaction(outputs.runs, output_rows.schema())
+    if state.overlay or doomed:
+        await ledger_work.run(ledger.table_of(state.overlay), doomed)
+    if spilled or doomed:
+        await output_work.run(output_rows.table_of(spilled), doomed)
+    state.ledger.replace(ledger_work.runs, state.overlay)
+    outputs.replace(output_work.runs, changed=bool(spilled))
+    state.overlay, state.base = {}, state.sequence  # no checkpoint of before may replace these runs: it would lack the overlay
+    state.doomed.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a vacuum leaves for looking back: older checkpoints, the runs that they name, and the log above `floor`."""
+
+    checkpoints: frozenset[str] = frozenset()
+    runs: frozenset[str] = frozenset()
+    floor: int = 0
+
+
+async def what_is_kept(log: Log, state: State, retention_s: float) -> Kept:
+    """The newest checkpoint from before the retention time, from which every later state can be folded, and some younger ones,
+    which take its place one day. By the store's times; where the log is longer than `log_entries_max`, what is too far back counts
+    as old.
+    """
+    found: list[tuple[int, int, str]] = []
+    async for page in log.store.list(keys.checkpoint_prefix(log.home)):
+        rows = zip(page.keys, page.modified_us, strict=True)
+        found += [(n, us // 1000, key) for key, us in rows if (n := keys.checkpoint_sequence(key)) is not None]
+    if not found:
+        return Kept()
+    found.sort()
+    floor, entries_max = await log.floor(), log.policy.log_entries_max
+    due_ms, first = max(ms for _, ms, _ in found) - int(1000 * retention_s), state.sequence - entries_max
+    old = [row for row in found if row[0] >= floor and (row[1] < due_ms or row[0] < first)]
+    kept = [old[-1]] if old else []
+    for row in found:
+        if row[0] < max(floor, kept[0][0] + 1 if old else 0):
+            continue
+        last = kept[-1] if kept else (0, 0, "")
+        if row[0] - last[0] >= max(entries_max // KEPT_STEPS, 1) or row[1] - last[1] >= 1000 * retention_s / KEPT_STEPS:
+            kept.append(row)
+    runs: set[str] = set()
+    for stored in await log.store.get_many([key for *_, key in kept]):
+        if stored is not None:
+            checkpoint = wire.decode(Checkpoint, stored.body, "a checkpoint")
+            runs.update(run.key for run in (*checkpoint.runs, *checkpoint.output_runs))
+    return Kept(frozenset(key for *_, key in kept), frozenset(runs), old[-1][0] if old else 0)
+
+
+async def unnamed_runs(log: Log, state: State, kept: Kept) -> list[str]:
+    """Runs that neither this state nor what is kept names, written before its sequence: at most COLLECTED_MAX of them."""
+    named, last = state.run_names | kept.runs, keys.ledger_run(log.home, state.sequence, "")
+    found: list[str] = []
+    async for page in log.store.list(keys.ledger_prefix(log.home)):
+        found += [key for key in page.keys if key not in named and key < last]
+    return found[:COLLECTED_MAX]
+
+
+async def raise_floor(store: Store, home: str, sequence: int) -> None:
+    """Declare that log entries at or below `sequence` may be gone. Only ever rises, whoever else raises it."""
+    key = keys.floor(home)
+    body = str(sequence).encode()
+    while True:
+        try:
+            current = await store.get(key)
+        except ObjectNotFound:
+            current = None
+        if current is not None and parse_floor(current, key) >= sequence:
+            return
+        try:
+            if current is None:
+                await store.put(key, body, create_only=True)
+            else:
+                await store.put(key, body, if_match=current.etag)
+        except (PreconditionFailed, ObjectNotFound):
+            continue
+        return
+
+
+@dataclass(slots=True)
+class Vacuumed:
+    """What one vacuum removed, and the ids of outputs to record as vacuumed in the next commit."""
+
+    outputs: list[str] = field(default_factory=list)
+    files: int = 0
+    size_bytes: int = 0
+    receipts: int = 0
+    log_entries: int = 0
+    checkpoints: int = 0
+
+
+class Vacuum:
+    """One run of the vacuum against one loaded state."""
+
+    def __init__(
+        self,
+        log: Log,
+        settings: PipelineSettings,
+        state: State,
+        *,
+        kept: Kept | None = None,
+        collected: Sequence[str] = (),
+        dry_run: bool = False,
+    ) -> None:
+        self.log = log
+        self.store = log.store
+        self.settings = settings
+        self.state = state
+        self.kept = kept or Kept()
+        self.collected = collected
+        self.dry_run = dry_run
+        self.done = Vacuumed()
+
+    async def run(self, checkpoint: str) -> Vacuumed:
+        """Delete what nobody can need any more. `checkpoint` was just written: the store's time of it is now."""
+        now_ms = (await self.store.head(checkpoint)).modified_us // 1000
+        due_ms = now_ms - int(1000 * self.settings.retention_s)
+        await self._removed_outputs(due_ms)
+        await self._orphans()
+        await self._receipts()
+        await self._jobs(now_ms)
+        await self._log_and_checkpoints(checkpoint)
+        await self._dropped()
+        await self._remove(list(self.collected))  # after the checkpoint: neither it nor any later one names them
+        return self.done
+
+    async def _removed_outputs(self, due_ms: int) -> None:
+        """Files whose last live row went away longer ago than retention, by the store's clock."""
+        for output, removed in self.state.removed.items():
+            if removed.removed_ms < due_ms:
+                await self._delete([file.key for file in removed.files], [file.size_bytes for file in removed.files])
+                self.done.outputs.append(output)
+
+    async def _orphans(self) -> None:
+        """Files of attempts that ended without publishing: their task is over, and no commit names them."""
+        for prefix in (keys.rows_prefix(self.settings.output), keys.rejected_prefix(self.settings.output)):
+            async for page in self.store.list(prefix):
+                hits = [i for i, key in enumerate(page.keys) if self.is_orphan(key)]
+                await self._delete([page.keys[i] for i in hits], [page.sizes[i] for i in hits])
+        known = {file.key for file in self.state.aggregates.values()}
+        known.update(file.key for removed in self.state.removed.values() for file in removed.files)
+        async for page in self.store.list(keys.aggregate_prefix(self.settings.output)):
+            hits = [i for i, key in enumerate(page.keys) if key not in known and self._is_past_aggregate(key)]
+            await self._delete([page.keys[i] for i in hits], [page.sizes[i] for i in hits])
+
+    def is_orphan(self, key: str) -> bool:
+        """Whether an output file belongs to no live or removed output, and its task can never publish it."""
+        output, task = keys.output_of(key), keys.task_of(key)
+        if output is None or task is None or output in self.state.outputs or output in self.state.removed:
+            return False
+        return self._is_over(task)
+
+    def _is_over(self, task: str) -> bool:
+        sequence = keys.task_sequence(task)
+        return sequence is not None and sequence <= self.state.sequence and task not in self.state.tasks
+
+    def _is_past_aggregate(self, key: str) -> bool:
+        """An aggregate computed over snapshot n is committed at n+1 or never."""
+        sequence = keys.aggregate_sequence(key)
+        return sequence is not None and sequence < self.state.sequence
+
+    async def _receipts(self) -> None:
+        """Receipts, notes and stored orders of tasks that are over: what they said is in the log's fold."""
+        for prefix in (keys.receipt_prefix(self.log.home), keys.assignment_prefix(self.log.home)):
+            async for page in self.store.list(prefix + keys.TASKS):
+                hits = [key for key in page.keys if (task := keys.task_of(key)) is not None and self._is_over(task)]
+                await self._remove(hits)
+                self.done.receipts += len(hits)
+
+    async def _jobs(self, now_ms: int) -> None:
+        """Records of jobs that are old by the store's clock: what became of their keys stays in the state."""
+        async for page in self.store.list(keys.job_prefix(self.log.home)):
+            times = zip(page.keys, page.modified_us, strict=True)
+            await self._remove([key for key, modified_us in times if modified_us // 1000 < now_ms - JOBS_KEPT_MS])
+
+    async def _log_and_checkpoints(self, checkpoint: str) -> None:
+        """Log entries below the oldest checkpoint that is kept, and all checkpoints but those."""
+        newest = keys.checkpoint_sequence(checkpoint) or 0
+        reached = self.kept.floor
+        if reached and not self.dry_run:
+            await raise_floor(self.store, self.log.home, reached)
+        async for page in self.store.list(keys.log_prefix(self.log.home)):
+            old = [key for key in page.keys if (keys.log_sequence(key) or newest) <= reached]
+            await self._remove(old)
+            self.done.log_entries += len(old)
+        hinted = await self.log.hinted_checkpoint()
+        async for page in self.store.list(keys.checkpoint_prefix(self.log.home)):
+            spared = {hinted, *self.kept.checkpoints}
+            older = [key for key in page.keys if key not in spared and (keys.checkpoint_sequence(key) or newest) < newest]
+            await self._remove(older)
+            self.done.checkpoints += len(older)
+
+    async def _dropped(self) -> None:
+        """Everything of generations that were dropped."""
+        known = self.state.generations
+        for number in known.dropped if known is not None else ():
+            if number == 0:
+                continue  # its rows are orphans by now; its log is the pipeline's
+            home = keys.of_generation(self.log.home, number)
+            for prefix in (
+                keys.of_generation(self.settings.output, number),
+                keys.receipt_prefix(home),
+                keys.assignment_prefix(home),
+                home,
+            ):
+                async for page in self.store.list(prefix):
+                    await self._delete(page.keys, page.sizes)
+
+    async def _delete(self, names: list[str], sizes: list[int]) -> None:
+        if names:
+            self.done.files += len(names)
+            self.done.size_bytes += sum(sizes)
+            await self._remove(names)
+
+    async def _remove(self, names: list[str]) -> None:
+        if names and not self.dry_run:
+            await self.store.delete(names)
+
+
+async def vacuum(
+    log: Log,
+    settings: PipelineSettings,
+    state: State,
+    ids: Ids,
+    *,
+    kept: Kept | None = None,
+    collected: Sequence[str] = (),
+    dry_run: bool = False,
+) -> Vacuumed:
+    """Write a checkpoint, then delete what is superseded, orphaned or collected. The caller commits `outputs` as vacuumed.
+
+    `state` must have been loaded, and not proposed from a listing older than this call. A commit that it has applied must have
+    given up the ledger runs `collected`. kept: what stays for looking back; without it the log stays whole. With `dry_run`
+    nothing is deleted. Raises Outdated.
+    """
+    if state.sequence == 0:
+        return Vacuumed()
+    await log.load_outputs(state)
+    checkpoint = await write_checkpoint(log, state, ids)
+    return await Vacuum(log, settings, state, kept=kept, collected=collected, dry_run=dry_run).run(checkpoint)

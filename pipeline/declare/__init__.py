@@ -1,0 +1,1 @@
+"""What users write, checked when it is declared."""

@@ -1,0 +1,1 @@
+"""Joins the same parts on Modal: the deployed app's functions, and the doctor."""

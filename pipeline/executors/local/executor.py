@@ -1,0 +1,373 @@
+"""Worker processes on this machine. What a worker dies of costs the one file it was at; the process is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from pipeline.errors import InvariantViolated, SettingsError
+from pipeline.executors.local.connection import Connection
+from pipeline.executors.local.messages import LENGTH, NO_MEMORY, SLOT, Answer, Job, pack
+from pipeline.executors.local.output_lines import Output, Whose, to_standard_error
+from pipeline.executors.local.process_owner import has_ended, started, this_process
+from pipeline.executors.local.spawner import make_fresh_spawner, make_spawner
+from pipeline.model.commit import Assignment
+from pipeline.ports import Finished
+from pipeline.work.memory_limit import memory_exceeded
+from pipeline.work.printed_output import READ_BYTES, as_kept
+from pipeline.work.worker import CodeBroken
+
+PREFETCH = 2
+"""Jobs a worker holds: one it runs, one it starts without asking."""
+WATCH_S = 0.1
+FAILED_STARTS_MAX = 3
+NATIVE = " (a crash in native code)"
+
+_RUNNING: set[str] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on one transform's calls."""
+
+    timeout_s: float
+    memory_mb: int | None
+
+
+@dataclass(slots=True)
+class _Worker:
+    slot: int
+    pid: int
+    connection: Connection
+    output: Output
+    jobs: deque[Job] = field(default_factory=deque)
+    ready: bool = False
+    doomed: str = ""
+    """Why we killed it."""
+    said: tuple[Whose, str] = ((0, -1), "")
+    """What was printed in the last call that printed anything."""
+    ended: bool = False
+    """The last look found it dead."""
+
+
+class LocalExecutor:
+    """Runs assignments in worker processes that live as long as the executor.
+
+    entry: `module:function` that makes what runs attempts, called with `spec` in each worker. limits: by
+    `pipeline/transform`. folder: for temporary files, removed in the end. Make it before the process starts a thread, or with
+    fork=False; use it within one event loop. One pass at a time. `show` is given what user code prints, line by line.
+    """
+
+    def __init__(
+        self,
+        *,
+        entry: str,
+        spec: bytes,
+        limits: Mapping[str, Limits],
+        workers: int | None = None,
+        fork: bool = True,
+        folder: str | None = None,
+        show: Callable[[str, str], None] = to_standard_error,
+    ) -> None:
+        self._parallelism = workers or _cores()
+        self._limits = limits
+        self._show = show
+        self.scratch = folder or tempfile.mkdtemp(prefix="tidemill-")
+        """Removed once this process has ended, however it ends."""
+        self._spawner = (make_spawner if fork else make_fresh_spawner)(entry, spec, self._parallelism, self.scratch)
+        self._workers: dict[int, _Worker] = {}
+        self._serving: set[asyncio.Task[None]] = set()
+        self._queue: deque[Job] = deque()
+        self._done: list[Finished] = []
+        self._news = asyncio.Event()
+        self._failure: Exception | None = None
+        self._broken: CodeBroken | None = None
+        self._forgotten: set[int] = set()
+        self._outstanding = self._serial = self._failed_starts = self._starts = 0
+        self._watching: asyncio.Task[None] | None = None
+        self._closed = False
+        self.owner = this_process()
+        _RUNNING.add(self.owner)
+
+    @property
+    def outstanding(self) -> int:
+        """Attempts dispatched whose end was not reported yet."""
+        return self._outstanding
+
+    @property
+    def parallelism(self) -> int:
+        """Worker processes."""
+        return self._parallelism
+
+    @property
+    def under_way(self) -> int:
+        """Inputs that running attempts are done with: for progress, nothing else."""
+        total = 0
+        for worker in self._workers.values():
+            if worker.jobs:
+                serial, index, _ = SLOT.unpack_from(self._spawner.board, worker.slot * SLOT.size)
+                total += index if serial == worker.jobs[0].serial and index > 0 else 0
+        return total
+
+    async def dispatch(self, assignments: Sequence[Assignment]) -> None:
+        """Queue the attempts; starts as many workers as there is work for."""
+        for assignment in assignments:
+            self._serial += 1
+            limits = self._limits.get(f"{assignment.pipeline}/{assignment.task.transform}")
+            memory_mb = limits.memory_mb if limits is not None else None
+            self._queue.append(Job(serial=self._serial, assignment=assignment, memory_mb=memory_mb, scratch=self.scratch))
+        self._outstanding += len(assignments)
+        for slot in range(self._parallelism):
+            if slot not in self._workers and len(self._workers) < self._outstanding:
+                self._start(slot)
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+        self._hand_out()
+
+    async def finished(self) -> list[Finished]:
+        """Wait for at least one attempt to end. Raises SettingsError if the workers cannot load the user's code.
+
+        CodeBroken, where that is one transform: then all that was dispatched is forgotten, and other pipelines can go on.
+        """
+        while self._outstanding and not self._done and self._failure is None and self._broken is None:
+            self._news.clear()
+            await self._news.wait()
+        if self._failure is not None:
+            raise self._failure
+        if self._broken is not None:
+            broken, self._broken = self._broken, None
+            self._forget()
+            raise broken
+        done, self._done = self._done, []
+        self._outstanding -= len(done)
+        return done
+
+    def _forget(self) -> None:
+        self._queue.clear()
+        self._done.clear()
+        self._forgotten |= {job.serial for worker in self._workers.values() for job in worker.jobs}
+        self._outstanding = 0
+
+    def is_gone(self, owner: str) -> bool:
+        """Whether that owner was a process of this machine that has ended."""
+        if owner == self.owner or owner in _RUNNING:
+            return False
+        return has_ended(owner, seen_from=self.owner)
+
+    async def close(self) -> None:
+        """End all workers at once."""
+        self._closed = True
+        _RUNNING.discard(self.owner)
+        if self._watching is not None:
+            self._watching.cancel()
+        for worker in self._workers.values():
+            self._spawner.kill(worker.pid)
+        if self._serving:
+            await asyncio.wait(self._serving)
+        self._spawner.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    # -- workers -----------------------------------------------------------------------------------------------------
+
+    def _start(self, slot: int) -> None:
+        ours, theirs = socket.socketpair()
+        SLOT.pack_into(self._spawner.board, slot * SLOT.size, 0, -1, 0.0)
+        self._starts += 1
+        output = Output(Path(self.scratch, "printed", str(self._starts)))
+        try:
+            pid = self._spawner.start(slot, theirs, output.descriptor)
+        finally:
+            theirs.close()
+        worker = self._workers[slot] = _Worker(slot, pid, Connection(ours), output)
+        serving = asyncio.create_task(self._serve(worker))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+
+    def _hand_out(self) -> None:
+        """Give each worker one job before any gets a second one."""
+        for depth in range(1, PREFETCH + 1):
+            for worker in self._workers.values():
+                if self._queue and worker.ready and not worker.doomed and len(worker.jobs) < depth:
+                    job = self._queue.popleft()
+                    worker.jobs.append(job)
+                    worker.connection.write(pack(job))
+
+    async def _serve(self, worker: _Worker) -> None:
+        """Take a worker's answers until it ends; then say what became of its job, and replace it."""
+        try:
+            with contextlib.suppress(EOFError, ConnectionError):
+                while True:
+                    (size,) = LENGTH.unpack(await worker.connection.read(LENGTH.size))
+                    self._take(worker, msgspec.json.decode(await worker.connection.read(size), type=Answer))
+            if not self._closed:
+                self._replace(worker)
+            else:
+                self._spawner.reap(worker.pid)
+                self._read_along(worker)
+        except Exception as error:  # noqa: BLE001 - the waiting pass must hear of it, whatever it is
+            self._failure = error
+        finally:
+            await worker.connection.close()
+            worker.output.close()
+            self._news.set()
+
+    def _take(self, worker: _Worker, answer: Answer) -> None:
+        if not worker.ready:
+            worker.ready, self._failed_starts = True, 0
+            if answer.broken:
+                self._failure = SettingsError(f"the workers cannot work: {answer.broken}")
+        else:
+            self._read_along(worker)
+            job = worker.jobs.popleft()
+            if job.serial != answer.serial:
+                raise InvariantViolated(f"worker {worker.pid} answered job {answer.serial}, expected {job.serial}")
+            if answer.broken and job.serial not in self._forgotten:
+                self._broken = CodeBroken(answer.broken)
+            self._report(job, answer, answer.suspect)
+            if answer.ends:
+                worker.doomed = answer.lost
+        self._hand_out()
+        self._news.set()
+
+    def _report(self, job: Job, answer: Answer, suspect: int | None = None) -> None:
+        if job.serial in self._forgotten:
+            self._forgotten.discard(job.serial)
+            return
+        assignment = job.assignment
+        self._done.append(
+            Finished(
+                task=assignment.task.id,
+                nonce=assignment.nonce,
+                receipt=answer.receipt,
+                lost=answer.lost,
+                suspect=suspect,
+                detail=answer.detail,
+                innocent=answer.innocent,
+            )
+        )
+
+    def _replace(self, worker: _Worker) -> None:
+        """The worker is dead: its running job is lost, one that it only held goes back, and another worker takes its place."""
+        del self._workers[worker.slot]
+        self._spawner.kill(worker.pid)  # it closed its connection: it is ending, or of no use
+        ended = describe_end(self._spawner.reap(worker.pid))
+        shutil.rmtree(f"{self.scratch}/{worker.pid}", ignore_errors=True)  # what a killed worker had no time to remove
+        reason = worker.doomed or ended + self._maybe_memory(worker, ended)
+        serial, index, _ = SLOT.unpack_from(self._spawner.board, worker.slot * SLOT.size)
+        self._read_along(worker, ended=True)
+        if worker.jobs and worker.jobs[0].serial == serial:
+            said = worker.said[1] if worker.said[0] == (serial, index) else ""
+            answer = Answer(lost=reason, detail=as_kept(said))
+            self._report(worker.jobs.popleft(), answer, index if index >= 0 else None)
+        self._queue.extendleft(reversed(worker.jobs))
+        if not worker.ready and self._failure is None:
+            self._failed_starts += 1
+            if self._failed_starts >= FAILED_STARTS_MAX:
+                self._failure = SettingsError(f"worker processes die while they load the user's code: {reason}")
+        if self._failure is None and not self._closed:
+            self._start(worker.slot)
+
+    # -- limits ------------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Kill workers whose call takes longer, or whose process has more memory, than was declared. Show what they print."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for worker in list(self._workers.values()):
+                self._read_along(worker)
+                if worker.jobs and not worker.doomed:
+                    worker.doomed = self._beyond(worker)
+                    if worker.doomed:
+                        self._spawner.kill(worker.pid)
+                self._notice_end(worker)
+
+    def _notice_end(self, worker: _Worker) -> None:
+        """A process that it forked without Python's knowledge may hold its connection: then it never closes."""
+        if started(worker.pid):
+            return
+        if worker.ended:  # at two looks: what it said before is read by now
+            worker.connection.end()
+        worker.ended = True
+
+    def _read_along(self, worker: _Worker, *, ended: bool = False) -> None:
+        """Show what was printed since the last time. ended: what no call is named for is of the one in which it died."""
+        for whose, line in worker.output.read(lambda: self._at_hand(worker, at_once=ended), ended=ended):
+            before = worker.said[1] if worker.said[0] == whose else ""
+            worker.said = whose, f"{before}{line}\n"[-READ_BYTES:]
+            label = self._label(worker, whose)
+            if label or (ended and not worker.ready):
+                self._show(label or "worker", line)
+
+    def _at_hand(self, worker: _Worker, *, at_once: bool) -> Whose | None:
+        """Whose call is under way, if that takes some time; else it soon says so itself."""
+        serial, index, began = SLOT.unpack_from(self._spawner.board, worker.slot * SLOT.size)
+        return (serial, index) if at_once or time.monotonic() - began > WATCH_S else None
+
+    def _label(self, worker: _Worker, whose: Whose) -> str:
+        """The key that a line belongs to; the transform's name while it is loaded; nothing before."""
+        serial, index = whose
+        job = next((job for job in worker.jobs if job.serial == serial), None)
+        if job is None:
+            return ""
+        assignment = job.assignment
+        return assignment.task.inputs.keys[index] if index >= 0 else f"{assignment.pipeline}/{assignment.task.transform}"
+
+    def _beyond(self, worker: _Worker) -> str:
+        task = worker.jobs[0].assignment
+        limits = self._limits.get(f"{task.pipeline}/{task.task.transform}")
+        serial, index, began = SLOT.unpack_from(self._spawner.board, worker.slot * SLOT.size)
+        if limits is None or serial != worker.jobs[0].serial:
+            return ""
+        if index >= 0 and time.monotonic() - began > limits.timeout_s:
+            return f"time limit: one call took longer than {limits.timeout_s:g} s (timeout_s)"
+        if limits.memory_mb is not None and _resident(worker.pid) > limits.memory_mb * 2**20:
+            return memory_exceeded(limits.memory_mb)
+        return ""
+
+    def _maybe_memory(self, worker: _Worker, ended: str) -> str:
+        """Native code that is refused memory often crashes: then the limit is named as what it may have died of."""
+        memory_mb = worker.jobs[0].memory_mb if worker.jobs else None
+        if memory_mb is not None and ended == describe_end(NO_MEMORY << 8):
+            return f": {memory_exceeded(memory_mb)}"
+        return f"; its memory limit was {memory_mb} MB (memory_mb)" if memory_mb is not None and NATIVE in ended else ""
+
+
+def describe_end(status: int) -> str:
+    """A wait status in words."""
+    if not os.WIFSIGNALED(status):
+        return f"the worker process exited with code {os.waitstatus_to_exitcode(status)} in the middle of a call"
+    number = os.WTERMSIG(status)
+    name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
+    why = {
+        "SIGKILL": " (by somebody, or by the system when it ran out of memory)",
+        "SIGSEGV": NATIVE,
+        "SIGABRT": NATIVE,
+        "SIGBUS": NATIVE,
+    }
+    return f"the worker process was killed by {name}{why.get(name, '')}"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _resident(pid: int) -> int:
+    """Resident memory of a process in bytes, 0 if it has ended."""
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0

@@ -1,0 +1,144 @@
+"""A worker process: loads the user's code once, then runs one job after another until its runner is gone."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import mmap
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from pipeline.errors import TidemillError, is_outage
+from pipeline.executors.local import process_tree as processes
+from pipeline.executors.local.messages import LENGTH, NO_MEMORY, SLOT, Answer, Job, pack
+from pipeline.tracebacks import describe, one_line, whole_traceback
+from pipeline.work import memory_limit as limits
+from pipeline.work import printed_output as printed
+from pipeline.work.worker import CodeBroken
+
+
+def serve(connection: socket.socket, board: mmap.mmap, slot: int, entry: str, spec: bytes, output: int) -> None:  # noqa: PLR0917
+    """Run jobs from `connection` until it ends. Never returns: the process exits. output: a file for what user code prints."""
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C on the terminal is for the runner, which ends us
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _keep_apart(connection, output)
+        _work(connection, board, slot * SLOT.size, entry, spec)
+        code = 0
+    except ConnectionError:
+        pass  # the runner is gone: nobody wants to know
+    except BaseException as error:  # noqa: BLE001 - reported, then the process ends whatever happens
+        sys.stderr.write(whole_traceback(error) + "\n")
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _keep_apart(connection: socket.socket, output: int) -> None:
+    """What user code starts, reads and prints stays below this process; what it forks has no part in our connection."""
+    if os.getpgrp() != os.getpid():
+        os.setsid()
+    processes.adopt_orphans()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)  # a program that asks for input must not take it from the terminal
+    printed.keep_in(output)
+    ours = connection.fileno()
+
+    def forked() -> None:
+        os.dup2(nothing, ours, inheritable=False)  # else the runner would wait for our children once we are dead
+        for descriptor in limits.files_in_scratch():
+            os.dup2(nothing, descriptor, inheritable=False)  # nor may they write to files that we have begun
+
+    os.register_at_fork(after_in_child=forked)
+
+
+def resolve(entry: str) -> Callable[[bytes], Any]:
+    """The function named `module:function`."""
+    module, _, name = entry.partition(":")
+    found: Callable[[bytes], Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _work(connection: socket.socket, board: mmap.mmap, at: int, entry: str, spec: bytes) -> None:
+    jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, jobs), daemon=True).start()
+    try:
+        attempts = resolve(entry)(spec)
+    except Exception as error:  # noqa: BLE001 - whatever the user's module or `load` raises
+        connection.sendall(pack(Answer(broken=_one_line(error), detail=whole_traceback(error))))
+        return
+    connection.sendall(pack(Answer()))
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+    def at_hand() -> tuple[int, int]:
+        serial, index, _ = SLOT.unpack_from(board, at)
+        return serial, index
+
+    while True:
+        job = msgspec.json.decode(jobs.get(), type=Job)
+
+        def starting(index: int, serial: int = job.serial) -> None:
+            printed.call_ends(at_hand)
+            SLOT.pack_into(board, at, serial, index, time.monotonic())
+
+        starting(-1)
+        if job.scratch:
+            limits.use_scratch(f"{job.scratch}/{os.getpid()}")
+        limits.hold_memory(job.memory_mb)
+        answer = _run(attempts, job, starting)
+        if answer.ends:
+            _, index = at_hand()
+            answer = msgspec.structs.replace(answer, suspect=index if index >= 0 else None)
+        printed.call_ends(at_hand)
+        processes.bury()
+        connection.sendall(pack(answer))
+        if answer.ends:
+            return
+
+
+def _run(attempts: Any, job: Job, starting: Callable[[int], None]) -> Answer:
+    try:
+        return Answer(serial=job.serial, receipt=attempts.run(job.assignment, starting))
+    except CodeBroken as error:
+        return Answer(serial=job.serial, broken=_one_line(error))
+    except TidemillError as error:
+        if limits.is_out_of_memory(error):
+            return _out_of_memory(job)
+        return Answer(serial=job.serial, lost=_one_line(error), innocent=is_outage(error))
+    except Exception as error:  # noqa: BLE001 - a bug of ours must not end the worker
+        if limits.is_out_of_memory(error):
+            return _out_of_memory(job)
+        return Answer(serial=job.serial, lost=_one_line(error), detail=whole_traceback(error))
+
+
+def _out_of_memory(job: Job) -> Answer:
+    """The process ends: it holds what the code at hand left behind, and the next file would be blamed for that."""
+    return Answer(serial=job.serial, lost=limits.memory_exceeded(job.memory_mb), ends=True)
+
+
+def _receive(connection: socket.socket, jobs: queue.SimpleQueue[bytes]) -> None:
+    """Frames into the queue; the end of the connection means that the runner is gone, and so are we."""
+    file, code = connection.makefile("rb"), 0
+    try:
+        while len(head := file.read(LENGTH.size)) == LENGTH.size:
+            (size,) = LENGTH.unpack(head)
+            jobs.put(file.read(size))
+    except MemoryError:
+        code = NO_MEMORY
+    finally:
+        os._exit(code)
+
+
+def _one_line(error: BaseException) -> str:
+    return one_line(str(error)) if isinstance(error, TidemillError) else describe(error)

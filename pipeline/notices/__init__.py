@@ -1,0 +1,1 @@
+"""Notices of uploads, by HTTP or from a queue."""

@@ -1,0 +1,94 @@
+"""What detached attempts left in the bucket: receipts, notes that they began, notes that they are lost.
+
+A receipt of an attempt that worked through mounts is only believed after the store itself was asked: mounts know no versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from pipeline.errors import StateInvalid
+from pipeline.model import keys
+from pipeline.model.commit import LossNote, Receipt, SourceProblem, Task
+from pipeline.plan.evidence import Loss, fits
+from pipeline.ports import Store
+from pipeline.state import codec as wire
+from pipeline.state.state import State
+
+
+@dataclass(slots=True)
+class Gathered:
+    """Evidence about open tasks, by task."""
+
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+    losses: dict[str, Loss] = field(default_factory=dict)
+    began: set[tuple[str, int]] = field(default_factory=set)
+
+
+async def gather(store: Store, home: str, state: State, output: str, tasks: Iterable[str] | None = None) -> Gathered:
+    """All that lies under the receipts prefix about open tasks; of those named in `tasks` alone where given.
+
+    `output` is the prefix that their files must lie below.
+    """
+    found = Gathered()
+    names: list[str] = []
+    if not state.tasks:
+        return found
+    for prefix in (
+        [keys.receipt_prefix(home) + keys.TASKS] if tasks is None else [f"{keys.receipt_prefix(home)}{task}." for task in tasks]
+    ):
+        async for page in store.list(prefix):
+            for key, size in zip(page.keys, page.sizes, strict=True):
+                began = keys.began_dispatch(key)
+                if began is not None:
+                    found.began.add(began)
+                elif keys.task_of(key) in state.tasks and wire.may_be(LossNote if keys.is_loss_note(key) else Receipt, size):
+                    names.append(key)
+    for key, stored in zip(names, await store.get_many(names), strict=True):
+        if stored is not None:
+            await _note(store, state, found, key, stored.body, output=output)
+    return found
+
+
+async def _note(store: Store, state: State, found: Gathered, key: str, body: bytes, *, output: str) -> None:
+    try:
+        if keys.is_loss_note(key):
+            note = wire.decode(LossNote, body, key)
+            task = state.tasks.get(note.task)
+            if task is not None and task.dispatch == note.dispatch:
+                loss = Loss(task.attempt, task.owner, note.reason, note.suspect, note.detail, note.innocent, note.dispatch)
+                found.losses[task.id] = loss
+            return
+        receipt = wire.decode(Receipt, body, key) if keys.is_receipt(key) else None
+    except StateInvalid:
+        return  # damaged, cut off or foreign: as if it did not exist, so its task expires and runs again
+    task = state.tasks.get(receipt.task) if receipt is not None else None
+    if receipt is None or task is None or receipt.task in found.receipts or not fits(receipt, task, output):
+        return
+    checked = await verified(store, task, receipt)
+    if checked is not None:
+        found.receipts[task.id] = checked
+
+
+async def verified(store: Store, task: Task, receipt: Receipt) -> Receipt | None:
+    """The receipt as it may be settled: sources that are not at their planned version any more are `stale` or `gone`.
+
+    None if an output is not there at the size that was recorded: a mount publishes what a killed writer had written so far.
+    """
+    if not receipt.mounted or len(receipt.rows) != len(task.inputs):
+        return receipt
+    heads = await store.head_many([file.key for file in receipt.files])
+    if any(head is None or head.size_bytes != file.size_bytes for head, file in zip(heads, receipt.files, strict=True)):
+        return None
+    ailing = {p.index for p in receipt.problems}
+    doubtful = [i for i in receipt.unverified if 0 <= i < len(task.inputs) and i not in ailing]
+    problems = list(receipt.problems)
+    for i, head in zip(doubtful, await store.head_many([task.inputs.keys[i] for i in doubtful]), strict=True):
+        if head is None:
+            problems.append(SourceProblem(index=i, status="gone"))
+        elif head.etag != task.inputs.etags[i] or head.modified_us // 1_000_000 != task.inputs.modified_us[i] // 1_000_000:
+            problems.append(SourceProblem(index=i, status="stale"))
+    return msgspec.structs.replace(receipt, problems=sorted(problems, key=lambda p: p.index), unverified=[])

@@ -1,0 +1,340 @@
+"""One pass: discover, plan, dispatch, settle. Any number of passes may run at once, on any number of machines.
+
+The pass owns no rule: `planner` decides what a commit says, `log` whether it happened, `state` what it means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from pipeline.commit_log.log import Log, Outdated
+from pipeline.commit_log.vacuum import write_checkpoint
+from pipeline.discover.compare import Judged
+from pipeline.discover.listing import Finder
+from pipeline.discover.request import Request
+from pipeline.errors import CommitConflict, ObjectNotFound, SettingsError
+from pipeline.model.commit import Assignment, Commit, Generations, Receipt
+from pipeline.model.snapshot import Changes
+from pipeline.passes import tally
+from pipeline.passes.admission import Chooser, scopes
+from pipeline.passes.context import Parts, PassReport
+from pipeline.passes.receipts import gather, verified
+from pipeline.plan.evidence import Evidence, Loss
+from pipeline.plan.planner import Proposer
+from pipeline.ports import Finished
+from pipeline.state.generations import Change
+from pipeline.state.state import State
+
+
+class Pass:
+    """One bounded pass over the source prefix. Make a new one for each pass; `state` may be carried over."""
+
+    def __init__(self, parts: Parts, state: State | None = None) -> None:
+        self.parts = parts
+        self.settings = parts.settings
+        self.log = Log(
+            parts.store, parts.settings.name, clock=parts.clock, policy=parts.policy, generation=parts.settings.generation
+        )
+        self.report = PassReport()
+        self.loaded = state
+        self.proposer = Proposer(
+            settings=parts.settings,
+            policy=parts.policy,
+            owner=parts.executor.owner,
+            writer=parts.writer,
+            parallelism=max(parts.executor.parallelism, 1),
+            is_gone=parts.executor.is_gone,
+            unify=parts.unify,
+        )
+        self._attempts: dict[str, tuple[str, int]] = {}
+        self._receipts: dict[str, Receipt] = {}
+        self._losses: dict[str, Loss] = {}
+        self._began: set[tuple[str, int]] = set()
+        self._held = 0
+        self._counted: set[str] = set()
+        """Tasks that this pass planned."""
+        self._since_checkpoint = 0
+        self._is_open = False
+
+    @property
+    def state(self) -> State:
+        """The state as this pass knows it."""
+        if self.loaded is None:
+            raise RuntimeError("the pass has not loaded the state yet")
+        return self.loaded
+
+    async def run(self, request: Request | None = None) -> PassReport:
+        """Bring the pipeline up to date with what the bucket held when the pass began, or do what `request` asks for.
+
+        With an attached executor this waits for the work it dispatched; with a detached one it returns after dispatch.
+        """
+        request = request or Request()
+        if not self._is_open:
+            await self.open()
+        await self.gather()
+        chooser, ended = Chooser(self.parts, request), False
+        finder = Finder(self.log, self.state, self.settings, request, scopes(request, self.settings, self.parts.policy))
+        async for judged, missing, base, more in finder.looks():
+            self._count(judged)
+            if self.parts.stopping():
+                break
+            await self._take(chooser, judged, missing, base, more)
+            ended = not more
+            self.report.changed += chooser.let_go(self.state, self.parts.clock.now_ms())
+            if chooser.is_over(self.report) or self._is_full(chooser):
+                break
+        evidence = self._left_word(chooser, request, read_to_end=ended)
+        if finder.growth is not None and not self.report.left:
+            self.state.growth = finder.growth
+        await self.commit(evidence)
+        await self.drain()
+        try:
+            await self.aggregate()
+        except SettingsError as error:
+            self.report.aggregates_failed = str(error)
+        others = (t for t in self.state.tasks.values() if t.owner != self.parts.executor.owner)
+        self.report.elsewhere = sum(len(t.inputs) for t in others)
+        return self.report
+
+    async def open(self) -> None:
+        """Load the state, or bring the carried one up to date."""
+        if self.loaded is None or not await self.log.catch_up(self.loaded):
+            self.loaded = await self.log.load()
+        self._is_open = True
+        self.loaded.touched.clear()
+        self.loaded.ledger.forget()
+
+    # -- what was found ----------------------------------------------------------------------------------------------
+
+    async def _take(self, chooser: Chooser, judged: Judged, missing: list[str], base: int, more: bool) -> None:
+        now_ms, first = self.parts.clock.now_ms(), True
+        chooser.offer(judged.found, base, self.state, now_ms)
+        while first or (chooser.is_ready(more=more) and not chooser.is_over(self.report) and not self._is_full(chooser)):
+            evidence = self._collected()
+            evidence.base = chooser.base
+            if chooser.is_ready(more=more):
+                evidence.found = chooser.take(self.state, self.report, now_ms)
+            if first:
+                evidence.missing, evidence.unusable = missing, judged.unusable
+            evidence.more_to_come = more or chooser.has_more
+            settles = bool(evidence.receipts or evidence.losses)
+            if evidence.found or (first and (judged.absent or judged.unusable)):
+                await self.commit(evidence)
+                chooser.note(evidence, self.state, now_ms)
+            if settles and not self._is_full(chooser):
+                self.report.changed += await self._left_over(evidence)
+            first = False
+            await self._settle_while_full()
+
+    def _left_word(self, chooser: Chooser, request: Request, *, read_to_end: bool) -> Evidence:
+        """What is held and not committed yet, with word of what a listing of the pass's own left to later ones."""
+        listed = request.names is None and request.listing is None and not request.growing
+        self.report.complete = listed and read_to_end
+        chooser.end(self.report, self.parts.policy, complete=read_to_end)
+        evidence = self._collected()
+        if listed and not self.parts.stopping():
+            evidence.backlog = chooser.backlog(self.parts.clock.now_ms(), complete=read_to_end)
+        return evidence
+
+    async def _left_over(self, evidence: Evidence) -> int:
+        """Objects that changed or went while an older version of theirs was only settled by the same commit."""
+        now_ms, left = self.parts.clock.now_ms(), 0
+        columns = ((found.inputs.keys, found.inputs.etags) for found in evidence.found)
+        objects = [pair for keys, etags in columns for pair in zip(keys, etags, strict=True)]
+        due = [(key, etag) for key, etag in objects if self.state.is_due(key, etag, now_ms)]  # few: most are planned by now
+        await self.log.look_up(self.state, [*(key for key, _ in due), *evidence.missing])
+        for key, etag in due:
+            entry = self.state.entry(key)
+            left += entry is None or entry.etag != etag
+        return left + sum(self.state.entry(key) is not None and key not in self.state.wanted for key in evidence.missing)
+
+    def _count(self, judged: Judged) -> None:
+        self.report.listed += judged.listed
+        self.report.listed_bytes += judged.listed_bytes
+        self.report.unmatched += judged.unmatched
+        self.report.unmatched_sample = (self.report.unmatched_sample + judged.unmatched_sample)[:5]
+
+    def _is_full(self, chooser: Chooser) -> bool:
+        """Whether nothing more may be dispatched by this pass: a later one goes on."""
+        most = self.parts.policy.open_tasks_max
+        self.report.held_back |= most is not None and len(self.state.tasks) >= most
+        return self.report.held_back or chooser.over_budget > 0
+
+    # -- receipts ----------------------------------------------------------------------------------------------------
+
+    async def gather(self, tasks: Iterable[str] | None = None) -> None:
+        """Take what lies in the bucket of open tasks (or of `tasks`): of detached attempts, and of runners that died."""
+        found = await gather(self.parts.store, self.log.home, self.state, self.settings.output, tasks)
+        for task_id, receipt in found.receipts.items():
+            self._receipts.setdefault(task_id, receipt)
+        self._losses |= {task_id: loss for task_id, loss in found.losses.items() if task_id not in self._receipts}
+        self._began |= found.began
+
+    async def _settle_while_full(self) -> None:
+        while self._in_flight() > self.parts.policy.outstanding_sources_max and self.parts.executor.outstanding:
+            await self._absorb()
+
+    def _in_flight(self) -> int:
+        return sum(len(self.state.tasks[t].inputs) for t, _ in self._attempts.values() if t in self.state.tasks)
+
+    async def drain(self) -> None:
+        """Wait for this executor's attempts and commit what they did, until none is left."""
+        while True:
+            if self.parts.executor.outstanding:
+                await self._absorb()
+            elif self._receipts or self._losses:
+                await self.commit(self._collected())
+            else:
+                return
+
+    async def _absorb(self) -> None:
+        for finished in await self.parts.executor.finished():
+            await self._note(finished)
+        full = self._held >= self.parts.policy.settle_sources_min
+        if full or self._losses or not self.parts.executor.outstanding:
+            await self.commit(self._collected())
+
+    async def _note(self, finished: Finished) -> None:
+        task_id, attempt = self._attempts.pop(finished.nonce, (finished.task, 0))
+        task, receipt, lost = self.state.tasks.get(task_id), finished.receipt, finished.lost
+        if receipt is not None and task is not None:
+            receipt = await verified(self.parts.store, task, receipt)
+            lost = "an output that its receipt names is not there, or is not whole"
+        if receipt is not None:
+            self._receipts.setdefault(task_id, receipt)
+            self._held += len(receipt.rows)
+            self.parts.on_progress(tally.expected(self.report, self._receipts.values()))
+            return
+        owner = self.parts.executor.owner
+        self._losses[task_id] = Loss(attempt, owner, lost, finished.suspect, finished.detail, finished.innocent)
+
+    def _collected(self) -> Evidence:
+        """What this pass holds and has not committed yet."""
+        return Evidence(base=self.state.sequence, receipts=self._receipts, losses=self._losses, began=self._began)
+
+    # -- commits -----------------------------------------------------------------------------------------------------
+
+    async def commit(self, evidence: Evidence) -> Commit | None:
+        """Append what the evidence calls for, then dispatch. Proposes anew whenever another writer was first."""
+        for _ in range(self.parts.policy.proposals_max):
+            await self.log.look_up(self.state, self._asked(evidence))
+            await self.log.look_up_outputs(self.state, self._merged(evidence))
+            proposal = self.proposer.propose(
+                self.state, evidence, now_ms=self.parts.clock.now_ms(), commit_id=self.parts.ids.nonce()
+            )
+            if proposal.is_empty():
+                self._forget_evidence()
+                return None
+            before = dict.fromkeys([*(s.task for s in proposal.settle), *proposal.retire])
+            tasks = {task_id: self.state.tasks[task_id] for task_id in before}
+            if await self.log.append(self.state, proposal):
+                tally.losses(self.report, proposal, tasks, self._losses, self.settings)
+                self._forget_evidence()
+                tally.commit(self.report, proposal, tasks, self.state, self.settings, self._counted)
+                self.parts.on_progress(self.report)
+                if proposal.schema is not None:
+                    self.parts.on_columns(proposal.schema)
+                await self._dispatch(proposal)
+                await self._checkpoint_if_due()
+                return proposal
+            await self._catch_up()
+        raise CommitConflict(
+            f"other writers of {self.settings.name} were faster {self.parts.policy.proposals_max} times; run again"
+        )
+
+    def _asked(self, evidence: Evidence) -> list[str]:
+        """Keys about which the proposer may ask the ledger."""
+        lost = (self.state.tasks[task].inputs.keys for task in evidence.losses if task in self.state.tasks)
+        return [*evidence.missing, *(key for names in lost for key in names)]
+
+    def _merged(self, evidence: Evidence) -> list[str]:
+        """Outputs about which the proposer may ask."""
+        ended = (self.state.tasks[task].merges for task in evidence.receipts if task in self.state.tasks)
+        return [*evidence.merge, *(name for names in ended for name in names)]
+
+    async def _catch_up(self) -> None:
+        if not await self.log.catch_up(self.state):
+            raise Outdated(f"the log of {self.settings.name} was collected while it was being used; run again")
+
+    def _forget_evidence(self) -> None:
+        self._receipts, self._losses, self._held = {}, {}, 0
+
+    async def _dispatch(self, commit: Commit) -> None:
+        """Only after the append: work that no commit knows would never be settled."""
+        wanted = [task.id for task in commit.plan if not task.merges] + [respawn.task for respawn in commit.respawn]
+        assignments = []
+        for task_id in wanted:
+            task, nonce = self.state.tasks[task_id], self.parts.ids.nonce()
+            self._attempts[nonce] = (task_id, task.attempt)
+            assignments.append(Assignment(pipeline=self.settings.name, task=task, nonce=nonce, schema=self.state.schema))
+        if assignments:
+            await self.parts.executor.dispatch(assignments)
+
+    async def _checkpoint_if_due(self) -> None:
+        self._since_checkpoint += 1
+        large = len(self.state.overlay) >= self.parts.policy.overlay_max
+        if large or self._since_checkpoint >= self.parts.policy.checkpoint_every:
+            await self.checkpoint()
+
+    async def aggregate(self) -> None:
+        """Bring the aggregates up to the snapshot. They are committed right after the snapshot they were computed over, or
+        not at all; where other writers never leave room for that, readers compute what is missing."""
+        aggregator, from_scratch = self.parts.aggregator, False
+        if aggregator is not None:
+            await aggregator.prepare()
+        for _ in range(self.parts.policy.proposals_max):
+            if aggregator is None or not aggregator.is_behind(self.state):
+                return
+            await self.log.load_outputs(self.state)
+            snapshot = self.state.snapshot()
+            if from_scratch:
+                snapshot = msgspec.structs.replace(snapshot, changes=Changes(everything=True))
+            try:
+                files = await aggregator.compute(snapshot, self.parts.ids.nonce())
+            except ObjectNotFound:  # another run's vacuum removed a file, or somebody deleted it though it counts
+                before = self.state.sequence
+                await self._catch_up()
+                from_scratch = self.state.sequence == before
+                continue
+            commit = self.proposer.blank(self.state, now_ms=self.parts.clock.now_ms(), commit_id=self.parts.ids.nonce())
+            commit.aggregates = files
+            if await self.log.append(self.state, commit):
+                self.report.commits += 1
+                self.report.aggregates += len(files)
+                return
+            await self._catch_up()
+
+    async def checkpoint(self) -> None:
+        """Store the state as folded so far."""
+        self._since_checkpoint = 0
+        if self.state.sequence:
+            await write_checkpoint(self.log, self.state, self.parts.ids)
+
+    async def settle(self, tasks: Iterable[str] | None = None) -> None:
+        """Commit what receipts say, and nothing else; a pass makes good whatever this does not come to."""
+        await self.open()
+        await self.gather(tasks)
+        evidence = self._collected()
+        evidence.runs_work = False
+        await self.commit(evidence)
+
+    async def change_generations(self, change: Change) -> Generations:
+        """Begin, publish, roll back or drop a generation, in one commit. Raises SettingsError where that makes no sense."""
+        await self.open()
+        await self.commit(Evidence(base=self.state.sequence, runs_work=False, change=change))
+        return self.state.generations or Generations()
+
+    async def cancel(self, tasks: Iterable[str], reason: str) -> int:
+        """End open tasks; what they would have published waits for a person. How many there were."""
+        await self.open()
+        wanted = {task: reason for task in tasks if task in self.state.tasks}
+        commit = await self.commit(Evidence(base=self.state.sequence, runs_work=False, cancel=wanted))
+        return len(commit.retire) if commit is not None else 0
+
+    async def requeue(self, names: Iterable[str]) -> int:
+        """Let quarantined keys be planned again by the next pass; how many there were."""
+        await self.open()
+        commit = await self.commit(Evidence(base=self.state.sequence, runs_work=False, requeue=list(names)))
+        return len(commit.requeue) if commit is not None else 0

@@ -1,0 +1,58 @@
+"""Entries of a commit made from tasks and receipts, and what can be asked of them without the state. Pure."""
+
+from __future__ import annotations
+
+from pipeline.model.commit import Quarantined, Receipt, Settled, Task
+from pipeline.model.snapshot import Output
+from pipeline.plan.evidence import Loss
+
+
+def is_stored(output: Output | None) -> bool:
+    """Whether the output has files of its own: it is live, and was not merged into another."""
+    return output is not None and output.into is None
+
+
+def is_about(loss: Loss, task: Task) -> bool:
+    """Whether the loss is that of the task's current attempt."""
+    return (loss.attempt, loss.owner) == (task.attempt, task.owner) and loss.dispatch in (None, task.dispatch)
+
+
+def settled(receipt: Receipt) -> Settled:
+    """The end of a task by a receipt."""
+    return Settled(
+        task=receipt.task,
+        nonce=receipt.nonce,
+        rows=receipt.rows,
+        rejected=receipt.rejected,
+        problems=receipt.problems,
+        files=receipt.files,
+        seconds=receipt.seconds,
+        bytes_read=receipt.bytes_read,
+        slots=receipt.slots,
+        merged_dead=receipt.merged_dead,
+        broken=receipt.broken,
+    )
+
+
+def cancelled(task: Task, i: int, reason: str) -> Quarantined:
+    """An input of a task that a person does not want any more."""
+    return Quarantined(
+        key=task.inputs.keys[i],
+        etag=task.inputs.etags[i],
+        kind="cancelled",
+        reason=reason,
+        task=task.id,
+        transform=task.transform,
+        version=task.version,
+        size_bytes=task.inputs.sizes[i],
+    )
+
+
+def split(indexes: list[int], suspect: int | None) -> list[list[int]]:
+    """The rest and the suspect, or two halves; never an empty part."""
+    if suspect in indexes:
+        parts = [[i for i in indexes if i != suspect], [suspect] if suspect is not None else []]
+    else:
+        middle = len(indexes) // 2
+        parts = [indexes[:middle], indexes[middle:]]
+    return [part for part in parts if part]

@@ -1,0 +1,341 @@
+"""One object through its transform, here and now, as a worker would do it, with nothing committed and no limits.
+
+The attempt is a worker's own (`Worker`, the real writer, the table's schema as committed); only its outputs go to a temporary
+directory. So what cannot be stored in a run cannot be stored here.
+"""
+
+from __future__ import annotations
+
+import bdb
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.discover.compare import Router
+from pipeline.errors import KeyUnsupported, ObjectNotFound, SettingsError
+from pipeline.model import keys
+from pipeline.model.commit import MAIN_TABLE, REJECTED_TABLE, Assignment, Head, Inputs, Quarantined, Receipt, Task
+from pipeline.ports import Content, Store
+from pipeline.runtime.runtime import RandomIds, Runtime, WallClock, loaded_on_use, table_spec
+from pipeline.sql.connection import connect_without_threads
+from pipeline.state.state import State
+from pipeline.work.user_code import UserCode
+from pipeline.work.worker import AttemptLost, Code, CodeBroken, Worker, Writer
+
+Debug = Callable[[BaseException], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is replayed: one version of one object, and the transform that takes it."""
+
+    head: Head
+    open: Callable[[], Content]
+    transform: str
+    entry: Quarantined | None
+    notes: list[str]
+    """What a person should know, a line each."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Replayed:
+    """How it went. `failed`: the code, or what it returned, is at fault. `stale`, `gone`: the object changed meanwhile.
+
+    `lost`: this machine could not do it.
+    """
+
+    status: str
+    reason: str = ""
+    detail: str = ""
+    rows: int = 0
+    rejected: int = 0
+    sample: list[dict[str, Any]] = field(default_factory=list)
+    """The first rows as they would be stored."""
+    rejected_sample: list[tuple[str, str]] = field(default_factory=list)
+    """The first rejected rows, each with its reason."""
+
+
+async def choose(opened: Runtime, state: State, key: str, *, current: bool) -> Subject:
+    """The version to replay: the quarantined one; with `current`, or where nothing is quarantined, the present one.
+
+    Raises SettingsError, with one line, where there is no such object, or the quarantined version cannot be read any more.
+    """
+    entry = state.quarantine.get(key)
+    if entry is not None and entry.kind == "key":
+        raise SettingsError(f"{key!r} can be no object key, so no code has seen it: rename the file")
+    try:
+        head = await opened.store.head(key)
+    except ObjectNotFound:
+        head = None
+    notes: list[str] = []
+    if entry is None or current:
+        if head is None:
+            raise SettingsError(f"there is no object {key!r} in the bucket")
+        await opened.log().look_up(state, [key])
+        notes.append(_present(state, key, head, entry))
+    transform = _transform(opened, key, entry, notes)
+    if entry is not None:
+        notes += _about(opened, entry, transform)
+    if head is not None and (entry is None or current or head.etag == entry.etag):
+        return Subject(head=head, open=_opener(opened.store, head), transform=transform, entry=entry, notes=notes)
+    if entry is None:
+        raise SettingsError(f"there is no object {key!r} in the bucket")
+    older = await _older(opened.store, key, entry.etag)
+    if older is None:
+        raise SettingsError(_gone(key, entry, head))
+    now = "is deleted" if head is None else f"is at version {head.etag} now"
+    notes.append(f"{key!r} {now}; replaying the quarantined version {entry.etag}, which the bucket keeps")
+    return Subject(head=older[0], open=older[1], transform=transform, entry=entry, notes=notes)
+
+
+async def replay(opened: Runtime, state: State, subject: Subject, *, shown: int = 0, debug: Debug | None = None) -> Replayed:
+    """Run the attempt in this process. `shown`: rows to return. `debug` is called where the user's code raises.
+
+    Raises CodeBroken if the transform cannot be loaded, StoreError if the object cannot be read.
+    """
+    watch, calls = _Watch(debug), UserCode()
+    code = _load(opened, subject.transform, watch, calls)
+    with tempfile.TemporaryDirectory(prefix="tidemill-replay-") as folder:
+        outputs = _Outputs(opened.store, Path(folder))
+        worker = Worker(
+            store=outputs,
+            contents=_Contents(subject),
+            home=keys.home(state.pipeline),
+            code=lambda name: replace(code, call=watch.calling(code.call)),
+            make_writer=lambda assignment: _Watched(_writer(opened, assignment, Path(folder)), watch),
+            clock=WallClock(),
+            budget_s=math.inf,
+            engine="replay",
+            calls=calls,
+        )
+        try:
+            receipt = await worker.run(_assignment(opened, state, subject), lambda index: None)
+        except AttemptLost as error:
+            return Replayed(status="lost", reason=str(error))
+        return _replayed(receipt, outputs, shown)
+
+
+# -- the version -----------------------------------------------------------------------------------------------------
+
+
+def _present(state: State, key: str, head: Head, entry: Quarantined | None) -> str:
+    if entry is not None:
+        same = "which is the quarantined one" if head.etag == entry.etag else f"not the quarantined {entry.etag}"
+        return f"replaying the present version {head.etag} of {key!r}, {same}"
+    committed = state.entry(key)
+    which = "the committed version" if committed is not None and committed.etag == head.etag else "the new version"
+    return f"{key!r} is not quarantined; replaying {which} {head.etag}"
+
+
+def _gone(key: str, entry: Quarantined, head: Head | None) -> str:
+    if head is None:
+        return f"{key!r} is deleted, and its quarantined version {entry.etag} with it: there is nothing to replay"
+    return (
+        f"the quarantined version {entry.etag} of {key!r} is gone: it is at version {head.etag} now; replay that one with --current"
+    )
+
+
+def _opener(store: Store, head: Head) -> Callable[[], Content]:
+    return lambda: store.open_content(head.key, head.etag, head.size_bytes)
+
+
+async def _older(store: Store, key: str, etag: str) -> tuple[Head, Callable[[], Content]] | None:
+    """A version that the bucket keeps beside the present one."""
+    if not store.url.startswith("s3:"):
+        return None
+    from pipeline.stores.s3.store import S3Store
+    from pipeline.stores.s3.versions import old_version
+
+    found = await old_version(store, key, etag) if isinstance(store, S3Store) else None
+    return (found.head, found.content) if found is not None else None
+
+
+# -- the code --------------------------------------------------------------------------------------------------------
+
+
+def _transform(opened: Runtime, key: str, entry: Quarantined | None, notes: list[str]) -> str:
+    """The transform that failed; where it is not declared any more, or never was, the one that takes the key now."""
+    name = opened.settings.name
+    router = Router(opened.settings)
+    routed = router.route(key) if router.includes(key) else None
+    was = entry.transform if entry is not None else ""
+    if was and opened.settings.transform(was) is not None:
+        if routed != was:
+            notes.append(f"{was} does not take this key any more: a run gives it to {routed or 'no transform'}")
+        return was
+    if routed is None:
+        raise SettingsError(f"no transform of {name} takes {key!r}: see match=, include= and exclude=")
+    if was:
+        notes.append(f"transform {was} is not declared any more; replaying with {routed}")
+    return routed
+
+
+def _about(opened: Runtime, entry: Quarantined, transform: str) -> list[str]:
+    notes = []
+    declared = opened.settings.transform(transform)
+    if declared is not None and entry.transform == transform and declared.version != entry.version:
+        notes.append(f"the code has changed: it failed at version {entry.version} of {transform}, which is {declared.version} now")
+    if entry.kind == "lost" and " limit" in entry.reason:
+        notes.append(f"it was quarantined for a limit ({entry.reason}); a replay has none, in time or memory")
+    return notes
+
+
+def _load(opened: Runtime, transform: str, watch: _Watch, calls: UserCode) -> Code:
+    try:
+        code = loaded_on_use(opened.pipeline, calls)(transform)
+    except CodeBroken as error:
+        watch.note(error.__cause__ or error)
+        raise
+    if code is None:
+        raise SettingsError(f"transform {transform} is not declared by {opened.settings.name}")
+    return code
+
+
+class _Watch:
+    """Sees what the user's code raises, at the moment when it does."""
+
+    def __init__(self, debug: Debug | None) -> None:
+        self._debug = debug
+        self.seen: BaseException | None = None
+
+    def calling(self, target: Callable[..., object]) -> Callable[[Any], object]:
+        """The user's function. A batch that failed is not called again for its only object."""
+
+        def call(argument: Any) -> object:
+            if self.seen is not None:
+                raise self.seen
+            try:
+                return target(argument)
+            except BaseException as error:
+                self.note(error)
+                raise
+
+        return call
+
+    def note(self, error: BaseException) -> None:
+        """Open the debugger, once. Leaving it from within the code is leaving the replay."""
+        if isinstance(error, bdb.BdbQuit):
+            raise KeyboardInterrupt from None
+        if self.seen is None and isinstance(error, Exception | SystemExit):
+            self.seen = error
+            if self._debug is not None:
+                self._debug(error)
+
+
+class _Watched:
+    """A writer in which the user's generators are watched."""
+
+    def __init__(self, writer: Writer, watch: _Watch) -> None:
+        self._writer = writer
+        self._watch = watch
+        self.finish = writer.finish
+        self.close = writer.close
+
+    def add(self, index: int, key: str, etag: str, result: object, rejected: Sequence[tuple[object, str]] = ()) -> None:
+        """See `pipeline.worker.Writer`."""
+        try:
+            self._writer.add(index, key, etag, result, rejected)
+        except BaseException as error:
+            self._watch.note(error)
+            raise
+
+
+# -- the attempt -----------------------------------------------------------------------------------------------------
+
+
+class _Contents:
+    """Opens the one version that is replayed."""
+
+    mounted = False
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+
+    def expect(self, inputs: Inputs) -> None:
+        """Nothing is done beforehand."""
+
+    async def open(self, key: str, etag: str, size_bytes: int, modified_us: int) -> Content:
+        return self._subject.open()
+
+
+class _Outputs:
+    """Keeps what an attempt writes in a directory. Keys that the store could not hold are refused as it would."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._local = store.url.startswith("file:")
+        self._folder = folder
+        self._paths: dict[str, Path] = {}
+
+    async def put(self, key: str, body: bytes) -> None:
+        self._place(key).write_bytes(body)
+
+    async def put_file(self, key: str, path: Path) -> None:
+        path.rename(self._place(key))
+
+    def path(self, key: str) -> Path:
+        """Where the object lies."""
+        return self._paths[key]
+
+    def _place(self, key: str) -> Path:
+        if self._local:
+            from pipeline.stores.local.store import unsupported
+
+            reason = unsupported(key)
+            if reason is not None:
+                raise KeyUnsupported(f"{key[:200]!r} cannot be a file: {reason}")
+        return self._paths.setdefault(key, self._folder / f"output-{len(self._paths)}")
+
+
+def _writer(opened: Runtime, assignment: Assignment, folder: Path) -> Writer:
+    from sinks.parquet.writer import AttemptWriter
+
+    task = assignment.task
+    table = table_spec(opened.pipeline)
+    return AttemptWriter(table, schema=assignment.schema, task=task.id, nonce=assignment.nonce, scratch=folder)
+
+
+def _assignment(opened: Runtime, state: State, subject: Subject) -> Assignment:
+    head = subject.head
+    declared = opened.settings.transform(subject.transform)
+    task = Task(
+        id=keys.task_id(state.sequence + 1, 0),
+        transform=subject.transform,
+        version=declared.version if declared is not None else "",
+        generation=0,
+        inputs=Inputs(keys=[head.key], etags=[head.etag], sizes=[head.size_bytes], modified_us=[head.modified_us], replaces=[None]),
+        attempt=1,
+        losses=0,
+        deadline_ms=0,
+        owner="replay",
+    )
+    return Assignment(pipeline=state.pipeline, task=task, nonce=RandomIds().nonce(), schema=state.schema)
+
+
+def _replayed(receipt: Receipt, outputs: _Outputs, shown: int) -> Replayed:
+    if receipt.problems:
+        problem = receipt.problems[0]
+        return Replayed(status=problem.status, reason=problem.reason, detail=problem.detail)
+    done = Replayed(status="ok", rows=receipt.rows[0], rejected=receipt.rejected[0])
+    for file in receipt.files:
+        if file.table == MAIN_TABLE:
+            done.sample += _first(outputs.path(file.key), shown - len(done.sample))
+        elif file.table == REJECTED_TABLE:
+            rows = _first(outputs.path(file.key), shown - len(done.rejected_sample))
+            done.rejected_sample += [(row["row"], row["reason"]) for row in rows]
+    return done
+
+
+def _first(path: Path, count: int) -> list[dict[str, Any]]:
+    """The first rows of a Parquet file, without their provenance: every value as `sql --format json` has it."""
+    from pipeline.sql import quoting as sql
+    from sinks.query.result_text import rows_of
+    from sinks.values.schema import PROVENANCE
+
+    if count <= 0:
+        return []
+    with connect_without_threads() as connection:
+        read = f"SELECT * FROM read_parquet({sql.texts([str(path)])}, hive_partitioning = false) LIMIT {count}"
+        return [{k: v for k, v in row.items() if k not in PROVENANCE} for row in rows_of(connection.sql(read))]

@@ -1,0 +1,1 @@
+"""What commits mean: the folded state, its checkpoints and its sorted runs. Pure."""

@@ -1,0 +1,1 @@
+"""An S3 bucket, on AWS or a service like it."""

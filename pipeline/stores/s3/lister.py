@@ -1,0 +1,322 @@
+"""Listing a bucket: whole, in byte order, ahead of its reader, from several keys on at once, and past requests that fail.
+
+Requests are signed by boto3 and sent by urllib3 in threads of this module's own. What is ahead of the reader is bounded: a range
+has at most BUFFER_PAGES pages, and WINDOW ranges are listed at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import islice
+from operator import lt
+from typing import Any
+
+from pipeline.errors import SettingsError, StoreUnavailable
+from pipeline.model.commit import Page
+from pipeline.stores.s3.errors import UNREACHED, code_in, explained, of_code
+from pipeline.stores.s3.list_answer import parse_listing, together, token_within
+
+PAGE_KEYS = 1000
+GROUP_KEYS = 10 * PAGE_KEYS
+"""Keys that are handed on as one page."""
+WINDOW = 8
+"""Ranges that are listed at the same time."""
+BUFFER_PAGES = 20
+"""Pages of one range that wait for their turn."""
+RETRIES = 5
+"""How often urllib3 sends a request again that the service cannot answer just now."""
+BACKOFF_S = 0.2
+RESUMES = 4
+"""How often in a row a listing goes on after a page that did not come."""
+PAUSE_S = 1.0
+"""Before the first of these times; then twice as long, and so on."""
+
+_Pages = list[Page]  # inside the class, `list` is the method
+
+
+class _OutOfOrder(Exception):
+    """The service lists in another order than that of the keys' bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Range:
+    """What one walk lists: keys that begin with `prefix`, above `after`, up to `end` where there is one."""
+
+    prefix: str
+    after: str
+    end: str | None = None
+    size: int = PAGE_KEYS
+    raw: bool = False
+    """As the service gives them: in whatever order, and without going on where a request fails."""
+    first: bool = False
+    """It begins where the whole listing does. Where not even its first page comes, nothing was interrupted."""
+
+
+class _Asker:
+    """Sends the requests of one bucket's listings, each in a thread, and reads the answers."""
+
+    def __init__(self, client: Any, bucket: str, prefix: str, endpoint_url: str | None) -> None:
+        self.url = f"s3://{bucket}/{prefix}"
+        self.is_seaweed = False
+        self._boto = client
+        self._bucket = bucket
+        self._prefix = prefix
+        self._where = endpoint_url or "AWS"
+        self._http: Any = None
+        self._threads: ThreadPoolExecutor | None = None
+
+    def ask(self, prefix: str, after: str, size: int, token: str | None) -> asyncio.Future[bytes]:
+        """One ListObjectsV2 request: signed by boto3, sent and retried by urllib3. It begins at once."""
+        parameters = {"Bucket": self._bucket, "Prefix": self._prefix + prefix, "MaxKeys": size, "EncodingType": "url"}
+        if token is not None:
+            parameters["ContinuationToken"] = token
+        elif after:
+            parameters["StartAfter"] = self._prefix + after
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(WINDOW + 2, "tidemill-list")
+            self._http = _pool()
+        return asyncio.get_running_loop().run_in_executor(self._threads, self._send, parameters)
+
+    def read(self, body: bytes) -> tuple[Page, str | None]:
+        """The page, and the token of the next one. Raises StoreUnavailable for what is not a whole page."""
+        return parse_listing(body, len(self._prefix), self.url)
+
+    def close(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._http.clear()
+            self._threads = None
+
+    def _send(self, parameters: dict[str, Any]) -> bytes:
+        with explained(self.url):
+            url = self._boto.generate_presigned_url("list_objects_v2", Params=parameters, ExpiresIn=300)
+            response = self._http.request("GET", url)
+        body: bytes = response.data
+        if response.status != 200:
+            region = response.headers.get("x-amz-bucket-region")
+            raise self._refused(response.status, body.decode("utf-8", "replace") + (f"<Region>{region}</Region>" if region else ""))
+        self.is_seaweed = "seaweed" in response.headers.get("Server", "").lower()
+        return body
+
+    def _refused(self, status: int, body: str) -> Exception:
+        code = code_in(body)
+        if code == "NoSuchBucket" or (status == 404 and not code):
+            return SettingsError(f"there is no bucket {self._bucket!r} at {self._where}: check --bucket and --region")
+        return of_code(code or str(status), status, self.url, text=body)
+
+
+def _pool() -> Any:
+    import urllib3
+    from botocore.httpsession import get_cert_path
+
+    statuses = (429, 500, 502, 503, 504)
+    retry = urllib3.Retry(total=RETRIES, backoff_factor=BACKOFF_S, status_forcelist=statuses, raise_on_status=False)
+    return urllib3.PoolManager(maxsize=WINDOW + 2, retries=retry, ca_certs=get_cert_path(True), timeout=60.0)
+
+
+class _Walk:
+    """The pages of one range, one after the other. Where a request fails it goes on behind the last key that came."""
+
+    def __init__(self, asker: _Asker, what: _Range) -> None:
+        self._asker = asker
+        self._what = what
+        self._last = what.after
+        self._token: str | None = None
+        self._failures = RESUMES if what.first or what.raw else 0
+        self._ahead: asyncio.Future[bytes] | None = None
+        """The request for the page after the one that is being read."""
+
+    async def pages(self) -> AsyncGenerator[Page, None]:
+        """Raises _OutOfOrder, and what stores raise."""
+        more = True
+        try:
+            while more:
+                body = await self._answer()
+                early = token_within(body) if self._what.end is None else None
+                self._ahead = self._ask(early) if early else None
+                page, token = self._asker.read(body)
+                if early != token:
+                    self._drop()
+                if token is not None and token == self._token:
+                    raise StoreUnavailable(
+                        f"{self._asker.url}: the listing does not go on: the service names the same next page twice"
+                    )
+                self._token = token
+                more = token is not None
+                if not self._what.raw:
+                    page, within = self._in_range(page)
+                    more = more and within
+                if page.keys:
+                    yield page
+        finally:
+            self._drop()
+
+    async def _answer(self) -> bytes:
+        while True:
+            try:
+                return await (self._ahead or self._ask(self._token))
+            except StoreUnavailable:
+                if self._failures == RESUMES:
+                    raise
+                await asyncio.sleep(PAUSE_S * 2**self._failures)
+                self._failures += 1
+                self._token = self._ahead = None
+
+    def _ask(self, token: str | None) -> asyncio.Future[bytes]:
+        return self._asker.ask(self._what.prefix, self._last, self._what.size, token)
+
+    def _in_range(self, page: Page) -> tuple[Page, bool]:
+        """What of the page belongs to the range, and whether more of it can follow. Raises _OutOfOrder."""
+        keys, end = page.keys, self._what.end
+        if not keys:
+            return page, True
+        if keys[0] <= self._last or not all(map(lt, keys, islice(keys, 1, None))):
+            raise _OutOfOrder
+        self._last, self._failures = keys[-1], 0
+        if end is None or keys[-1] < end:
+            return page, True
+        return _first(page, bisect_right(keys, end)), False
+
+    def _drop(self) -> None:
+        """Nobody waits for the request that is ahead any more: its error, if it has one, is nobody's."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+        self._ahead = None
+
+
+class _Ahead:
+    """A walk that goes on by itself until its buffer is full."""
+
+    def __init__(self, walk: _Walk) -> None:
+        self._pages: asyncio.Queue[Page | Exception | None] = asyncio.Queue(BUFFER_PAGES)
+        self.task = asyncio.create_task(self._fill(walk))
+
+    async def _fill(self, walk: _Walk) -> None:
+        end: Exception | None = None
+        try:
+            async with aclosing(walk.pages()) as pages:
+                async for page in pages:
+                    await self._pages.put(page)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the reader gets it behind the pages that came before
+            end = error
+        await self._pages.put(end)
+
+    async def next(self) -> Page | None:
+        """The next page, None behind the last. Raises what stopped the walk."""
+        found = await self._pages.get()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+class S3Lister:
+    """The listings of one bucket, of keys below one prefix of it. `client` is boto3's, and signs."""
+
+    def __init__(self, client: Any, bucket: str, prefix: str, endpoint_url: str | None) -> None:
+        self._asker = _Asker(client, bucket, prefix, endpoint_url)
+        self._endpoint_url = endpoint_url
+        self._sorts: bool | None = None
+
+    @property
+    def sorts(self) -> bool:
+        """Whether the service is known to list in another order than that of the keys' bytes: then listings are sorted here."""
+        return bool(self._sorts)
+
+    async def check(self, prefix: str) -> None:
+        """One small listing below the prefix: raises what any listing would, and SettingsError where an endpoint was given and
+        nothing answers there: it is probably misspelt.
+        """
+        try:
+            body = await self._asker.ask(prefix, "", 1, None)
+        except StoreUnavailable as error:
+            if self._endpoint_url is not None and UNREACHED in str(error):
+                raise SettingsError(str(error)) from None
+            raise
+        if self._endpoint_url is not None and body and not body.lstrip().startswith((b"<?xml", b"<ListBucketResult")):
+            raise SettingsError(f"{self._endpoint_url} does not answer as an S3 service does: check --endpoint-url")
+        self._asker.read(body)
+        self._sorts = self._sorts or self._asker.is_seaweed
+
+    def close(self) -> None:
+        """Release connections and threads."""
+        self._asker.close()
+
+    # -- listings ----------------------------------------------------------------------------------------------------
+
+    async def list(self, prefix: str, start_after: str, split_at: Sequence[str]) -> AsyncGenerator[Page, None]:
+        """See `ports.Store.list`."""
+        if self._sorts is None:
+            await self.check(prefix)
+        handed_on = False
+        if not self._sorts:
+            try:
+                async with aclosing(self._in_order(prefix, start_after, split_at)) as pages:
+                    async for page in pages:
+                        handed_on = True
+                        yield page
+            except _OutOfOrder:
+                self._sorts = True
+            else:
+                return
+            if handed_on:
+                raise StoreUnavailable(f"{self._asker.url} lists keys out of byte order; listed sorted from now on: try again")
+        for page in await self._sorted(prefix, start_after):
+            yield page
+
+    def pages(self, prefix: str, start_after: str, size: int) -> AsyncGenerator[Page, None]:
+        """Pages of up to `size` keys as the service gives them, in whatever order."""
+        return _Walk(self._asker, _Range(prefix=prefix, after=start_after, size=size, raw=True)).pages()
+
+    async def _sorted(self, prefix: str, start_after: str) -> Iterator[Page]:
+        """The whole listing in memory, in byte order, without repeats."""
+        rows: dict[str, tuple[str, int, int]] = {}
+        async with aclosing(self.pages(prefix, "", PAGE_KEYS)) as pages:
+            async for page in pages:
+                rows.update(zip(page.keys, zip(page.etags, page.sizes, page.modified_us, strict=True), strict=True))
+        names = sorted((key for key in rows if key > start_after), key=str.encode)
+        return (_page_of(names[start : start + GROUP_KEYS], rows) for start in range(0, len(names), GROUP_KEYS))
+
+    async def _in_order(self, prefix: str, start_after: str, split_at: Sequence[str]) -> AsyncGenerator[Page, None]:
+        """The pages of all ranges, put together to larger ones. Raises _OutOfOrder."""
+        held: _Pages = []
+        async with aclosing(self._ranges(prefix, start_after, split_at)) as pages:
+            async for page in pages:
+                held.append(page)
+                if sum(len(one.keys) for one in held) >= GROUP_KEYS:
+                    yield together(held)
+                    held = []
+        if held:
+            yield together(held)
+
+    async def _ranges(self, prefix: str, start_after: str, split_at: Sequence[str]) -> AsyncGenerator[Page, None]:
+        """The pages of one range after the other, while those that follow are listed too."""
+        splits = sorted({key for key in split_at if key.startswith(prefix) and key > start_after and key.isprintable()})
+        ends = zip([start_after, *splits], [*splits, None], strict=True)
+        waiting = deque(_Range(prefix=prefix, after=a, end=b, first=i == 0) for i, (a, b) in enumerate(ends))
+        running = deque[_Ahead]()
+        try:
+            while waiting or running:
+                while waiting and len(running) < WINDOW:
+                    running.append(_Ahead(_Walk(self._asker, waiting.popleft())))
+                while (page := await running[0].next()) is not None:
+                    yield page
+                await running.popleft().task
+        finally:
+            for ahead in running:
+                ahead.task.cancel()
+            await asyncio.gather(*(ahead.task for ahead in running), return_exceptions=True)
+
+
+def _first(page: Page, n: int) -> Page:
+    return Page(keys=page.keys[:n], etags=page.etags[:n], sizes=page.sizes[:n], modified_us=page.modified_us[:n])
+
+
+def _page_of(keys: list[str], rows: dict[str, tuple[str, int, int]]) -> Page:
+    etags, sizes, modified = zip(*(rows[key] for key in keys), strict=True)
+    return Page(keys=keys, etags=list(etags), sizes=list(sizes), modified_us=list(modified))

@@ -1,0 +1,1 @@
+"""Committed tables as programs and commands read them, now and as they were."""

@@ -1,0 +1,172 @@
+"""Mending tables that an older version committed and no query can read: columns with fields that SQL cannot tell apart.
+
+What this version would have refused before the commit is refused now: the rows of the files that brought such a field are taken
+out, those files wait in quarantine, and what lay beside them is written anew. Nothing is lost: the files are in the bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import CommitConflict, SettingsError
+from pipeline.executors.local.process_owner import this_process
+from pipeline.executors.none import NoExecutor
+from pipeline.model.commit import MAIN_TABLE, OutputFile, Quarantined
+from pipeline.model.snapshot import dead_rows
+from pipeline.passes.compaction import Compactor, Wanted
+from pipeline.passes.runner import Pass
+from pipeline.plan.evidence import Evidence, Mended
+from pipeline.runtime.runtime import Runtime
+from pipeline.state.state import State
+from sinks.values.contract import Steps, name_conflicts, path_of, without
+from sinks.values.extremes import is_known, measured, with_wide
+from sinks.values.schema import decode, encode
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(slots=True)
+class Damage:
+    """What is wrong with a table. sequence: the commit that was looked at."""
+
+    sequence: int = 0
+    fields: dict[str, str] = field(default_factory=dict)
+    """Paths of fields that SQL cannot tell from others, or cannot name, with the reason."""
+    sources: list[str] = field(default_factory=list)
+    """Files that brought values in such fields."""
+    outputs: list[str] = field(default_factory=list)
+    """Outputs whose Parquet files have such fields."""
+    before: str | None = None
+    after: str | None = None
+    """The table's columns, and what they are to be."""
+
+    def __bool__(self) -> bool:
+        return bool(self.fields) or self.before != self.after
+
+
+async def damage_of(runtime: Runtime) -> Damage:
+    """Look at the table's columns, and at the files that are live. Reads whole files only where something is wrong, or where an
+    older version left no word of what integers and times reach.
+    """
+    log = runtime.log()
+    state = await log.load()
+    await log.load_outputs(state)
+    found = Damage(state.sequence, before=state.schema, after=state.schema)
+    if state.schema is None:
+        return found
+    schema = decode(state.schema)
+    bad = name_conflicts(schema)
+    wide, unknown = set[tuple[str, ...]](), not is_known(schema)
+    guilty: dict[str, None] = {}
+    async for output_id, rows in _files(runtime, state):
+        own = name_conflicts(rows.schema_arrow)
+        own |= {steps: conflict for steps, conflict in bad.items() if steps[0] in rows.schema_arrow.names}
+        table = rows.read() if own or unknown else None
+        if table is None:
+            continue
+        dead = set(dead_rows(output_id, state.outputs[output_id]))
+        live = [pair not in dead for pair in _provenance(table)]
+        bad |= own
+        keys = [key for _, key in _provenance(table)]
+        holders = {row for steps in own for row in _holding(table, steps)}
+        guilty |= dict.fromkeys(keys[row] for row in sorted(holders) if live[row])
+        if own and _has_any(rows.schema_arrow, own):
+            found.outputs.append(output_id)
+        wide |= measured(table) if unknown else set()
+    found.fields = {path_of(steps): conflict.why for steps, conflict in bad.items()}
+    found.sources = list(guilty)
+    healed = without(schema, bad)
+    found.after = encode(with_wide(healed, frozenset(wide))) if unknown else encode(healed.with_metadata(schema.metadata))
+    return found
+
+
+async def mend(runtime: Runtime, damage: Damage) -> None:
+    """Commit what `damage_of` found. Raises CommitConflict where others changed the table meanwhile: look again."""
+    runtime.executor = NoExecutor(this_process())
+    passing = Pass(runtime.parts())
+    await passing.open()
+    state = passing.state
+    if state.sequence != damage.sequence or damage.after is None:
+        raise CommitConflict(f"others committed to {runtime.settings.name} meanwhile: run it again")
+    await passing.log.look_up(state, damage.sources)
+    entries = {key: state.entry(key) for key in damage.sources}
+    waiting = [
+        Quarantined(
+            key=key,
+            etag=entry.etag,
+            kind="failed",
+            reason=f"it brought {', '.join(damage.fields)}: {next(iter(damage.fields.values()))}",
+            detail="",
+            tries=1,
+            retry_at_ms=0,
+            task=entry.output.partition(".")[0],
+            transform=entry.transform,
+            version=entry.version,
+            size_bytes=entry.size_bytes,
+        )
+        for key, entry in entries.items()
+        if entry is not None
+    ]
+    mended = Mended(damage.before, damage.after)
+    await passing.commit(Evidence(base=state.sequence, runs_work=False, missing=[q.key for q in waiting], mended=mended))
+    await passing.commit(Evidence(base=state.sequence, runs_work=False, unusable=waiting))
+    if damage.outputs:
+        await Compactor(passing, Wanted(target_bytes=runtime.settings.file_bytes)).rewrite(damage.outputs)
+
+
+async def refuse_damaged(runtime: Runtime, state: State) -> None:
+    """Raises SettingsError that names the column, the files and the way out, where no query can read this table."""
+    if state.schema is None or not name_conflicts(decode(state.schema)):
+        return
+    found = await damage_of(runtime)
+    path, why = next(iter(found.fields.items()))
+    files = ", ".join(found.sources[:3]) + (f" and {len(found.sources) - 3} more" if len(found.sources) > 3 else "")
+    raise SettingsError(
+        f"table {runtime.settings.name} cannot be read: {why} ({path}, from {files or 'no file that counts any more'});"
+        " `tidemill schema repair` takes it out"
+    )
+
+
+async def _files(runtime: Runtime, state: State) -> AsyncIterator[tuple[str, Any]]:
+    """Each live file of the table, opened."""
+    import pyarrow.parquet as pq
+
+    for output_id, output in list(state.outputs.items()):
+        for file in output.files:
+            if file.table == MAIN_TABLE:
+                with _open(runtime, file) as stream:
+                    yield output_id, pq.ParquetFile(stream)
+
+
+def _open(runtime: Runtime, file: OutputFile) -> Any:
+    return runtime.store.open_content(file.key, "", file.size_bytes).open()
+
+
+def _provenance(table: pa.Table) -> list[tuple[str, str]]:
+    return list(zip(table.column("_task").to_pylist(), table.column("_source_key").to_pylist(), strict=True))
+
+
+def _has_any(schema: pa.Schema, bad: Mapping[Steps, object]) -> bool:
+    return not schema.equals(without(schema, bad))
+
+
+def _holding(table: pa.Table, steps: Steps) -> Iterator[int]:
+    """Rows with a value there."""
+    if steps[0] not in table.column_names:
+        return
+    for row, value in enumerate(table.column(steps[0]).to_pylist()):
+        if _is_there(value, steps[1:]):
+            yield row
+
+
+def _is_there(value: Any, steps: Steps) -> bool:
+    if value is None or not steps:
+        return value is not None
+    if isinstance(value, dict):
+        return _is_there(value.get(steps[0]), steps[1:])
+    if steps[0] == "[]":
+        return any(_is_there(one, steps[1:]) for one in value)
+    return any(_is_there(pair[steps[0] == "{}"], steps[1:]) for pair in value)

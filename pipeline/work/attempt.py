@@ -1,0 +1,365 @@
+"""What one attempt has to say: each input is opened, given to the user's code, and answered for.
+
+An exception of the user's code is the input's; one of the store or the machine is nobody's, and the input waits for another
+attempt.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from pipeline.errors import (
+    InputRejected,
+    ObjectNotFound,
+    SettingsError,
+    SourceChanged,
+    StoreError,
+    TidemillError,
+    is_outage,
+)
+from pipeline.model import keys
+from pipeline.model.commit import FORMAT_VERSION, Assignment, Inputs, OutputFile, Receipt, SourceProblem, SourceStatus
+from pipeline.ports import Content, Outbox
+from pipeline.state import codec as wire
+from pipeline.tracebacks import describe, one_line, user_traceback
+from pipeline.work import printed_output as printed
+from pipeline.work.memory_limit import is_out_of_memory
+from pipeline.work.object import Object
+
+UNREAD_MAX = 3
+"""Inputs in a row that the store does not give, before an attempt stops asking for more."""
+MACHINE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
+"""What an OSError in user code says about the machine rather than about the input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A transform as loaded in this process."""
+
+    call: Callable[..., object]
+    batch_size: int | None
+    safe_to_rerun: bool = True
+
+
+class WrittenFile(Protocol):
+    """One finished output file, in memory or on local disk."""
+
+    @property
+    def file(self) -> OutputFile: ...
+    @property
+    def body(self) -> bytes | None: ...
+    @property
+    def path(self) -> Path | None: ...
+
+
+class Written(Protocol):
+    """What a writer made of all results; the maps are by input position and leave out zeros."""
+
+    @property
+    def rows(self) -> Mapping[int, int]: ...
+    @property
+    def rejected(self) -> Mapping[int, int]: ...
+    @property
+    def problems(self) -> Mapping[int, str]: ...
+    @property
+    def schema(self) -> str | None: ...
+    @property
+    def files(self) -> Sequence[WrittenFile]: ...
+    @property
+    def broken(self) -> Mapping[str, int]: ...
+
+
+class Writer(Protocol):
+    """Turns results into output files. `add` lets exceptions of the user's generators through."""
+
+    def add(self, index: int, key: str, etag: str, result: object, rejected: Sequence[tuple[object, str]] = ()) -> None: ...
+    def finish(self) -> Written: ...
+    def close(self) -> None: ...
+
+
+class Contents(Protocol):
+    """Opens source objects at their planned version; may fetch small ones at once."""
+
+    mounted: bool
+    """Whether objects are read through a file system that knows no versions (see `Receipt.mounted`)."""
+
+    def expect(self, inputs: Inputs) -> None: ...
+
+    async def open(self, key: str, etag: str, size_bytes: int, modified_us: int) -> Content: ...
+
+
+class AttemptLost(TidemillError):
+    """The attempt cannot say anything about its inputs (no memory, no disk space): no receipt is written."""
+
+
+class CodeBroken(SettingsError):
+    """A transform cannot be loaded: that is no input's fault, and no attempt can do anything about it."""
+
+
+class Calls(Protocol):
+    """Around each call of user code (see `usercode.UserCode`). `settled`: what an async result comes to."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None: ...
+    def settled(self, result: object) -> object: ...
+
+
+class PlainCalls:
+    """User code that is called as it is, and not async."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is to be put right."""
+
+    def settled(self, result: object) -> object:
+        """The result."""
+        return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What attempts of one pipeline share."""
+
+    store: Outbox
+    contents: Contents
+    home: str
+    calls: Calls
+    engine: str
+
+
+async def call_for(code: Code, items: Sequence[tuple[Attempt, int]], first: int, starting: Callable[[int], None]) -> None:
+    """One call of the user's code: for one object, or for a batch."""
+    opened: list[Opened] = []
+    try:
+        for position, (attempt, i) in enumerate(items, first):
+            starting(position)
+            one = await attempt.open(i)
+            if one is not None:
+                opened.append(one)
+        if code.batch_size is None:
+            for one in opened:
+                one.attempt.call(code.call, one)
+        elif opened:
+            _call_batch(code.call, code.batch_size, opened)
+    finally:
+        for one in opened:
+            one.attempt.close(one)
+
+
+def _call_batch(call: Callable[..., object], batch_size: int, opened: list[Opened]) -> None:
+    """One call for many objects; if it raises, one call for each, so that only the guilty ones fail."""
+    for one in opened:
+        one.attempt.slots += batch_size / len(opened)
+    results = nothing = object()
+    with suppress(Exception, SystemExit), opened[0].attempt.means.calls as calls:
+        results = calls.settled(call([one.obj for one in opened]))
+    if results is nothing:  # not within a handler: what one object raises is no consequence of another's
+        for one in opened:
+            one.obj._rejected.clear()
+            settled = one.attempt.means.calls.settled
+            one.attempt.call(lambda o, settled=settled: _only(settled(call([o])), 1)[0], one)
+        return
+    try:
+        results = _only(results, len(opened))
+    except InputRejected as error:
+        for one in opened:
+            one.attempt._answer(one.index, "failed", str(error))
+        return
+    for one, result in zip(opened, results, strict=True):
+        one.attempt.call(lambda _, result=result: result, one)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """One input as the user's code gets it."""
+
+    attempt: Attempt
+    index: int
+    obj: Object
+    content: Content
+
+
+class Attempt:
+    """What one attempt has to say so far."""
+
+    def __init__(self, means: Means, assignment: Assignment, writer: Writer) -> None:
+        self.means = means
+        self.assignment = assignment
+        self.task = assignment.task
+        self.writer = writer
+        self.lost: TidemillError | None = None
+        self.safe_to_rerun = True
+        self.called = False
+        self.answered = 0
+        self.outage: TidemillError | None = None
+        self.unread_in_a_row = 0
+        self.problems: dict[int, SourceProblem] = {}
+        self.unverified: list[int] = []
+        self.bytes_read = 0
+        self.slots = 0.0
+
+    async def end(self, seconds: float) -> Receipt | TidemillError:
+        """Write the outputs, then the receipt; or say why there is none."""
+        try:
+            if self.lost is None and not self.answered:
+                self.lost = self.outage
+            if self.lost is not None:
+                return self._loss(self.lost)
+            receipt = self._receipt(await self._publish(), seconds)
+            home = keys.of_generation(self.means.home, self.task.generation)
+            key = keys.receipt(home, self.task.id, self.assignment.nonce)
+            await self.means.store.put(key, wire.encode(receipt))
+        except TidemillError as error:
+            return self._loss(error)
+        except OSError as error:
+            return AttemptLost(describe(error))
+        return receipt
+
+    def _loss(self, error: TidemillError) -> TidemillError:
+        """An outage is nobody's fault, unless code that must not run twice has run."""
+        may_rerun = self.safe_to_rerun or not self.called
+        return error if may_rerun or not is_outage(error) else AttemptLost(str(error))
+
+    async def open(self, i: int) -> Opened | None:
+        """The input, unless it is known already that it is not what was planned."""
+        if self.lost is not None:
+            return None
+        if self.unread_in_a_row >= UNREAD_MAX:
+            self.problem(i, "deferred")
+            return None
+        inputs = self.task.inputs
+        key, etag, size, modified_us = inputs.keys[i], inputs.etags[i], inputs.sizes[i], inputs.modified_us[i]
+        try:
+            content = await self.means.contents.open(key, etag, size, modified_us)
+        except StoreError as error:
+            self._unread(i, error)
+            return None
+        problem = content.problem()
+        if problem is not None:
+            content.close()
+            self._unreadable(i, problem)
+            return None
+        return Opened(self, i, Object(key, etag, size, modified_us, content), content)
+
+    def close(self, one: Opened) -> None:
+        """Release the input, once its rows are with the writer."""
+        self.bytes_read += one.content.bytes_read
+        if one.content.unverified:
+            self.unverified.append(one.index)
+        one.content.close()
+
+    def call(self, call: Callable[..., object], one: Opened) -> None:
+        """Call the user's code for one object; its result goes to the writer, its exception into the receipt."""
+        i, obj, self.called = one.index, one.obj, True
+        try:
+            with self.means.calls as calls:  # its generators run within the writer
+                self.writer.add(i, obj.key, obj.etag, calls.settled(call(obj)), obj._rejected)
+        except MemoryError:
+            raise
+        except (Exception, SystemExit) as error:
+            if is_out_of_memory(error):
+                raise MemoryError from error
+            problem = one.content.problem()
+            if problem is not None:
+                self._unreadable(i, problem, called=True)
+            elif isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+                self._unread(i, AttemptLost(describe(error)), called=True)
+            elif isinstance(error, InputRejected):
+                self._answer(i, "failed", str(error), _detail())
+            else:
+                self._answer(i, "failed", describe(error), _detail(user_traceback(error)))
+            return
+        problem = one.content.problem()
+        if problem is not None:
+            self._unreadable(i, problem, called=True)
+        else:
+            self._answered()
+
+    def _unreadable(self, i: int, problem: Exception, *, called: bool = False) -> None:
+        if isinstance(problem, ObjectNotFound):
+            self._answer(i, "gone")
+        elif isinstance(problem, SourceChanged):
+            self._answer(i, "stale")
+        elif isinstance(problem, InputRejected):
+            self._answer(i, "failed", str(problem))
+        elif isinstance(problem, StoreError):
+            self._unread(i, problem, called=called)
+        else:
+            self.lost = AttemptLost(describe(problem))
+
+    def _unread(self, i: int, error: TidemillError, *, called: bool = False) -> None:
+        """The store or the machine fails: the input waits for another attempt, and the others have their turn."""
+        if called and not self.safe_to_rerun:
+            self._answer(i, "failed", f"{describe(error)}; its code has begun, and is declared safe_to_rerun=False")
+            return
+        self.problem(i, "deferred", describe(error))
+        self.outage = error
+        self.unread_in_a_row += 1
+
+    def _answer(self, i: int, status: SourceStatus, reason: str = "", detail: str = "") -> None:
+        self.problem(i, status, reason, detail)
+        self._answered()
+
+    def _answered(self) -> None:
+        self.answered += 1
+        self.unread_in_a_row = 0
+
+    def problem(self, i: int, status: SourceStatus, reason: str = "", detail: str = "") -> None:
+        """Note that an input is not `ok`."""
+        self.problems[i] = SourceProblem(index=i, status=status, reason=one_line(reason), detail=detail)
+
+    async def _publish(self) -> Written:
+        """Write the outputs. Rows of inputs that turned out unreadable after `add` are left out by name in the commit."""
+        written = self.writer.finish()
+        for i, reason in written.problems.items():
+            if i not in self.problems:
+                self.problem(i, "failed", reason)
+        for finished in written.files:
+            if finished.body is not None:
+                await self.means.store.put(finished.file.key, finished.body)
+            elif finished.path is not None:
+                await self.means.store.put_file(finished.file.key, finished.path)
+        return written
+
+    def _receipt(self, written: Written, seconds: float) -> Receipt:
+        n = len(self.task.inputs)
+        return Receipt(
+            format=FORMAT_VERSION,
+            task=self.task.id,
+            nonce=self.assignment.nonce,
+            version=self.task.version,
+            rows=[written.rows.get(i, 0) for i in range(n)],
+            rejected=[written.rejected.get(i, 0) for i in range(n)],
+            problems=[self.problems[i] for i in sorted(self.problems)],
+            files=[finished.file for finished in written.files],
+            schema=written.schema,
+            seconds=round(seconds, 4),
+            bytes_read=self.bytes_read,
+            engine=self.means.engine,
+            slots=round(self.slots, 4),
+            mounted=self.means.contents.mounted,
+            unverified=sorted(self.unverified),
+            broken=dict(written.broken),
+        )
+
+
+def _detail(traceback: str = "") -> str:
+    """What is kept with an input that failed: where, and what the code printed for it."""
+    said = printed.as_kept(printed.in_this_call())
+    return f"{traceback}\n\n{said}" if traceback and said else traceback or said
+
+
+def _only(results: object, expected: int) -> Sequence[object]:
+    """A batch function must return one result for each object it was given."""
+    if not isinstance(results, list | tuple) or len(results) != expected:
+        came = f"{len(results)} results" if isinstance(results, list | tuple) else type(results).__name__
+        raise InputRejected(f"the batch function returned {came} for {expected} objects; expected a list of {expected}")
+    return results

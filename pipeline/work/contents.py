@@ -1,0 +1,148 @@
+"""Ways to open source objects for user code: lazily through the store, or fetched whole beforehand where they are small."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from pipeline.errors import (
+    InputRejected,
+    ObjectArchived,
+    ObjectNotFound,
+    PreconditionFailed,
+    SourceChanged,
+    TidemillError,
+)
+from pipeline.model.commit import Inputs
+from pipeline.ports import Content, Store
+
+FETCH_BYTES_MAX = 8 * 2**20
+
+
+def joined(parts: Sequence[Inputs]) -> Inputs:
+    """The inputs of several tasks as one."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = {name: [value for part in parts for value in getattr(part, name)] for name in Inputs.__struct_fields__}
+    return Inputs(**columns)
+
+
+class LazyContents:
+    """Nothing is read before the user's code asks. Right for stores where opening costs little (a local directory)."""
+
+    mounted = False
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def expect(self, inputs: Inputs) -> None:
+        """Nothing is done beforehand."""
+
+    async def open(self, key: str, etag: str, size_bytes: int, modified_us: int) -> Content:
+        return self._store.open_content(key, etag, size_bytes)
+
+
+class FetchedContents:
+    """Small objects are read whole, at the planned version, before the user's code sees them; large ones lazily."""
+
+    mounted = False
+
+    def __init__(self, store: Store, *, size_max: int = FETCH_BYTES_MAX) -> None:
+        self._store = store
+        self._size_max = size_max
+
+    def expect(self, inputs: Inputs) -> None:
+        """Nothing is done beforehand."""
+
+    async def open(self, key: str, etag: str, size_bytes: int, modified_us: int) -> Content:
+        if size_bytes > self._size_max:
+            return self._store.open_content(key, etag, size_bytes)
+        try:
+            return BytesContent((await self._store.get(key, if_match=etag)).body)
+        except ObjectNotFound as error:
+            return BytesContent(b"", error)
+        except ObjectArchived as error:
+            return BytesContent(b"", error)
+        except PreconditionFailed:
+            return BytesContent(b"", SourceChanged(f"{key!r} was overwritten after it was planned"))
+
+
+class RowReader(Protocol):
+    """Reads one source's rows of a table, as an Arrow stream."""
+
+    def read(self, place: Any) -> bytes: ...
+
+
+class RowsContent:
+    """One source's rows of another pipeline's table, read when asked for; or the reason why there are none."""
+
+    __slots__ = ("_body", "_place", "_problem", "_reader", "bytes_read")
+    unverified = False
+
+    def __init__(self, reader: RowReader, place: object, problem: Exception | None = None) -> None:
+        self._reader = reader
+        self._place = place
+        self._problem = problem
+        self._body: bytes | None = None
+        self.bytes_read = 0
+
+    def read(self) -> bytes:
+        if self._problem is not None:
+            raise self._problem
+        if self._body is None:
+            try:
+                self._body = self._reader.read(self._place)
+            except TidemillError as error:
+                self._problem = error
+                raise
+            self.bytes_read = len(self._body)
+        return self._body
+
+    def open(self) -> BinaryIO:
+        return io.BytesIO(self.read())
+
+    def path(self) -> Path:
+        raise InputRejected("these are rows of a table, not a file: use table() or rows()")
+
+    def problem(self) -> Exception | None:
+        return self._problem
+
+    def close(self) -> None:
+        self._body = None
+
+
+class BytesContent:
+    """Content that is in memory already, or the reason why it is not."""
+
+    __slots__ = ("_body", "_file", "_problem", "bytes_read")
+    unverified = False
+
+    def __init__(self, body: bytes, problem: Exception | None = None) -> None:
+        self._body = body
+        self._problem = problem
+        self._file: Path | None = None
+        self.bytes_read = len(body)
+
+    def read(self) -> bytes:
+        return self._body
+
+    def open(self) -> BinaryIO:
+        return io.BytesIO(self._body)
+
+    def path(self) -> Path:
+        if self._file is None:
+            with tempfile.NamedTemporaryFile(prefix="tidemill-", delete=False) as file:
+                file.write(self._body)
+            self._file = Path(file.name)
+        return self._file
+
+    def problem(self) -> Exception | None:
+        return self._problem
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+            self._file = None

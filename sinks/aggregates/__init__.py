@@ -1,0 +1,1 @@
+"""Declared aggregates, brought up to date from what changed."""

@@ -1,0 +1,97 @@
+"""The files of one attempt: Parquet bodies in memory, or on local disk where they are large, until they are put into the store."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.model import keys
+from pipeline.model.commit import MAIN_TABLE, REJECTED_TABLE, OutputFile
+from sinks.parquet.encodings import write_large
+from sinks.parquet.partitions import folders
+from sinks.values.schema import fingerprint
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BODY_BYTES = 16 * 2**20
+"""Files up to this size are handed over in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedFile:
+    """One output file: small ones as `body`, large ones as `path`."""
+
+    file: OutputFile
+    body: bytes | None
+    path: Path | None
+
+
+class OutputFiles:
+    """Writes the files of one attempt, each under a name of its own. finished: those that are written, in order."""
+
+    def __init__(self, output: str, task: str, nonce: str, scratch: Path) -> None:
+        self._prefixes = {MAIN_TABLE: keys.rows_prefix(output), REJECTED_TABLE: keys.rejected_prefix(output)}
+        self._task = task
+        self._nonce = nonce
+        self._scratch = scratch
+        self.finished: list[FinishedFile] = []
+
+    def close(self) -> None:
+        """Remove scratch files."""
+        for finished in self.finished:
+            if finished.path is not None:
+                finished.path.unlink(missing_ok=True)
+
+    def write(self, table_name: str, partition: dict[str, str | None], table: pa.Table) -> None:
+        """One file of one partition."""
+        import pyarrow.parquet as pq
+
+        name = f"{self._task}.{self._nonce}.{len(self.finished)}.parquet"
+        body, path = None, None
+        if table.nbytes <= BODY_BYTES:
+            sink = io.BytesIO()
+            pq.write_table(table, sink, compression="zstd", compression_level=1)
+            body = sink.getvalue()
+            size, digest = len(body), hashlib.sha256(body).hexdigest()
+        else:
+            path = self._scratch / name
+            try:
+                write_large(table, path, compression_level=1)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+            with path.open("rb") as file:
+                size, digest = path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        described = OutputFile(
+            table=table_name,
+            key=f"{self._prefixes[table_name]}{folders(partition)}{name}",
+            size_bytes=size,
+            rows=table.num_rows,
+            partition=partition,
+            schema_id=fingerprint(table.schema),
+            sha256=digest,
+        )
+        self.finished.append(FinishedFile(described, body, path))
+
+    def write_rejected(self, lines: Sequence[tuple[str, str, str, str]]) -> None:
+        """Rejected rows, each as its source's key and etag, its text, and the reason."""
+        import pyarrow as pa
+
+        self.write(
+            REJECTED_TABLE,
+            {},
+            pa.table(
+                {
+                    "row": pa.array([row for _, _, row, _ in lines], pa.string()),
+                    "reason": pa.array([reason for _, _, _, reason in lines], pa.string()),
+                    "_source_key": pa.array([key for key, _, _, _ in lines], pa.string()).dictionary_encode(),
+                    "_source_etag": pa.array([etag for _, etag, _, _ in lines], pa.string()).dictionary_encode(),
+                    "_task": pa.array([self._task] * len(lines), pa.string()).dictionary_encode(),
+                }
+            ),
+        )

@@ -1,0 +1,1 @@
+"""SQL over committed rows, in bounds, and the forms that answers take."""

@@ -1,0 +1,165 @@
+"""Which type a column has in DuckDB, in Delta Lake and in Postgres: for every type that `schema.plain_type` lets through. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.sql import quoting as sql
+from sinks.values.contract import leaves
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_DUCKDB = {
+    **{"bool": "BOOLEAN", "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT"},
+    **{"uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER", "uint64": "UBIGINT"},
+    **{"float": "FLOAT", "double": "DOUBLE", "string": "VARCHAR", "binary": "BLOB", "date32[day]": "DATE", "null": "VARCHAR"},
+    **{"time64[ns]": "TIME_NS", "timestamp[s]": "TIMESTAMP_S", "timestamp[ms]": "TIMESTAMP_MS", "timestamp[ns]": "TIMESTAMP_NS"},
+}
+_POSTGRES = {
+    **{"bool": "boolean", "int8": "smallint", "int16": "smallint", "int32": "integer", "int64": "bigint"},
+    **{"uint8": "smallint", "uint16": "integer", "uint32": "bigint", "uint64": "numeric(20,0)"},
+    **{"float": "real", "double": "double precision", "string": "text", "binary": "bytea", "date32[day]": "date", "null": "text"},
+}
+
+
+def duckdb_type(kind: pa.DataType) -> str:
+    """DuckDB's name of the type."""
+    import pyarrow.types as pt
+
+    found = _DUCKDB.get(str(kind))
+    if found is not None:
+        return found
+    if pt.is_decimal(kind):
+        return f"DECIMAL({kind.precision},{kind.scale})"
+    if pt.is_time(kind):
+        return "TIME"
+    if pt.is_timestamp(kind):
+        return "TIMESTAMP" if kind.tz is None else "TIMESTAMPTZ_NS" if kind.unit == "ns" else "TIMESTAMP WITH TIME ZONE"
+    if pt.is_list(kind):
+        return f"{duckdb_type(kind.value_type)}[]"
+    if pt.is_struct(kind):
+        return f"STRUCT({', '.join(f'{sql.name(f.name)} {duckdb_type(f.type)}' for f in kind)})"
+    if pt.is_map(kind):
+        return f"MAP({duckdb_type(kind.key_type)}, {duckdb_type(kind.item_type)})"
+    return "VARCHAR"
+
+
+def delta_type(kind: pa.DataType) -> pa.DataType:
+    """The Arrow type that the column has in Delta Lake, which knows no unsigned integers, times of day or nanoseconds."""
+    import pyarrow as pa
+    import pyarrow.types as pt
+
+    wider = {"uint8": pa.int16(), "uint16": pa.int32(), "uint32": pa.int64(), "uint64": pa.decimal128(20, 0), "null": pa.string()}
+    if str(kind) in wider:
+        return wider[str(kind)]
+    if pt.is_time(kind):
+        return pa.string()
+    if pt.is_timestamp(kind):
+        return pa.timestamp("us", "UTC" if kind.tz is not None else None)
+    if pt.is_decimal(kind):
+        return pa.decimal128(kind.precision, kind.scale)
+    if pt.is_list(kind):
+        return pa.list_(delta_type(kind.value_type))
+    if pt.is_struct(kind):
+        return pa.struct([pa.field(f.name, delta_type(f.type)) for f in kind])
+    if pt.is_map(kind):
+        return pa.map_(_within_map(delta_type(kind.key_type)), _within_map(delta_type(kind.item_type)))
+    return kind if str(kind) in _DUCKDB else pa.string()
+
+
+def has_naive_times(kind: pa.DataType) -> bool:
+    """Whether values of this type have times without a zone in them."""
+    import pyarrow.types as pt
+
+    return any(pt.is_timestamp(leaf) and leaf.tz is None for _, leaf in leaves("", kind))
+
+
+def _within_map(kind: pa.DataType) -> pa.DataType:
+    """Times without a zone are text there: deltalake 1.6 does not see that its table needs the feature for them."""
+    import pyarrow as pa
+    import pyarrow.types as pt
+
+    if pt.is_timestamp(kind):
+        return pa.string() if kind.tz is None else kind
+    if pt.is_list(kind):
+        return pa.list_(_within_map(kind.value_type))
+    if pt.is_struct(kind):
+        return pa.struct([pa.field(f.name, _within_map(f.type)) for f in kind])
+    return kind
+
+
+def postgres_type(kind: pa.DataType) -> str:
+    """Postgres' own name of the type, as `format_type` says it. Lists, structs and maps are `jsonb`."""
+    import pyarrow.types as pt
+
+    found = _POSTGRES.get(str(kind))
+    if found is not None:
+        return found
+    if pt.is_decimal(kind):
+        return f"numeric({kind.precision},{kind.scale})"
+    if pt.is_time(kind):
+        return "time without time zone"
+    if pt.is_timestamp(kind):
+        return f"timestamp {'without' if kind.tz is None else 'with'} time zone"
+    return "jsonb" if pt.is_nested(kind) else "text"
+
+
+def keeps_values(before: pa.DataType, after: pa.DataType) -> bool:
+    """Whether a database that turns a column of one type into one of the other has what a query over the files says.
+
+    Not where it becomes text (1 in a file, a float meanwhile, is "1.0" then), nor inside of lists, structs and maps.
+    """
+    import pyarrow.types as pt
+
+    return not pt.is_string(after) and not pt.is_nested(after)
+
+
+def postgres_text(column: str, kind: pa.DataType) -> str:
+    """An expression for DuckDB: the column's value as something that Arrow writes into CSV as Postgres reads it."""
+    target = postgres_type(kind)
+    name = sql.name(column)
+    if target in ("boolean", "smallint", "integer", "bigint", "real", "double precision"):
+        return f"{name} AS {name}"
+    if target == "bytea":
+        return f"'\\x' || hex({name}) AS {name}"
+    if target == "text":
+        return f"replace(CAST({name} AS VARCHAR), chr(0), {_REPLACEMENT}) AS {name}"
+    if target == "jsonb":
+        # a NUL is \u0000 in JSON, which jsonb refuses; chr(1) stands for a backslash meanwhile: JSON has no such character
+        held = f"replace(CAST(to_json({_finite(name, kind)}) AS VARCHAR), '\\\\', chr(1))"
+        return f"replace(replace({held}, '\\u0000', '\\ufffd'), chr(1), '\\\\') AS {name}"
+    if target == "date" or target.startswith("timestamp"):
+        micro = "" if target == "date" else f"::{'TIMESTAMP' if kind.tz is None else 'TIMESTAMPTZ'}"
+        return f"replace(CAST({name}{micro} AS VARCHAR), ' (BC)', ' BC') AS {name}"
+    return f"CAST({name}{'::TIME' if target.startswith('time') else ''} AS VARCHAR) AS {name}"
+
+
+def _finite(value: str, kind: pa.DataType, depth: int = 0) -> str:
+    """An expression for DuckDB: the value with null for floats that JSON cannot write (NaN, infinity), however deep inside."""
+    import pyarrow.types as pt
+
+    if not _has_floats(kind):
+        return value
+    one = f"v{depth}"
+    if pt.is_list(kind):
+        return f"list_transform({value}, lambda {one}: {_finite(one, kind.value_type, depth + 1)})"
+    if pt.is_struct(kind):
+        fields = ", ".join(f"{sql.name(f.name)} := {_finite(f'{value}.{sql.name(f.name)}', f.type, depth)}" for f in kind)
+        return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({fields}) END"
+    if pt.is_map(kind):
+        entry = f"struct_pack(key := {one}.key, value := {_finite(f'{one}.value', kind.item_type, depth + 1)})"
+        return f"map_from_entries(list_transform(map_entries({value}), lambda {one}: {entry}))"
+    return f"CASE WHEN isfinite({value}) THEN {value} END"
+
+
+def _has_floats(kind: pa.DataType) -> bool:
+    import pyarrow.types as pt
+
+    if pt.is_map(kind):
+        return _has_floats(kind.item_type)  # keys are text in JSON
+    return pt.is_floating(kind) or any(_has_floats(kind.field(i).type) for i in range(kind.num_fields))
+
+
+_REPLACEMENT = "chr(65533)"
+"""Postgres' text holds no NUL character: U+FFFD stands in for it."""

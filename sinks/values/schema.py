@@ -1,0 +1,308 @@
+"""One schema for one table, whatever the files bring: which types fit together, and what a contradiction is called.
+
+Columns are only ever added, and a type changes only to one that holds all values that are committed: wider numbers, finer times,
+more fields of a struct, anything in place of nulls. Integers become floats or decimals while every committed one is exact there;
+anything becomes text by declared policy alone. What the values of a column reach is kept with its type (see `extremes`).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pipeline.errors import InputRejected
+from pipeline.model.settings import Widen
+from sinks.values.contract import (
+    DECIMAL_DIGITS,
+    ZONE,
+    check_field_name,
+    differs_in_case,
+    folded,
+    inner,
+    name_conflicts,
+    plain_type,
+    refused_within,
+)
+from sinks.values.extremes import NONE_WIDE, Wide, is_known, wide_of, with_wide, within
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PROVENANCE = ("_source_key", "_source_etag", "_task")
+"""Columns that every file of the rows has, and that no user's column may be called."""
+
+RESCUED = "_rescued"
+"""The column of what did not fit into the others, in tables that rescue it. In no table a user's column may be called so."""
+
+NESTING_MAX = 16
+"""Lists in lists, and so on. Queries slow down exponentially with it: DuckDB 2.0 needs minutes for one row of 45 levels, and
+pyarrow refuses to open files of more than 50."""
+LEAVES_MAX = 10_000
+"""Columns of a table, those inside of structs too: each costs every file of the table some 200 bytes, and every query time."""
+
+
+NOT_MEASURED = ": an older version left no word of how large its integers are (`tidemill schema repair` looks, once)"
+
+
+def encode(schema: pa.Schema) -> str:
+    """A schema as text for commits and receipts."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def decode(text: str) -> pa.Schema:
+    """The schema that `encode` wrote."""
+    import pyarrow as pa
+
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def fingerprint(schema: pa.Schema) -> str:
+    """Equal for equal schemas: files with the same one can be scanned together."""
+    return hashlib.sha256(schema.remove_metadata().serialize().to_pybytes()).hexdigest()[:16]
+
+
+def unify_encoded(before: str | None, new: str, *, widen: Widen, table: str) -> str:
+    """`unify` on encoded schemas. Raises InputRejected, too, where `new` is none: receipts may be damaged, or somebody else's."""
+    import pyarrow as pa
+
+    if before == new:
+        return new
+    try:
+        found = decode(new)
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise InputRejected(f"what a receipt says about the columns of table {table} cannot be read: {error}") from None
+    if before is None:
+        check_names(found)
+        return new
+    return encode(unify(decode(before), found, widen=widen, table=table))
+
+
+def unify(before: pa.Schema, new: pa.Schema, *, widen: Widen, table: str) -> pa.Schema:
+    """The smallest schema that holds the rows of both; columns of `before` keep their places.
+
+    Raises InputRejected that names the column and both types where they contradict each other.
+    """
+    import pyarrow as pa
+
+    if before.equals(new, check_metadata=True):
+        return before
+    known_wide, new_wide = wide_of(before), wide_of(new)
+    fields = {field.name: field.type for field in before}
+    names = {folded(name): name for name in fields}
+    for field in new:
+        known = fields.get(field.name)
+        if known is None:
+            other = names.setdefault(folded(field.name), field.name)
+            if other != field.name:
+                raise InputRejected(f"column {field.name!r} differs only in case from column {other!r} of table {table}")
+            fields[field.name] = field.type
+            continue
+        wide = within(known_wide, field.name), within(new_wide, field.name)
+        both = common_type(known, field.type, widen, *wide)
+        if both is None:
+            why = contradiction(field.name, known, field.type, widen, *wide, table=table)
+            raise InputRejected(why if is_known(before) or "2**53" not in why else why.partition(": ")[0] + NOT_MEASURED)
+        fields[field.name] = both
+    _measured(fields, f"table {table} would have")
+    return with_wide(pa.schema([pa.field(name, kind) for name, kind in fields.items()]), known_wide | new_wide)
+
+
+def _measured(fields: Mapping[str, pa.DataType], what: str) -> None:
+    """Raises InputRejected where the columns are too many or too deep for queries. No recursion: types may be deeper than calls."""
+    leaves, waiting = 0, [(name, 1, kind) for name, kind in fields.items()]
+    while waiting:
+        name, depth, kind = waiting.pop()
+        if depth > NESTING_MAX:
+            raise InputRejected(f"column {name!r} is nested more than {NESTING_MAX} levels deep: flatten it, or store it as text")
+        inner = [kind.field(i).type for i in range(kind.num_fields)]
+        leaves += not inner
+        if leaves + len(waiting) > LEAVES_MAX:
+            raise InputRejected(f"{what} more than {LEAVES_MAX:,} columns: store some as rows, or as text")
+        waiting += [(name, depth + 1, one) for one in inner]
+
+
+def contradiction(  # noqa: PLR0917
+    path: str, known: pa.DataType, new: pa.DataType, widen: Widen, known_wide: Wide, new_wide: Wide, *, table: str
+) -> str:
+    """Why these types have none in common: the place, both types, the way out."""
+    import pyarrow.types as pt
+
+    if pt.is_struct(known) and pt.is_struct(new):
+        fields, names = {f.name: f.type for f in known}, {folded(f.name): f.name for f in known}
+        for field in new:
+            other = names.get(folded(field.name), field.name)
+            if other != field.name:
+                return f"{differs_in_case(path, other, field.name)}: rename one"
+            wide = within(known_wide, field.name), within(new_wide, field.name)
+            if field.name in fields and common_type(fields[field.name], field.type, widen, *wide) is None:
+                return contradiction(f"{path}.{field.name}", fields[field.name], field.type, widen, *wide, table=table)
+    for (step, a), (other_step, b) in zip(inner(known), inner(new), strict=False):
+        same = type(known) is type(new) and step == other_step and not pt.is_struct(known)
+        if same and common_type(a, b, widen, *(wide := (within(known_wide, step), within(new_wide, step)))) is None:
+            return contradiction(path + step, a, b, widen, *wide, table=table)
+    return f"column {path!r} is {new}, but in table {table} it is {known}{_advice(known, new, widen, known_wide | new_wide)}"
+
+
+def _advice(known: pa.DataType, new: pa.DataType, widen: Widen, wide: Wide) -> str:
+    import pyarrow.types as pt
+
+    number = pt.is_integer(known) or pt.is_integer(new)
+    if number and (pt.is_floating(known) or pt.is_floating(new)):
+        if widen == "none":
+            return ' (widen="float" lets integers become floats)'
+        if () in wide:
+            return ': it has integers beyond 2**53, which no float holds (declare a decimal, or let both be text: widen="string")'
+    if pt.is_timestamp(known) and pt.is_timestamp(new):
+        if (known.tz is None) != (new.tz is None):
+            return ": give all of them a zone, or none"
+        return ": times outside of the years 1678 to 2261 have no nanoseconds"
+    flat = not pt.is_nested(known) and not pt.is_nested(new) and not pt.is_binary(known) and not pt.is_binary(new)
+    return ' (widen="string" lets both become text)' if flat and widen != "string" else ": make them one kind, or two columns"
+
+
+def common_type(
+    a: pa.DataType, b: pa.DataType, widen: Widen, a_wide: Wide = NONE_WIDE, b_wide: Wide = NONE_WIDE
+) -> pa.DataType | None:
+    """The type that holds values of both, None where there is none. a: the table's; b: what a file brings.
+
+    a_wide, b_wide: the leaves whose values reach beyond what the types' other forms hold exactly (see `extremes`).
+    """
+    import pyarrow as pa
+    import pyarrow.types as pt
+
+    if pt.is_null(b) or a.equals(b):
+        return a
+    if pt.is_null(a):
+        return b
+    if pt.is_nested(a) or pt.is_nested(b):
+        return _common_nested(a, b, widen, a_wide, b_wide)
+    found = _common_number(a, b, widen, () in a_wide, () in b_wide)
+    if found is None and pt.is_timestamp(a) and pt.is_timestamp(b):
+        found = _common_timestamp(a, b, () in a_wide, () in b_wide)
+    if found is None and pt.is_time(a) and pt.is_time(b):
+        found = pa.time64("ns" if "ns" in (a.unit, b.unit) else "us")
+    if found is None and widen == "string":
+        found = pa.string() if not (pt.is_binary(a) or pt.is_binary(b)) else None
+    return found
+
+
+def _common_timestamp(a: pa.DataType, b: pa.DataType, a_wide: bool, b_wide: bool) -> pa.DataType | None:
+    """The finer unit, if the other's values are within its years."""
+    import pyarrow as pa
+
+    if (a.tz is None) != (b.tz is None):
+        return None
+    zone = None if a.tz is None else ZONE
+    if "ns" not in (a.unit, b.unit):
+        return pa.timestamp("us", zone)
+    is_wide = (a.unit != "ns" and a_wide) or (b.unit != "ns" and b_wide)
+    return None if is_wide else pa.timestamp("ns", zone)
+
+
+def _common_number(a: pa.DataType, b: pa.DataType, widen: Widen, a_wide: bool, b_wide: bool) -> pa.DataType | None:
+    import pyarrow as pa
+    import pyarrow.types as pt
+
+    if pt.is_integer(a) and pt.is_integer(b):
+        return _common_integer(a, b, a_wide, b_wide)
+    if pt.is_floating(a) and pt.is_floating(b):
+        return a if a.bit_width >= b.bit_width else b
+    if pt.is_decimal(a) and pt.is_decimal(b):
+        return _common_decimal((a.precision, a.scale), (b.precision, b.scale))
+    if pt.is_integer(a) and widen == "none":
+        return None  # a column of integers stays one
+    whole, other, is_wide = (a, b, a_wide) if pt.is_integer(a) else (b, a, b_wide)
+    if not pt.is_integer(whole):
+        return None
+    if pt.is_floating(other):
+        return None if is_wide else pa.float64()
+    if pt.is_decimal(other):
+        return _common_decimal((digits_of(whole, is_wide), 0), (other.precision, other.scale))
+    return None
+
+
+def _common_integer(a: pa.DataType, b: pa.DataType, a_wide: bool, b_wide: bool) -> pa.DataType | None:
+    import pyarrow as pa
+    import pyarrow.types as pt
+
+    if pt.is_signed_integer(a) == pt.is_signed_integer(b):
+        return a if a.bit_width >= b.bit_width else b
+    is_wide = a_wide if pt.is_unsigned_integer(a) else b_wide
+    return None if pa.uint64() in (a, b) and is_wide else pa.int64()
+
+
+def digits_of(kind: pa.DataType, is_wide: bool) -> int:
+    """Decimal digits of an integer column's values."""
+    if kind.bit_width == 64:
+        return 20 if is_wide else 16
+    return {8: 3, 16: 5, 32: 10}[kind.bit_width]
+
+
+def _common_decimal(a: tuple[int, int], b: tuple[int, int]) -> pa.DataType | None:
+    import pyarrow as pa
+
+    scale = max(a[1], b[1])
+    precision = max(a[0] - a[1], b[0] - b[1]) + scale
+    return pa.decimal128(precision, scale) if precision <= DECIMAL_DIGITS else None
+
+
+def _common_nested(a: pa.DataType, b: pa.DataType, widen: Widen, a_wide: Wide, b_wide: Wide) -> pa.DataType | None:
+    import pyarrow as pa
+    import pyarrow.types as pt
+
+    def common(step: str, one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+        return common_type(one, other, widen, within(a_wide, step), within(b_wide, step))
+
+    if pt.is_list(a) and pt.is_list(b):
+        value = common("[]", a.value_type, b.value_type)
+        return None if value is None else pa.list_(value)
+    if pt.is_struct(a) and pt.is_struct(b):
+        fields = {field.name: field.type for field in a}
+        names = {folded(name): name for name in fields}
+        for field in b:
+            both = common(field.name, fields[field.name], field.type) if field.name in fields else field.type
+            if both is None or names.setdefault(folded(field.name), field.name) != field.name:
+                return None
+            fields[field.name] = both
+        return pa.struct([pa.field(name, kind) for name, kind in fields.items()])
+    if pt.is_map(a) and pt.is_map(b):
+        key, item = common("{key}", a.key_type, b.key_type), common("{}", a.item_type, b.item_type)
+        return None if key is None or item is None else pa.map_(key, item)
+    return None
+
+
+def check_name(name: str) -> None:
+    """Raises InputRejected for a name that no column may have."""
+    if name.lower() in (*PROVENANCE, RESCUED):
+        raise InputRejected(f"there is a column named {name!r}, which is Tidemill's own: rename it")
+    check_field_name(name, "a column")
+
+
+def check_names(schema: pa.Schema) -> None:
+    """Raises InputRejected for names that SQL cannot tell apart or cannot say, at any depth. Tidemill's own are let through."""
+    for why, way_out in name_conflicts(schema).values():
+        raise InputRejected(f"{why}: {way_out}")
+
+
+def checked(schema: pa.Schema) -> pa.Schema:
+    """The schema with plain types. Raises InputRejected for names and types that a table cannot hold."""
+    import pyarrow as pa
+
+    if len(schema) > LEAVES_MAX:
+        raise InputRejected(
+            f"there are {len(schema):,} columns, more than the {LEAVES_MAX:,} of a table: store some as rows, or as text"
+        )
+    _measured({field.name: field.type for field in schema}, "there are")
+    for field in schema:
+        check_name(field.name)
+    check_names(schema)
+    fields: list[pa.Field] = []
+    for field in schema:
+        kind = plain_type(field.type)
+        if kind is None:
+            where, named, way_out = refused_within(field.name, field.type) or (field.name, str(field.type), "convert it first")
+            raise InputRejected(f"column {where!r} has type {named}, which tables do not hold: {way_out}")
+        fields.append(pa.field(field.name, kind))
+    return pa.schema(fields)

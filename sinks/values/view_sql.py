@@ -1,0 +1,109 @@
+"""SQL that shows a file's column as the table's column: the same values in the table's type, at any depth. Pure.
+
+What is not known yet is DuckDB's own type of nulls, which goes with any other: `sum` of such a column is null, not an error. An
+object of which no field is known yet is an empty map, so that it is told from a missing one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.sql import quoting as sql
+from sinks.values.column_types import duckdb_type
+from sinks.values.contract import is_hollow
+from sinks.values.schema import common_type
+from sinks.values.text_form import text_sql
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NOTHING = '"NULL"'
+HOLLOW = f"MAP(VARCHAR, {NOTHING})"
+
+
+def view_type(kind: pa.DataType) -> str:
+    """DuckDB's type of a table's column."""
+    import pyarrow.types as pt
+
+    if pt.is_null(kind):
+        return NOTHING
+    if is_hollow(kind):
+        return HOLLOW
+    if pt.is_list(kind):
+        return f"{view_type(kind.value_type)}[]"
+    if pt.is_struct(kind):
+        return f"STRUCT({', '.join(f'{sql.name(f.name)} {view_type(f.type)}' for f in kind)})"
+    if pt.is_map(kind):
+        return f"MAP({view_type(kind.key_type)}, {view_type(kind.item_type)})"
+    return duckdb_type(kind)
+
+
+def missing(kind: pa.DataType) -> str:
+    """A null of the table's type."""
+    import pyarrow.types as pt
+
+    return "NULL" if pt.is_null(kind) else f"CAST(NULL AS {view_type(kind)})"
+
+
+def shown(value: str, have: pa.DataType, want: pa.DataType, depth: int = 0) -> str:
+    """An expression: the value, which has this type in its file, in the table's type. value: an expression too."""
+    import pyarrow.types as pt
+
+    if pt.is_null(want):
+        return "NULL"
+    if is_hollow(want):
+        return f"CASE WHEN {value} THEN CAST(MAP {{}} AS {HOLLOW}) END" if pt.is_boolean(have) else missing(want)
+    if pt.is_nested(want):
+        return _nested(value, have, want, depth)
+    if pt.is_nested(have):
+        return missing(want)
+    if _is_same(have, want):
+        return value
+    if pt.is_string(want):
+        return text_sql(value, have)
+    if pt.is_string(have):  # nulls that had no type yet
+        return missing(want)
+    # a file may have rows, which do not count, of a source that was set aside after it had changed the column: they must not fail
+    cast = "CAST" if common_type(want, have, "float") == want else "TRY_CAST"
+    return f"{cast}({value} AS {duckdb_type(want)})"
+
+
+def _nested(value: str, have: pa.DataType, want: pa.DataType, depth: int) -> str:
+    import pyarrow.types as pt
+
+    one = f"v{depth}"
+    if pt.is_struct(want) and pt.is_boolean(have):  # an object, when no field was known
+        fields = ", ".join(f"{sql.name(f.name)} := {missing(f.type)}" for f in want)
+        return f"CASE WHEN {value} THEN struct_pack({fields}) END"
+    if pt.is_struct(want) and pt.is_struct(have):
+        return _struct(value, have, want, depth)
+    if pt.is_list(want) and pt.is_list(have):
+        changed = shown(one, have.value_type, want.value_type, depth + 1)
+        return value if changed == one else f"list_transform({value}, lambda {one}: {changed})"
+    if pt.is_map(want) and pt.is_map(have):
+        key = shown(f"{one}.key", have.key_type, want.key_type, depth + 1)
+        item = shown(f"{one}.value", have.item_type, want.item_type, depth + 1)
+        if (key, item) == (f"{one}.key", f"{one}.value"):
+            return value
+        entry = f"struct_pack(key := {key}, value := {item})"
+        return f"map_from_entries(list_transform(map_entries({value}), lambda {one}: {entry}))"
+    return missing(want)  # only nulls were there
+
+
+def _struct(value: str, have: pa.DataType, want: pa.DataType, depth: int) -> str:
+    came = {f.name: f.type for f in have}
+    fields, same = [], [f.name for f in have] == [f.name for f in want]
+    for field in want:
+        at = f"{value}.{sql.name(field.name)}"
+        changed = shown(at, came[field.name], field.type, depth) if field.name in came else missing(field.type)
+        same = same and changed == at
+        fields.append(f"{sql.name(field.name)} := {changed}")
+    return value if same else f"CASE WHEN {value} IS NOT NULL THEN struct_pack({', '.join(fields)}) END"
+
+
+def _is_same(have: pa.DataType, want: pa.DataType) -> bool:
+    import pyarrow.types as pt
+
+    if pt.is_timestamp(have) and pt.is_timestamp(want):  # the zone is the connection's
+        return have.unit == want.unit and (have.tz is None) == (want.tz is None)
+    return bool(have.equals(want))
