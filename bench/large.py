@@ -18,8 +18,7 @@ from pipeline.model.snapshot import Changes, Output
 from pipeline.passes.context import Parts
 from pipeline.ports import Store
 from pipeline.runtime.runtime import RandomIds, WallClock
-from pipeline.state import codec as wire
-from pipeline.state import ledger, outputs
+from pipeline.state import codec, ledger, outputs
 from pipeline.state.checkpoint import Checkpoint, Totals
 from pipeline.state.key_growth import Growth, Survey
 from pipeline.state.sorted_runs import Run, described, encode
@@ -143,7 +142,7 @@ async def write_known(store: Store, n: int, policy: Policy | None = None) -> Non
         growth=_growth(n),
     )
     key = keys.checkpoint(home, 1, "made")
-    await store.put(key, wire.encode(state))
+    await store.put(key, codec.encode(state))
     await store.put(keys.hint(home), key.encode())
 
 

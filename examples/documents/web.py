@@ -23,7 +23,7 @@ from pipeline.deploy.engines import app_name
 from pipeline.errors import SettingsError
 from pipeline.executors.none import NoExecutor
 from pipeline.model.settings import Policy
-from pipeline.runtime import jobs as submission
+from pipeline.runtime import jobs
 from pipeline.runtime.runtime import Bucket, Runtime
 
 APP = os.environ.get("TIDEMILL_APP") or app_name([documents])
@@ -32,8 +32,8 @@ BODY_MAX = 1_000_000
 
 def submit(bucket: Bucket, keys: list[str]) -> str:
     """Write the job down and hand it to the deployed app; its id. Raises SettingsError for keys the pipeline does not read."""
-    job = submission.new_job()
-    on_bucket(bucket, lambda runtime: submission.record(runtime, job, keys, again=False))
+    job = jobs.new_job()
+    on_bucket(bucket, lambda runtime: jobs.record(runtime, job, keys, again=False))
     modal.Function.from_name(APP, "submit").spawn(job, keys)
     return job
 
@@ -42,8 +42,8 @@ def outcome(bucket: Bucket, job: str) -> dict[str, object] | None:
     """What became of a job's files, None where there is no such job."""
 
     async def read(runtime: Runtime) -> dict[str, object] | None:
-        record = await submission.read(runtime, job)
-        return None if record is None else submission.as_builtins(record, await submission.outcomes(runtime, record))
+        record = await jobs.read(runtime, job)
+        return None if record is None else jobs.as_builtins(record, await jobs.outcomes(runtime, record))
 
     return on_bucket(bucket, read)
 

@@ -9,7 +9,7 @@ from pipeline.errors import ObjectNotFound, PreconditionFailed, SettingsError, S
 from pipeline.model import keys
 from pipeline.model.commit import FORMAT_VERSION, Stored
 from pipeline.ports import Ids, Store
-from pipeline.state import codec as wire
+from pipeline.state import codec
 
 
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +95,7 @@ def read_marker(body: bytes, key: str) -> Marker:
     """The marker stored under `key`. Raises StateInvalid."""
     try:
         found = msgspec.json.decode(body, type=Marker)
-    except wire.UNREADABLE as error:
+    except codec.UNREADABLE as error:
         raise StateInvalid(f"{key} is damaged: {error}") from None
     if found.format > FORMAT_VERSION:
         raise StateInvalid(

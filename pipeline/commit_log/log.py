@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
-from pipeline.commit_log import run_reader as lookup
+from pipeline.commit_log import run_reader
 from pipeline.commit_log.run_reader import RunGone
 from pipeline.errors import (
     CommitConflict,
@@ -26,8 +26,7 @@ from pipeline.model import keys
 from pipeline.model.commit import Commit, Stored
 from pipeline.model.settings import Policy
 from pipeline.ports import Clock, Store
-from pipeline.state import codec as wire
-from pipeline.state import ledger, outputs
+from pipeline.state import codec, ledger, outputs
 from pipeline.state.checkpoint import Checkpoint
 from pipeline.state.sorted_runs import between, merge
 from pipeline.state.state import State
@@ -80,7 +79,7 @@ class Log:
         return await self.floor() <= state.sequence
 
     async def _follow(self, state: State, key: str, stored: Stored) -> bool:
-        entry = wire.decode(Commit, stored.body, key)
+        entry = codec.decode(Commit, stored.body, key)
         if entry.previous != state.id or entry.sequence != state.sequence + 1:
             return False
         try:
@@ -103,7 +102,7 @@ class Log:
         up and propose again. Raises CommitUnknown if the store did not say within `sends_max` tries, Outdated.
         """
         await self._prepare(state, commit)
-        key, body = keys.log_entry(self.home, commit.sequence), wire.encode(commit)
+        key, body = keys.log_entry(self.home, commit.sequence), codec.encode(commit)
         modified_us = await self._send(key, body, commit.id)
         if modified_us is None or await self.floor() >= commit.sequence:
             return False
@@ -133,7 +132,7 @@ class Log:
             current = await self.store.get(key)
         except ObjectNotFound:
             return None  # collected already: we are far behind
-        return current.modified_us if wire.commit_id(current.body, key) == commit_id else None
+        return current.modified_us if codec.commit_id(current.body, key) == commit_id else None
 
     async def floor(self) -> int:
         """Entries at or below this number may be gone; none of them counts if it is re-created."""
@@ -166,7 +165,7 @@ class Log:
 
     async def _checkpoint(self, key: str) -> Checkpoint | None:
         try:
-            checkpoint = wire.decode(Checkpoint, (await self.store.get(key)).body, key)
+            checkpoint = codec.decode(Checkpoint, (await self.store.get(key)).body, key)
         except ObjectNotFound:
             return None
         if checkpoint.pipeline != self.pipeline:
@@ -260,7 +259,7 @@ class Log:
         async def read() -> None:
             wanted = sorted({name for name in names if name not in state.overlay and not state.ledger.knows(name)})
             if wanted:
-                state.ledger.learn(wanted, await lookup.rows(self.store, state.ledger.runs, wanted, ledger.schema()))
+                state.ledger.learn(wanted, await run_reader.rows(self.store, state.ledger.runs, wanted, ledger.schema()))
 
         names = list(names)
         await self._reading(state, read)
@@ -271,7 +270,7 @@ class Log:
         async def read() -> None:
             wanted = sorted({name for name in names if not state.outputs.knows(name)})
             if wanted:
-                state.outputs.learn(wanted, await lookup.rows(self.store, state.outputs.runs, wanted, outputs.schema()))
+                state.outputs.learn(wanted, await run_reader.rows(self.store, state.outputs.runs, wanted, outputs.schema()))
 
         names = list(names)
         while names:  # from an output to the one that it was merged into, and so on
@@ -284,7 +283,7 @@ class Log:
 
         async def read() -> None:
             if not state.outputs.is_whole:
-                async for table in lookup.everything(self.store, state.outputs.runs, outputs.schema()):
+                async for table in run_reader.everything(self.store, state.outputs.runs, outputs.schema()):
                     state.outputs.learn((), table)
                 state.outputs.learn((), outputs.schema().empty_table(), whole=True)
 
@@ -292,7 +291,7 @@ class Log:
 
     async def committed_between(self, state: State, after: str, upto: str | None) -> pa.Table | None:
         """The ledger's rows with `after` < key <= `upto`, sorted, without the overlay's changes. Raises Outdated."""
-        return await self._reading(state, lambda: lookup.between(self.store, state.ledger.runs, after, upto, ledger.schema()))
+        return await self._reading(state, lambda: run_reader.between(self.store, state.ledger.runs, after, upto, ledger.schema()))
 
     async def all_committed(self, state: State) -> AsyncIterator[pa.Table]:
         """The whole ledger, range by range in order, with the overlay's changes. Raises Outdated."""

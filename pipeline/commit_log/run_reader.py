@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.ports import Store
-from pipeline.state import sorted_runs as run_files
+from pipeline.state import sorted_runs
 from pipeline.state.sorted_runs import Run, SortedRuns
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ async def tables(store: Store, runs: SortedRuns, wanted: Sequence[Run], schema: 
     for run, stored in zip(missing, await store.get_many([run.key for run in missing]) if missing else (), strict=True):
         if stored is None:
             raise RunGone(run)
-        found[run.key] = run_files.decode(stored.body, run, schema)
+        found[run.key] = sorted_runs.decode(stored.body, run, schema)
         runs.hold(run, found[run.key])
     return [found[run.key] for run in wanted]
 
@@ -44,7 +44,7 @@ async def rows(store: Store, runs: SortedRuns, names: Sequence[str], schema: pa.
         for table, (_, candidates) in zip(await tables(store, runs, [run for run, _ in some], schema), some, strict=True):
             asked = [name for name in candidates if name in left]
             if asked:
-                found.append(run_files.rows_of(table, asked))
+                found.append(sorted_runs.rows_of(table, asked))
                 left.difference_update(found[-1].column("key").to_pylist())
     import pyarrow as pa
 
@@ -54,11 +54,11 @@ async def rows(store: Store, runs: SortedRuns, names: Sequence[str], schema: pa.
 async def between(store: Store, runs: SortedRuns, after: str, upto: str | None, schema: pa.Schema) -> pa.Table | None:
     """The rows with `after` < key <= `upto` that count, sorted; None for none. Raises RunGone, StateInvalid."""
     wanted = runs.overlapping(after, upto)
-    parts = [run_files.between(table, after, upto) for table in await tables(store, runs, wanted, schema)]
+    parts = [sorted_runs.between(table, after, upto) for table in await tables(store, runs, wanted, schema)]
     parts = [part for part in parts if part.num_rows]
     if not parts:
         return None
-    found = run_files.merge(parts, drop_tombstones=True)
+    found = sorted_runs.merge(parts, drop_tombstones=True)
     return found if found.num_rows else None
 
 

@@ -6,10 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.commit_log import run_reader as lookup
+from pipeline.commit_log import run_reader
 from pipeline.model import keys
 from pipeline.ports import Ids, Store
-from pipeline.state import sorted_runs as run_files
+from pipeline.state import sorted_runs
 from pipeline.state.sorted_runs import Merge, Run, SortedRuns
 
 if TYPE_CHECKING:
@@ -40,34 +40,34 @@ class Compaction:
 
     async def _rewrite(self, run: Run) -> None:
         """The same rows under a new name, in the same place: level 0 is in order of age."""
-        table = (await lookup.tables(self.store, self.runs, [run], self.schema))[0]
+        table = (await run_reader.tables(self.store, self.runs, [run], self.schema))[0]
         anew = await self._write(table, run.level)
         self._become([anew if other.key == run.key else other for other in self.runs.runs], {anew.key: table})
 
     async def _add(self, changed: pa.Table) -> None:
         absorbed = self.runs.absorbed(changed.num_rows)
-        old = await lookup.tables(self.store, self.runs, absorbed, self.schema)
-        table = run_files.merge([*old, changed], drop_tombstones=len(absorbed) == len(self.runs.runs))
+        old = await run_reader.tables(self.store, self.runs, absorbed, self.schema)
+        table = sorted_runs.merge([*old, changed], drop_tombstones=len(absorbed) == len(self.runs.runs))
         await self._replace(absorbed, table, 0)
 
     async def _merge(self, merge: Merge) -> None:
         if merge.is_move:
-            moved = run_files.moved(merge.inputs[0], merge.level)
+            moved = sorted_runs.moved(merge.inputs[0], merge.level)
             self._become([moved if run.key == moved.key else run for run in self.runs.runs], {})
             return
-        old = await lookup.tables(self.store, self.runs, merge.inputs, self.schema)
-        await self._replace(merge.inputs, run_files.merge(old, drop_tombstones=merge.drops_tombstones), merge.level)
+        old = await run_reader.tables(self.store, self.runs, merge.inputs, self.schema)
+        await self._replace(merge.inputs, sorted_runs.merge(old, drop_tombstones=merge.drops_tombstones), merge.level)
 
     async def _replace(self, inputs: list[Run], table: pa.Table, level: int) -> None:
-        parts = run_files.parts_of(table, self.run_rows)
+        parts = sorted_runs.parts_of(table, self.run_rows)
         written = [await self._write(part, level) for part in parts]
         gone = {run.key for run in inputs}
         tables = {run.key: part for run, part in zip(written, parts, strict=True)}
         self._become([*(run for run in self.runs.runs if run.key not in gone), *written], tables)
 
     async def _write(self, table: pa.Table, level: int) -> Run:
-        body = run_files.encode(table)
-        run = run_files.described(table, body, keys.ledger_run(self.home, self.sequence, self.ids.nonce()), level)
+        body = sorted_runs.encode(table)
+        run = sorted_runs.described(table, body, keys.ledger_run(self.home, self.sequence, self.ids.nonce()), level)
         await self.store.put(run.key, body)
         return run
 

@@ -18,8 +18,7 @@ from pipeline.errors import ObjectNotFound, PreconditionFailed
 from pipeline.model import keys
 from pipeline.model.settings import PipelineSettings
 from pipeline.ports import Ids, Store
-from pipeline.state import codec as wire
-from pipeline.state import ledger
+from pipeline.state import codec, ledger
 from pipeline.state import outputs as output_rows
 from pipeline.state.checkpoint import Checkpoint
 from pipeline.state.sorted_runs import SortedRuns
@@ -49,7 +48,7 @@ async def write_checkpoint(log: Log, state: State, ids: Ids) -> str:
             if not await log.rebase(state, gone.run.key):
                 raise Outdated(f"runs of {log.pipeline} were moved while a checkpoint was written; run again") from None
     key = keys.checkpoint(log.home, state.sequence, ids.nonce())
-    await log.store.put(key, wire.encode(state.checkpoint()))
+    await log.store.put(key, codec.encode(state.checkpoint()))
     await log.store.put(keys.hint(log.home), key.encode())
     return key
 
@@ -109,7 +108,7 @@ async def what_is_kept(log: Log, state: State, retention_s: float) -> Kept:
     runs: set[str] = set()
     for stored in await log.store.get_many([key for *_, key in kept]):
         if stored is not None:
-            checkpoint = wire.decode(Checkpoint, stored.body, "a checkpoint")
+            checkpoint = codec.decode(Checkpoint, stored.body, "a checkpoint")
             runs.update(run.key for run in (*checkpoint.runs, *checkpoint.output_runs))
     return Kept(frozenset(key for *_, key in kept), frozenset(runs), old[-1][0] if old else 0)
 

@@ -16,7 +16,7 @@ from pipeline.errors import ObjectNotFound, SettingsError, StateInvalid, StoreUn
 from pipeline.model import keys
 from pipeline.model.commit import RENTED, Assignment, Receipt
 from pipeline.ports import Finished, Store
-from pipeline.state import codec as wire
+from pipeline.state import codec
 from pipeline.work.orders import decode_answer, encode, order_for
 from pipeline.work.worker_pools import Pools
 
@@ -175,7 +175,7 @@ class ModalExecutor:
         home = keys.of_generation(keys.home(assignment.pipeline), assignment.task.generation)
         key = keys.receipt(home, assignment.task.id, nonce)
         try:
-            return wire.decode(Receipt, (await self._store.get(key)).body, key), ""
+            return codec.decode(Receipt, (await self._store.get(key)).body, key), ""
         except (ObjectNotFound, StateInvalid) as error:
             return None, str(error)
 

@@ -15,7 +15,7 @@ from pipeline.model import keys
 from pipeline.model.commit import LossNote, Receipt, SourceProblem, Task
 from pipeline.plan.evidence import Loss, fits
 from pipeline.ports import Store
-from pipeline.state import codec as wire
+from pipeline.state import codec
 from pipeline.state.state import State
 
 
@@ -45,7 +45,7 @@ async def gather(store: Store, home: str, state: State, output: str, tasks: Iter
                 began = keys.began_dispatch(key)
                 if began is not None:
                     found.began.add(began)
-                elif keys.task_of(key) in state.tasks and wire.may_be(LossNote if keys.is_loss_note(key) else Receipt, size):
+                elif keys.task_of(key) in state.tasks and codec.may_be(LossNote if keys.is_loss_note(key) else Receipt, size):
                     names.append(key)
     for key, stored in zip(names, await store.get_many(names), strict=True):
         if stored is not None:
@@ -56,13 +56,13 @@ async def gather(store: Store, home: str, state: State, output: str, tasks: Iter
 async def _note(store: Store, state: State, found: Gathered, key: str, body: bytes, *, output: str) -> None:
     try:
         if keys.is_loss_note(key):
-            note = wire.decode(LossNote, body, key)
+            note = codec.decode(LossNote, body, key)
             task = state.tasks.get(note.task)
             if task is not None and task.dispatch == note.dispatch:
                 loss = Loss(task.attempt, task.owner, note.reason, note.suspect, note.detail, note.innocent, note.dispatch)
                 found.losses[task.id] = loss
             return
-        receipt = wire.decode(Receipt, body, key) if keys.is_receipt(key) else None
+        receipt = codec.decode(Receipt, body, key) if keys.is_receipt(key) else None
     except StateInvalid:
         return  # damaged, cut off or foreign: as if it did not exist, so its task expires and runs again
     task = state.tasks.get(receipt.task) if receipt is not None else None

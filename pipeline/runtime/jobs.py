@@ -16,7 +16,7 @@ from pipeline.model.commit import FORMAT_VERSION
 from pipeline.passes.context import PassReport
 from pipeline.passes.runner import Pass
 from pipeline.runtime.runtime import Runtime, WallClock
-from pipeline.state import codec as wire
+from pipeline.state import codec
 from pipeline.state.jobs import Job, Outcome, outcome
 from pipeline.state.state import State
 
@@ -122,14 +122,14 @@ def _always(key: str, modified_us: int, known: Known) -> bool:
 
 
 async def _write(runtime: Runtime, job: Job) -> None:
-    await runtime.store.put(keys.job(keys.home(job.pipeline), job.id), wire.encode(job))
+    await runtime.store.put(keys.job(keys.home(job.pipeline), job.id), codec.encode(job))
 
 
 async def read(runtime: Runtime, job: str) -> Job | None:
     """The job's record, None where this pipeline has none."""
     key = keys.job(keys.home(runtime.settings.name), job)
     try:
-        return wire.decode(Job, (await runtime.store.get(key)).body, key)
+        return codec.decode(Job, (await runtime.store.get(key)).body, key)
     except ObjectNotFound:
         return None
 
@@ -159,7 +159,7 @@ async def listed(runtime: Runtime, *, last: int) -> list[Job]:
         for key, stored in zip(page.keys, await runtime.store.get_many(page.keys), strict=True):
             with suppress(StateInvalid):  # damaged or foreign: no reason to hide the others
                 if stored is not None:
-                    found.append(wire.decode(Job, stored.body, key))
+                    found.append(codec.decode(Job, stored.body, key))
     return sorted(found, key=lambda job: job.submitted_ms)[-last:]
 
 

@@ -330,12 +330,12 @@ def _replayed(receipt: Receipt, outputs: _Outputs, shown: int) -> Replayed:
 
 def _first(path: Path, count: int) -> list[dict[str, Any]]:
     """The first rows of a Parquet file, without their provenance: every value as `sql --format json` has it."""
-    from pipeline.sql import quoting as sql
+    from pipeline.sql import quoting
     from sinks.query.result_text import rows_of
     from sinks.values.schema import PROVENANCE
 
     if count <= 0:
         return []
     with connect_without_threads() as connection:
-        read = f"SELECT * FROM read_parquet({sql.texts([str(path)])}, hive_partitioning = false) LIMIT {count}"
+        read = f"SELECT * FROM read_parquet({quoting.texts([str(path)])}, hive_partitioning = false) LIMIT {count}"
         return [{k: v for k, v in row.items() if k not in PROVENANCE} for row in rows_of(connection.sql(read))]

@@ -203,7 +203,7 @@ def preload() -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
-    from sinks.parquet import writer as parquet  # noqa: F401
+    from sinks.parquet import writer  # noqa: F401
 
     pa.array([1])  # finishes pyarrow's own imports
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import SettingsError
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 from sinks.values.schema import PROVENANCE
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ def let_any_column_be(warehouse: Warehouse, names: Iterable[str], statement: str
                 return []
             asked.append(unknown[1].replace('""', '"'))
         for name in empty:
-            columns = [*(f"NULL AS {sql.name(c)}" for c in asked), *(f"CAST(NULL AS VARCHAR) AS {c}" for c in PROVENANCE)]
+            columns = [*(f"NULL AS {quoting.name(c)}" for c in asked), *(f"CAST(NULL AS VARCHAR) AS {c}" for c in PROVENANCE)]
             warehouse.add_view(name, f"SELECT {', '.join(columns)} WHERE false")
     return []
 
 
 def _has_none(warehouse: Warehouse, name: str) -> bool:
-    return set(warehouse.connection.sql(f"SELECT * FROM {sql.name(name)} LIMIT 0").columns) <= set(PROVENANCE)
+    return set(warehouse.connection.sql(f"SELECT * FROM {quoting.name(name)} LIMIT 0").columns) <= set(PROVENANCE)

@@ -13,7 +13,7 @@ from pipeline.errors import SettingsError, nearest
 from pipeline.executors.none import NoExecutor
 from pipeline.model.settings import Policy
 from pipeline.runtime.runtime import Bucket, Runtime
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 from pipeline.state.state import State
 from pipeline.tables.moments import When, when
 from pipeline.tables.time_travel import state_at
@@ -112,7 +112,7 @@ class Table:
     @property
     def schema(self) -> pa.Schema:
         """The columns as they are read, provenance last."""
-        reader = self._warehouse.reader(f"SELECT * FROM {sql.name(self.name)} LIMIT 0")
+        reader = self._warehouse.reader(f"SELECT * FROM {quoting.name(self.name)} LIMIT 0")
         try:
             return reader.schema
         finally:
@@ -127,7 +127,7 @@ class Table:
         """The rows as Arrow record batches, read as they are asked for, in bounded memory. Several readers may be open at once."""
         if not isinstance(batch_rows, int) or batch_rows < 1:
             raise SettingsError(f"batch_rows={batch_rows!r} is no number of rows")
-        return self._warehouse.reader(f"SELECT * FROM {sql.name(self.name)}", batch_rows=batch_rows)
+        return self._warehouse.reader(f"SELECT * FROM {quoting.name(self.name)}", batch_rows=batch_rows)
 
     def arrow(self) -> pa.Table:
         """All rows as an Arrow table."""
@@ -153,4 +153,4 @@ class Table:
             raise SettingsError(f"aggregate {name} cannot be computed: {self._warehouse.broken[name]}")
         if not self._warehouse.has(name):
             raise SettingsError(f"aggregate {name} is empty: no rows are committed yet")
-        return self._warehouse.reader(f"SELECT * FROM {sql.name(name)}").read_all()
+        return self._warehouse.reader(f"SELECT * FROM {quoting.name(name)}").read_all()

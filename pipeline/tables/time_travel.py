@@ -14,7 +14,7 @@ from pipeline.errors import SettingsError
 from pipeline.model import keys
 from pipeline.model.commit import Commit, Generations
 from pipeline.runtime.runtime import Runtime
-from pipeline.state import codec as wire
+from pipeline.state import codec
 from pipeline.state.state import State
 from pipeline.tables.moments import Numbered, When
 
@@ -97,7 +97,7 @@ async def _was_published(runtime: Runtime, known: Generations) -> bool:
         for key, stored in zip(page.keys, await log.store.get_many(page.keys), strict=True):
             if stored is None or keys.log_sequence(key) is None:
                 continue
-            then = wire.decode(Commit, stored.body, key).generations
+            then = codec.decode(Commit, stored.body, key).generations
             if then is not None and then.live:
                 return True
     return False

@@ -11,7 +11,7 @@ from pipeline.model import keys
 from pipeline.model.commit import Commit
 from pipeline.runtime.runtime import Runtime
 from pipeline.sql.connection import UTC
-from pipeline.state import codec as wire
+from pipeline.state import codec
 from pipeline.state.state import State
 from pipeline.tables.moments import When
 from pipeline.tables.time_travel import state_at
@@ -83,7 +83,7 @@ async def commits_of(log: Log, *, last: int | None = None) -> AsyncIterator[Comm
         batch = found[start : start + 200]
         for key, stored in zip(batch, await log.store.get_many(batch), strict=True):
             if stored is not None:
-                yield wire.decode(Commit, stored.body, key)
+                yield codec.decode(Commit, stored.body, key)
 
 
 def live_rows_by_source(runtime: Runtime, state: State) -> dict[str, int]:

@@ -26,9 +26,9 @@ from pipeline.errors import (
 from pipeline.model import keys
 from pipeline.model.commit import FORMAT_VERSION, Assignment, Inputs, OutputFile, Receipt, SourceProblem, SourceStatus
 from pipeline.ports import Content, Outbox
-from pipeline.state import codec as wire
+from pipeline.state import codec
 from pipeline.tracebacks import describe, one_line, user_traceback
-from pipeline.work import printed_output as printed
+from pipeline.work import printed_output
 from pipeline.work.memory_limit import is_out_of_memory
 from pipeline.work.object import Object
 
@@ -216,7 +216,7 @@ class Attempt:
             receipt = self._receipt(await self._publish(), seconds)
             home = keys.of_generation(self.means.home, self.task.generation)
             key = keys.receipt(home, self.task.id, self.assignment.nonce)
-            await self.means.store.put(key, wire.encode(receipt))
+            await self.means.store.put(key, codec.encode(receipt))
         except TidemillError as error:
             return self._loss(error)
         except OSError as error:
@@ -353,7 +353,7 @@ class Attempt:
 
 def _detail(traceback: str = "") -> str:
     """What is kept with an input that failed: where, and what the code printed for it."""
-    said = printed.as_kept(printed.in_this_call())
+    said = printed_output.as_kept(printed_output.in_this_call())
     return f"{traceback}\n\n{said}" if traceback and said else traceback or said
 
 

@@ -16,7 +16,7 @@ from pipeline.errors import StoreError, TidemillError
 from pipeline.model import keys
 from pipeline.model.commit import FORMAT_VERSION, Assignment, LossNote, Task
 from pipeline.ports import Clock, Finished, Ids, Outbox
-from pipeline.state import codec as wire
+from pipeline.state import codec
 from pipeline.work.orders import Answer, Order, decode_assignment
 
 
@@ -50,7 +50,7 @@ class Desk:
             key = keys.loss_note(self._home(task), task.id, task.dispatch)
             noted = await self.box.fetch(key)
             if noted is not None:  # it ran before, and that ended with the container's death
-                return _as_answer(wire.decode(LossNote, noted, key))
+                return _as_answer(codec.decode(LossNote, noted, key))
             if self.version not in (None, task.version):
                 return await self.end(assignment, self._of_other_code(assignment))
             await self.box.put(keys.began(self._home(task), task.id, task.dispatch), b"began\n")
@@ -94,7 +94,7 @@ class Desk:
             innocent=finished.innocent,
         )
         with suppress(TidemillError):  # without the note the deadline says the same, later
-            await self.box.put(keys.loss_note(self._home(task), task.id, task.dispatch), wire.encode(note))
+            await self.box.put(keys.loss_note(self._home(task), task.id, task.dispatch), codec.encode(note))
         return msgspec.structs.replace(_as_answer(note), broken=finished.broken)
 
     def _home(self, task: Task) -> str:

@@ -7,7 +7,7 @@ import msgspec
 from pipeline.errors import StateInvalid
 from pipeline.model import keys
 from pipeline.model.commit import Assignment
-from pipeline.state import codec as wire
+from pipeline.state import codec
 
 INLINE_BYTES = 6_000
 """An assignment up to this size travels in its order. Modal takes 8 KiB in a call that is submitted and left alone."""
@@ -60,9 +60,9 @@ def decode_order(text: str) -> Order:
     """The order in a text. Raises StateInvalid."""
     try:
         order = msgspec.json.decode(text, type=Order)
-    except (*wire.UNREADABLE, UnicodeEncodeError) as error:
+    except (*codec.UNREADABLE, UnicodeEncodeError) as error:
         raise StateInvalid(f"this is no order of Tidemill's: {error}") from None
-    if order.assignment is not None and not wire.is_even(order.assignment.task):
+    if order.assignment is not None and not codec.is_even(order.assignment.task):
         raise StateInvalid("this is no order of Tidemill's: the columns of its inputs are not equally long")
     return order
 
@@ -71,7 +71,7 @@ def decode_answer(text: object) -> Answer | None:
     """The answer in a text; None for anything else."""
     try:
         return msgspec.json.decode(text, type=Answer) if isinstance(text, str) else None
-    except (*wire.UNREADABLE, UnicodeEncodeError):
+    except (*codec.UNREADABLE, UnicodeEncodeError):
         return None
 
 
@@ -79,8 +79,8 @@ def decode_assignment(body: bytes, key: str) -> Assignment:
     """A stored assignment. Raises StateInvalid."""
     try:
         assignment = msgspec.json.decode(body, type=Assignment)
-    except wire.UNREADABLE as error:
+    except codec.UNREADABLE as error:
         raise StateInvalid(f"{key} is not a valid assignment (damaged or truncated): {error}") from None
-    if not wire.is_even(assignment.task):
+    if not codec.is_even(assignment.task):
         raise StateInvalid(f"{key} is not a valid assignment: the columns of its inputs are not equally long")
     return assignment

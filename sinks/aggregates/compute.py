@@ -19,7 +19,7 @@ from pipeline.errors import SettingsError
 from pipeline.model.commit import MAIN_TABLE, AggregateFile, OutputFile
 from pipeline.model.settings import AggregateSettings
 from pipeline.model.snapshot import Changes, Output, Removed, Snapshot, dead_rows
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 from pipeline.sql.connection import UTC
 from pipeline.state.state import State
 from sinks.aggregates.merge import Merge, merge_of
@@ -120,7 +120,7 @@ class AggregateRun:
             except SettingsError:
                 pass  # say, the result's columns changed with the schema: compute everything
         self._add_all(warehouse)
-        warehouse.add_view(name, f"SELECT * FROM {sql.name(_ALL)}")
+        warehouse.add_view(name, f"SELECT * FROM {quoting.name(_ALL)}")
         return self._checked(_stored(warehouse, f"SELECT * FROM ({statement}) {_order(aggregate)}"), aggregate)
 
     def _any_change(self) -> bool:
@@ -185,9 +185,9 @@ class AggregateRun:
         kinds = {row["column_name"]: row["column_type"] for row in warehouse.query(f"DESCRIBE {sums[0]}").to_pylist()}
         if self._minus is not None and any(kinds[column] in ("DOUBLE", "FLOAT") for column in merge.sums):
             return None  # what is added and taken out again leaves a rest
-        casts = ", ".join(f"CAST({sql.name(column)} AS {kind}) AS {sql.name(column)}" for column, kind in kinds.items())
+        casts = ", ".join(f"CAST({quoting.name(column)} AS {kind}) AS {quoting.name(column)}" for column, kind in kinds.items())
         path = self._files.path(old.key, old.size_bytes)
-        warehouse.add_view(_OLD, f"SELECT {casts} FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
+        warehouse.add_view(_OLD, f"SELECT {casts} FROM read_parquet({quoting.texts([path])}, hive_partitioning = false)")
         statement = merge.statement(_OLD, sums[0], sums[1] if len(sums) > 1 else None)
         return _stored(warehouse, f"SELECT * FROM ({statement}) {_order(aggregate)}")
 
@@ -199,13 +199,13 @@ class AggregateRun:
         groups = ", ".join(f"{expression} AS {_group(i)}" for i, expression in enumerate(by.values()))
         warehouse.execute(f"CREATE OR REPLACE TEMP TABLE {_TOUCHED} AS SELECT DISTINCT {groups} FROM {_CHANGED}")
         matches = " AND ".join(f"t.{_group(i)} IS NOT DISTINCT FROM ({expression})" for i, expression in enumerate(by.values()))
-        same = " AND ".join(f"t.{_group(i)} IS NOT DISTINCT FROM o.{sql.name(column)}" for i, column in enumerate(by))
+        same = " AND ".join(f"t.{_group(i)} IS NOT DISTINCT FROM o.{quoting.name(column)}" for i, column in enumerate(by))
         warehouse.add_view(
             self._snapshot.pipeline,
             f"SELECT * FROM {_ALL} WHERE EXISTS (SELECT 1 FROM {_TOUCHED} t WHERE {matches})",
         )
         path = self._files.path(old.key, old.size_bytes)
-        warehouse.add_view(_OLD, f"SELECT * FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
+        warehouse.add_view(_OLD, f"SELECT * FROM read_parquet({quoting.texts([path])}, hive_partitioning = false)")
         return _stored(
             warehouse,
             f"SELECT * FROM ({statement}) UNION ALL BY NAME"
@@ -275,7 +275,7 @@ def _group(i: int) -> str:
 
 
 def _order(aggregate: AggregateSettings) -> str:
-    return "ORDER BY " + ", ".join(f"{sql.name(column)} NULLS LAST" for column in aggregate.by)
+    return "ORDER BY " + ", ".join(f"{quoting.name(column)} NULLS LAST" for column in aggregate.by)
 
 
 def _bare(statement: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.errors import ObjectNotFound, PreconditionFailed
 from pipeline.model.commit import Stored
 from pipeline.ports import Store
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 from pipeline.sql.connection import connect
 from sinks.copies.change import Change, Mark
 from sinks.copies.change_rows import Rows
@@ -75,7 +75,7 @@ class CatalogueSink:
             rows.declared.add_to(warehouse, rows.snapshot)
             for (view,) in old:
                 if view not in warehouse.tables:
-                    connection.execute(f"DROP VIEW IF EXISTS {sql.name(view)}")
+                    connection.execute(f"DROP VIEW IF EXISTS {quoting.name(view)}")
             connection.execute(f"DELETE FROM {_MARKS} WHERE pipeline = ?", [change.pipeline])
             for view in sorted(warehouse.tables):
                 values = [change.pipeline, change.mark.generation, change.mark.sequence, view]

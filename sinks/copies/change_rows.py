@@ -11,7 +11,7 @@ import msgspec
 from pipeline.errors import SettingsError
 from pipeline.model.settings import AggregateSettings
 from pipeline.model.snapshot import Output, Snapshot
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 from pipeline.sql.connection import UTC
 from sinks.copies.change import Change
 from sinks.query.dimensions import Dimension
@@ -111,13 +111,13 @@ class Rows:
 
     def aggregate(self, name: str, select: str) -> pa.RecordBatchReader:
         """An aggregate's rows."""
-        return self._stream(f"SELECT {select} FROM {sql.name(name)}")
+        return self._stream(f"SELECT {select} FROM {quoting.name(name)}")
 
     def aggregate_schema(self, name: str) -> pa.Schema:
         """An aggregate's columns."""
         import pyarrow as pa
 
-        found = self._stream(f"SELECT * FROM {sql.name(name)} LIMIT 0").schema
+        found = self._stream(f"SELECT * FROM {quoting.name(name)} LIMIT 0").schema
         return pa.schema([pa.field(field.name, plain_type(field.type) or pa.string()) for field in found])
 
     def _stream(self, select: str) -> pa.RecordBatchReader:

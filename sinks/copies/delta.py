@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import SettingsError
 from pipeline.model.snapshot import Output
 from pipeline.ports import Store
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 from sinks.copies.change import Change, Mark
 from sinks.copies.change_rows import Rows
 from sinks.copies.delta_stats import stats_of
@@ -240,7 +240,7 @@ def _delta_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def _selected(schema: pa.Schema) -> str:
-    return ", ".join(f"CAST({sql.name(f.name)} AS {duckdb_type(f.type)}) AS {sql.name(f.name)}" for f in schema)
+    return ", ".join(f"CAST({quoting.name(f.name)} AS {duckdb_type(f.type)}) AS {quoting.name(f.name)}" for f in schema)
 
 
 def _line(error: Exception) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 from pipeline.sql.connection import connect
 from sinks.copies.change import Change, Mark
 from sinks.copies.change_rows import Rows
@@ -125,7 +125,7 @@ class _File:
         return rows
 
     def table(self, name: str) -> str:
-        return f"main.{sql.name(name)}"
+        return f"main.{quoting.name(name)}"
 
     def columns(self, name: str) -> dict[str, str] | None:
         listed = (
@@ -138,11 +138,11 @@ class _File:
         return str(self.execute(f"SELECT typeof(CAST(NULL AS {duckdb_type(kind)}))")[0][0])
 
     def text_of(self, column: str, kind: pa.DataType) -> str:
-        return f"CAST({sql.name(column)} AS {duckdb_type(kind)}) AS {sql.name(column)}"
+        return f"CAST({quoting.name(column)} AS {duckdb_type(kind)}) AS {quoting.name(column)}"
 
     def retype(self, name: str, column: str, kind: str, *, empty: bool) -> None:
         using = f" USING CAST(NULL AS {kind})" if empty else ""  # rows that this transaction deleted would be turned, too
-        self.execute(f"ALTER TABLE {self.table(name)} ALTER {sql.name(column)} TYPE {kind}{using}")
+        self.execute(f"ALTER TABLE {self.table(name)} ALTER {quoting.name(column)} TYPE {kind}{using}")
 
     def insert(self, name: str, batches: pa.RecordBatchReader) -> None:
         with self._incoming(batches):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import SettingsError
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 from sinks.copies.change import Change, Mark
 from sinks.copies.change_rows import Rows
 from sinks.copies.port import SinkFailed
@@ -105,7 +105,7 @@ class _Session:
             # one publisher at a time; readers are not held up. The lock ends with the transaction, however that ends
             self.execute("SELECT pg_advisory_xact_lock(hashtext(?))", f"tidemill {self._schema}")
             if not self.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", self._schema):
-                self.execute(f"CREATE SCHEMA {sql.name(self._schema)}")
+                self.execute(f"CREATE SCHEMA {quoting.name(self._schema)}")
             yield
 
     def execute(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -115,7 +115,7 @@ class _Session:
         return cursor.fetchall() if cursor.description is not None else []
 
     def table(self, name: str) -> str:
-        return f"{sql.name(self._schema)}.{sql.name(name)}"
+        return f"{quoting.name(self._schema)}.{quoting.name(name)}"
 
     def columns(self, name: str) -> dict[str, str] | None:
         listed = "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid"
@@ -130,12 +130,12 @@ class _Session:
         return postgres_text(column, kind)
 
     def retype(self, name: str, column: str, kind: str, *, empty: bool) -> None:
-        quoted = sql.name(column)
+        quoted = quoting.name(column)
         value = "NULL" if empty else quoted
         self.execute(f"ALTER TABLE {self.table(name)} ALTER COLUMN {quoted} TYPE {kind} USING {value}::{kind}")
 
     def insert(self, name: str, batches: pa.RecordBatchReader) -> None:
-        columns = ", ".join(sql.name(column) for column in batches.schema.names)
+        columns = ", ".join(quoting.name(column) for column in batches.schema.names)
         self._copy(f"{self.table(name)} ({columns})", batches)
 
     def remove(self, name: str, pairs: pa.RecordBatchReader) -> None:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.errors import SettingsError
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 from sinks.copies.change import Change, Mark
 from sinks.copies.change_rows import Rows
 
@@ -109,7 +109,7 @@ def _replace(database: Database, name: str, schema: pa.Schema, batches: pa.Recor
     wanted = {field.name: database.type_of(field.type) for field in schema}
     have, table = database.columns(name), database.table(name)
     if have is None:
-        columns = ", ".join(f"{sql.name(column)} {kind}" for column, kind in wanted.items())
+        columns = ", ".join(f"{quoting.name(column)} {kind}" for column, kind in wanted.items())
         database.execute(f"CREATE TABLE {table} ({columns})")
         if main:
             database.created(name)
@@ -117,12 +117,12 @@ def _replace(database: Database, name: str, schema: pa.Schema, batches: pa.Recor
         database.execute(f"DELETE FROM {table}")
         for column, kind in wanted.items():
             if column not in have:
-                database.execute(f"ALTER TABLE {table} ADD COLUMN {sql.name(column)} {kind}")
+                database.execute(f"ALTER TABLE {table} ADD COLUMN {quoting.name(column)} {kind}")
             elif have[column] != kind:
                 database.retype(name, column, kind, empty=True)
         for column in have:
             if column not in wanted:
-                database.execute(f"ALTER TABLE {table} DROP COLUMN {sql.name(column)}")
+                database.execute(f"ALTER TABLE {table} DROP COLUMN {quoting.name(column)}")
     database.insert(name, batches)
 
 
@@ -131,7 +131,7 @@ def _follow(database: Database, change: Change, rows: Rows) -> None:
     name, types = change.pipeline, {field.name: field.type for field in change.schema}
     for column in change.new_columns:
         kind = database.type_of(types[column])
-        database.execute(f"ALTER TABLE {database.table(name)} ADD COLUMN {sql.name(column)} {kind}")
+        database.execute(f"ALTER TABLE {database.table(name)} ADD COLUMN {quoting.name(column)} {kind}")
     for column, (before, after) in change.retyped.items():
         if database.type_of(before) != database.type_of(after):
             database.retype(name, column, database.type_of(after), empty=False)

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputRejected
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 from sinks.parquet.row_checks import connection_of
 from sinks.values.view_sql import missing
 
@@ -29,8 +29,8 @@ def require_bound(before: pa.Schema | None, schema: pa.Schema) -> None:
     if len({name.lower() for name in schema.names}) == len(schema) and all(_is_plain(field) for field in new):
         return
     for field in new:
-        _bind(f"SELECT {missing(field.type)} AS {sql.name(field.name)}", field.name)
-    columns = ", ".join(f"NULL AS {sql.name(name)}" for name in schema.names)
+        _bind(f"SELECT {missing(field.type)} AS {quoting.name(field.name)}", field.name)
+    columns = ", ".join(f"NULL AS {quoting.name(name)}" for name in schema.names)
     for name, seen in zip(schema.names, _bind(f"SELECT * FROM (SELECT {columns})", schema.names[-1]), strict=True):
         if name != seen:
             raise InputRejected(f"column {name!r} is one that no query can read (another has its name): rename it")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputRejected
 from pipeline.model.settings import CheckSettings
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 from pipeline.sql.connection import UTC, connect_without_threads
 from sinks.values.contract import stored_type
 from sinks.values.json_text import json_of, value_of
@@ -112,7 +112,7 @@ def _computed(checks: Sequence[CheckSettings], table: pa.Table, name: str) -> li
 
 def _ask(connection: duckdb.DuckDBPyConnection, checks: Sequence[CheckSettings], name: str) -> list[pa.ChunkedArray]:
     asked = ", ".join(f"(\n{check.sql}\n) AS c{i}" for i, check in enumerate(checks))
-    answer = connection.sql(f"SELECT {asked} FROM {sql.name(name)}").to_arrow_table()
+    answer = connection.sql(f"SELECT {asked} FROM {quoting.name(name)}").to_arrow_table()
     return list(answer.columns)
 
 

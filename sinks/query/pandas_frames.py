@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 from pipeline.sql.connection import connect_without_threads
 from sinks.query.result_text import texts
 from sinks.query.result_types import selected
@@ -109,7 +109,7 @@ def _texts(one: pa.Table, timezone: str) -> Any:
         connection.register("one", one)
         found = connection.sql("SELECT * FROM one")
         [kind] = found.types
-        select = selected(found.columns, [kind], "text") or sql.name(one.column_names[0])
+        select = selected(found.columns, [kind], "text") or quoting.name(one.column_names[0])
         carried = found.project(select).to_arrow_table()
         values = [text for chunk in carried.column(0).chunks for text in texts(kind, chunk)]
     return pd.Series(values, dtype=object)

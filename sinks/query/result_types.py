@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Literal, Protocol
 
 from pipeline.errors import SettingsError
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 
 Carrier = Literal["text", "parquet", "arrow"]
 """For whom: formats that write text (table, csv, json), Parquet, Arrow."""
@@ -69,7 +69,7 @@ def _nested(kind: Kind, carrier: Carrier) -> str:
     if kind.id == "map":
         key, value = (carried(one, carrier) for _, one in inner)
         return f"MAP({'VARCHAR' if inner[0][1].id == 'null' else key}, {value})"
-    fields = ", ".join(f"{sql.name(name)} {carried(one, carrier)}" for name, one in inner)
+    fields = ", ".join(f"{quoting.name(name)} {carried(one, carrier)}" for name, one in inner)
     return f"STRUCT({fields})" if inner else "VARCHAR"
 
 
@@ -88,7 +88,7 @@ def selected(names: Sequence[str], kinds: Sequence[Kind], carrier: Carrier) -> s
         return None
     parts = []
     for i, (name, kind, cast) in enumerate(zip(wanted, kinds, casts, strict=True), 1):
-        parts.append(f"{f'#{i}' if cast == str(kind) else f'CAST(#{i} AS {cast})'} AS {sql.name(name)}")
+        parts.append(f"{f'#{i}' if cast == str(kind) else f'CAST(#{i} AS {cast})'} AS {quoting.name(name)}")
     return ", ".join(parts)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import SettingsError
 from pipeline.model.settings import AggregateSettings
 from pipeline.model.snapshot import Snapshot
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 from pipeline.sql.connection import UTC
 from sinks.query.dimensions import Dimension
 from sinks.query.object_files import Files
@@ -169,14 +169,14 @@ class Differ:
         )
         found.changed, found.gone, found.added, found.sources_changed = n["changed"], n["gone"], n["added"], n["sources"]
         for column in common if found.changed else ():
-            values = f"SELECT _source_key AS k, {sql.name(column)} AS v, {_COUNTS} FROM _tidemill.only GROUP BY ALL"
+            values = f"SELECT _source_key AS k, {quoting.name(column)} AS v, {_COUNTS} FROM _tidemill.only GROUP BY ALL"
             surplus = f"SELECT sum(greatest(b - a, 0)) AS b, sum(greatest(a - b, 0)) AS a FROM ({values}) GROUP BY k"
             [differing] = self._rows(f"SELECT coalesce(sum(least(b, a)), 0)::BIGINT AS n FROM ({surplus})")
             if differing["n"]:
                 found.values_changed[column] = differing["n"]
 
     def _by_key(self, found: Diff, common: Sequence[str], key: list[str]) -> None:
-        names = ", ".join(sql.name(column) for column in key)
+        names = ", ".join(quoting.name(column) for column in key)
         for side in _SIDES:
             twice = self._examples(f"SELECT {names} FROM _tidemill.{side} GROUP BY {names} HAVING count(*) > 1 LIMIT 1")
             if twice:
@@ -184,7 +184,7 @@ class Differ:
                 raise SettingsError(f"--key {' --key '.join(key)} does not tell rows apart: several have {one}")
         join = " AND ".join(_same(column) for column in key)
         rest = [column for column in common if column not in key]
-        counts = "".join(f", count(*) FILTER (NOT ({_same(column)})) AS {sql.name(column)}" for column in rest)
+        counts = "".join(f", count(*) FILTER (NOT ({_same(column)})) AS {quoting.name(column)}" for column in rest)
         sides = [f"(SELECT * FROM _tidemill.only WHERE _side = '{side}')" for side in _SIDES]
         [n] = self._rows(f"SELECT count(*) AS _changed{counts} FROM {sides[0]} b JOIN {sides[1]} a ON {join}")
         [all_of] = self._rows(f"SELECT {_COUNTS}, count(DISTINCT _source_key) AS sources FROM _tidemill.only")
@@ -196,11 +196,11 @@ class Differ:
     def _keyed_examples(self, common: Sequence[str], key: list[str], examples: int) -> list[dict[str, Any]]:
         """Before and after of a key in one row; of other columns only those that differ in one of the examples."""
         rest = [column for column in common if column not in key]
-        names = [sql.name(column) for column in key]
+        names = [quoting.name(column) for column in key]
         shown = ["CASE WHEN a._side IS NULL THEN 'gone' WHEN b._side IS NULL THEN 'added' ELSE 'changed' END AS _change"]
         shown += [f"coalesce(b.{name}, a.{name}) AS {name}" for name in names]
         for i, column in enumerate(rest):
-            shown += [f"b.{sql.name(column)} AS _b{i}", f"a.{sql.name(column)} AS _a{i}", f"NOT ({_same(column)}) AS _d{i}"]
+            shown += [f"b.{quoting.name(column)} AS _b{i}", f"a.{quoting.name(column)} AS _a{i}", f"NOT ({_same(column)}) AS _d{i}"]
         sides = [f"(SELECT * FROM _tidemill.only WHERE _side = '{side}')" for side in _SIDES]
         on = " AND ".join(_same(column) for column in key)
         order = ", ".join(f"{2 + i}" for i in range(len(key)))
@@ -218,7 +218,7 @@ class Differ:
 
     def _paired_examples(self, common: Sequence[str], examples: int) -> list[dict[str, Any]]:
         """The first row that went of a source beside the first that came, then the second ones, and so on."""
-        order = ", ".join(map(sql.name, common)) or "1"
+        order = ", ".join(map(quoting.name, common)) or "1"
         place = f"row_number() OVER (PARTITION BY _source_key, _side ORDER BY {order})"
         return self._examples(
             f"SELECT * EXCLUDE (_place) FROM (SELECT *, {place} AS _place FROM _tidemill.only)"
@@ -241,9 +241,9 @@ class Differ:
         columns = [row["column_name"] for row in self.warehouse.query(f"DESCRIBE _tidemill.after_{table}").to_pylist()]
         by = [column for column in aggregate.by if column in columns]
         values = [column for column in columns if column not in by]
-        shown = [f"coalesce(b.{sql.name(c)}, a.{sql.name(c)}) AS {sql.name(c)}" for c in by]
+        shown = [f"coalesce(b.{quoting.name(c)}, a.{quoting.name(c)}) AS {quoting.name(c)}" for c in by]
         for c in values:
-            shown += [f"b.{sql.name(c)} AS {sql.name(c)}", f"a.{sql.name(c)} AS {sql.name(c + ' (after)')}"]
+            shown += [f"b.{quoting.name(c)} AS {quoting.name(c)}", f"a.{quoting.name(c)} AS {quoting.name(c + ' (after)')}"]
         differs = " OR ".join(f"NOT ({_same(c)})" for c in values) or "false"
         on = " AND ".join(_same(c) for c in by) or "true"
         joined = f"FROM _tidemill.before_{table} b FULL JOIN _tidemill.after_{table} a ON {on}"
@@ -268,10 +268,10 @@ class Differ:
 
 def _same(column: str) -> str:
     """Whether rows `b` and `a` have the same value."""
-    return f"b.{sql.name(column)} IS NOT DISTINCT FROM a.{sql.name(column)}"
+    return f"b.{quoting.name(column)} IS NOT DISTINCT FROM a.{quoting.name(column)}"
 
 
 def _as_after(column: str, before: str, after: str) -> str:
     """A column in a type that both sides can be compared in."""
     kind = "VARCHAR" if "NULL" in (before, after) else after
-    return sql.name(column) if before == after else f"TRY_CAST({sql.name(column)} AS {kind}) AS {sql.name(column)}"
+    return quoting.name(column) if before == after else f"TRY_CAST({quoting.name(column)} AS {kind}) AS {quoting.name(column)}"

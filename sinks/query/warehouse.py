@@ -16,7 +16,7 @@ from pipeline.errors import ObjectNotFound, SettingsError, StoreDenied, StoreUna
 from pipeline.model.commit import MAIN_TABLE, REJECTED_TABLE, AggregateFile, OutputFile
 from pipeline.model.settings import AggregateSettings
 from pipeline.model.snapshot import Snapshot, dead_rows
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 from pipeline.sql.connection import UTC, connect
 from pipeline.sql.parse_tree import parse_tree
 from sinks.query.allowed_sql import STATEMENT_CHARS_MAX, refusal
@@ -157,7 +157,7 @@ class Warehouse:
         have = {field.name: field.type for field in self.stream(f"SELECT * FROM {_parquet(paths[:1])} LIMIT 0").schema}
         selected = []
         for field in wanted:
-            name = sql.name(field.name)
+            name = quoting.name(field.name)
             here = field.name in have
             selected.append(shown(name, have[field.name], field.type) if here else missing(field.type))
             selected[-1] += "" if selected[-1] == name else f" AS {name}"
@@ -165,12 +165,12 @@ class Warehouse:
 
     def add_view(self, name: str, select: str) -> None:
         """A view by that name. Raises SettingsError for SQL that does not work on these tables."""
-        self.execute(f"CREATE OR REPLACE VIEW {sql.name(name)} AS {select}")
+        self.execute(f"CREATE OR REPLACE VIEW {quoting.name(name)} AS {select}")
         self.tables.add(name)
 
     def add_table(self, name: str, table: pa.Table, *, schema: str = "main") -> str:
         """A table in DuckDB's memory; its quoted name."""
-        quoted = f"{sql.name(schema)}.{sql.name(name)}"
+        quoted = f"{quoting.name(schema)}.{quoting.name(name)}"
         self.connection.register("_incoming", table)
         self.execute(f"CREATE OR REPLACE TABLE {quoted} AS SELECT * FROM _incoming")
         self.connection.unregister("_incoming")
@@ -183,7 +183,7 @@ class Warehouse:
         for dimension in dimensions:
             paths = [self._files.path(key, size) for key, size in dimension.files]
             self._paths += paths
-            self.add_view(dimension.name, f"SELECT * FROM {dimension.reader}({sql.texts(paths)})")
+            self.add_view(dimension.name, f"SELECT * FROM {dimension.reader}({quoting.texts(paths)})")
 
     def add_aggregates(self, snapshot: Snapshot, aggregates: Iterable[AggregateSettings], definitions: dict[str, str]) -> None:
         """A view for each aggregate: its committed file where that follows from this snapshot, else computed when asked."""
@@ -202,11 +202,11 @@ class Warehouse:
     def _add_computed(self, aggregate: AggregateSettings) -> None:
         """When asked where its zone is this warehouse's; else now, in its own."""
         with self.cursor() as other, self._explained():
-            other.execute(f"SET TimeZone = {sql.text(aggregate.timezone)}")
+            other.execute(f"SET TimeZone = {quoting.text(aggregate.timezone)}")
             found, bare = other.sql(aggregate.sql), aggregate.sql.strip().rstrip(";")
             select = f"SELECT {selected(found.columns, found.types, 'parquet') or '*'} FROM (\n{bare}\n)"
             if aggregate.timezone != self.timezone:
-                other.execute(f"CREATE OR REPLACE TABLE {sql.name(aggregate.name)} AS {select}")
+                other.execute(f"CREATE OR REPLACE TABLE {quoting.name(aggregate.name)} AS {select}")
                 self.tables.add(aggregate.name)
                 return
         self.add_view(aggregate.name, select)
@@ -215,13 +215,13 @@ class Warehouse:
         """A view over a committed aggregate, without what only its next computation needs."""
         path = self._files.path(file.key, file.size_bytes)
         self._paths.append(path)
-        self.add_view(name, f"SELECT {sql.VISIBLE} FROM read_parquet({sql.texts([path])}, hive_partitioning = false)")
+        self.add_view(name, f"SELECT {quoting.VISIBLE} FROM read_parquet({quoting.texts([path])}, hive_partitioning = false)")
 
     # -- queries -----------------------------------------------------------------------------------------------------
 
     def lock(self) -> None:
         """From here on nothing but the snapshot's own tables can be asked, and nothing written. Cannot be undone."""
-        paths = sql.texts(dict.fromkeys(self._paths))
+        paths = quoting.texts(dict.fromkeys(self._paths))
         self.connection.execute(f"SET allowed_paths = {paths}")
         self.connection.execute("SET autoload_known_extensions = false")
         self.connection.execute("SET enable_external_access = false")
@@ -367,12 +367,12 @@ def _dead_table(dead: Sequence[tuple[str, str]]) -> pa.Table:
 
 
 def _nothing(wanted: pa.Schema) -> str:
-    return f"SELECT {', '.join(f'{missing(field.type)} AS {sql.name(field.name)}' for field in wanted)} WHERE false"
+    return f"SELECT {', '.join(f'{missing(field.type)} AS {quoting.name(field.name)}' for field in wanted)} WHERE false"
 
 
 def _parquet(paths: list[str]) -> str:
     """Files of one schema. Folders named `a=b` are none of its columns, wherever the bucket lies."""
-    return f"read_parquet({sql.texts(paths)}, hive_partitioning = false)"
+    return f"read_parquet({quoting.texts(paths)}, hive_partitioning = false)"
 
 
 def _translated(error: Exception) -> Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 from sinks.values.contract import leaves
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def duckdb_type(kind: pa.DataType) -> str:
     if pt.is_list(kind):
         return f"{duckdb_type(kind.value_type)}[]"
     if pt.is_struct(kind):
-        return f"STRUCT({', '.join(f'{sql.name(f.name)} {duckdb_type(f.type)}' for f in kind)})"
+        return f"STRUCT({', '.join(f'{quoting.name(f.name)} {duckdb_type(f.type)}' for f in kind)})"
     if pt.is_map(kind):
         return f"MAP({duckdb_type(kind.key_type)}, {duckdb_type(kind.item_type)})"
     return "VARCHAR"
@@ -118,7 +118,7 @@ def keeps_values(before: pa.DataType, after: pa.DataType) -> bool:
 def postgres_text(column: str, kind: pa.DataType) -> str:
     """An expression for DuckDB: the column's value as something that Arrow writes into CSV as Postgres reads it."""
     target = postgres_type(kind)
-    name = sql.name(column)
+    name = quoting.name(column)
     if target in ("boolean", "smallint", "integer", "bigint", "real", "double precision"):
         return f"{name} AS {name}"
     if target == "bytea":
@@ -145,7 +145,7 @@ def _finite(value: str, kind: pa.DataType, depth: int = 0) -> str:
     if pt.is_list(kind):
         return f"list_transform({value}, lambda {one}: {_finite(one, kind.value_type, depth + 1)})"
     if pt.is_struct(kind):
-        fields = ", ".join(f"{sql.name(f.name)} := {_finite(f'{value}.{sql.name(f.name)}', f.type, depth)}" for f in kind)
+        fields = ", ".join(f"{quoting.name(f.name)} := {_finite(f'{value}.{quoting.name(f.name)}', f.type, depth)}" for f in kind)
         return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({fields}) END"
     if pt.is_map(kind):
         entry = f"struct_pack(key := {one}.key, value := {_finite(f'{one}.value', kind.item_type, depth + 1)})"

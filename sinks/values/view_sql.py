@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 from sinks.values.column_types import duckdb_type
 from sinks.values.contract import is_hollow
 from sinks.values.schema import common_type
@@ -32,7 +32,7 @@ def view_type(kind: pa.DataType) -> str:
     if pt.is_list(kind):
         return f"{view_type(kind.value_type)}[]"
     if pt.is_struct(kind):
-        return f"STRUCT({', '.join(f'{sql.name(f.name)} {view_type(f.type)}' for f in kind)})"
+        return f"STRUCT({', '.join(f'{quoting.name(f.name)} {view_type(f.type)}' for f in kind)})"
     if pt.is_map(kind):
         return f"MAP({view_type(kind.key_type)}, {view_type(kind.item_type)})"
     return duckdb_type(kind)
@@ -73,7 +73,7 @@ def _nested(value: str, have: pa.DataType, want: pa.DataType, depth: int) -> str
 
     one = f"v{depth}"
     if pt.is_struct(want) and pt.is_boolean(have):  # an object, when no field was known
-        fields = ", ".join(f"{sql.name(f.name)} := {missing(f.type)}" for f in want)
+        fields = ", ".join(f"{quoting.name(f.name)} := {missing(f.type)}" for f in want)
         return f"CASE WHEN {value} THEN struct_pack({fields}) END"
     if pt.is_struct(want) and pt.is_struct(have):
         return _struct(value, have, want, depth)
@@ -94,10 +94,10 @@ def _struct(value: str, have: pa.DataType, want: pa.DataType, depth: int) -> str
     came = {f.name: f.type for f in have}
     fields, same = [], [f.name for f in have] == [f.name for f in want]
     for field in want:
-        at = f"{value}.{sql.name(field.name)}"
+        at = f"{value}.{quoting.name(field.name)}"
         changed = shown(at, came[field.name], field.type, depth) if field.name in came else missing(field.type)
         same = same and changed == at
-        fields.append(f"{sql.name(field.name)} := {changed}")
+        fields.append(f"{quoting.name(field.name)} := {changed}")
     return value if same else f"CASE WHEN {value} IS NOT NULL THEN struct_pack({', '.join(fields)}) END"
 
 

@@ -13,7 +13,7 @@ import boto3
 
 from pipeline.model import keys
 from pipeline.model.commit import Commit
-from pipeline.state import codec as wire
+from pipeline.state import codec
 from pipeline.stores import open_store
 from tests.faults.proxy import ALL, Fault, Proxy, Rule, weather
 from tests.helpers import ROOT
@@ -86,5 +86,5 @@ async def _entries(server: str, bucket: str) -> list[Commit]:
     async for page in store.list(keys.log_prefix(keys.home(PIPELINE))):
         for key, stored in zip(page.keys, await store.get_many(page.keys), strict=True):
             assert stored is not None
-            found.append(wire.decode(Commit, stored.body, key))
+            found.append(codec.decode(Commit, stored.body, key))
     return found

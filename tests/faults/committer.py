@@ -77,10 +77,10 @@ class Writer:
 
     async def _id_at(self, sequence: int) -> str:
         from pipeline.model import keys
-        from pipeline.state import codec as wire
+        from pipeline.state import codec
 
         key = keys.log_entry(self.log.home, sequence)
-        return wire.decode(Commit, (await self.log.store.get(key)).body, key).id
+        return codec.decode(Commit, (await self.log.store.get(key)).body, key).id
 
     async def _patiently(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         for _ in range(OUTAGES_MAX):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commit_log import store_probe as probe
+from pipeline.commit_log import store_probe
 from pipeline.errors import CommitUnknown, StoreDenied, StoreUnavailable
 from tests.faults.disk import FaultyDisk, World
 from tests.helpers import Project, lines
@@ -26,7 +26,7 @@ SHARES = 4
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "PAUSE_S", 0.0)
+    monkeypatch.setattr(store_probe, "PAUSE_S", 0.0)
 
 
 def first(folder: Path) -> World:

@@ -17,7 +17,7 @@ import pytest
 from bench.s3_lister import Bucket, key_of
 from pipeline.errors import StoreDenied, StoreUnavailable
 from pipeline.stores import open_store
-from pipeline.stores.s3 import lister as s3_pages
+from pipeline.stores.s3 import lister
 from tests.contract.test_store import HOSTILE
 from tests.faults.proxy import Answer, Fault, Proxy, Request, Rule, error
 from tests.hostile.listings import Dialect
@@ -64,7 +64,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     for constant, small in {"RETRIES": 0, "PAUSE_S": 0.0, "GROUP_KEYS": 1}.items():
-        monkeypatch.setattr(s3_pages, constant, small)
+        monkeypatch.setattr(lister, constant, small)
 
 
 @pytest.fixture(params=[(), SPLITS], ids=["one by one", "in ranges"])
@@ -131,8 +131,8 @@ def test_eight_ranges_are_listed_at_once_and_no_more() -> None:
 
 def test_what_is_ahead_of_the_reader_is_bounded(splits: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a range two pages wait and one is about to; where it has no end, one more is asked for early."""
-    monkeypatch.setattr(s3_pages, "BUFFER_PAGES", 2)
-    monkeypatch.setattr(s3_pages, "WINDOW", 2)
+    monkeypatch.setattr(lister, "BUFFER_PAGES", 2)
+    monkeypatch.setattr(lister, "WINDOW", 2)
 
     async def work() -> None:
         store, count = store_at(service), 0
@@ -200,7 +200,7 @@ def test_a_listing_that_is_not_read_to_its_end_leaves_nothing(
     end: Callable[[Stalling, Any, Any], Coroutine[Any, Any, None]], splits: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No task, no thread, and no error that nobody sees: whatever its requests are about to say."""
-    monkeypatch.setattr(s3_pages, "BUFFER_PAGES", 1)
+    monkeypatch.setattr(lister, "BUFFER_PAGES", 1)
     unseen: list[dict[str, Any]] = []
     others = set(threading.enumerate())
 
@@ -250,7 +250,7 @@ def test_a_listing_does_not_go_on_for_ever(splits: Sequence[str]) -> None:
     with Refusing("") as service:
         with pytest.raises(StoreUnavailable):
             asyncio.run(read(store_at(service), seen, split_at=splits))
-        assert service.asked.count(3_000) == 1 + s3_pages.RESUMES
+        assert service.asked.count(3_000) == 1 + lister.RESUMES
     assert seen == ALL[:3_000], "what came before is handed on"
 
 
@@ -317,7 +317,7 @@ def test_odd_keys_are_listed_exactly_from_any_of_them_on() -> None:
 
 
 def test_a_service_with_an_order_of_its_own_is_listed_whole_in_ranges_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_pages, "GROUP_KEYS", 1_000)
+    monkeypatch.setattr(lister, "GROUP_KEYS", 1_000)
     with Named("") as service:
         service.names = ["in/b", "in/a"]
         assert listed(store_at(service, "deep"), split_at=["in/a"]) == ["in/a", "in/b"]

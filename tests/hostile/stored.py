@@ -33,9 +33,7 @@ from pipeline.model.settings import Policy
 from pipeline.model.snapshot import Output
 from pipeline.notices.http import KEYS_MAX, keys_in
 from pipeline.plan.evidence import fits
-from pipeline.state import codec as wire
-from pipeline.state import ledger, outputs
-from pipeline.state import sorted_runs as runs
+from pipeline.state import codec, ledger, outputs, sorted_runs
 from pipeline.state.checkpoint import Checkpoint
 from pipeline.state.jobs import Job
 from pipeline.state.ledger import Entry
@@ -92,7 +90,7 @@ def folded(upto: int) -> State:
 
 def _apply(body: bytes) -> object:
     """A log entry, folded on top of those before it."""
-    commit = wire.decode(Commit, body, "log/x.json")
+    commit = codec.decode(Commit, body, "log/x.json")
     state = folded(commit.sequence - 1 if commit.sequence in (1, 2, 3) else 0)
     state.apply(commit, 1)
     state.overlay = {}  # as if it was in a run
@@ -101,12 +99,12 @@ def _apply(body: bytes) -> object:
 
 
 def _restore(body: bytes) -> object:
-    return State.restore(wire.decode(Checkpoint, body, "checkpoint/x.json"))
+    return State.restore(codec.decode(Checkpoint, body, "checkpoint/x.json"))
 
 
 def _publish(body: bytes) -> object:
     """A receipt is taken only if it names files of its own task's attempt, below the output prefix, with sane figures."""
-    found = wire.decode(Receipt, body, "receipts/x.json")
+    found = codec.decode(Receipt, body, "receipts/x.json")
     if fits(found, task(), "out/"):
         assert all(f.key.startswith("out/") and ".." not in f.key.split("/") for f in found.files)
         assert all(keys.task_of(f.key) == TASK for f in found.files)
@@ -136,10 +134,10 @@ def _run(body: bytes) -> object:
     """A ledger run whose checksum somebody made right."""
     import hashlib
 
-    run = runs.Run(key="r", rows=1, first="a", last="a", sha256=hashlib.sha256(body).hexdigest())
-    known, found = ledger.Ledger([run]), runs.decode(body, run, ledger.schema())
+    run = sorted_runs.Run(key="r", rows=1, first="a", last="a", sha256=hashlib.sha256(body).hexdigest())
+    known, found = ledger.Ledger([run]), sorted_runs.decode(body, run, ledger.schema())
     if found.num_rows < 1000:
-        known.learn(["a"], runs.rows_of(found, ["a"]))
+        known.learn(["a"], sorted_runs.rows_of(found, ["a"]))
         return known.get("a")
     return None
 
@@ -148,8 +146,8 @@ def _output_run(body: bytes) -> object:
     """A run of outputs, made right in the same way."""
     import hashlib
 
-    run = runs.Run(key="r", rows=1, first="a", last="a", sha256=hashlib.sha256(body).hexdigest())
-    known, found = outputs.Outputs(runs=[run]), runs.decode(body, run, outputs.schema())
+    run = sorted_runs.Run(key="r", rows=1, first="a", last="a", sha256=hashlib.sha256(body).hexdigest())
+    known, found = outputs.Outputs(runs=[run]), sorted_runs.decode(body, run, outputs.schema())
     if found.num_rows < 1000:
         known.learn((), found, whole=True)
         return dict(known)
@@ -158,7 +156,7 @@ def _output_run(body: bytes) -> object:
 
 def _stored(state: State) -> bytes:
     state.overlay = {}  # as if it was in a run
-    return wire.encode(state.checkpoint())
+    return codec.encode(state.checkpoint())
 
 
 def _notice(body: bytes) -> object:
@@ -190,7 +188,7 @@ def _settings(body: bytes) -> object:
 @cache
 def parsers() -> dict[str, Parser]:
     """All of them, by name."""
-    log = tuple(wire.encode(commit) for commit in commits())
+    log = tuple(codec.encode(commit) for commit in commits())
     job = Job(format=1, id="j", pipeline="p", keys=["a", "b"], etags=["1", ""], submitted_ms=1, tasks=[TASK], calls=["c"])
     note = LossNote(format=1, task=TASK, dispatch=1, reason="gone", suspect=2)
     assignment = Assignment(pipeline="p", task=task(), nonce="n", schema=None)
@@ -214,18 +212,18 @@ def parsers() -> dict[str, Parser]:
     refusals = (StateInvalid, InvariantViolated)
     return {
         "log entry": Parser(_apply, log, refusals),
-        "commit id": Parser(lambda b: wire.commit_id(b, "k"), log),
-        "receipt": Parser(_publish, (wire.encode(receipt()), wire.encode(receipt(mounted=True, unverified=[0])))),
+        "commit id": Parser(lambda b: codec.commit_id(b, "k"), log),
+        "receipt": Parser(_publish, (codec.encode(receipt()), codec.encode(receipt(mounted=True, unverified=[0])))),
         "checkpoint": Parser(_restore, (_stored(folded(1)), _stored(folded(2))), refusals),
-        "loss note": Parser(lambda b: wire.decode(LossNote, b, "k"), (wire.encode(note),)),
-        "job": Parser(lambda b: wire.decode(Job, b, "k"), (wire.encode(job),)),
+        "loss note": Parser(lambda b: codec.decode(LossNote, b, "k"), (codec.encode(note),)),
+        "job": Parser(lambda b: codec.decode(Job, b, "k"), (codec.encode(job),)),
         "format": Parser(
             lambda b: read_marker(b, "k"), (msgspec.json.encode(Marker(format=1, pipeline="p", source="u/", output="o/")),)
         ),
         "floor": Parser(_floor, (b"17", b"0", b" 5\n")),
         "hint": Parser(_hint, (keys.checkpoint(keys.home("p"), 3, "abc").encode(),)),
-        "ledger run": Parser(_run, (runs.encode(ledger.table_of({"a": entry, "b": None})),)),
-        "run of outputs": Parser(_output_run, (runs.encode(outputs.table_of({"a": Output(files=[], live=1), "b": None})),)),
+        "ledger run": Parser(_run, (sorted_runs.encode(ledger.table_of({"a": entry, "b": None})),)),
+        "run of outputs": Parser(_output_run, (sorted_runs.encode(outputs.table_of({"a": Output(files=[], live=1), "b": None})),)),
         "assignment": Parser(lambda b: decode_assignment(b, "k"), (msgspec.json.encode(assignment),)),
         "order": Parser(lambda b: decode_order(b.decode("utf-8", "surrogateescape")), (encode(order).encode(),)),
         "answer": Parser(lambda b: decode_answer(b.decode("utf-8", "surrogateescape")), (b'{"task":"t","nonce":"n"}',)),

@@ -16,7 +16,7 @@ from pipeline.executors.local.executor import Limits, LocalExecutor
 from pipeline.executors.local.spawner import ExecSpawner, ForkSpawner
 from pipeline.model.commit import Assignment, Receipt
 from pipeline.ports import Finished
-from pipeline.work import memory_limit as limits
+from pipeline.work import memory_limit
 from pipeline.work.worker import AttemptLost
 from tests.builders import inputs_of, receipt_of, task_of
 
@@ -112,7 +112,7 @@ def test_code_that_swallows_the_refusal_still_gets_no_more(monkeypatch: pytest.M
     """In a fresh process: one that was forked may use again what the tests before this one gave back to its heap."""
     [done] = run(monkeypatch, ExecSpawner, ("swallowed",))
     assert done.receipt is not None
-    allowance = limits.ALLOWANCE_MB + limits.ALLOWANCE_MB_PER_CORE * (os.cpu_count() or 1)
+    allowance = memory_limit.ALLOWANCE_MB + memory_limit.ALLOWANCE_MB_PER_CORE * (os.cpu_count() or 1)
     assert MEMORY_MB < done.receipt.bytes_read < MEMORY_MB + allowance + 32
 
 
@@ -147,10 +147,10 @@ def test_what_a_dead_worker_leaves_in_its_temporary_folder_is_removed(monkeypatc
 )
 def test_what_counts_as_out_of_memory(error: Exception, is_one: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A library's own exception does; a text of the data does not; and nothing does without a limit."""
-    monkeypatch.setattr(limits, "_memory_mb", 100)
-    assert limits.is_out_of_memory(error) == is_one
+    monkeypatch.setattr(memory_limit, "_memory_mb", 100)
+    assert memory_limit.is_out_of_memory(error) == is_one
     wrapped = KeyError("wrapped")
     wrapped.__cause__ = error
-    assert limits.is_out_of_memory(wrapped) == is_one
-    monkeypatch.setattr(limits, "_memory_mb", None)
-    assert not limits.is_out_of_memory(error)
+    assert memory_limit.is_out_of_memory(wrapped) == is_one
+    monkeypatch.setattr(memory_limit, "_memory_mb", None)
+    assert not memory_limit.is_out_of_memory(error)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StoreUnavailable
-from pipeline.stores.s3 import list_answer as s3_listing
+from pipeline.stores.s3 import list_answer
 from pipeline.stores.s3.list_answer import parse_listing
 from tests.hostile.listings import DIALECTS, USUAL, Dialect
 from tests.hostile.strategies import keys, mutated, mutations
@@ -42,7 +42,7 @@ def test_pages_of_every_wording_are_read_exactly(name: str) -> None:
 @pytest.mark.parametrize("name", USUAL)
 def test_usual_pages_are_read_the_short_way(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else what follows would compare a parser with itself."""
-    monkeypatch.setattr(s3_listing, "_any", None)
+    monkeypatch.setattr(list_answer, "_any", None)
     page, _ = parse_listing(USUAL[name].page([*PLAIN, "a\nb"]), 0, "s3://x")
     assert page.keys == [*PLAIN, "a\nb"]
     with pytest.raises(TypeError):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.errors import InvariantViolated, StateInvalid
 from pipeline.model.commit import Commit, LossNote, Receipt, SourceProblem
 from pipeline.plan.evidence import fits
-from pipeline.state import codec as wire
+from pipeline.state import codec
 from pipeline.state.checkpoint import Checkpoint
 from pipeline.state.jobs import Job
 from tests.builders import inputs_of, task_of
@@ -67,20 +67,20 @@ def test_deep_and_long_bytes_are_refused_too(name: str, deep: bytes) -> None:
 @pytest.mark.parametrize("kind", [LossNote, Job, Receipt])
 def test_larger_objects_than_tidemill_writes_are_refused_undecoded(kind: type) -> None:
     """Refusing costs no memory: nothing of the object is decoded."""
-    size = wire.STORED_BYTES_MAX[kind] + 1
+    size = codec.STORED_BYTES_MAX[kind] + 1
     body = bytes(size)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(StateInvalid, match=f"has {size} bytes, more than any"):
-        wire.decode(kind, body, "k")
+        codec.decode(kind, body, "k")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 * 1024
-    assert not wire.may_be(kind, size)
-    assert wire.may_be(kind, size - 1)
+    assert not codec.may_be(kind, size)
+    assert codec.may_be(kind, size - 1)
 
 
 def test_nothing_is_written_that_could_not_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(wire.STORED_BYTES_MAX, Receipt, 100)
+    monkeypatch.setitem(codec.STORED_BYTES_MAX, Receipt, 100)
     with pytest.raises(InvariantViolated, match="could not be read again"):
-        wire.encode(receipt())
+        codec.encode(receipt())
 
 
 def test_columns_that_contradict_each_other_are_refused() -> None:
@@ -94,7 +94,7 @@ def test_columns_that_contradict_each_other_are_refused() -> None:
         msgspec.structs.replace(second, settle=[many]),
     ):
         with pytest.raises(StateInvalid, match="log/1"):
-            wire.decode(Commit, msgspec.json.encode(commit), "log/1")
+            codec.decode(Commit, msgspec.json.encode(commit), "log/1")
     short = msgspec.structs.replace(second, settle=[msgspec.structs.replace(second.settle[0], rows=[1], rejected=[0], problems=[])])
     from tests.hostile.stored import folded
 
@@ -105,7 +105,7 @@ def test_columns_that_contradict_each_other_are_refused() -> None:
     checkpoint = state.checkpoint()
     checkpoint.tasks = {TASK: uneven}
     with pytest.raises(StateInvalid, match="contradicts itself"):
-        wire.decode(Checkpoint, wire.encode(checkpoint), "checkpoint/1")
+        codec.decode(Checkpoint, codec.encode(checkpoint), "checkpoint/1")
 
 
 FOREIGN = {
@@ -140,6 +140,6 @@ def test_no_state_of_the_released_format_is_refused() -> None:
     for path in data.rglob("*.json"):
         kind = kinds.get(path.parent.name)
         if kind is not None:
-            wire.decode(kind, path.read_bytes(), path.name)
+            codec.decode(kind, path.read_bytes(), path.name)
             read += 1
     assert read > 0

@@ -16,7 +16,7 @@ from pipeline.model.settings import Policy
 from pipeline.passes.context import PassReport
 from pipeline.passes.runner import Pass
 from pipeline.runtime.runtime import WallClock
-from pipeline.state import codec as wire
+from pipeline.state import codec
 from pipeline.state.checkpoint import Checkpoint
 from pipeline.testing.memory_store import MemoryStore
 
@@ -45,7 +45,7 @@ def look(bucket: Virtual, request: Request, listing: str = "growing") -> PassRep
 
 def runs_of(store: MemoryStore) -> int:
     key = next(k for k in store._objects if k.startswith(keys.checkpoint_prefix(keys.home("p"))))
-    return len(wire.decode(Checkpoint, store._objects[key].body, key).runs)
+    return len(codec.decode(Checkpoint, store._objects[key].body, key).runs)
 
 
 LOOKS: dict[str, tuple[Callable[[int], Request], Callable[[int], int], int, int]] = {

@@ -23,7 +23,7 @@ from pipeline.executors.none import NoExecutor
 from pipeline.model import keys
 from pipeline.model.commit import Assignment, Receipt
 from pipeline.model.settings import rented_policy
-from pipeline.state import codec as wire
+from pipeline.state import codec
 from pipeline.work.orders import Order, encode, order_for
 from tests.helpers import Project, lines
 from tests.security.recorder import Need, Recorder, Request, covers, grants, recording, refused, unused
@@ -145,9 +145,9 @@ class Field:
         for found in self.s3.list_objects_v2(Bucket=self.name, Prefix=prefix)["Contents"]:
             if keys.is_receipt(found["Key"]):
                 body = self.s3.get_object(Bucket=self.name, Key=found["Key"])["Body"].read()
-                receipt = wire.decode(Receipt, body, found["Key"])
+                receipt = codec.decode(Receipt, body, found["Key"])
                 doubtful = msgspec.structs.replace(receipt, mounted=True, unverified=list(range(len(receipt.rows))))
-                self.s3.put_object(Bucket=self.name, Key=found["Key"], Body=wire.encode(doubtful))
+                self.s3.put_object(Bucket=self.name, Key=found["Key"], Body=codec.encode(doubtful))
 
     def settle(self, tasks: Sequence[str]) -> None:
         """`commit` and `aggregate`, with checkpoints as often as can be."""

@@ -19,7 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 from pipeline.errors import StateInvalid
-from pipeline.state import sorted_runs as runs
+from pipeline.state import sorted_runs
 
 from . import mutations
 from .kernel import Violation
@@ -35,12 +35,12 @@ def runs_without_parquet() -> Iterator[None]:
         tables.append(table)
         return f"run {len(tables) - 1}".encode()
 
-    def decode(body: bytes, run: runs.Run, schema: Any) -> Any:
+    def decode(body: bytes, run: sorted_runs.Run, schema: Any) -> Any:
         if hashlib.sha256(body).hexdigest() != run.sha256:
             raise StateInvalid(run.key)
         return tables[int(body[4:])]
 
-    with patch.object(runs, "encode", encode), patch.object(runs, "decode", decode):
+    with patch.object(sorted_runs, "encode", encode), patch.object(sorted_runs, "decode", decode):
         yield
 
 

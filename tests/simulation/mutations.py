@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
-from pipeline.commit_log import vacuum as maintenance
+from pipeline.commit_log import vacuum
 from pipeline.commit_log.log import Log
 from pipeline.commit_log.vacuum import Vacuum
 from pipeline.discover import listing
@@ -145,9 +145,9 @@ def code_of_any_version() -> Any:
 
 @removes("a committed version that was to be processed once more, and got no answer, is found again")
 def forget_wishes() -> Any:
-    from pipeline.discover import compare as discovery
+    from pipeline.discover import compare
 
-    return patch.object(discovery, "_also_waiting", lambda state, again: again)
+    return patch.object(compare, "_also_waiting", lambda state, again: again)
 
 
 @removes("a vacuum collects only log entries that its checkpoint covers")
@@ -156,7 +156,7 @@ def collect_uncovered() -> Any:
 
     async def collect(self: Vacuum, checkpoint: str) -> None:
         names = [k async for page in self.store.list(keys.log_prefix(self.log.home)) for k in page.keys]
-        self.kept = maintenance.Kept(floor=max((keys.log_sequence(name) or 0 for name in names), default=0))
+        self.kept = vacuum.Kept(floor=max((keys.log_sequence(name) or 0 for name in names), default=0))
         await real(self, checkpoint)
 
     return patch.object(Vacuum, "_log_and_checkpoints", collect)
@@ -269,7 +269,7 @@ def collect_silently() -> Any:
         return []
 
     real = Vacuum.run
-    listed = maintenance.unnamed_runs
+    listed = vacuum.unnamed_runs
 
     async def run(self: Vacuum, checkpoint: str) -> Any:
         self.collected = await listed(self.log, self.state, self.kept)
@@ -291,14 +291,14 @@ def name_doomed_runs() -> Any:
 
 @removes("runs are exchanged only for those of a checkpoint that has all that the overlay lacks")
 def exchange_for_any_runs() -> Any:
-    real = maintenance._write_runs
+    real = vacuum._write_runs
 
     async def write(log: Any, state: State, ids: Any) -> None:
         base = state.base
         await real(log, state, ids)
         state.base = base
 
-    return patch.object(maintenance, "_write_runs", write)
+    return patch.object(vacuum, "_write_runs", write)
 
 
 @removes("aggregates are committed right after the snapshot they were computed over, or not at all")
@@ -352,12 +352,12 @@ def readers_ignore_dead_keys() -> Any:
 
 @removes("what was read through a mount is settled only after the store was asked")
 def trust_mounts() -> Any:
-    from pipeline.passes import receipts as gathering
+    from pipeline.passes import receipts
 
     async def verified(store: Any, task: Any, receipt: Any) -> Any:
         return receipt
 
-    return patch.object(gathering, "verified", verified)
+    return patch.object(receipts, "verified", verified)
 
 
 @removes("each execution of an order takes a nonce of its own")
@@ -375,9 +375,9 @@ def one_nonce_an_order() -> Any:
 
 @removes("what died while a compaction ran is dead in its files, too")
 def merge_forgets_deaths() -> Any:
-    from pipeline.state import table_files as holdings
+    from pipeline.state import table_files
 
-    return patch.object(holdings, "dead_rows", lambda name, output: [])
+    return patch.object(table_files, "dead_rows", lambda name, output: [])
 
 
 @removes("a dead row of a merged output is told by the task that made it")
@@ -397,18 +397,18 @@ def merge_blindly() -> Any:
 @removes("a vacuum keeps a checkpoint from before the retention time, and the log since")
 def keep_nothing() -> Any:
     async def what_is_kept(log: Log, state: State, retention_s: float) -> Any:
-        return maintenance.Kept(floor=state.sequence - 1)
+        return vacuum.Kept(floor=state.sequence - 1)
 
     return patch.object(upkeep, "what_is_kept", what_is_kept)
 
 
 @removes("ledger runs that a kept checkpoint names are not given up")
 def collect_kept_runs() -> Any:
-    real = maintenance.what_is_kept
+    real = vacuum.what_is_kept
 
     async def what_is_kept(log: Log, state: State, retention_s: float) -> Any:
         kept = await real(log, state, retention_s)
-        return maintenance.Kept(checkpoints=kept.checkpoints, floor=kept.floor)
+        return vacuum.Kept(checkpoints=kept.checkpoints, floor=kept.floor)
 
     return patch.object(upkeep, "what_is_kept", what_is_kept)
 

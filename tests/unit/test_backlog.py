@@ -16,7 +16,7 @@ from pipeline.discover import listing
 from pipeline.discover.request import Limits, Request
 from pipeline.model.commit import Assignment, Head, Page
 from pipeline.model.settings import CostLimits, Policy, Priority, TransformSettings
-from pipeline.passes import admission as choosing
+from pipeline.passes import admission
 from pipeline.passes.context import Parts, PassReport
 from pipeline.passes.runner import Pass
 from pipeline.passes.upkeep import keep_tidy
@@ -234,7 +234,7 @@ def test_the_best_of_all_pages_go_and_the_rest_is_left(
 
 
 def test_no_more_is_held_than_may_be_and_the_next_pass_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "HELD_MAX", 3)
+    monkeypatch.setattr(admission, "HELD_MAX", 3)
 
     async def work() -> None:
         store, workers = Bucket(page_keys=2), Workers()
@@ -249,7 +249,7 @@ def test_no_more_is_held_than_may_be_and_the_next_pass_goes_on(monkeypatch: pyte
 
 
 def test_tasks_of_several_transforms_go_in_the_order_of_their_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "SLICE", 2)
+    monkeypatch.setattr(admission, "SLICE", 2)
 
     async def work() -> None:
         store, workers = Bucket(), Workers()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.discover.compare import Router, judge
 from pipeline.model.commit import Page, Quarantined
 from pipeline.model.settings import PipelineSettings, TransformSettings
-from pipeline.state import sorted_runs as runs
+from pipeline.state import sorted_runs
 from pipeline.state.ledger import Entry, table_of
 from pipeline.state.state import State
 
@@ -71,7 +71,7 @@ def entry(etag: str) -> Entry:
 
 
 def ledger_of(committed: dict[str, str], after: str = "", upto: str | None = None) -> pa.Table:
-    return runs.between(table_of({k: entry(e) for k, e in committed.items()}), after, upto)
+    return sorted_runs.between(table_of({k: entry(e) for k, e in committed.items()}), after, upto)
 
 
 def state_of(overlay: dict[str, str | None], quarantined: dict[str, str]) -> State:

@@ -23,7 +23,7 @@ from pipeline.model.commit import (
     Task,
 )
 from pipeline.passes.receipts import Gathered, gather, verified
-from pipeline.state import codec as wire
+from pipeline.state import codec
 from pipeline.state.state import State
 from pipeline.testing.memory_store import MemoryStore
 from tests.builders import inputs_of, task_of
@@ -85,7 +85,7 @@ class Notes:
         self.store = MemoryStore(page_keys=3)
 
     def put(self, key: str, body: bytes | Receipt | LossNote) -> None:
-        run(self.store.put(key, body if isinstance(body, bytes) else wire.encode(body)))
+        run(self.store.put(key, body if isinstance(body, bytes) else codec.encode(body)))
 
     def leave(self, *receipts: Receipt) -> None:
         for one in receipts:
@@ -105,7 +105,7 @@ def notes() -> Notes:
 
 
 def test_what_is_too_large_to_be_a_receipt_is_not_even_read(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(wire.STORED_BYTES_MAX, Receipt, 1000)
+    monkeypatch.setitem(codec.STORED_BYTES_MAX, Receipt, 1000)
     one, two = task(ONE), task(TWO)
     notes.leave(receipt(one))
     notes.put(keys.receipt(HOME, TWO, "huge"), b" " * 1001)
@@ -180,16 +180,16 @@ def test_a_loss_note_of_another_dispatch_is_none_of_the_present_one(notes: Notes
 
 RUBBISH = {
     "empty": b"",
-    "cut off": wire.encode(receipt(task()))[:-20],
+    "cut off": codec.encode(receipt(task()))[:-20],
     "no JSON": b"\x00\xff\xfe",
     "another type": b"[]",
-    "a wrong field": wire.encode(receipt(task())).replace(b'"rows":[1,1]', b'"rows":"1,1"'),
-    "of a newer format": wire.encode(receipt(task(), format=FORMAT_VERSION + 1)),
-    "of a task that is over": wire.encode(receipt(task(OVER))),
-    "of another number of files": wire.encode(receipt(task(), rows=[1])),
-    "of other code": wire.encode(receipt(task(), version="other")),
-    "about files beyond": wire.encode(receipt(task(), "n", SourceProblem(index=9, status="gone"))),
-    "of an output that is not there": wire.encode(receipt(task(), mounted=True, files=[output("none", 3)])),
+    "a wrong field": codec.encode(receipt(task())).replace(b'"rows":[1,1]', b'"rows":"1,1"'),
+    "of a newer format": codec.encode(receipt(task(), format=FORMAT_VERSION + 1)),
+    "of a task that is over": codec.encode(receipt(task(OVER))),
+    "of another number of files": codec.encode(receipt(task(), rows=[1])),
+    "of other code": codec.encode(receipt(task(), version="other")),
+    "about files beyond": codec.encode(receipt(task(), "n", SourceProblem(index=9, status="gone"))),
+    "of an output that is not there": codec.encode(receipt(task(), mounted=True, files=[output("none", 3)])),
 }
 
 
@@ -201,7 +201,7 @@ def test_a_damaged_or_foreign_receipt_is_as_if_it_did_not_exist(notes: Notes, bo
     assert notes.gather(state_of(task())).receipts[ONE].nonce == "z", "and hides none that is whole"
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", wire.encode(note(task()))[:-3], wire.encode(receipt(task()))])
+@pytest.mark.parametrize("body", [b"", b"{}", codec.encode(note(task()))[:-3], codec.encode(receipt(task()))])
 def test_a_damaged_loss_note_says_nothing(notes: Notes, body: bytes) -> None:
     notes.put(keys.loss_note(HOME, ONE, 3), body)
     assert notes.gather(state_of(task())) == Gathered()
@@ -211,10 +211,10 @@ names = st.one_of(
     st.text(max_size=20),
     st.sampled_from(["", ".json", ".lost", ".began", ".d3.began", ".dx.began", ".d.began", ".d3.lost", ".n.json", ".n.0.json"]),
 )
-WHOLE = wire.encode(receipt(task()))
+WHOLE = codec.encode(receipt(task()))
 bodies = st.one_of(
     st.binary(max_size=40),
-    st.sampled_from([b"null", b"{}", b"[]", b'{"format":1}', b'{"format":99}', WHOLE[:50], wire.encode(note(task()))]),
+    st.sampled_from([b"null", b"{}", b"[]", b'{"format":1}', b'{"format":99}', WHOLE[:50], codec.encode(note(task()))]),
 )
 
 
@@ -361,7 +361,7 @@ def test_gathered_receipts_are_verified(sources: Sources) -> None:
     name = f"rows/{keys.output_id(ONE, 'n')}.0.parquet"
     run(sources.store.put(f"out/{name}", b"12345"))
     made = receipt(sources.task, mounted=True, unverified=[0, 1], files=[output(name, 5)])
-    run(sources.store.put(keys.receipt(HOME, ONE, "n"), wire.encode(made)))
+    run(sources.store.put(keys.receipt(HOME, ONE, "n"), codec.encode(made)))
     found = run(gather(sources.store, HOME, state_of(sources.task), "out/"))
     assert [(p.index, p.status) for p in found.receipts[ONE].problems] == [(0, "stale")]
 

@@ -15,7 +15,7 @@ from pipeline.model import keys
 from pipeline.model.commit import FORMAT_VERSION, Commit
 from pipeline.model.settings import Policy
 from pipeline.runtime.runtime import RandomIds, WallClock
-from pipeline.state import codec as wire
+from pipeline.state import codec
 from pipeline.state.ledger import Entry
 from pipeline.state.state import State
 from pipeline.testing.memory_store import MemoryStore
@@ -141,7 +141,7 @@ def test_a_reader_does_not_follow_an_entry_of_another_history() -> None:
         reader = await grown(log, 3)
         stale = commit_after(reader, "stale")
         stale.previous = "somebody else's third entry"
-        await store.put(keys.log_entry(log.home, 4), wire.encode(stale))
+        await store.put(keys.log_entry(log.home, 4), codec.encode(stale))
         assert not await log.catch_up(reader)
         assert reader.sequence == 3
 

@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputRejected
-from sinks.parquet import output_files
-from sinks.parquet import transform_results as results
+from sinks.parquet import output_files, transform_results
 from sinks.parquet import writer as parquet
 from sinks.parquet.writer import AttemptWriter, TableSpec
 from sinks.values.extremes import NONE_WIDE, with_wide
@@ -218,7 +217,7 @@ def test_the_table_decides_not_the_attempt(tmp_path: Path) -> None:
 def test_rows_that_were_accepted_before_their_source_failed_do_not_count(
     file_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "ROWS_MAX", 10)
+    monkeypatch.setattr(transform_results, "ROWS_MAX", 10)
     monkeypatch.setattr(parquet, "CONVERT_ROWS", 10)
     monkeypatch.setattr(parquet, "FILE_BYTES", file_bytes)
     w = writer(tmp_path)

@@ -14,7 +14,7 @@ from pipeline.errors import ObjectNotFound, SettingsError
 from pipeline.model.commit import OutputFile
 from pipeline.model.snapshot import Output
 from pipeline.testing.memory_store import MemoryStore
-from sinks.parquet import rewriter as compaction
+from sinks.parquet import rewriter
 from sinks.parquet.rewriter import ParquetRewriter
 
 
@@ -66,7 +66,7 @@ def test_what_is_empty_comes_last() -> None:
 
 
 def test_more_than_memory_holds_is_one_file_of_sorted_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compaction, "MERGE_BYTES", 1)
+    monkeypatch.setattr(rewriter, "MERGE_BYTES", 1)
     assert [row["n"] for row in rewritten(["n"])["1"]] == [1, 5, 9, 2, 8]
 
 

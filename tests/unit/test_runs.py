@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.commit_log import run_reader as lookup
+from pipeline.commit_log import run_reader
 from pipeline.commit_log.run_reader import RunGone
 from pipeline.commit_log.run_writer import Compaction
 from pipeline.errors import InvariantViolated, StateInvalid
@@ -60,7 +60,7 @@ class Table:
 
     def whole(self) -> dict[str, str]:
         async def read() -> dict[str, str]:
-            tables = [t async for t in lookup.everything(self.store, self.runs, ledger.schema())]
+            tables = [t async for t in run_reader.everything(self.store, self.runs, ledger.schema())]
             names = [key for t in tables for key in t.column("key").to_pylist()]
             assert names == sorted(set(names))
             return dict(zip(names, (e for t in tables for e in t.column("etag").to_pylist()), strict=True))
@@ -70,7 +70,7 @@ class Table:
     def found(self, names: Sequence[str]) -> dict[str, str | None]:
         known = Ledger(self.runs.runs)
         wanted = sorted(name for name in names if not known.knows(name))
-        known.learn(wanted, asyncio.run(lookup.rows(self.store, self.runs, wanted, ledger.schema())))
+        known.learn(wanted, asyncio.run(run_reader.rows(self.store, self.runs, wanted, ledger.schema())))
         answers = {name: known.get(name) for name in names}
         return {name: answer.etag if answer is not None else None for name, answer in answers.items()}
 
@@ -106,7 +106,7 @@ def test_a_range_is_the_same_as_the_whole_cut(history: list[dict[str, str | None
     table = Table(3, 2)
     for change in history:
         table.change(change)
-    found = asyncio.run(lookup.between(table.store, table.runs, after, upto, ledger.schema()))
+    found = asyncio.run(run_reader.between(table.store, table.runs, after, upto, ledger.schema()))
     whole = [k for k in table.whole() if k > after and (upto is None or k <= upto)]
     assert (found.column("key").to_pylist() if found is not None else []) == whole
     ends = table.runs.range_ends(after, upto)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pipeline import Pipeline
 from pipeline.errors import InputRejected, SettingsError
-from sinks.parquet import transform_results as results
+from sinks.parquet import transform_results
 from sinks.parquet import writer as parquet
 from sinks.parquet.schema_mode import Rules
 from sinks.values.schema import decode, encode
@@ -300,7 +300,7 @@ def test_an_object_without_fields_is_no_null_where_another_value_is_rescued() ->
 
 def test_a_partition_column_may_come_late_in_a_file_and_rescued_values_are_the_last_column(monkeypatch: pytest.MonkeyPatch) -> None:
     """However few rows are taken at once."""
-    monkeypatch.setattr(results, "ROWS_MAX", 1)
+    monkeypatch.setattr(transform_results, "ROWS_MAX", 1)
     monkeypatch.setattr(parquet, "CONVERT_ROWS", 1)
     w = writer(Path("/nowhere"), mode="rescue", partition_by=("day",))
     w.add(0, "k", "e", iter([{"n": 1}, {"n": "x", "day": "monday"}, {"z": 1}]))

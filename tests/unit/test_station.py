@@ -22,7 +22,7 @@ from pipeline.executors.local.executor import Limits, LocalExecutor
 from pipeline.model import keys
 from pipeline.model.commit import FORMAT_VERSION, Assignment, LossNote, Receipt, SourceProblem
 from pipeline.ports import Finished
-from pipeline.state import codec as wire
+from pipeline.state import codec
 from pipeline.testing.memory_store import MemoryStore
 from pipeline.work import orders
 from pipeline.work.order_journal import Desk
@@ -134,7 +134,7 @@ class Place:
     def note(self, of: Assignment) -> LossNote | None:
         key = keys.loss_note(HOME, of.task.id, of.task.dispatch)
         [stored] = now(self.store.get_many([key]))  # type: ignore[arg-type]
-        return None if stored is None else wire.decode(LossNote, stored.body, key)
+        return None if stored is None else codec.decode(LossNote, stored.body, key)
 
 
 @pytest.fixture
@@ -315,7 +315,7 @@ def test_a_loss_is_answered_where_it_cannot_be_noted() -> None:
 def test_orders_in_one_call_do_not_affect_each_other(place: Place) -> None:
     _, missing, _ = large()
     expired = msgspec.structs.replace(assignment(2), task=msgspec.structs.replace(assignment(2).task, deadline_ms=-1))
-    place.put(keys.loss_note(HOME, keys.task_id(3, 0), 1), wire.encode(_noted(3)))
+    place.put(keys.loss_note(HOME, keys.task_id(3, 0), 1), codec.encode(_noted(3)))
     place.bench.how = lambda a: lost(a) if a.task.id == keys.task_id(5, 0) else done(a)
     texts = ["rubbish", missing, expired, assignment(3), assignment(4), assignment(5), "{}", assignment(6)]
     answers = place.run(*texts)
@@ -445,7 +445,7 @@ def test_a_call_that_takes_too_long_ends_the_process_after_a_note_for_each_order
     assert EXIT_OVERTIME == 75
     for one in made:
         key = keys.loss_note(HOME, one.task.id, 1)
-        note = wire.decode(LossNote, (tmp_path / "bucket" / key).read_bytes(), key)
+        note = codec.decode(LossNote, (tmp_path / "bucket" / key).read_bytes(), key)
         assert (note.innocent, note.suspect) == (False, None), "which file of the batch it was is not known"
         assert "time limit" in note.reason
         assert "timeout_s" in note.reason

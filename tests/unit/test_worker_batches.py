@@ -15,7 +15,7 @@ from pipeline.errors import KeyUnsupported, ObjectNotFound, SourceChanged, Store
 from pipeline.model import keys
 from pipeline.model.commit import Assignment, Inputs, OutputFile, Receipt
 from pipeline.ports import Content
-from pipeline.state import codec as wire
+from pipeline.state import codec
 from pipeline.testing.memory_store import MemoryStore
 from pipeline.work.contents import BytesContent
 from pipeline.work.object import Object
@@ -184,7 +184,7 @@ def test_each_attempt_leaves_outputs_and_a_receipt_of_its_own() -> None:
     receipts = shop.run(attempt(1, "a"), attempt(2, "b"))
     for i, receipt in enumerate(receipts, 1):
         key = keys.receipt(HOME, keys.task_id(i, 0), f"n{i}")
-        assert wire.decode(Receipt, shop.store._objects[key].body, key) == receipt
+        assert codec.decode(Receipt, shop.store._objects[key].body, key) == receipt
         assert [f.key for f in receipt.files] == [f"out/{keys.task_id(i, 0)}.n{i}.0.parquet"]
     assert len(shop.store._objects) == 4
 

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sinks.parquet import transform_results as results
-from sinks.parquet import writer as parquet
+from sinks.parquet import transform_results, writer
 from tests.values.model import Row, Table, same
 from tests.values.strategies import ANY, JSON, files, grouping, groups_of, specs
 from tests.values.writing import written
@@ -44,9 +43,9 @@ def company(given_files: list[list[Row]], sizes: list[int], widen: Any, goes: in
     alone = written(given_files, [[i] for i in range(len(given_files))], widen, **spec)
     with pytest.MonkeyPatch.context() as patch:
         if not _has_long(given_files):  # the limit that docs/SEMANTICS.md names with this promise
-            patch.setattr(results, "ROWS_MAX", 1)
-            patch.setattr(parquet, "CONVERT_ROWS", goes)
-        patch.setattr(parquet, "FILE_BYTES", 1 if goes % 2 else parquet.FILE_BYTES)
+            patch.setattr(transform_results, "ROWS_MAX", 1)
+            patch.setattr(writer, "CONVERT_ROWS", goes)
+        patch.setattr(writer, "FILE_BYTES", 1 if goes % 2 else writer.FILE_BYTES)
         grouped = written([iter(rows) for rows in given_files], groups_of(given_files, sizes), widen, **spec)
     assert alone[0] == grouped[0]
     if len(alone[0]) < len(given_files):  # else the columns are the declared ones, committed or not

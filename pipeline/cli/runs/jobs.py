@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 import click
 
-from pipeline.cli import EXIT_PROBLEMS
-from pipeline.cli import missing_sources as absences
+from pipeline.cli import EXIT_PROBLEMS, missing_sources
 from pipeline.cli.options import Target, on_bucket, root_runtime, runtime, wait
 from pipeline.cli.pasted_commands import pasted
 from pipeline.cli.render import as_json, count, printable, table
@@ -38,10 +37,10 @@ def submit_command(target: Target, names: tuple[str, ...], engine: str, app: str
 
     On this machine a process in the background does the work; with --engine modal the deployed app's containers do.
     """
-    from pipeline.runtime import jobs as submission
+    from pipeline.runtime import jobs
     from pipeline.runtime.feasibility import foreseen
 
-    job = submission.new_job()
+    job = jobs.new_job()
     pipelines = [p for p in target.pipelines if names[0].startswith(p.source)]
     if not pipelines:
         raise SettingsError(f"{names[0]!r} is below no source of {target.file} ({', '.join(p.source for p in target.pipelines)})")
@@ -53,15 +52,15 @@ def submit_command(target: Target, names: tuple[str, ...], engine: str, app: str
         async def go() -> None:
             opened = modal_engine.runtime(pipeline, target.bucket.open())
             await opened.open()
-            await submission.submit(opened.filled(await opened.generations())[0], job, names, again=again)
+            await jobs.submit(opened.filled(await opened.generations())[0], job, names, again=again)
 
         asyncio.run(go())
     else:
         opened = runtime(target, pipeline)
         wait(_record(opened, job, names, again))
         _in_background(target, pipeline.name, job)
-    for name in wait(absences.unknown_keys([runtime(target, pipeline)], names)):
-        click.echo(f"tidemill: {wait(absences.told_absent(target.bucket.open(), name))}", err=True)
+    for name in wait(missing_sources.unknown_keys([runtime(target, pipeline)], names)):
+        click.echo(f"tidemill: {wait(missing_sources.told_absent(target.bucket.open(), name))}", err=True)
     if target.as_json:
         as_json({"job": job, "pipeline": pipeline.name, "files": len(set(names))})
     else:
@@ -70,10 +69,10 @@ def submit_command(target: Target, names: tuple[str, ...], engine: str, app: str
 
 
 async def _record(opened: Runtime, job: str, names: Sequence[str], again: bool) -> None:
-    from pipeline.runtime import jobs as submission
+    from pipeline.runtime import jobs
 
     await opened.open()
-    await submission.record(opened, job, list(dict.fromkeys(names)), again=again)
+    await jobs.record(opened, job, list(dict.fromkeys(names)), again=again)
 
 
 def _in_background(target: Target, pipeline: str, job: str) -> None:
@@ -93,16 +92,16 @@ def jobs_command() -> None:
 
 
 def _found(target: Target, job: str) -> tuple[Runtime, Job]:
-    from pipeline.runtime import jobs as submission
+    from pipeline.runtime import jobs
 
     known: list[str] = []
     for p in target.pipelines:
         opened = runtime(target, p)
         wait(opened.store.check(p.source))
-        record = wait(submission.read(opened, job))
+        record = wait(jobs.read(opened, job))
         if record is not None:
             return opened, record
-        known += [j.id for j in wait(submission.listed(opened, last=1000))]
+        known += [j.id for j in wait(jobs.listed(opened, last=1000))]
     raise SettingsError(f"there is no job {job!r} in this bucket{nearest(job, known)}")
 
 
@@ -132,10 +131,10 @@ def _show(target: Target, record: Job, found: Sequence[Outcome]) -> int:
 @click.argument("job")
 def show_command(target: Target, job: str) -> int:
     """What became of each file of a job. Exit code 1 if some failed or are missing."""
-    from pipeline.runtime import jobs as submission
+    from pipeline.runtime import jobs
 
     opened, record = _found(target, job)
-    return _show(target, record, wait(submission.outcomes(opened, record)))
+    return _show(target, record, wait(jobs.outcomes(opened, record)))
 
 
 @jobs_command.command("wait", epilog="Example:  tidemill jobs wait pipeline.py job-0123456789abcdef --bucket ./bucket")
@@ -144,12 +143,12 @@ def show_command(target: Target, job: str) -> int:
 @click.option("--timeout", "timeout_s", type=click.IntRange(0, 30 * 86_400), default=3600, show_default=True, help="seconds")
 def wait_command(target: Target, job: str, timeout_s: int) -> int:
     """Wait until every file of a job has ended, then show it. Exit code 1 if some failed, or the time is up."""
-    from pipeline.runtime import jobs as submission
+    from pipeline.runtime import jobs
 
     opened, record = _found(target, job)
     until, pause_s, told = time.monotonic() + timeout_s, POLL_S, -1
     while True:
-        found = wait(submission.outcomes(opened, record))
+        found = wait(jobs.outcomes(opened, record))
         left = sum(one.status not in ENDED for one in found)
         if not left:
             return _show(target, record, found)
@@ -162,7 +161,7 @@ def wait_command(target: Target, job: str, timeout_s: int) -> int:
             click.echo(f"{record.id}: {len(found) - left:,} of {count(len(found), 'file')} ended", err=True)
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, POLL_MAX_S)
-        record = wait(submission.read(opened, job)) or record
+        record = wait(jobs.read(opened, job)) or record
 
 
 @jobs_command.command("cancel", epilog="Example:  tidemill jobs cancel pipeline.py job-0123456789abcdef --bucket ./bucket")
@@ -170,10 +169,10 @@ def wait_command(target: Target, job: str, timeout_s: int) -> int:
 @click.argument("job")
 def cancel_command(target: Target, job: str) -> int:
     """End a job's work. Files that are done stay; the others are set aside until  tidemill quarantine retry."""
-    from pipeline.runtime import jobs as submission
+    from pipeline.runtime import jobs
 
     opened, record = _found(target, job)
-    ended = wait(submission.cancel(opened, record))
+    ended = wait(jobs.cancel(opened, record))
     if record.calls:
         from pipeline.executors.modal import cancel_calls, explained_modal
 
@@ -194,14 +193,14 @@ def list_command(target: Target, last: int) -> int:
     """The newest jobs, oldest first, with how many files ended."""
     from datetime import UTC, datetime
 
-    from pipeline.runtime import jobs as submission
+    from pipeline.runtime import jobs
 
     rows = []
     for p in target.pipelines:
         opened = runtime(target, p)
         wait(opened.store.check(p.source))
-        for record in wait(submission.listed(opened, last=last)):
-            found = wait(submission.outcomes(opened, record))
+        for record in wait(jobs.listed(opened, last=last)):
+            found = wait(jobs.outcomes(opened, record))
             ended = sum(one.status in ENDED for one in found)
             when = f"{datetime.fromtimestamp(record.submitted_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
             rows.append((record.id, p.name, when, len(found), ended, sum(one.status == "failed" for one in found)))

@@ -15,8 +15,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli import EXIT_BAD_INPUT, EXIT_PROBLEMS
-from pipeline.cli import missing_sources as absences
+from pipeline.cli import EXIT_BAD_INPUT, EXIT_PROBLEMS, missing_sources
 from pipeline.cli.options import Target
 from pipeline.cli.pasted_commands import pasted
 from pipeline.cli.render import count, duration
@@ -129,16 +128,16 @@ class Run:
 
     async def _foresee(self, runtime: Runtime) -> None:
         """Refuse what cannot work before anything runs, and warn of what may not."""
-        from pipeline.runtime import feasibility as foresight
+        from pipeline.runtime import feasibility
 
-        if not foresight.is_needed(runtime.pipeline):
+        if not feasibility.is_needed(runtime.pipeline):
             return
         state = State(runtime.settings.name)  # of a new generation: nothing is committed there
         if not self.anew:
             state = await runtime.log().load()
             if self.work == self._run:
                 self.states[runtime.label] = state
-        found = await foresight.foresee(runtime, state)
+        found = await feasibility.foresee(runtime, state)
         found.require()
         for line in found.warnings:
             self._warn(line)
@@ -146,9 +145,9 @@ class Run:
 
     def _columns_came(self, runtime: Runtime, schema: str) -> None:
         """What could not be known before the first rows: names in checks; and in a run that goes on, aggregates."""
-        from pipeline.runtime import feasibility as foresight
+        from pipeline.runtime import feasibility
 
-        found = foresight.of_columns(runtime.pipeline, schema)
+        found = feasibility.of_columns(runtime.pipeline, schema)
         for line in (*found.refused, *found.warnings):
             self._warn(line)
         if runtime.settings.aggregates and not runtime.settings.dimensions and not self.engine.detached:
@@ -159,20 +158,20 @@ class Run:
             self.trials[runtime.label] = later
 
     def _try_aggregates(self, runtime: Runtime, schema: str) -> None:
-        from pipeline.runtime import feasibility as foresight
+        from pipeline.runtime import feasibility
 
         def bind() -> None:
-            for name, reason in foresight.unbound(runtime, schema):
-                self._warn(foresight.warning(runtime.settings.name, name, reason))
+            for name, reason in feasibility.unbound(runtime, schema):
+                self._warn(feasibility.warning(runtime.settings.name, name, reason))
 
         asyncio.get_running_loop().run_in_executor(None, bind)
 
     async def _tell_absent(self, runtimes: list[Runtime]) -> None:
         """Name the keys that no object has and nobody knew; where all are such, nothing was done."""
         names = self.noticed.keys if self.noticed is not None else []
-        unknown = await absences.unknown_keys(runtimes, names)
+        unknown = await missing_sources.unknown_keys(runtimes, names)
         for name in unknown:
-            self._say(await absences.told_absent(runtimes[0].store, name))
+            self._say(await missing_sources.told_absent(runtimes[0].store, name))
         self.found_problems |= len(unknown) == len(names)
 
     async def _run(self, runtime: Runtime) -> tuple[PassReport, State]:
@@ -181,7 +180,7 @@ class Run:
     def _request(self, runtime: Runtime) -> Request | None:
         if self.noticed is None or runtime.pipeline.upstream is not None:  # nobody gives notice of a table's rows
             return replace(self.request or Request(), growing=True) if self._grows(runtime) else self.request
-        return Request(names=absences.below(runtime, self.noticed.keys))
+        return Request(names=missing_sources.below(runtime, self.noticed.keys))
 
     def _grows(self, runtime: Runtime) -> bool:
         """Whether this look need not list everything: keys grow there, and the next whole listing is not due yet.
@@ -306,7 +305,7 @@ class Run:
         if report.commits or (takes_part and (not self.watch or (is_first and self.in_quarantine[name]))):
             self._show(runtime, report, time.monotonic() - started)
         if takes_part and is_first and report.complete and not report.listed and runtime.pipeline.upstream is None:
-            self._say(await absences.empty_source(runtime))
+            self._say(await missing_sources.empty_source(runtime))
         if not self.engine.detached and not self.stopped.is_set():
             self.found_problems |= not await self.sinks.publish(runtime, committed=report.commits > 0)
         if report.aggregates_failed and report.aggregates_failed not in self.failed:

@@ -137,12 +137,12 @@ async def _inventory(target: Target, url: str, request: Request, runtime: Runtim
 
 async def _job(job: str, runtime: Runtime, *, alone: bool) -> tuple[PassReport, State]:
     """A job's files, and nothing else. alone: no other pipeline of the file can be the job's."""
-    from pipeline.runtime import jobs as submission
+    from pipeline.runtime import jobs
 
     runtime = runtime.filled(await runtime.generations())[0]
-    record = await submission.read(runtime, job)
+    record = await jobs.read(runtime, job)
     if record is None and alone:
         raise SettingsError(f"there is no job {job!r} of pipeline {runtime.settings.name} in this bucket")
     if record is None:
         return PassReport(), await runtime.log().load()
-    return await submission.run(runtime, record)
+    return await jobs.run(runtime, record)

@@ -16,7 +16,7 @@ from pipeline.declare.load_file import is_path, load_pipelines
 from pipeline.deploy.deployment import VARIABLES, Deployment, checked
 from pipeline.deploy.engines import app_name
 from pipeline.errors import SettingsError
-from pipeline.runtime import feasibility as foresight
+from pipeline.runtime import feasibility
 
 
 @click.command("deploy", epilog="Example:  tidemill deploy pipeline.py --bucket s3://my-bucket --secret my-bucket-keys")
@@ -41,7 +41,7 @@ def deploy_command(  # noqa: PLR0917
     Everything that Modal's client takes without a look and its servers refuse, or that would never run, is refused here.
     """
     for pipeline in target.pipelines:
-        foresight.declared(pipeline).require()
+        feasibility.declared(pipeline).require()
     file = target.file if not is_path(target.file.partition(":")[0]) else os.path.abspath(target.file)  # noqa: PTH100 - may end with :name
     wanted = Deployment(
         file=file,

@@ -13,9 +13,9 @@ from pipeline.cli.options import Target, on_bucket, root_runtime, wait
 from pipeline.cli.render import as_json, count
 from pipeline.model.snapshot import Changes
 from pipeline.passes.runner import Pass
-from pipeline.runtime import feasibility as foresight
+from pipeline.runtime import feasibility
 from pipeline.runtime.runtime import Runtime
-from pipeline.sql import quoting as sql
+from pipeline.sql import quoting
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,7 +50,7 @@ def aggregate_command(target: Target, full: bool, check: bool) -> int:
     if full and check:
         raise click.UsageError("--check changes nothing, so it goes without --full")
     for pipeline in target.pipelines:
-        foresight.declared(pipeline).require()
+        feasibility.declared(pipeline).require()
     wrong, told = 0, []
     for pipeline in target.pipelines:
         if check:
@@ -128,7 +128,7 @@ def _differing(warehouse: Warehouse, aggregate: AggregateSettings, fresh: pa.Tab
     kinds = {row["column_name"]: row["column_type"] for row in warehouse.query("DESCRIBE committed").to_pylist()}
     by = [column for column in aggregate.by if column in kinds]
     same = " AND ".join(_same(column, kinds[column]) for column in kinds if column not in by) or "true"
-    on = " AND ".join(f"c.{sql.name(column)} IS NOT DISTINCT FROM f.{sql.name(column)}" for column in by)
+    on = " AND ".join(f"c.{quoting.name(column)} IS NOT DISTINCT FROM f.{quoting.name(column)}" for column in by)
     there = "c._there IS NOT NULL AND f._there IS NOT NULL"
     found = warehouse.query(
         f"SELECT count(*) FILTER (NOT ({there} AND {same})) AS n FROM (SELECT *, 1 AS _there FROM committed) c"
@@ -138,7 +138,7 @@ def _differing(warehouse: Warehouse, aggregate: AggregateSettings, fresh: pa.Tab
 
 
 def _same(column: str, kind: str) -> str:
-    c, f = f"c.{sql.name(column)}", f"f.{sql.name(column)}"
+    c, f = f"c.{quoting.name(column)}", f"f.{quoting.name(column)}"
     exact = f"{c} IS NOT DISTINCT FROM {f}"
     if kind not in ("DOUBLE", "FLOAT"):
         return f"({exact})"

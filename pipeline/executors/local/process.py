@@ -18,11 +18,10 @@ from typing import Any
 import msgspec
 
 from pipeline.errors import TidemillError, is_outage
-from pipeline.executors.local import process_tree as processes
+from pipeline.executors.local import process_tree
 from pipeline.executors.local.messages import LENGTH, NO_MEMORY, SLOT, Answer, Job, pack
 from pipeline.tracebacks import describe, one_line, whole_traceback
-from pipeline.work import memory_limit as limits
-from pipeline.work import printed_output as printed
+from pipeline.work import memory_limit, printed_output
 from pipeline.work.worker import CodeBroken
 
 
@@ -48,15 +47,15 @@ def _keep_apart(connection: socket.socket, output: int) -> None:
     """What user code starts, reads and prints stays below this process; what it forks has no part in our connection."""
     if os.getpgrp() != os.getpid():
         os.setsid()
-    processes.adopt_orphans()
+    process_tree.adopt_orphans()
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)  # a program that asks for input must not take it from the terminal
-    printed.keep_in(output)
+    printed_output.keep_in(output)
     ours = connection.fileno()
 
     def forked() -> None:
         os.dup2(nothing, ours, inheritable=False)  # else the runner would wait for our children once we are dead
-        for descriptor in limits.files_in_scratch():
+        for descriptor in memory_limit.files_in_scratch():
             os.dup2(nothing, descriptor, inheritable=False)  # nor may they write to files that we have begun
 
     os.register_at_fork(after_in_child=forked)
@@ -89,19 +88,19 @@ def _work(connection: socket.socket, board: mmap.mmap, at: int, entry: str, spec
         job = msgspec.json.decode(jobs.get(), type=Job)
 
         def starting(index: int, serial: int = job.serial) -> None:
-            printed.call_ends(at_hand)
+            printed_output.call_ends(at_hand)
             SLOT.pack_into(board, at, serial, index, time.monotonic())
 
         starting(-1)
         if job.scratch:
-            limits.use_scratch(f"{job.scratch}/{os.getpid()}")
-        limits.hold_memory(job.memory_mb)
+            memory_limit.use_scratch(f"{job.scratch}/{os.getpid()}")
+        memory_limit.hold_memory(job.memory_mb)
         answer = _run(attempts, job, starting)
         if answer.ends:
             _, index = at_hand()
             answer = msgspec.structs.replace(answer, suspect=index if index >= 0 else None)
-        printed.call_ends(at_hand)
-        processes.bury()
+        printed_output.call_ends(at_hand)
+        process_tree.bury()
         connection.sendall(pack(answer))
         if answer.ends:
             return
@@ -113,18 +112,18 @@ def _run(attempts: Any, job: Job, starting: Callable[[int], None]) -> Answer:
     except CodeBroken as error:
         return Answer(serial=job.serial, broken=_one_line(error))
     except TidemillError as error:
-        if limits.is_out_of_memory(error):
+        if memory_limit.is_out_of_memory(error):
             return _out_of_memory(job)
         return Answer(serial=job.serial, lost=_one_line(error), innocent=is_outage(error))
     except Exception as error:  # noqa: BLE001 - a bug of ours must not end the worker
-        if limits.is_out_of_memory(error):
+        if memory_limit.is_out_of_memory(error):
             return _out_of_memory(job)
         return Answer(serial=job.serial, lost=_one_line(error), detail=whole_traceback(error))
 
 
 def _out_of_memory(job: Job) -> Answer:
     """The process ends: it holds what the code at hand left behind, and the next file would be blamed for that."""
-    return Answer(serial=job.serial, lost=limits.memory_exceeded(job.memory_mb), ends=True)
+    return Answer(serial=job.serial, lost=memory_limit.memory_exceeded(job.memory_mb), ends=True)
 
 
 def _receive(connection: socket.socket, jobs: queue.SimpleQueue[bytes]) -> None:

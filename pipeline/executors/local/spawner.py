@@ -26,7 +26,7 @@ import msgspec
 
 from pipeline.errors import StoreUnavailable
 from pipeline.executors.local import process as child
-from pipeline.executors.local import process_tree as processes
+from pipeline.executors.local import process_tree
 from pipeline.executors.local.messages import SLOT
 
 
@@ -104,7 +104,7 @@ class ForkSpawner:
 
     def kill(self, pid: int) -> None:
         """See Spawner. What it started is killed when it is reaped."""
-        processes.kill(pid)
+        process_tree.kill(pid)
 
     def reap(self, pid: int) -> int:
         """See Spawner."""
@@ -125,7 +125,7 @@ class ForkSpawner:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
                 if time.monotonic() > until:
-                    processes.kill(self._pid)
+                    process_tree.kill(self._pid)
                 time.sleep(0.001)
 
 
@@ -159,12 +159,12 @@ def _helper(control: socket.socket, board: mmap.mmap, entry: str, spec: bytes, f
         signal.signal(signal.SIGINT, lambda *_: None)
         with contextlib.suppress(OSError):
             os.setsid()  # what ends the runner's group must not end us before our work is done
-        processes.adopt_orphans()
+        process_tree.adopt_orphans()
         _preload(entry)
         _take_orders(control, board, entry, spec, workers)
     finally:
-        processes.kill(*workers)
-        processes.end_strays(())
+        process_tree.kill(*workers)
+        process_tree.end_strays(())
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
 
@@ -179,13 +179,13 @@ def _take_orders(control: socket.socket, board: mmap.mmap, entry: str, spec: byt
         if order.reap:
             status = os.waitpid(order.reap, 0)[1]
             workers.discard(order.reap)
-            processes.end_strays(workers)
+            process_tree.end_strays(workers)
             control.sendall(str(status).encode())
             continue
         connection, printed = socket.socket(fileno=descriptors[0]), descriptors[1]
         pid = _fork()
         if pid == 0:
-            processes.end_with(helper)
+            process_tree.end_with(helper)
             control.close()
             child.serve(connection, board, order.slot, entry, spec, printed)
         workers.add(pid)
@@ -223,12 +223,12 @@ class ExecSpawner:
     def kill(self, pid: int) -> None:
         """See Spawner."""
         if pid in self._running:
-            processes.kill_tree(pid)
+            process_tree.kill_tree(pid)
 
     def reap(self, pid: int) -> int:
         """See Spawner. Where a worker died by itself, what left its group before is not found."""
         process = self._running.pop(pid)
-        processes.kill_group(pid)
+        process_tree.kill_group(pid)
         code = process.wait()
         return -code if code < 0 else code << 8
 
