@@ -76,7 +76,7 @@ async def commit(opened: Runtime) -> Snapshot:
 
 async def compacted(opened: Runtime) -> Merged:
     wanted = Wanted(target_bytes=opened.settings.file_bytes, few=True)
-    passing = Pass(opened.parts())
+    passing = Pass(opened.context())
     done = await Compactor(passing, wanted).run()
     await passing.checkpoint()
     return done
@@ -212,7 +212,7 @@ def _run(work: Any) -> None:
 async def bring(opened: Runtime) -> Snapshot:
     """Commit the aggregates; the snapshot since."""
     opened.aggregates = True
-    passing = Pass(opened.parts())
+    passing = Pass(opened.context())
     await passing.open()
     await passing.aggregate()
     await passing.checkpoint()

@@ -12,12 +12,16 @@ import pyarrow as pa
 from pipeline.commit_log.format_marker import Marker, open_home
 from pipeline.executors.none import NoExecutor
 from pipeline.model import keys
-from pipeline.model.commit import FORMAT_VERSION, Assignment, Head, OutputFile, Page, Stored
-from pipeline.model.settings import PipelineSettings, Policy, TransformSettings
+from pipeline.model.commit import FORMAT_VERSION
+from pipeline.model.listing import Head, Page, Stored
+from pipeline.model.policy import Policy
+from pipeline.model.receipt import OutputFile
+from pipeline.model.settings import PipelineSettings, TransformSettings
 from pipeline.model.snapshot import Changes, Output
-from pipeline.passes.context import Parts
+from pipeline.model.task import Assignment
+from pipeline.passes.context import PassContext
 from pipeline.ports import Store
-from pipeline.runtime.runtime import RandomIds, WallClock
+from pipeline.runtime.system import RandomIds, WallClock
 from pipeline.state import codec, ledger, outputs
 from pipeline.state.checkpoint import Checkpoint, Totals
 from pipeline.state.key_growth import Growth, Survey
@@ -214,9 +218,9 @@ class HandsOver(NoExecutor):
         return None
 
 
-def parts(store: Store, listing: Any = "growing", policy: Policy | None = None) -> Parts:
+def parts(store: Store, listing: Any = "growing", policy: Policy | None = None) -> PassContext:
     """A pass over a store that hands its tasks over to nobody."""
-    return Parts(
+    return PassContext(
         settings=settings(listing),
         policy=policy or Policy(),
         store=store,

@@ -26,11 +26,11 @@ from typing import Any
 import boto3
 
 from pipeline.declare.load_file import load_pipelines
-from pipeline.deploy.control import rented_runtime
+from pipeline.deploy.control import deployed_runtime
 from pipeline.executors.none import NoExecutor
-from pipeline.model.commit import Assignment
+from pipeline.model.task import Assignment
 from pipeline.passes.runner import Pass
-from pipeline.runtime.runtime import Bucket
+from pipeline.runtime.bucket import Bucket
 from pipeline.work.orders import encode, order_for
 from tests.servers import KEYS, seaweed_url
 
@@ -103,9 +103,9 @@ async def tick(url: str, name: str, file: str) -> dict[str, Any]:
     [pipeline] = load_pipelines(file)
     store = Bucket(url=f"s3://{name}", endpoint_url=url, region="us-east-1").open()
     executor = Counting()
-    runtime = rented_runtime(pipeline, store, executor)
+    runtime = deployed_runtime(pipeline, store, executor)
     await timed("home", runtime.open())
-    running = Pass(runtime.parts())
+    running = Pass(runtime.context())
     real = running.log.append
     running.log.append = lambda *a: timed("commit", real(*a))  # type: ignore[method-assign]
     await timed("load", running.open())

@@ -20,8 +20,11 @@ from pathlib import Path
 from bench.large import PAGE_KEYS, SOURCE, Virtual, etag, name, parts, write_known
 from pipeline.discover.request import Request
 from pipeline.model import keys
-from pipeline.model.commit import FORMAT_VERSION, Inputs, Page, Receipt
-from pipeline.model.settings import Policy
+from pipeline.model.commit import FORMAT_VERSION
+from pipeline.model.listing import Page
+from pipeline.model.policy import Policy
+from pipeline.model.receipt import Receipt
+from pipeline.model.task import Inputs
 from pipeline.passes.runner import Pass
 from pipeline.plan.evidence import Evidence
 from pipeline.runtime.arrow_memory import keep_arrow_light

@@ -9,9 +9,10 @@ import time
 
 from bench.flows import tiny
 from pipeline.executors.none import NoExecutor
-from pipeline.model.settings import Policy
+from pipeline.model.policy import Policy
 from pipeline.runtime.arrow_memory import keep_arrow_light
-from pipeline.runtime.runtime import Bucket, Runtime
+from pipeline.runtime.bucket import Bucket
+from pipeline.runtime.runtime import Runtime
 
 
 async def main() -> None:

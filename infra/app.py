@@ -18,32 +18,28 @@ and one `hint` endpoint, behind Modal's proxy authentication, for notices of upl
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import modal
 
-from pipeline.declare.file_package import package_of
+from infra.image import image_of, installed
 from pipeline.declare.load_file import is_path, load_pipelines
 from pipeline.declare.pipeline import Pipeline
-from pipeline.deploy.control import Control, station_for
+from pipeline.deploy.container import order_runner_for
+from pipeline.deploy.control import Control
 from pipeline.deploy.deployment import Deployment, checked, from_environment, mounts_of
 from pipeline.deploy.engines import app_name
-from pipeline.errors import SettingsError
-from pipeline.model.settings import TransformSettings, rented_policy
+from pipeline.model.policy import deployed_policy
+from pipeline.model.settings import TransformSettings
 from pipeline.notices.http import hint_application
-from pipeline.work.order_runner import Station
+from pipeline.work.order_runner import OrderRunner
 from pipeline.work.worker_pools import pools_of
 
-SOURCES = ("pipeline", "sinks", "infra")
-PROJECT = "tidemill_project"
-"""The folder, beside our own packages in a container, where FILE and its neighbours are."""
 CONTROL_TIMEOUT_S = 3_600
 CONTROL_IDLE_S = 5
 """An idle container is paid for; the next pass is minutes away."""
@@ -86,32 +82,10 @@ class _Builder:
 
     # -- what functions have -----------------------------------------------------------------------------------------
 
-    def image(self, pip: tuple[str, ...] = (), apt: tuple[str, ...] = ()) -> modal.Image:
-        """Our packages at the versions installed here, what the file asks for, our sources, and the user's."""
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        everywhere = [p.settings().deployment for p in self.pipelines]
-        image = modal.Image.debian_slim(python_version=version)
-        packages = sorted({*apt, *(name for d in everywhere for name in d.apt)})
-        if packages:
-            image = image.apt_install(*packages)
-        image = image.pip_install(*_own_requirements(), *sorted({*pip, *(name for d in everywhere for name in d.pip)}))
-        file, colon, name = self.deployment.file.partition(":")
-        if not is_path(file):
-            image = image.env(self.deployment.variables())
-            return image.add_local_python_source(*SOURCES, file.partition(".")[0])
-        root, names = package_of(Path(file))
-        inside = f"{PROJECT}/{'/'.join((*names[:-1], Path(file).name))}{colon}{name}"
-        image = image.env({**self.deployment.variables(), "TIDEMILL_FILE": inside})
-        if modal.is_local():
-            there = PurePosixPath("/root", PROJECT, *names[:1] if len(names) > 1 else ())
-            folder = root / names[0] if len(names) > 1 else root
-            image = image.add_local_dir(folder, str(there), ignore=_stays_at_home)
-        return image.add_local_python_source(*SOURCES)
-
     @cached_property
     def control_image(self) -> modal.Image:
         """The image of functions that run no transform."""
-        return self.image()
+        return image_of(self.deployment, self.pipelines)
 
     @cached_property
     def secrets(self) -> list[modal.Secret]:
@@ -240,9 +214,12 @@ class _OfPipeline:
     def _for_sinks(self) -> dict[str, Any]:
         """The drivers of the targets, at the versions installed here, and what they need to know."""
         targets = self.pipeline.sinks.values()
-        packages = {_installed(name) for t in targets for name in t.needs} if modal.is_local() else ()
+        packages = {installed(name) for t in targets for name in t.needs} if modal.is_local() else ()
         secrets = [modal.Secret.from_name(t.modal_secret) for t in targets if t.modal_secret is not None]
-        return {"image": self.b.image(pip=tuple(sorted(packages))), "secrets": [*self.b.secrets, *secrets]}
+        return {
+            "image": image_of(self.b.deployment, self.b.pipelines, pip=tuple(sorted(packages))),
+            "secrets": [*self.b.secrets, *secrets],
+        }
 
     def _add_jobs(self) -> None:
         def submit(job: str, names: list[str], again: bool = False) -> str:
@@ -262,7 +239,7 @@ class _OfPipeline:
     # -- workers -----------------------------------------------------------------------------------------------------
 
     def _add_worker(self, transform: TransformSettings) -> None:
-        pools = pools_of(self.pipeline.name, transform, rented_policy(), alone=self.b.alone)
+        pools = pools_of(self.pipeline.name, transform, deployed_policy(), alone=self.b.alone)
         add = self._add_class if transform.keeps_state else self._add_function
         if pools.work:
             add(pools.work, transform, pools.work_containers, None)
@@ -274,18 +251,18 @@ class _OfPipeline:
     def _add_function(
         self, name: str, transform: TransformSettings, containers: int, together: Callable[[Any], Any] | None
     ) -> None:
-        stations: list[Station] = []
+        runners: list[OrderRunner] = []
 
-        def station() -> Station:
-            if not stations:
-                stations.append(self._station(transform))
-            return stations[0]
+        def order_runner() -> OrderRunner:
+            if not runners:
+                runners.append(self._order_runner(transform))
+            return runners[0]
 
         def work_one(order: str) -> str:
-            return station().run([order])[0]
+            return order_runner().run([order])[0]
 
         def work_many(orders: list[str]) -> list[str]:
-            return station().run(orders)
+            return order_runner().run(orders)
 
         settings = self._machine(transform, containers)
         if together is None:
@@ -294,17 +271,17 @@ class _OfPipeline:
             self.b.add(name, work_many, together, **settings)
 
     def _add_class(self, name: str, transform: TransformSettings, containers: int, together: Callable[[Any], Any] | None) -> None:
-        make = self._station
+        make = self._order_runner
 
         def load(self: Any) -> None:
-            self.station = make(transform)
+            self.order_runner = make(transform)
 
         def run_one(self: Any, order: str) -> str:
-            answers: list[str] = self.station.run([order])
+            answers: list[str] = self.order_runner.run([order])
             return answers[0]
 
         def run_many(self: Any, orders: list[str]) -> list[str]:
-            answers: list[str] = self.station.run(orders)
+            answers: list[str] = self.order_runner.run(orders)
             return answers
 
         run = run_one if together is None else run_many
@@ -319,22 +296,22 @@ class _OfPipeline:
         settings["enable_memory_snapshot"] = transform.resources.memory_snapshot
         self.b.namespace[name] = self.b.app.cls(**settings)(type(name, (), methods))
 
-    def _station(self, transform: TransformSettings) -> Station:
+    def _order_runner(self, transform: TransformSettings) -> OrderRunner:
         if self.settings.deployment.access == "api":
             _assume_role(self.b.deployment)
         commit = self._name("commit")
-        return station_for(self.b.deployment, self.pipeline, transform.name, settled=lambda tasks: self.b.spawn(commit, tasks))
+        return order_runner_for(self.b.deployment, self.pipeline, transform.name, settled=lambda tasks: self.b.spawn(commit, tasks))
 
     def _machine(self, transform: TransformSettings, containers: int) -> dict[str, Any]:
         """A worker's container, every setting explicit."""
         r, by_api = transform.resources, self.settings.deployment.access == "api"
         secrets = [modal.Secret.from_name(name) for name in r.secrets]
         volumes: dict[str, Any] = {path: modal.Volume.from_name(name) for path, name in r.volumes.items()}
-        seconds = rented_policy().attempt_budget_s + transform.timeout_s + STARTUP_S
+        seconds = deployed_policy().attempt_budget_s + transform.timeout_s + STARTUP_S
         return {
-            "image": self.b.image(r.pip, r.apt),
+            "image": image_of(self.b.deployment, self.b.pipelines, r.pip, r.apt),
             "cpu": r.cpu,
-            "memory": r.memory_mb_rented,
+            "memory": r.memory_mb_deployed,
             "gpu": list(r.gpu) or None,
             "timeout": min(int(seconds), 86_400),
             "retries": modal.Retries(max_retries=r.retries, initial_delay=1.0),
@@ -360,31 +337,6 @@ class _OfPipeline:
             )
             for mount in mounts_of(self.settings, d.mount_root)
         }
-
-
-def _stays_at_home(path: Path) -> bool:
-    """Whether a file of the user's project does not travel: only Python sources do, and none of an environment's."""
-    hidden = any(part.startswith(".") or part in ("venv", "site-packages", "node_modules") for part in path.parts)
-    return hidden or path.suffix != ".py"
-
-
-def _own_requirements() -> list[str]:
-    """What we need in a container, at the versions installed here: the code was tested with those."""
-    try:
-        listed = importlib.metadata.requires("tidemill") or []
-    except importlib.metadata.PackageNotFoundError:
-        return []  # in a container: the image is built already
-    names = [r.split(";")[0] for r in listed if "extra ==" not in r]
-    bare = [name.rstrip() for name in (n.split("<")[0].split(">")[0].split("=")[0].split("[")[0] for n in names)]
-    return [f"{name}=={importlib.metadata.version(name)}" for name in sorted(bare)]
-
-
-def _installed(package: str) -> str:
-    """A sink's driver at the version installed here."""
-    try:
-        return f"{package}=={importlib.metadata.version(package)}"
-    except importlib.metadata.PackageNotFoundError:
-        raise SettingsError(f"a declared sink needs {package}: install Tidemill's extra for it here, too") from None
 
 
 def _assume_role(deployment: Deployment) -> None:

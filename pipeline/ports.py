@@ -12,7 +12,9 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
-from pipeline.model.commit import Assignment, Head, Page, Receipt, Stored
+from pipeline.model.listing import Head, Page, Stored
+from pipeline.model.receipt import Receipt
+from pipeline.model.task import Assignment
 
 
 class Store(Protocol):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.model.commit import FORMAT_VERSION, Inputs, Receipt, SourceProblem, Task
+from pipeline.model.commit import FORMAT_VERSION
+from pipeline.model.receipt import Receipt, SourceProblem
 from pipeline.model.settings import PipelineSettings, TransformSettings
+from pipeline.model.task import Inputs, Task
 
 
 def pipeline_settings(*transforms: TransformSettings, **options: Any) -> PipelineSettings:

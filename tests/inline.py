@@ -8,9 +8,11 @@ from typing import Any
 from pipeline import Pipeline
 from pipeline.executors.local.process_owner import this_process
 from pipeline.model import keys
-from pipeline.model.settings import Policy
-from pipeline.runtime.runtime import Runtime, WallClock, loaded_on_use, table_spec
+from pipeline.model.policy import Policy
+from pipeline.runtime.runtime import Runtime
+from pipeline.runtime.system import WallClock
 from pipeline.runtime.table_source import TableContents, TableStore
+from pipeline.runtime.worker_process import loaded_on_use, table_spec
 from pipeline.stores.local.store import LocalStore
 from pipeline.testing.inline_executor import InlineExecutor
 from pipeline.work.contents import LazyContents

@@ -22,9 +22,10 @@ from examples.documents.pipeline import documents
 from pipeline.deploy.engines import app_name
 from pipeline.errors import SettingsError
 from pipeline.executors.none import NoExecutor
-from pipeline.model.settings import Policy
+from pipeline.model.policy import Policy
 from pipeline.runtime import jobs
-from pipeline.runtime.runtime import Bucket, Runtime
+from pipeline.runtime.bucket import Bucket
+from pipeline.runtime.runtime import Runtime
 
 APP = os.environ.get("TIDEMILL_APP") or app_name([documents])
 BODY_MAX = 1_000_000

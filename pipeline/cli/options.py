@@ -17,8 +17,9 @@ from pipeline.model.settings import Priority
 
 if TYPE_CHECKING:
     from pipeline.declare.pipeline import Pipeline
-    from pipeline.deploy.engines import Engine
-    from pipeline.runtime.runtime import Bucket, Runtime
+    from pipeline.runtime.bucket import Bucket
+    from pipeline.runtime.engines import Engine
+    from pipeline.runtime.runtime import Runtime
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ def bucket_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--debug", is_flag=True, help="show tracebacks of errors")
     @functools.wraps(command)
     def wrapped(bucket: str | None, endpoint_url: str | None, region: str | None, debug: bool, **rest: Any) -> Any:
-        from pipeline.runtime.runtime import Bucket
+        from pipeline.runtime.bucket import Bucket
 
         return command(bucket=Bucket(url=bucket, endpoint_url=endpoint_url, region=region) if bucket else None, **rest)
 
@@ -93,7 +94,8 @@ def on_engine(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(  # noqa: PLR0917
         target: Target, engine: str, workers: int | None, waits: bool, ordered: bool, app: str | None, **rest: Any
     ) -> Any:
-        from pipeline.deploy.engines import LocalEngine, ModalEngine
+        from pipeline.deploy.engines import ModalEngine
+        from pipeline.runtime.engines import LocalEngine
 
         if engine == "modal":
             if workers is not None:
@@ -195,7 +197,7 @@ def generation_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def root_runtime(target: Target, pipeline: Pipeline, *, runs_user_code: bool = False) -> Runtime:
     """The pipeline on its bucket, without workers, on its first generation: its log says which others there are."""
     from pipeline.executors.none import NoExecutor
-    from pipeline.model.settings import Policy
+    from pipeline.model.policy import Policy
     from pipeline.runtime.arrow_memory import keep_arrow_light
     from pipeline.runtime.runtime import Runtime
 

@@ -78,3 +78,10 @@ def cell(value: object) -> str:
     if isinstance(value, float):
         return _float(value)
     return printable(str(value))
+
+
+def dollars(usd: float) -> str:
+    """Dollars for people: $1,234.50, $0.0042, and never $0.00 for something."""
+    if usd >= 1:
+        return f"${usd:,.2f}"
+    return f"${usd:.4f}" if usd >= 0.0001 or not usd else "under $0.0001"

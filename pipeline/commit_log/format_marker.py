@@ -7,7 +7,8 @@ import msgspec
 from pipeline.commit_log.store_probe import Probed, probe
 from pipeline.errors import ObjectNotFound, PreconditionFailed, SettingsError, StateInvalid
 from pipeline.model import keys
-from pipeline.model.commit import FORMAT_VERSION, Stored
+from pipeline.model.commit import FORMAT_VERSION
+from pipeline.model.listing import Stored
 from pipeline.ports import Ids, Store
 from pipeline.state import codec
 

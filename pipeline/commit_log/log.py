@@ -23,8 +23,9 @@ from pipeline.errors import (
     StoreUnavailable,
 )
 from pipeline.model import keys
-from pipeline.model.commit import Commit, Stored
-from pipeline.model.settings import Policy
+from pipeline.model.commit import Commit
+from pipeline.model.listing import Stored
+from pipeline.model.policy import Policy
 from pipeline.ports import Clock, Store
 from pipeline.state import codec, ledger, outputs
 from pipeline.state.checkpoint import Checkpoint

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import msgspec
 
 from pipeline.errors import ObjectNotFound, PreconditionFailed, StoreDenied, StoreUnavailable, StoreUnsafe
-from pipeline.model.commit import Page
+from pipeline.model.listing import Page
 from pipeline.ports import Store
 
 T = TypeVar("T")

@@ -1,42 +1,36 @@
 """The composition root for rented containers: what the deployed functions do, without a word of Modal's own.
 
-`Control` is for the few functions that commit: they reach the bucket by the S3 API. `station_for` is for workers.
+`Control` is for the few functions that commit: they reach the bucket by the S3 API. `order_runner_for` is for workers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
-
-import msgspec
+from typing import Any, Literal, TypeVar
 
 from pipeline.commit_log.log import Outdated
 from pipeline.declare.pipeline import Pipeline
-from pipeline.deploy.deployment import Deployment, mounts_of
+from pipeline.deploy.deployment import Deployment
 from pipeline.discover.backfill_selection import Selection
-from pipeline.discover.compare import Router
 from pipeline.discover.request import Request
-from pipeline.errors import ObjectNotFound, SettingsError
+from pipeline.discover.router import Router
+from pipeline.errors import SettingsError
 from pipeline.executors.modal import ModalExecutor, Way
-from pipeline.model.settings import BackfillSettings, CostLimits, Policy, rented_policy
+from pipeline.model.policy import Policy, deployed_policy
+from pipeline.model.settings import BackfillSettings, CostLimits
 from pipeline.passes import upkeep
-from pipeline.passes.context import PassReport
+from pipeline.passes.report import PassReport
 from pipeline.passes.runner import Pass
 from pipeline.plan.cost import Budget, Prices
 from pipeline.ports import Executor, Store
-from pipeline.runtime.runtime import Bucket, LocalAttempts, RandomIds, Runtime, WallClock, WorkerSpec
+from pipeline.runtime.bucket import Bucket
+from pipeline.runtime.runtime import Runtime
+from pipeline.runtime.system import WallClock
 from pipeline.state.generations import kept_numbers
 from pipeline.state.state import State
-from pipeline.work.order_journal import Box, Desk
-from pipeline.work.order_runner import Bench, ChildBench, ResidentBench, Station
 from pipeline.work.worker_pools import all_pools
-
-if TYPE_CHECKING:
-    from pipeline.executors.local.executor import LocalExecutor
 
 T = TypeVar("T")
 
@@ -62,7 +56,7 @@ def modal_executor(
     environment: str | None = None,
 ) -> ModalExecutor:
     """The deployed app's workers as an executor. environment: Modal's, by default the one its client is set to."""
-    settings, policy = pipeline.settings(), rented_policy()
+    settings, policy = pipeline.settings(), deployed_policy()
     return ModalExecutor(
         app=app,
         pools=all_pools(pipeline.name, settings.transforms, policy, alone=alone),
@@ -74,12 +68,12 @@ def modal_executor(
     )
 
 
-def rented_runtime(
+def deployed_runtime(
     pipeline: Pipeline, store: Store, executor: Executor, policy: Policy | None = None, usd: float | None = None
 ) -> Runtime:
     """The pipeline on a bucket, with rented workers and the pipeline's cost limits; `usd` is a further one for this run."""
     settings = pipeline.settings()
-    bounds = policy or rented_policy()
+    bounds = policy or deployed_policy()
     runs = [limit for limit in (settings.cost.run_usd, usd) if limit is not None]
     limits = CostLimits(run_usd=min(runs, default=None), day_usd=settings.cost.day_usd)
     budget = Budget(limits, Prices(settings, bounds)) if limits != CostLimits() else None
@@ -194,7 +188,7 @@ class Control:
             try:
                 d = self.deployment
                 executor = modal_executor(d.app, self.pipeline, store, alone=self.alone, way=way, environment=d.environment)
-                runtime = rented_runtime(self.pipeline, store, executor)
+                runtime = deployed_runtime(self.pipeline, store, executor)
                 runtime.aggregates = aggregates
                 await runtime.open()
                 return await work(runtime)
@@ -212,7 +206,7 @@ def first_of(one: Next, other: Next) -> Next:
 async def again_while_outdated(runtime: Runtime, work: Callable[[Pass], Coroutine[Any, Any, object]]) -> Pass:
     """Do something with a fresh pass, and anew where the log was collected underneath."""
     for _ in range(_AGAIN_MAX):
-        passing = Pass(runtime.parts())
+        passing = Pass(runtime.context())
         try:
             await work(passing)
         except Outdated:
@@ -235,84 +229,3 @@ def summary(name: str, report: PassReport) -> str:
     ):
         told += f", {n} {what}" if n else ""
     return told + (", more next time: as many tasks are open as may be" if report.held_back else "")
-
-
-# -- workers -------------------------------------------------------------------------------------------------------------
-
-
-class StoreBox:
-    """A store as a station's box."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self.put = store.put
-        self.put_file = store.put_file
-
-    async def fetch(self, key: str) -> bytes | None:
-        """A small object's bytes, None where there is none."""
-        try:
-            return (await self._store.get(key)).body
-        except ObjectNotFound:
-            return None
-
-
-def station_for(
-    deployment: Deployment, pipeline: Pipeline, transform: str, *, settled: Callable[[list[str]], None] = lambda tasks: None
-) -> Station:
-    """What one container of `work_<transform>` needs to take orders. For classes, the code is loaded before this returns.
-
-    Raises SettingsError (CodeBroken) where that fails.
-    """
-    settings = pipeline.settings()
-    declared = settings.transform(transform)
-    if declared is None:
-        raise SettingsError(f"pipeline {pipeline.name} declares no transform {transform!r}")
-    desk = Desk(pipeline.name, _box(deployment, pipeline), WallClock(), RandomIds(), declared.version)
-    spec = _worker_spec(deployment, pipeline)
-    bench: Bench
-    if declared.keeps_state:
-        attempts = LocalAttempts(spec)
-        attempts.load(pipeline.name, transform)
-        bench = ResidentBench(attempts, desk, timeout_s=declared.timeout_s)
-    else:
-        bench = ChildBench(lambda: _child(spec, pipeline))
-    return Station(desk, bench, settled)
-
-
-def _box(deployment: Deployment, pipeline: Pipeline) -> Box:
-    from pipeline.stores.mount import MountOutbox, Mounts
-
-    settings = pipeline.settings()
-    if settings.deployment.access == "api":
-        return StoreBox(bucket_of(deployment).open())
-    return MountOutbox(Mounts({m.prefix: m.path for m in mounts_of(settings, deployment.mount_root)}))
-
-
-def _worker_spec(deployment: Deployment, pipeline: Pipeline) -> WorkerSpec:
-    settings = pipeline.settings()
-    mounts = {m.prefix: m.path for m in mounts_of(settings, deployment.mount_root)}
-    return WorkerSpec(
-        file=deployment.file,
-        bucket=bucket_of(deployment),
-        budget_s=rented_policy().attempt_budget_s,
-        scratch=tempfile.mkdtemp(prefix="tidemill-"),
-        mounts=mounts if settings.deployment.access == "mount" else None,
-        engine=f"modal:{os.environ.get('MODAL_TASK_ID', '')}",
-    )
-
-
-def _child(spec: WorkerSpec, pipeline: Pipeline) -> LocalExecutor:
-    """One worker process, as a new interpreter: this one has threads."""
-    from pipeline.executors.local.executor import Limits, LocalExecutor
-
-    return LocalExecutor(
-        entry="pipeline.runtime.runtime:local_attempts",
-        spec=msgspec.json.encode(spec),
-        workers=1,
-        limits={
-            f"{pipeline.name}/{t.settings.name}": Limits(timeout_s=t.settings.timeout_s, memory_mb=t.settings.memory_mb)
-            for t in pipeline.transforms
-        },
-        fork=False,
-        folder=spec.scratch,
-    )

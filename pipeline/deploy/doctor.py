@@ -4,46 +4,27 @@ failure how to mend it. Checks of values are pure; those that ask Modal wait a f
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import ipaddress
 import os
-import re
-import shutil
-import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
-
-import msgspec
 
 from pipeline.commit_log.store_probe import ALTERNATIVE, ORDERED, UNORDERED, Probed, probe
 from pipeline.declare.load_file import load_pipelines
 from pipeline.declare.pipeline import Pipeline
 from pipeline.declare.prefix_overlaps import refuse_overlap
+from pipeline.deploy.machine_checks import Check, _installed
 from pipeline.deploy.workspace_rates import ANSWER_TIMEOUT_S, imported_modal, opened_workspace
 from pipeline.errors import SettingsError, StoreDenied, StoreError, StoreUnavailable, StoreUnsafe, TidemillError
 from pipeline.model import keys
 from pipeline.ports import Clock, Ids, Store
-from pipeline.runtime.runtime import Bucket
+from pipeline.runtime.bucket import Bucket
 
-PYTHON_MIN = (3, 11)
-MODAL_PIN = ">=1.6,<1.7"
-"""Used where tidemill's own metadata names no version of Modal's client."""
 SKEW_MAX_S = 60.0
 FIRES_SHOWN = 3
-
-
-class Check(msgspec.Struct, frozen=True):
-    """One thing looked at. `mend` says what to do, wherever the status is not `ok`."""
-
-    check: str
-    status: Literal["ok", "warn", "FAIL"]
-    found: str
-    mend: str = ""
 
 
 def failed(checks: Iterable[Check]) -> bool:
@@ -54,99 +35,6 @@ def failed(checks: Iterable[Check]) -> bool:
 def unsafe(checks: Iterable[Check]) -> bool:
     """Whether the store is none to commit to."""
     return any(check.status == "FAIL" and check.mend == ALTERNATIVE for check in checks)
-
-
-# -- the machine ---------------------------------------------------------------------------------------------------------
-
-
-def machine() -> list[Check]:
-    """Python, Modal's client, and the interpreter behind the `modal` command."""
-    command = shutil.which("modal")
-    return [
-        python_check(sys.version_info[:3]),
-        client_check(_installed("modal"), modal_pin(_requirements())),
-        command_check(command, interpreter_of(Path(command)) if command else None, sys.executable),
-    ]
-
-
-def python_check(version: tuple[int, int, int]) -> Check:
-    """Python itself."""
-    text, least = ".".join(map(str, version)), ".".join(map(str, PYTHON_MIN))
-    if version < PYTHON_MIN:
-        return Check("python", "FAIL", f"{text} is too old", f"make an environment with Python {least} or newer")
-    return Check("python", "ok", text)
-
-
-def client_check(version: str | None, pin: str) -> Check:
-    """Modal's client: its wire format changes with each minor version, so only one is taken."""
-    mend = f"pip install 'modal{pin}'"
-    if version is None:
-        return Check("modal client", "FAIL", "not installed", mend)
-    if not fits(version, pin):
-        return Check("modal client", "FAIL", f"{version} is outside {pin}", mend)
-    return Check("modal client", "ok", f"{version} ({pin})")
-
-
-def modal_pin(requirements: Sequence[str]) -> str:
-    """The versions of Modal's client that tidemill's metadata takes; MODAL_PIN where it names none."""
-    for requirement in requirements:
-        found = re.match(r"modal\s*\(?\s*([<>=~!][^;)]*)", requirement)
-        if found:
-            return found[1].strip()
-    return MODAL_PIN
-
-
-def fits(version: str, pin: str) -> bool:
-    """Whether a version is within the `>=` and `<` bounds of a pin."""
-    bounds: list[tuple[str, str]] = re.findall(r"(>=|<)\s*([\d.]+)", pin)
-    return all((_numbers(version) >= _numbers(bound)) == (sign == ">=") for sign, bound in bounds)
-
-
-def command_check(command: str | None, interpreter: str | None, executable: str) -> Check:
-    """Whether `modal ...` in a shell runs in the environment that `tidemill ...` runs in."""
-    mend = f"activate this environment, or write  {executable} -m modal"
-    if command is None:
-        return Check("modal command", "warn", "not on PATH", mend)
-    if interpreter is None:
-        return Check("modal command", "warn", f"{command} does not say which Python it runs with", mend)
-    if Path(interpreter).parent.resolve() != Path(executable).parent.resolve():
-        return Check("modal command", "warn", f"{command} runs with {interpreter}, tidemill with {executable}", mend)
-    return Check("modal command", "ok", command)
-
-
-def interpreter_of(script: Path) -> str | None:
-    """The Python that a script's first lines name, None if they name none."""
-    try:
-        lines = script.read_bytes()[:2000].decode("utf-8", "replace").splitlines()[:2]
-    except OSError:
-        return None
-    if not lines or not lines[0].startswith("#!"):
-        return None
-    words = lines[0][2:].split()
-    if words and Path(words[0]).name == "env":
-        return shutil.which(words[-1]) if "python" in words[-1] else None
-    if words and words[0] == "/bin/sh" and len(lines) > 1:  # how installers write paths too long for a first line
-        found = re.match(r"'''exec' (?:\"([^\"]+)\"|(\S+))", lines[1])
-        return (found[1] or found[2]) if found else None
-    return words[0] if words and "python" in Path(words[0]).name else None
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _requirements() -> list[str]:
-    try:
-        return importlib.metadata.requires("tidemill") or []
-    except importlib.metadata.PackageNotFoundError:
-        return []
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 # -- the account ---------------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.discover.compare import Known, Router
+from pipeline.discover.compare import Known
+from pipeline.discover.router import Router
 from pipeline.model.settings import PipelineSettings
 
 

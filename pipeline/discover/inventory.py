@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
 from pipeline.errors import ObjectNotFound, SettingsError
-from pipeline.model.commit import Page
+from pipeline.model.listing import Page
 
 if TYPE_CHECKING:
     import pyarrow as pa

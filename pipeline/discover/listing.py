@@ -6,19 +6,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from pipeline.commit_log.log import Log
-from pipeline.discover.compare import (
-    Again,
-    Judged,
-    Router,
-    confirm_missing,
-    in_ranges,
-    judge,
-    judge_named,
-    judge_unknown,
-    with_more,
-)
+from pipeline.discover.compare import Again, Judged, confirm_missing, in_ranges, judge, judge_named, judge_unknown, with_more
 from pipeline.discover.request import Request
-from pipeline.model.commit import Page
+from pipeline.discover.router import Router
+from pipeline.model.listing import Page
 from pipeline.model.settings import PipelineSettings
 from pipeline.state.key_growth import Frontier, Growth, Stretch, Survey, stretch_of
 from pipeline.state.state import State

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.discover.compare import Again
-from pipeline.model.commit import Page
+from pipeline.model.listing import Page
 from pipeline.model.settings import Priority
 
 

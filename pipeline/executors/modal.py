@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from pipeline.errors import ObjectNotFound, SettingsError, StateInvalid, StoreUnavailable
 from pipeline.model import keys
-from pipeline.model.commit import RENTED, Assignment, Receipt
+from pipeline.model.receipt import Receipt
+from pipeline.model.task import RENTED, Assignment
 from pipeline.ports import Finished, Store
 from pipeline.state import codec
 from pipeline.work.orders import decode_answer, encode, order_for

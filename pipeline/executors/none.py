@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.errors import InvariantViolated
 from pipeline.executors.local.process_owner import has_ended
-from pipeline.model.commit import Assignment
+from pipeline.model.task import Assignment
 from pipeline.ports import Finished
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from pipeline.model.commit import AggregateFile, OutputFile, Quarantined
+from pipeline.model.commit import AggregateFile, Quarantined
+from pipeline.model.receipt import OutputFile
 
 
 class Output(msgspec.Struct, kw_only=True):

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.errors import SettingsError, StoreDenied, StoreUnavailable
-from pipeline.notices.http import keys_in
+from pipeline.notices.message import keys_in
 from pipeline.stores.s3.errors import explained
 
 T = TypeVar("T")

@@ -14,9 +14,12 @@ from typing import NamedTuple
 
 from pipeline.discover.compare import Again
 from pipeline.discover.request import Request
-from pipeline.model.commit import Backlog, Inputs
-from pipeline.model.settings import PipelineSettings, Policy
-from pipeline.passes.context import Parts, PassReport
+from pipeline.model.commit import Backlog
+from pipeline.model.policy import Policy
+from pipeline.model.settings import PipelineSettings
+from pipeline.model.task import Inputs
+from pipeline.passes.context import PassContext
+from pipeline.passes.report import PassReport
 from pipeline.plan.evidence import Evidence, Found
 from pipeline.state.state import State
 
@@ -58,20 +61,20 @@ class Left:
         self.oldest_us = modified_us if self.oldest_us is None else min(self.oldest_us, modified_us)
 
 
-class Chooser:
+class Admission:
     """Takes what each page brings, gives what goes now. One for each pass; changes nothing but itself and its budget."""
 
-    def __init__(self, parts: Parts, request: Request) -> None:
-        priority, limits = request.priority or parts.settings.priority, request.limits
-        self._settings = parts.settings
-        self._budget = parts.budget
+    def __init__(self, context: PassContext, request: Request) -> None:
+        priority, limits = request.priority or context.settings.priority, request.limits
+        self._settings = context.settings
+        self._budget = context.budget
         self._limits = limits
         self._order = priority.order
         limited = limits.files is not None or limits.size_bytes is not None
         self._at_once = priority.order == "key" and not limited
         """Whole pages go as they come."""
-        self._is_bounded = limited or parts.budget is not None or parts.policy.open_tasks_max is not None
-        room = HELD_MAX if self._is_bounded else parts.policy.outstanding_sources_max
+        self._is_bounded = limited or context.budget is not None or context.policy.open_tasks_max is not None
+        room = HELD_MAX if self._is_bounded else context.policy.outstanding_sources_max
         self._room = min(room, HELD_MAX, HELD_MAX if limits.files is None else limits.files)
         self._page: list[Found] = []
         self._held: list[Held] = []

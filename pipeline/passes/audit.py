@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 from pipeline.commit_log.log import Log
 from pipeline.commit_log.vacuum import Vacuum
-from pipeline.discover.compare import Router
+from pipeline.discover.router import Router
 from pipeline.errors import ObjectNotFound
 from pipeline.model import keys
-from pipeline.model.commit import OutputFile, Quarantined
+from pipeline.model.commit import Quarantined
+from pipeline.model.receipt import OutputFile
 from pipeline.model.settings import PipelineSettings
 from pipeline.model.snapshot import dead_rows
 from pipeline.ports import Store

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import CommitConflict, TidemillError
-from pipeline.model.commit import FORMAT_VERSION, MAIN_TABLE, OutputFile, Receipt, Task
+from pipeline.model.commit import FORMAT_VERSION
+from pipeline.model.receipt import MAIN_TABLE, OutputFile, Receipt
 from pipeline.model.snapshot import Output
+from pipeline.model.task import Task
 from pipeline.plan.evidence import Evidence
 
 if TYPE_CHECKING:
@@ -132,7 +134,7 @@ class Compactor:
         await passing.open()
         await passing.log.load_outputs(passing.state)
         for names in choose(passing.state.stored(), self.wanted):
-            if passing.parts.stopping():
+            if passing.context.stopping():
                 break
             await self._one(names)
         return self.done
@@ -141,16 +143,16 @@ class Compactor:
         """These outputs alone, whatever their size."""
         await self._one(names)
         if self.done.outdone:
-            raise CommitConflict(f"others changed table {self.passing.parts.settings.name} meanwhile: run it again")
+            raise CommitConflict(f"others changed table {self.passing.context.settings.name} meanwhile: run it again")
 
     async def _one(self, names: list[str]) -> None:
-        passing, rewriter = self.passing, self.passing.parts.rewriter
+        passing, rewriter = self.passing, self.passing.context.rewriter
         assert rewriter is not None, "only who has one compacts"  # noqa: S101
         commit = await passing.commit(Evidence(base=passing.state.sequence, runs_work=False, merge=names))
         if commit is None or not commit.plan:
             self.done.outdone += 1
             return
-        task, nonce, state = commit.plan[0], passing.parts.ids.nonce(), passing.state
+        task, nonce, state = commit.plan[0], passing.context.ids.nonce(), passing.state
         merged = {name: state.outputs[name] for name in task.merges}
         dead = [len(output.dead) for output in merged.values()]
         try:

@@ -12,7 +12,8 @@ import msgspec
 
 from pipeline.errors import StateInvalid
 from pipeline.model import keys
-from pipeline.model.commit import LossNote, Receipt, SourceProblem, Task
+from pipeline.model.receipt import LossNote, Receipt, SourceProblem
+from pipeline.model.task import Task
 from pipeline.plan.evidence import Loss, fits
 from pipeline.ports import Store
 from pipeline.state import codec

@@ -9,18 +9,21 @@ from collections.abc import Iterable
 
 import msgspec
 
+from pipeline.commit_log.checkpoints import write_checkpoint
 from pipeline.commit_log.log import Log, Outdated
-from pipeline.commit_log.vacuum import write_checkpoint
 from pipeline.discover.compare import Judged
 from pipeline.discover.listing import Finder
 from pipeline.discover.request import Request
 from pipeline.errors import CommitConflict, ObjectNotFound, SettingsError
-from pipeline.model.commit import Assignment, Commit, Generations, Receipt
+from pipeline.model.commit import Commit, Generations
+from pipeline.model.receipt import Receipt
 from pipeline.model.snapshot import Changes
-from pipeline.passes import tally
-from pipeline.passes.admission import Chooser, scopes
-from pipeline.passes.context import Parts, PassReport
+from pipeline.model.task import Assignment
+from pipeline.passes import report
+from pipeline.passes.admission import Admission, scopes
+from pipeline.passes.context import PassContext
 from pipeline.passes.receipts import gather, verified
+from pipeline.passes.report import PassReport
 from pipeline.plan.evidence import Evidence, Loss
 from pipeline.plan.planner import Proposer
 from pipeline.ports import Finished
@@ -31,22 +34,22 @@ from pipeline.state.state import State
 class Pass:
     """One bounded pass over the source prefix. Make a new one for each pass; `state` may be carried over."""
 
-    def __init__(self, parts: Parts, state: State | None = None) -> None:
-        self.parts = parts
-        self.settings = parts.settings
+    def __init__(self, context: PassContext, state: State | None = None) -> None:
+        self.context = context
+        self.settings = context.settings
         self.log = Log(
-            parts.store, parts.settings.name, clock=parts.clock, policy=parts.policy, generation=parts.settings.generation
+            context.store, context.settings.name, clock=context.clock, policy=context.policy, generation=context.settings.generation
         )
         self.report = PassReport()
         self.loaded = state
         self.proposer = Proposer(
-            settings=parts.settings,
-            policy=parts.policy,
-            owner=parts.executor.owner,
-            writer=parts.writer,
-            parallelism=max(parts.executor.parallelism, 1),
-            is_gone=parts.executor.is_gone,
-            unify=parts.unify,
+            settings=context.settings,
+            policy=context.policy,
+            owner=context.executor.owner,
+            writer=context.writer,
+            parallelism=max(context.executor.parallelism, 1),
+            is_gone=context.executor.is_gone,
+            unify=context.unify,
         )
         self._attempts: dict[str, tuple[str, int]] = {}
         self._receipts: dict[str, Receipt] = {}
@@ -74,18 +77,18 @@ class Pass:
         if not self._is_open:
             await self.open()
         await self.gather()
-        chooser, ended = Chooser(self.parts, request), False
-        finder = Finder(self.log, self.state, self.settings, request, scopes(request, self.settings, self.parts.policy))
+        admission, ended = Admission(self.context, request), False
+        finder = Finder(self.log, self.state, self.settings, request, scopes(request, self.settings, self.context.policy))
         async for judged, missing, base, more in finder.looks():
             self._count(judged)
-            if self.parts.stopping():
+            if self.context.stopping():
                 break
-            await self._take(chooser, judged, missing, base, more)
+            await self._take(admission, judged, missing, base, more)
             ended = not more
-            self.report.changed += chooser.let_go(self.state, self.parts.clock.now_ms())
-            if chooser.is_over(self.report) or self._is_full(chooser):
+            self.report.changed += admission.let_go(self.state, self.context.clock.now_ms())
+            if admission.is_over(self.report) or self._is_full(admission):
                 break
-        evidence = self._left_word(chooser, request, read_to_end=ended)
+        evidence = self._left_word(admission, request, read_to_end=ended)
         if finder.growth is not None and not self.report.left:
             self.state.growth = finder.growth
         await self.commit(evidence)
@@ -94,7 +97,7 @@ class Pass:
             await self.aggregate()
         except SettingsError as error:
             self.report.aggregates_failed = str(error)
-        others = (t for t in self.state.tasks.values() if t.owner != self.parts.executor.owner)
+        others = (t for t in self.state.tasks.values() if t.owner != self.context.executor.owner)
         self.report.elsewhere = sum(len(t.inputs) for t in others)
         return self.report
 
@@ -108,39 +111,39 @@ class Pass:
 
     # -- what was found ----------------------------------------------------------------------------------------------
 
-    async def _take(self, chooser: Chooser, judged: Judged, missing: list[str], base: int, more: bool) -> None:
-        now_ms, first = self.parts.clock.now_ms(), True
-        chooser.offer(judged.found, base, self.state, now_ms)
-        while first or (chooser.is_ready(more=more) and not chooser.is_over(self.report) and not self._is_full(chooser)):
+    async def _take(self, admission: Admission, judged: Judged, missing: list[str], base: int, more: bool) -> None:
+        now_ms, first = self.context.clock.now_ms(), True
+        admission.offer(judged.found, base, self.state, now_ms)
+        while first or (admission.is_ready(more=more) and not admission.is_over(self.report) and not self._is_full(admission)):
             evidence = self._collected()
-            evidence.base = chooser.base
-            if chooser.is_ready(more=more):
-                evidence.found = chooser.take(self.state, self.report, now_ms)
+            evidence.base = admission.base
+            if admission.is_ready(more=more):
+                evidence.found = admission.take(self.state, self.report, now_ms)
             if first:
                 evidence.missing, evidence.unusable = missing, judged.unusable
-            evidence.more_to_come = more or chooser.has_more
+            evidence.more_to_come = more or admission.has_more
             settles = bool(evidence.receipts or evidence.losses)
             if evidence.found or (first and (judged.absent or judged.unusable)):
                 await self.commit(evidence)
-                chooser.note(evidence, self.state, now_ms)
-            if settles and not self._is_full(chooser):
+                admission.note(evidence, self.state, now_ms)
+            if settles and not self._is_full(admission):
                 self.report.changed += await self._left_over(evidence)
             first = False
             await self._settle_while_full()
 
-    def _left_word(self, chooser: Chooser, request: Request, *, read_to_end: bool) -> Evidence:
+    def _left_word(self, admission: Admission, request: Request, *, read_to_end: bool) -> Evidence:
         """What is held and not committed yet, with word of what a listing of the pass's own left to later ones."""
         listed = request.names is None and request.listing is None and not request.growing
         self.report.complete = listed and read_to_end
-        chooser.end(self.report, self.parts.policy, complete=read_to_end)
+        admission.end(self.report, self.context.policy, complete=read_to_end)
         evidence = self._collected()
-        if listed and not self.parts.stopping():
-            evidence.backlog = chooser.backlog(self.parts.clock.now_ms(), complete=read_to_end)
+        if listed and not self.context.stopping():
+            evidence.backlog = admission.backlog(self.context.clock.now_ms(), complete=read_to_end)
         return evidence
 
     async def _left_over(self, evidence: Evidence) -> int:
         """Objects that changed or went while an older version of theirs was only settled by the same commit."""
-        now_ms, left = self.parts.clock.now_ms(), 0
+        now_ms, left = self.context.clock.now_ms(), 0
         columns = ((found.inputs.keys, found.inputs.etags) for found in evidence.found)
         objects = [pair for keys, etags in columns for pair in zip(keys, etags, strict=True)]
         due = [(key, etag) for key, etag in objects if self.state.is_due(key, etag, now_ms)]  # few: most are planned by now
@@ -156,24 +159,24 @@ class Pass:
         self.report.unmatched += judged.unmatched
         self.report.unmatched_sample = (self.report.unmatched_sample + judged.unmatched_sample)[:5]
 
-    def _is_full(self, chooser: Chooser) -> bool:
+    def _is_full(self, admission: Admission) -> bool:
         """Whether nothing more may be dispatched by this pass: a later one goes on."""
-        most = self.parts.policy.open_tasks_max
+        most = self.context.policy.open_tasks_max
         self.report.held_back |= most is not None and len(self.state.tasks) >= most
-        return self.report.held_back or chooser.over_budget > 0
+        return self.report.held_back or admission.over_budget > 0
 
     # -- receipts ----------------------------------------------------------------------------------------------------
 
     async def gather(self, tasks: Iterable[str] | None = None) -> None:
         """Take what lies in the bucket of open tasks (or of `tasks`): of detached attempts, and of runners that died."""
-        found = await gather(self.parts.store, self.log.home, self.state, self.settings.output, tasks)
+        found = await gather(self.context.store, self.log.home, self.state, self.settings.output, tasks)
         for task_id, receipt in found.receipts.items():
             self._receipts.setdefault(task_id, receipt)
         self._losses |= {task_id: loss for task_id, loss in found.losses.items() if task_id not in self._receipts}
         self._began |= found.began
 
     async def _settle_while_full(self) -> None:
-        while self._in_flight() > self.parts.policy.outstanding_sources_max and self.parts.executor.outstanding:
+        while self._in_flight() > self.context.policy.outstanding_sources_max and self.context.executor.outstanding:
             await self._absorb()
 
     def _in_flight(self) -> int:
@@ -182,7 +185,7 @@ class Pass:
     async def drain(self) -> None:
         """Wait for this executor's attempts and commit what they did, until none is left."""
         while True:
-            if self.parts.executor.outstanding:
+            if self.context.executor.outstanding:
                 await self._absorb()
             elif self._receipts or self._losses:
                 await self.commit(self._collected())
@@ -190,24 +193,24 @@ class Pass:
                 return
 
     async def _absorb(self) -> None:
-        for finished in await self.parts.executor.finished():
+        for finished in await self.context.executor.finished():
             await self._note(finished)
-        full = self._held >= self.parts.policy.settle_sources_min
-        if full or self._losses or not self.parts.executor.outstanding:
+        full = self._held >= self.context.policy.settle_sources_min
+        if full or self._losses or not self.context.executor.outstanding:
             await self.commit(self._collected())
 
     async def _note(self, finished: Finished) -> None:
         task_id, attempt = self._attempts.pop(finished.nonce, (finished.task, 0))
         task, receipt, lost = self.state.tasks.get(task_id), finished.receipt, finished.lost
         if receipt is not None and task is not None:
-            receipt = await verified(self.parts.store, task, receipt)
+            receipt = await verified(self.context.store, task, receipt)
             lost = "an output that its receipt names is not there, or is not whole"
         if receipt is not None:
             self._receipts.setdefault(task_id, receipt)
             self._held += len(receipt.rows)
-            self.parts.on_progress(tally.expected(self.report, self._receipts.values()))
+            self.context.on_progress(report.expected(self.report, self._receipts.values()))
             return
-        owner = self.parts.executor.owner
+        owner = self.context.executor.owner
         self._losses[task_id] = Loss(attempt, owner, lost, finished.suspect, finished.detail, finished.innocent)
 
     def _collected(self) -> Evidence:
@@ -218,11 +221,11 @@ class Pass:
 
     async def commit(self, evidence: Evidence) -> Commit | None:
         """Append what the evidence calls for, then dispatch. Proposes anew whenever another writer was first."""
-        for _ in range(self.parts.policy.proposals_max):
+        for _ in range(self.context.policy.proposals_max):
             await self.log.look_up(self.state, self._asked(evidence))
             await self.log.look_up_outputs(self.state, self._merged(evidence))
             proposal = self.proposer.propose(
-                self.state, evidence, now_ms=self.parts.clock.now_ms(), commit_id=self.parts.ids.nonce()
+                self.state, evidence, now_ms=self.context.clock.now_ms(), commit_id=self.context.ids.nonce()
             )
             if proposal.is_empty():
                 self._forget_evidence()
@@ -230,18 +233,18 @@ class Pass:
             before = dict.fromkeys([*(s.task for s in proposal.settle), *proposal.retire])
             tasks = {task_id: self.state.tasks[task_id] for task_id in before}
             if await self.log.append(self.state, proposal):
-                tally.losses(self.report, proposal, tasks, self._losses, self.settings)
+                report.losses(self.report, proposal, tasks, self._losses, self.settings)
                 self._forget_evidence()
-                tally.commit(self.report, proposal, tasks, self.state, self.settings, self._counted)
-                self.parts.on_progress(self.report)
+                report.commit(self.report, proposal, tasks, self.state, self.settings, self._counted)
+                self.context.on_progress(self.report)
                 if proposal.schema is not None:
-                    self.parts.on_columns(proposal.schema)
+                    self.context.on_columns(proposal.schema)
                 await self._dispatch(proposal)
                 await self._checkpoint_if_due()
                 return proposal
             await self._catch_up()
         raise CommitConflict(
-            f"other writers of {self.settings.name} were faster {self.parts.policy.proposals_max} times; run again"
+            f"other writers of {self.settings.name} were faster {self.context.policy.proposals_max} times; run again"
         )
 
     def _asked(self, evidence: Evidence) -> list[str]:
@@ -266,25 +269,25 @@ class Pass:
         wanted = [task.id for task in commit.plan if not task.merges] + [respawn.task for respawn in commit.respawn]
         assignments = []
         for task_id in wanted:
-            task, nonce = self.state.tasks[task_id], self.parts.ids.nonce()
+            task, nonce = self.state.tasks[task_id], self.context.ids.nonce()
             self._attempts[nonce] = (task_id, task.attempt)
             assignments.append(Assignment(pipeline=self.settings.name, task=task, nonce=nonce, schema=self.state.schema))
         if assignments:
-            await self.parts.executor.dispatch(assignments)
+            await self.context.executor.dispatch(assignments)
 
     async def _checkpoint_if_due(self) -> None:
         self._since_checkpoint += 1
-        large = len(self.state.overlay) >= self.parts.policy.overlay_max
-        if large or self._since_checkpoint >= self.parts.policy.checkpoint_every:
+        large = len(self.state.overlay) >= self.context.policy.overlay_max
+        if large or self._since_checkpoint >= self.context.policy.checkpoint_every:
             await self.checkpoint()
 
     async def aggregate(self) -> None:
         """Bring the aggregates up to the snapshot. They are committed right after the snapshot they were computed over, or
         not at all; where other writers never leave room for that, readers compute what is missing."""
-        aggregator, from_scratch = self.parts.aggregator, False
+        aggregator, from_scratch = self.context.aggregator, False
         if aggregator is not None:
             await aggregator.prepare()
-        for _ in range(self.parts.policy.proposals_max):
+        for _ in range(self.context.policy.proposals_max):
             if aggregator is None or not aggregator.is_behind(self.state):
                 return
             await self.log.load_outputs(self.state)
@@ -292,13 +295,13 @@ class Pass:
             if from_scratch:
                 snapshot = msgspec.structs.replace(snapshot, changes=Changes(everything=True))
             try:
-                files = await aggregator.compute(snapshot, self.parts.ids.nonce())
+                files = await aggregator.compute(snapshot, self.context.ids.nonce())
             except ObjectNotFound:  # another run's vacuum removed a file, or somebody deleted it though it counts
                 before = self.state.sequence
                 await self._catch_up()
                 from_scratch = self.state.sequence == before
                 continue
-            commit = self.proposer.blank(self.state, now_ms=self.parts.clock.now_ms(), commit_id=self.parts.ids.nonce())
+            commit = self.proposer.blank(self.state, now_ms=self.context.clock.now_ms(), commit_id=self.context.ids.nonce())
             commit.aggregates = files
             if await self.log.append(self.state, commit):
                 self.report.commits += 1
@@ -310,7 +313,7 @@ class Pass:
         """Store the state as folded so far."""
         self._since_checkpoint = 0
         if self.state.sequence:
-            await write_checkpoint(self.log, self.state, self.parts.ids)
+            await write_checkpoint(self.log, self.state, self.context.ids)
 
     async def settle(self, tasks: Iterable[str] | None = None) -> None:
         """Commit what receipts say, and nothing else; a pass makes good whatever this does not come to."""

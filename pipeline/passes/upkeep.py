@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pipeline.commit_log import vacuum as maintenance
-from pipeline.commit_log.vacuum import Vacuumed, unnamed_runs, what_is_kept
+from pipeline.commit_log.checkpoints import unnamed_runs, what_is_kept
+from pipeline.commit_log.vacuum import Vacuumed
 from pipeline.passes.compaction import Compactor, Merged, Wanted
 from pipeline.passes.runner import Pass
 from pipeline.plan.evidence import Evidence
@@ -13,7 +14,7 @@ async def keep_tidy(running: Pass) -> None:
     """After a pass that committed: a checkpoint, so that the next process starts fast, and now and then a vacuum."""
     if not running.report.commits:
         return
-    every, sequence = running.parts.policy.vacuum_every, running.state.sequence
+    every, sequence = running.context.policy.vacuum_every, running.state.sequence
     if sequence // every != (sequence - running.report.commits) // every:
         await compact(running)
         await vacuum(running)
@@ -23,7 +24,7 @@ async def keep_tidy(running: Pass) -> None:
 
 async def compact(running: Pass, *, few: bool = False, purge: bool = False) -> Merged:
     """Merge small outputs into files of the declared size (see `merging.Wanted`). Raises SettingsError for a wrong order_by."""
-    if running.parts.rewriter is None:
+    if running.context.rewriter is None:
         return Merged()
     return await Compactor(running, Wanted(target_bytes=running.settings.file_bytes, few=few, purge=purge)).run()
 
@@ -37,7 +38,7 @@ async def vacuum(running: Pass, *, dry_run: bool = False) -> Vacuumed:
     commit = await running.commit(Evidence(base=state.sequence, runs_work=False, collected=unnamed))
     collected = commit.collected if commit is not None else []
     done = await maintenance.vacuum(
-        log, settings, running.state, running.parts.ids, kept=kept, collected=collected, dry_run=dry_run
+        log, settings, running.state, running.context.ids, kept=kept, collected=collected, dry_run=dry_run
     )
     if done.outputs and not dry_run:
         await running.commit(Evidence(base=running.state.sequence, runs_work=False, vacuumed=done.outputs))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline.model.commit import Quarantined, Receipt, Settled, Task
+from pipeline.model.commit import Quarantined, Settled
+from pipeline.model.receipt import Receipt
 from pipeline.model.snapshot import Output
+from pipeline.model.task import Task
 from pipeline.plan.evidence import Loss
 
 

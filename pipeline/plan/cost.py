@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipeline.model.modal_prices import Rates
-from pipeline.model.settings import CostLimits, PipelineSettings, Policy, TransformSettings
+from pipeline.model.policy import Policy
+from pipeline.model.settings import CostLimits, PipelineSettings, TransformSettings
 from pipeline.state.state import State
 from pipeline.state.usage import Took, day_of
 
@@ -43,7 +44,7 @@ class Prices:
     def usd_per_s(self, transform: TransformSettings) -> float:
         """One second of one container of this transform."""
         r = transform.resources
-        return self.rates.usd_per_s(cpu=r.cpu, memory_mb=r.memory_mb_rented, gpu=r.gpu)
+        return self.rates.usd_per_s(cpu=r.cpu, memory_mb=r.memory_mb_deployed, gpu=r.gpu)
 
     def estimate(self, transform: TransformSettings, took: Took, *, files: int, size_bytes: int) -> Estimate:
         """Work, containers and dollars for so many files. Containers are paid while they idle before they end, too."""

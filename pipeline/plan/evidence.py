@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline.model import keys
-from pipeline.model.commit import MAIN_TABLE, REJECTED_TABLE, Backlog, Inputs, OutputFile, Quarantined, Receipt, Task
+from pipeline.model.commit import Backlog, Quarantined
+from pipeline.model.receipt import MAIN_TABLE, REJECTED_TABLE, OutputFile, Receipt
+from pipeline.model.task import Inputs, Task
 from pipeline.state.generations import Change
 
 

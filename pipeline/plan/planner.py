@@ -14,19 +14,11 @@ import msgspec
 
 from pipeline.errors import InputRejected
 from pipeline.model import keys
-from pipeline.model.commit import (
-    FORMAT_VERSION,
-    RENTED,
-    Backlog,
-    Commit,
-    Deleted,
-    Inputs,
-    Quarantined,
-    Receipt,
-    Respawn,
-    Task,
-)
-from pipeline.model.settings import PipelineSettings, Policy, TransformSettings
+from pipeline.model.commit import FORMAT_VERSION, Backlog, Commit, Deleted, Quarantined, Respawn
+from pipeline.model.policy import Policy
+from pipeline.model.receipt import Receipt
+from pipeline.model.settings import PipelineSettings, TransformSettings
+from pipeline.model.task import RENTED, Inputs, Task
 from pipeline.plan.commit_entries import cancelled, is_about, is_stored, settled, split
 from pipeline.plan.evidence import Evidence, Loss, fits
 from pipeline.plan.task_sizes import task_ranges

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.model.settings import Policy
+from pipeline.model.policy import Policy
 
 
 def task_ranges(

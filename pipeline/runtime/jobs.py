@@ -8,14 +8,16 @@ from contextlib import suppress
 
 import msgspec
 
-from pipeline.discover.compare import Known, Router
+from pipeline.discover.compare import Known
 from pipeline.discover.request import Request
+from pipeline.discover.router import Router
 from pipeline.errors import ObjectNotFound, SettingsError, StateInvalid
 from pipeline.model import keys
 from pipeline.model.commit import FORMAT_VERSION
-from pipeline.passes.context import PassReport
+from pipeline.passes.report import PassReport
 from pipeline.passes.runner import Pass
-from pipeline.runtime.runtime import Runtime, WallClock
+from pipeline.runtime.runtime import Runtime
+from pipeline.runtime.system import WallClock
 from pipeline.state import codec
 from pipeline.state.jobs import Job, Outcome, outcome
 from pipeline.state.state import State
@@ -78,7 +80,7 @@ async def _without_quarantine(runtime: Runtime, job: Job, state: State) -> State
     set_aside = [key for key in job.keys if key in state.quarantine]
     if not set_aside:
         return state
-    passing = Pass(runtime.parts(), state)
+    passing = Pass(runtime.context(), state)
     await passing.requeue(set_aside)
     return passing.state
 
@@ -89,7 +91,7 @@ async def cancel(runtime: Runtime, job: Job) -> int:
         job.cancelled = True
         await _write(runtime, job)
         return 0
-    passing = Pass(runtime.parts())
+    passing = Pass(runtime.context())
     await passing.open()
     # A local run notes a job's tasks only once they are done.
     return await passing.cancel([*job.tasks, *open_tasks(job, passing.state)], f"cancelled with {job.id}")

@@ -9,7 +9,7 @@ from pipeline.discover.compare import Judged
 from pipeline.discover.listing import Finder
 from pipeline.discover.request import Request
 from pipeline.model.modal_prices import Rates
-from pipeline.model.settings import rented_policy
+from pipeline.model.policy import deployed_policy
 from pipeline.plan.cost import Budget, Prices
 from pipeline.runtime.runtime import Runtime
 from pipeline.state.key_growth import explained
@@ -93,7 +93,7 @@ async def preview(runtime: Runtime, now_ms: int, rates: Rates | None = None) -> 
     plan.behind = await _behind(runtime, state)
     plan.listing = explained(finder.growth, runtime.settings.listing) if finder.growth is not None else ""
     if rates is not None:
-        add_cost(plan, state, Prices(runtime.settings, rented_policy(), rates), now_ms)
+        add_cost(plan, state, Prices(runtime.settings, deployed_policy(), rates), now_ms)
     return plan
 
 

@@ -14,12 +14,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.discover.compare import Router
+from pipeline.discover.router import Router
 from pipeline.errors import KeyUnsupported, ObjectNotFound, SettingsError
 from pipeline.model import keys
-from pipeline.model.commit import MAIN_TABLE, REJECTED_TABLE, Assignment, Head, Inputs, Quarantined, Receipt, Task
+from pipeline.model.commit import Quarantined
+from pipeline.model.listing import Head
+from pipeline.model.receipt import MAIN_TABLE, REJECTED_TABLE, Receipt
+from pipeline.model.task import Assignment, Inputs, Task
 from pipeline.ports import Content, Store
-from pipeline.runtime.runtime import RandomIds, Runtime, WallClock, loaded_on_use, table_spec
+from pipeline.runtime.runtime import Runtime
+from pipeline.runtime.system import RandomIds, WallClock
+from pipeline.runtime.worker_process import loaded_on_use, table_spec
 from pipeline.sql.connection import connect_without_threads
 from pipeline.state.state import State
 from pipeline.work.user_code import UserCode

@@ -17,17 +17,20 @@ from pipeline.commit_log.log import Log
 from pipeline.declare.pipeline import Pipeline
 from pipeline.errors import KeyUnsupported, ObjectNotFound, SourceChanged, StoreUnavailable
 from pipeline.model import keys
-from pipeline.model.commit import MAIN_TABLE, Head, Inputs, OutputFile, Page, Stored
-from pipeline.model.settings import Policy
+from pipeline.model.listing import Head, Page, Stored
+from pipeline.model.policy import Policy
+from pipeline.model.receipt import MAIN_TABLE, OutputFile
+from pipeline.model.task import Inputs
 from pipeline.ports import Clock, Content, Store
 from pipeline.state.ledger import Entry
 from pipeline.state.state import State
-from pipeline.work.contents import RowsContent
 from sinks.values.columns import as_table
 from sinks.values.schema import decode
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+from pipeline.work.row_content import RowsContent
 
 ROW_BYTES = 256
 """What a row counts for where tasks are sized."""

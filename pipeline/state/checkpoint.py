@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from pipeline.model.commit import AggregateFile, Backlog, Generations, Quarantined, Task
+from pipeline.model.commit import AggregateFile, Backlog, Generations, Quarantined
 from pipeline.model.snapshot import Changes, Output, Removed
+from pipeline.model.task import Task
 from pipeline.state.key_growth import Growth
 from pipeline.state.sorted_runs import Run
 from pipeline.state.usage import Usage

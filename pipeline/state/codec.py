@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from pipeline.errors import InvariantViolated, StateInvalid
-from pipeline.model.commit import FORMAT_VERSION, Commit, LossNote, Receipt, Settled, Task
+from pipeline.model.commit import FORMAT_VERSION, Commit, Settled
+from pipeline.model.receipt import LossNote, Receipt
+from pipeline.model.task import Task
 from pipeline.state.checkpoint import Checkpoint
 from pipeline.state.jobs import Job
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pipeline.model.commit import Page
+from pipeline.model.listing import Page
 
 OVERLAP_S = 120
 """Uploads may end in another order than that of their keys: what was uploaded so long before the newest is listed again."""

@@ -11,17 +11,18 @@ import msgspec
 
 from pipeline.errors import InvariantViolated, StateInvalid
 from pipeline.model import keys
-from pipeline.model.commit import FORMAT_VERSION, Backlog, Commit, Generations, Quarantined, Settled, Task
+from pipeline.model.commit import FORMAT_VERSION, Backlog, Commit, Generations, Quarantined, Settled
 from pipeline.model.snapshot import Output, Snapshot
+from pipeline.model.task import Task
 from pipeline.state.checkpoint import Checkpoint, Totals
 from pipeline.state.key_growth import Growth
 from pipeline.state.ledger import Entry, Ledger
 from pipeline.state.outputs import Outputs
-from pipeline.state.table_files import Holdings
+from pipeline.state.table_files import TableFiles
 from pipeline.state.usage import Usage, note
 
 
-class State(Holdings):
+class State(TableFiles):
     """One pipeline's state at `sequence`.
 
     tasks: open tasks. wanted: source key -> the only task that may publish it, and at which etag. outputs, removed: files with

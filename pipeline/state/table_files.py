@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pipeline.errors import InvariantViolated, StateInvalid
 from pipeline.model import keys
-from pipeline.model.commit import AggregateFile, OutputFile, Settled, Task
+from pipeline.model.commit import AggregateFile, Settled
+from pipeline.model.receipt import OutputFile
 from pipeline.model.snapshot import Changes, Output, Removed, dead_rows
+from pipeline.model.task import Task
 from pipeline.state.checkpoint import Totals
 from pipeline.state.outputs import Outputs
 
@@ -13,7 +15,7 @@ CHANGES_MAX = 20_000
 """Above so many changed outputs and rows the aggregates are computed from scratch, and the lists are dropped."""
 
 
-class Holdings:
+class TableFiles:
     """Outputs with and without live rows, and what is summed up over them. A part of `state.State`."""
 
     __slots__ = ("aggregates", "changes", "outputs", "removed", "totals")

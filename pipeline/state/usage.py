@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from pipeline.model.commit import Settled, Task
+from pipeline.model.commit import Settled
+from pipeline.model.task import Task
 
 WINDOW_FILES = 20_000
 """Once a transform's figures are of so many files they are halved, so that newer files count for more."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import InputRejected, ObjectArchived, ObjectNotFound, SourceChanged, StoreUnavailable
-from pipeline.model.commit import Inputs
+from pipeline.model.task import Inputs
 from pipeline.ports import Content
 from pipeline.stores.local.content import ABSENT, explained
 

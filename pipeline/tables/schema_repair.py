@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import CommitConflict, SettingsError
 from pipeline.executors.local.process_owner import this_process
 from pipeline.executors.none import NoExecutor
-from pipeline.model.commit import MAIN_TABLE, OutputFile, Quarantined
+from pipeline.model.commit import Quarantined
+from pipeline.model.receipt import MAIN_TABLE, OutputFile
 from pipeline.model.snapshot import dead_rows
 from pipeline.passes.compaction import Compactor, Wanted
 from pipeline.passes.runner import Pass
@@ -86,7 +87,7 @@ async def damage_of(runtime: Runtime) -> Damage:
 async def mend(runtime: Runtime, damage: Damage) -> None:
     """Commit what `damage_of` found. Raises CommitConflict where others changed the table meanwhile: look again."""
     runtime.executor = NoExecutor(this_process())
-    passing = Pass(runtime.parts())
+    passing = Pass(runtime.context())
     await passing.open()
     state = passing.state
     if state.sequence != damage.sequence or damage.after is None:

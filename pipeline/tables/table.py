@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import SettingsError, nearest
 from pipeline.executors.none import NoExecutor
-from pipeline.model.settings import Policy
-from pipeline.runtime.runtime import Bucket, Runtime
+from pipeline.model.policy import Policy
+from pipeline.runtime.bucket import Bucket
+from pipeline.runtime.runtime import Runtime
 from pipeline.sql import quoting
 from pipeline.state.state import State
 from pipeline.tables.moments import When, when

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from pipeline.errors import StoreError, is_outage
-from pipeline.model.commit import Assignment
+from pipeline.model.task import Assignment
 from pipeline.ports import Finished
 from pipeline.work.worker import AttemptLost, Worker
 

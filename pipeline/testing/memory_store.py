@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import KeyUnsupported, ObjectNotFound, PreconditionFailed, SourceChanged
-from pipeline.model.commit import Head, Page, Stored
+from pipeline.model.listing import Head, Page, Stored
 from pipeline.ports import Content
 from pipeline.work.contents import BytesContent
 

@@ -24,7 +24,9 @@ from pipeline.errors import (
     is_outage,
 )
 from pipeline.model import keys
-from pipeline.model.commit import FORMAT_VERSION, Assignment, Inputs, OutputFile, Receipt, SourceProblem, SourceStatus
+from pipeline.model.commit import FORMAT_VERSION
+from pipeline.model.receipt import OutputFile, Receipt, SourceProblem, SourceStatus
+from pipeline.model.task import Assignment, Inputs
 from pipeline.ports import Content, Outbox
 from pipeline.state import codec
 from pipeline.tracebacks import describe, one_line, user_traceback

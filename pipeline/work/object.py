@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pipeline.errors import InputRejected
 from pipeline.ports import Content
-from pipeline.work.contents import RowsContent
 from pipeline.work.memory_limit import MIB, memory_mb_held
+from pipeline.work.row_content import RowsContent
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,7 +14,9 @@ import msgspec
 
 from pipeline.errors import StoreError, TidemillError
 from pipeline.model import keys
-from pipeline.model.commit import FORMAT_VERSION, Assignment, LossNote, Task
+from pipeline.model.commit import FORMAT_VERSION
+from pipeline.model.receipt import LossNote
+from pipeline.model.task import Assignment, Task
 from pipeline.ports import Clock, Finished, Ids, Outbox
 from pipeline.state import codec
 from pipeline.work.orders import Answer, Order, decode_assignment
@@ -29,7 +31,7 @@ class Box(Outbox, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class OrderJournal:
     """Takes orders for one pipeline."""
 
     pipeline: str

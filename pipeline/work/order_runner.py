@@ -2,7 +2,7 @@
 
 Functions run in a child process, as on one's own machine: a call beyond its time, or a crash, costs the file at hand and not the
 container. Classes keep their state in this process (a model on a GPU, say); there a watch ends the whole process, after leaving a
-note. What is read and written around an attempt is the desk's business (pipeline/work/order_journal.py).
+note. What is read and written around an attempt is the journal's business (`work/order_journal.py`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from pipeline.errors import SettingsError, StateInvalid, is_outage
-from pipeline.model.commit import Assignment, Receipt
+from pipeline.model.receipt import Receipt
+from pipeline.model.task import Assignment
 from pipeline.ports import Finished
-from pipeline.work.order_journal import Desk
+from pipeline.work.order_journal import OrderJournal
 from pipeline.work.orders import Answer, decode_order, encode
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ T = TypeVar("T")
 EXIT_OVERTIME = 75
 
 
-class Bench(Protocol):
+class AttemptRunner(Protocol):
     """Runs attempts, several together where batches are shared."""
 
     def run(self, assignments: Sequence[Assignment]) -> list[Finished]:
@@ -36,11 +37,11 @@ class Bench(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Station:
+class OrderRunner:
     """One container's work for one transform of one pipeline."""
 
-    desk: Desk
-    bench: Bench
+    journal: OrderJournal
+    attempts: AttemptRunner
     settled: Callable[[list[str]], None] = lambda tasks: None
     """Told which tasks have a receipt now, so that they can be committed soon. May fail: a pass settles them all the same."""
 
@@ -55,7 +56,7 @@ class Station:
             except StateInvalid as error:
                 answers[i] = Answer(task="", lost=str(error), innocent=True)
                 continue
-            found = now(self.desk.begin(order))
+            found = now(self.journal.begin(order))
             if isinstance(found, Answer):
                 answers[i] = found
             else:
@@ -63,7 +64,7 @@ class Station:
             if order.awaited:
                 awaited.add(i)
         for i, finished in zip(ready, self._work(list(ready.values())), strict=True):
-            answers[i] = now(self.desk.end(ready[i], finished))
+            answers[i] = now(self.journal.end(ready[i], finished))
         done = [ready[i].task.id for i in ready if not answers[i].lost and i not in awaited]
         if done:
             with contextlib.suppress(Exception):
@@ -74,7 +75,7 @@ class Station:
         if not assignments:
             return []
         try:
-            return self.bench.run(assignments)
+            return self.attempts.run(assignments)
         except SettingsError as error:
             return [Finished(task=a.task.id, nonce=a.nonce, lost=str(error), innocent=True, broken=True) for a in assignments]
 
@@ -95,20 +96,20 @@ def _loop() -> asyncio.AbstractEventLoop:
     return _LOOP[0]
 
 
-class Executes(Protocol):
-    """The part of an executor that a bench needs."""
+class AttemptExecutor(Protocol):
+    """The part of an executor that attempts in a child process need."""
 
     async def dispatch(self, assignments: Sequence[Assignment]) -> None: ...
     async def finished(self) -> list[Finished]: ...
     async def close(self) -> None: ...
 
 
-class ChildBench:
+class InChildProcess:
     """Attempts in a child process that is replaced when it dies or takes too long."""
 
-    def __init__(self, make: Callable[[], Executes]) -> None:
+    def __init__(self, make: Callable[[], AttemptExecutor]) -> None:
         self._make = make
-        self._executor: Executes | None = None
+        self._executor: AttemptExecutor | None = None
 
     def run(self, assignments: Sequence[Assignment]) -> list[Finished]:
         """One after the other."""
@@ -135,18 +136,18 @@ class ChildBench:
             now(executor.close())
 
 
-class Together(Protocol):
+class AttemptsTogether(Protocol):
     """Runs attempts of one transform as one, in this process (see `worker.Worker.run_together`)."""
 
     def run_together(self, assignments: Sequence[Assignment], starting: Callable[[int], None]) -> Sequence[Receipt | Exception]: ...
 
 
-class ResidentBench:
+class InThisProcess:
     """Attempts in this process, whose code keeps state. A call beyond `timeout_s` ends the process, after a note is left."""
 
-    def __init__(self, worker: Together, desk: Desk, *, timeout_s: float) -> None:
+    def __init__(self, worker: AttemptsTogether, journal: OrderJournal, *, timeout_s: float) -> None:
         self._worker = worker
-        self._desk = desk
+        self._journal = journal
         self._timeout_s = timeout_s
         self._at: tuple[int, float] | None = None
 
@@ -180,5 +181,5 @@ class ResidentBench:
         reason = f"time limit: one call took longer than {self._timeout_s:g} s (timeout_s)"
         for assignment in assignments:
             with contextlib.suppress(Exception):
-                now(self._desk.end(assignment, Finished(task=assignment.task.id, nonce=assignment.nonce, lost=reason)))
+                now(self._journal.end(assignment, Finished(task=assignment.task.id, nonce=assignment.nonce, lost=reason)))
         os._exit(EXIT_OVERTIME)

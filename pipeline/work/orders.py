@@ -6,7 +6,7 @@ import msgspec
 
 from pipeline.errors import StateInvalid
 from pipeline.model import keys
-from pipeline.model.commit import Assignment
+from pipeline.model.task import Assignment
 from pipeline.state import codec
 
 INLINE_BYTES = 6_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from pipeline.model.commit import Inputs
+from pipeline.model.task import Inputs
 from pipeline.ports import Content, Store
 from pipeline.work.contents import FETCH_BYTES_MAX, FetchedContents
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pipeline.errors import TidemillError
-from pipeline.model.commit import Assignment, Receipt
+from pipeline.model.receipt import Receipt
+from pipeline.model.task import Assignment
 from pipeline.ports import Clock, Outbox
 from pipeline.work.attempt import (
     Attempt,

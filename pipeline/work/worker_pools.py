@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.model.settings import Policy, TransformSettings
+from pipeline.model.policy import Policy
+from pipeline.model.settings import TransformSettings
 
 BATCHED_SHARE = 4
 """One container in so many is for small tasks."""

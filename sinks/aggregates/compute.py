@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pipeline.errors import SettingsError
-from pipeline.model.commit import MAIN_TABLE, AggregateFile, OutputFile
+from pipeline.model.commit import AggregateFile
+from pipeline.model.receipt import MAIN_TABLE, OutputFile
 from pipeline.model.settings import AggregateSettings
 from pipeline.model.snapshot import Changes, Output, Removed, Snapshot, dead_rows
 from pipeline.sql import quoting

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from pipeline.errors import ObjectNotFound, PreconditionFailed
-from pipeline.model.commit import Stored
+from pipeline.model.listing import Stored
 from pipeline.ports import Store
 from pipeline.sql import quoting
 from pipeline.sql.connection import connect

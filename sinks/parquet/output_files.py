@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.model import keys
-from pipeline.model.commit import MAIN_TABLE, REJECTED_TABLE, OutputFile
+from pipeline.model.receipt import MAIN_TABLE, REJECTED_TABLE, OutputFile
 from sinks.parquet.encodings import write_large
 from sinks.parquet.partitions import folders
 from sinks.values.schema import fingerprint

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ObjectNotFound, SettingsError
 from pipeline.model import keys
-from pipeline.model.commit import MAIN_TABLE, OutputFile
+from pipeline.model.receipt import MAIN_TABLE, OutputFile
 from pipeline.model.snapshot import Output, dead_rows
 from pipeline.ports import Store
 from sinks.parquet.encodings import ROW_GROUP_ROWS, large_file

@@ -67,7 +67,7 @@ def as_one(parts: list[Part]) -> Rows | pa.Table:
 
 
 def by_source(parts: Iterable[Part]) -> list[list[Part]]:
-    """Parts source by source, in the order they came."""
+    """RowBatches source by source, in the order they came."""
     found: dict[int, list[Part]] = {}
     for part in parts:
         found.setdefault(part.index, []).append(part)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputRejected
-from pipeline.model.commit import MAIN_TABLE
+from pipeline.model.receipt import MAIN_TABLE
 from pipeline.model.settings import CheckSettings, SchemaMode, Widen
 from sinks.parquet.binding import require_bound
 from sinks.parquet.output_files import FinishedFile, OutputFiles

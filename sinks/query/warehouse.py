@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ObjectNotFound, SettingsError, StoreDenied, StoreUnavailable
-from pipeline.model.commit import MAIN_TABLE, REJECTED_TABLE, AggregateFile, OutputFile
+from pipeline.model.commit import AggregateFile
+from pipeline.model.receipt import MAIN_TABLE, REJECTED_TABLE, OutputFile
 from pipeline.model.settings import AggregateSettings
 from pipeline.model.snapshot import Snapshot, dead_rows
 from pipeline.sql import quoting

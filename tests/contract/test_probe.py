@@ -12,7 +12,7 @@ import pytest
 from pipeline.commit_log.format_marker import Marker, open_home, read_marker
 from pipeline.commit_log.store_probe import Probed, probe
 from pipeline.errors import PreconditionFailed, StoreUnavailable, StoreUnsafe
-from pipeline.model.commit import Head, Page, Stored
+from pipeline.model.listing import Head, Page, Stored
 from pipeline.testing.memory_store import MemoryStore
 from tests.contract.test_store import KINDS, listed, make_store
 

@@ -42,7 +42,7 @@ async def make() -> None:
     (uploads / "open").write_text(lines({"kind": "x", "v": 5, "day": "2026-03-01"}))
     opened.executor = Interrupted()
     with contextlib.suppress(InvariantViolated):
-        await Pass(opened.parts(), state).run()
+        await Pass(opened.context(), state).run()
     shutil.rmtree(TARGET / ".tidemill")
     shutil.rmtree(uploads)
 

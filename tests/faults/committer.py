@@ -18,8 +18,8 @@ from typing import Any
 from pipeline.commit_log.log import Log
 from pipeline.errors import CommitUnknown, StoreUnavailable
 from pipeline.model.commit import FORMAT_VERSION, Commit
-from pipeline.model.settings import Policy
-from pipeline.runtime.runtime import WallClock
+from pipeline.model.policy import Policy
+from pipeline.runtime.system import WallClock
 from pipeline.state.state import State
 from pipeline.stores import open_store
 

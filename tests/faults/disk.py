@@ -17,12 +17,14 @@ import pyarrow.parquet as pq
 
 from pipeline.declare.pipeline import Pipeline
 from pipeline.model import keys
-from pipeline.model.settings import Policy
+from pipeline.model.policy import Policy
 from pipeline.model.snapshot import dead_rows
 from pipeline.passes import upkeep
 from pipeline.passes.audit import Audit, AuditReport
 from pipeline.passes.runner import Pass
-from pipeline.runtime.runtime import Runtime, WallClock, loaded_on_use, table_spec
+from pipeline.runtime.runtime import Runtime
+from pipeline.runtime.system import WallClock
+from pipeline.runtime.worker_process import loaded_on_use, table_spec
 from pipeline.state.state import State
 from pipeline.stores.local.disk import Disk
 from pipeline.stores.local.store import LocalStore
@@ -225,7 +227,7 @@ class World:
         async def work() -> State:
             opened = self.runtime(disk)
             await opened.open()
-            parts = replace(opened.parts(), clock=_Instant())
+            parts = replace(opened.context(), clock=_Instant())
             while True:
                 passing = Pass(parts)
                 report = await passing.run()

@@ -18,7 +18,7 @@ import pytest
 
 from pipeline.commit_log.log import Log
 from pipeline.errors import PreconditionFailed
-from pipeline.model.settings import Policy
+from pipeline.model.policy import Policy
 from pipeline.stores.local.store import PRIVATE
 from pipeline.testing.memory_store import MemoryStore
 from tests.faults.disk import NotedStore, RecordedDisk, Stalled, World, _Instant

@@ -16,22 +16,13 @@ from pipeline.commit_log.log import Log, parse_floor
 from pipeline.declare.pipeline import Pipeline
 from pipeline.errors import InvariantViolated, SettingsError, StateInvalid
 from pipeline.model import keys
-from pipeline.model.commit import (
-    FORMAT_VERSION,
-    Assignment,
-    Commit,
-    Deleted,
-    LossNote,
-    OutputFile,
-    Quarantined,
-    Receipt,
-    Settled,
-    SourceProblem,
-    Stored,
-)
-from pipeline.model.settings import Policy
+from pipeline.model.commit import FORMAT_VERSION, Commit, Deleted, Quarantined, Settled
+from pipeline.model.listing import Stored
+from pipeline.model.policy import Policy
+from pipeline.model.receipt import LossNote, OutputFile, Receipt, SourceProblem
 from pipeline.model.snapshot import Output
-from pipeline.notices.http import KEYS_MAX, keys_in
+from pipeline.model.task import Assignment
+from pipeline.notices.message import KEYS_MAX, keys_in
 from pipeline.plan.evidence import fits
 from pipeline.state import codec, ledger, outputs, sorted_runs
 from pipeline.state.checkpoint import Checkpoint

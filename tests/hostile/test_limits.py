@@ -14,7 +14,8 @@ import pytest
 from pipeline.executors.local import executor as local
 from pipeline.executors.local.executor import Limits, LocalExecutor
 from pipeline.executors.local.spawner import ExecSpawner, ForkSpawner
-from pipeline.model.commit import Assignment, Receipt
+from pipeline.model.receipt import Receipt
+from pipeline.model.task import Assignment
 from pipeline.ports import Finished
 from pipeline.work import memory_limit
 from pipeline.work.worker import AttemptLost

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InvariantViolated, StateInvalid
-from pipeline.model.commit import Commit, LossNote, Receipt, SourceProblem
+from pipeline.model.commit import Commit
+from pipeline.model.receipt import LossNote, Receipt, SourceProblem
 from pipeline.plan.evidence import fits
 from pipeline.state import codec
 from pipeline.state.checkpoint import Checkpoint

@@ -184,8 +184,8 @@ def test_a_row_that_went_around_a_compaction_is_taken_out_once(tmp_path: Path, c
         await opened.run(await opened.open())
 
     async def brought() -> dict[str, Any]:
-        passing = Pass(opened.parts())
-        passing.parts = replace(passing.parts, aggregator=WarehouseAggregator(opened.store, opened.settings))
+        passing = Pass(opened.context())
+        passing.context = replace(passing.context, aggregator=WarehouseAggregator(opened.store, opened.settings))
         await passing.open()
         await passing.aggregate()
         from pipeline.tables.views import open_warehouse
@@ -201,7 +201,7 @@ def test_a_row_that_went_around_a_compaction_is_taken_out_once(tmp_path: Path, c
         for _ in range(compactions):
             (up / f"{next(gone)}").unlink()
             await settled()
-            await Compactor(Pass(opened.parts()), Wanted(target_bytes=10**9, purge=True)).run()
+            await Compactor(Pass(opened.context()), Wanted(target_bytes=10**9, purge=True)).run()
         (up / f"{next(gone)}").unlink()
         (up / "7").write_text(lines({"kind": "a", "v": 5}))
         await settled()

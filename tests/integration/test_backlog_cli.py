@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from pipeline.cli import cli
 from pipeline.cli.options import Size, priority_of
 from pipeline.declare.pipeline import Pipeline
-from pipeline.deploy.control import rented_runtime
+from pipeline.deploy.control import deployed_runtime
 from pipeline.errors import SettingsError
 from pipeline.executors.none import NoExecutor
 from pipeline.model.settings import Priority, TransformSettings
@@ -112,7 +112,7 @@ def test_a_limit_of_costs_holds_beside_the_declared_one() -> None:
     transform = TransformSettings(name="nothing", version="v", match=("**",))
 
     def affordable(usd: float | None) -> int | None:
-        budget = rented_runtime(p, MemoryStore(), NoExecutor(), usd=usd).budget
+        budget = deployed_runtime(p, MemoryStore(), NoExecutor(), usd=usd).budget
         assert budget is not None
         return budget.files_affordable(State("p"), transform, 10, 0)
 

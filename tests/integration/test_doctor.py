@@ -23,9 +23,10 @@ from grpclib.server import Server
 from modal_proto import api_pb2
 from modal_proto.api_grpc import ModalClientBase
 
-from pipeline.deploy import doctor
+from pipeline.deploy import doctor, machine_checks
 from pipeline.errors import StoreDenied, StoreUnavailable
-from pipeline.runtime.runtime import Bucket, RandomIds, WallClock
+from pipeline.runtime.bucket import Bucket
+from pipeline.runtime.system import RandomIds, WallClock
 from pipeline.testing.memory_store import MemoryStore
 from tests.helpers import LOGS, Project
 from tests.servers import KEYS, moto_url
@@ -218,7 +219,7 @@ def test_a_bucket_on_s3_is_listed_written_and_cleaned(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("version", "status"), [((3, 11, 0), "ok"), ((3, 14, 2), "ok"), ((3, 10, 9), "FAIL")])
 def test_python(version: tuple[int, int, int], status: str) -> None:
-    assert doctor.python_check(version).status == status
+    assert machine_checks.python_check(version).status == status
 
 
 VERSIONS = [
@@ -234,13 +235,13 @@ VERSIONS = [
 
 @pytest.mark.parametrize(("version", "status"), VERSIONS)
 def test_modals_client_has_the_pinned_minor_version(version: str | None, status: str) -> None:
-    check = doctor.client_check(version, ">=1.6,<1.7")
+    check = machine_checks.client_check(version, ">=1.6,<1.7")
     assert (check.status, check.mend) == (status, "" if status == "ok" else "pip install 'modal>=1.6,<1.7'")
 
 
 def test_the_pin_is_read_from_the_metadata() -> None:
-    assert doctor.modal_pin(["click>=8", "modal-x>=9", 'modal<1.8,>=1.7; extra == "modal"']) == "<1.8,>=1.7"
-    assert doctor.modal_pin(["click>=8"]) == doctor.MODAL_PIN
+    assert machine_checks.modal_pin(["click>=8", "modal-x>=9", 'modal<1.8,>=1.7; extra == "modal"']) == "<1.8,>=1.7"
+    assert machine_checks.modal_pin(["click>=8"]) == machine_checks.MODAL_PIN
 
 
 HEADS = [
@@ -257,15 +258,18 @@ HEADS = [
 @pytest.mark.parametrize(("head", "interpreter"), HEADS)
 def test_a_scripts_interpreter(head: str, interpreter: str | None, tmp_path: Path) -> None:
     (tmp_path / "modal").write_text(head)
-    assert doctor.interpreter_of(tmp_path / "modal") == interpreter
+    assert machine_checks.interpreter_of(tmp_path / "modal") == interpreter
 
 
 def test_a_modal_command_of_another_environment() -> None:
-    here = doctor.command_check("/v/bin/modal", "/v/bin/python3", "/v/bin/python")
-    other = doctor.command_check("/usr/bin/modal", "/usr/bin/python3", "/v/bin/python")
+    here = machine_checks.command_check("/v/bin/modal", "/v/bin/python3", "/v/bin/python")
+    other = machine_checks.command_check("/usr/bin/modal", "/usr/bin/python3", "/v/bin/python")
     assert (here.status, other.status) == ("ok", "warn")
     assert other.found == "/usr/bin/modal runs with /usr/bin/python3, tidemill with /v/bin/python"
-    assert doctor.command_check(None, None, "/v/bin/python").mend == "activate this environment, or write  /v/bin/python -m modal"
+    assert (
+        machine_checks.command_check(None, None, "/v/bin/python").mend
+        == "activate this environment, or write  /v/bin/python -m modal"
+    )
 
 
 def test_half_a_token() -> None:
@@ -331,7 +335,7 @@ class Skewed(WallClock):
         return super().now_ms() + int(1000 * self.ahead_s)
 
 
-def looked(store: MemoryStore, clock: WallClock | None = None) -> list[doctor.Check]:
+def looked(store: MemoryStore, clock: WallClock | None = None) -> list[machine_checks.Check]:
     found = asyncio.run(doctor.store_checks(store, "up/", "_tidemill/p/", clock or WallClock(), RandomIds()))
     assert store._objects == {}
     return found

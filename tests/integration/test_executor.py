@@ -17,7 +17,9 @@ from pipeline.errors import SettingsError, TidemillError
 from pipeline.executors.local import executor as local
 from pipeline.executors.local.executor import Limits, LocalExecutor
 from pipeline.executors.local.spawner import ExecSpawner, ForkSpawner, FreshSpawner
-from pipeline.model.commit import FORMAT_VERSION, Assignment, Receipt
+from pipeline.model.commit import FORMAT_VERSION
+from pipeline.model.receipt import Receipt
+from pipeline.model.task import Assignment
 from pipeline.ports import Finished
 from tests.builders import inputs_of, task_of
 

@@ -424,8 +424,9 @@ def recorded(project: Jobs, *names: str) -> str:
     """A job that was written down by a process that died before it planned anything."""
     from pipeline.declare.load_file import load_pipelines
     from pipeline.executors.none import NoExecutor
-    from pipeline.model.settings import Policy
-    from pipeline.runtime.runtime import Bucket, Runtime
+    from pipeline.model.policy import Policy
+    from pipeline.runtime.bucket import Bucket
+    from pipeline.runtime.runtime import Runtime
 
     async def write() -> str:
         [pipeline] = load_pipelines(str(project.file))

@@ -17,8 +17,8 @@ from pipeline.cli import invoke
 from pipeline.commit_log.format_marker import Marker, open_home
 from pipeline.commit_log.log import Log
 from pipeline.model.commit import FORMAT_VERSION, Commit, Quarantined
-from pipeline.model.settings import Policy
-from pipeline.runtime.runtime import RandomIds, WallClock
+from pipeline.model.policy import Policy
+from pipeline.runtime.system import RandomIds, WallClock
 from pipeline.stores import open_store
 from tests.helpers import LOGS, Project, lines
 from tests.servers import KEYS, moto_url

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.cli import invoke
 from pipeline.declare.load_file import load_pipelines
-from pipeline.runtime.runtime import table_spec
+from pipeline.runtime.worker_process import table_spec
 from sinks.parquet.writer import AttemptWriter
 from tests.helpers import ROOT, Project, lines
 

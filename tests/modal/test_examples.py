@@ -241,9 +241,9 @@ def test_fifty_never_has_more_containers_and_many_files_are_few_inputs(cloud: Cl
     """The bound is in the definition that Modal gets; 120 small files are a call or two."""
     project = deployed(cloud, "fifty")
     assert cloud.modal.functions(project.app)["work_parse"].autoscaler_settings.max_containers == 50
-    chooser = random.Random(5)
+    admission = random.Random(5)
     for i in range(120):
-        clicks = [{"page": chooser.choice(["/", "/buy"]), "visitor": i} for _ in range(3)]
+        clicks = [{"page": admission.choice(["/", "/buy"]), "visitor": i} for _ in range(3)]
         project.upload(f"uploads/clicks/{i:03}.jsonl", "".join(json.dumps(click) + "\n" for click in clicks))
     shown = project.call("plan", "--engine", "modal").stdout
     assert "120 new files" in shown

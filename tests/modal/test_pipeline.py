@@ -13,7 +13,8 @@ import pytest
 from pipeline.declare.load_file import load_pipelines
 from pipeline.deploy.engines import ModalEngine
 from pipeline.passes.runner import Pass
-from pipeline.runtime.runtime import Bucket, WallClock
+from pipeline.runtime.bucket import Bucket
+from pipeline.runtime.system import WallClock
 from tests.helpers import lines
 from tests.modal.helpers import Cloud, Deployed
 
@@ -74,7 +75,7 @@ def pass_an_hour_later(project: Deployed, monkeypatch: pytest.MonkeyPatch) -> No
         bucket = Bucket(url=project.bucket, endpoint_url=project.cloud.url, region="us-east-1")
         [pipeline] = load_pipelines(str(project.file))
         runtime = ModalEngine(str(project.file), bucket, app=project.app).runtime(pipeline, bucket.open())
-        await Pass(dataclasses.replace(runtime.parts(), clock=Later())).run()
+        await Pass(dataclasses.replace(runtime.context(), clock=Later())).run()
 
     asyncio.run(go())
 
@@ -245,7 +246,7 @@ def test_an_object_overwritten_after_it_was_planned_is_never_believed(cloud: Clo
 
 
 def test_many_small_files_are_few_inputs(cloud: Cloud) -> None:
-    """Counted, not run: the workers are held. `python -m bench.modal` runs 20,000 to their end."""
+    """Counted, not run: the workers are held. `python -m attempts.modal` runs 20,000 to their end."""
     project = cloud.project(flow("api"))
     project.deploy()
     cloud.modal.pause("work_parse")

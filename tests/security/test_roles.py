@@ -17,12 +17,14 @@ from infra.iam_policy import bucket_policy
 from infra.iam_roles import ROLES, Role
 from pipeline import Pipeline
 from pipeline.declare.load_file import load_pipelines
-from pipeline.deploy.control import Control, again_while_outdated, bucket_of, rented_runtime, station_for
+from pipeline.deploy.container import order_runner_for
+from pipeline.deploy.control import Control, again_while_outdated, bucket_of, deployed_runtime
 from pipeline.deploy.deployment import Deployment
 from pipeline.executors.none import NoExecutor
 from pipeline.model import keys
-from pipeline.model.commit import Assignment, Receipt
-from pipeline.model.settings import rented_policy
+from pipeline.model.policy import deployed_policy
+from pipeline.model.receipt import Receipt
+from pipeline.model.task import Assignment
 from pipeline.state import codec
 from pipeline.work.orders import Order, encode, order_for
 from tests.helpers import Project, lines
@@ -112,7 +114,7 @@ class Field:
         executor, store = Keeps(), bucket_of(self.deployment).open()
 
         async def tick() -> None:
-            runtime = rented_runtime(self.pipelines[0], store, executor)
+            runtime = deployed_runtime(self.pipelines[0], store, executor)
             await runtime.open()
             await runtime.run()
             for assignment in executor.taken[:1]:
@@ -126,17 +128,17 @@ class Field:
 
     def work(self, assignments: Sequence[Assignment]) -> None:
         """A rented container by the API: a stored order, the others as they are, and one again after its loss was noted."""
-        station = station_for(self.deployment, self.pipelines[0], "parse")
+        order_runner = order_runner_for(self.deployment, self.pipelines[0], "parse")
         first, *rest = assignments
         stored = keys.assignment(keys.home("logs"), first.task.id, first.nonce)
-        station.run([encode(Order(pipeline="logs", task=first.task.id, stored=stored))])
-        station.run([encode(Order(pipeline="logs", task=first.task.id, stored=f"{stored}-gone"))])
+        order_runner.run([encode(Order(pipeline="logs", task=first.task.id, stored=stored))])
+        order_runner.run([encode(Order(pipeline="logs", task=first.task.id, stored=f"{stored}-gone"))])
         for assignment in rest:
-            station.run([encode(order_for(assignment, keys.home("logs"))[0])])
+            order_runner.run([encode(order_for(assignment, keys.home("logs"))[0])])
         late = msgspec.structs.replace(first, task=msgspec.structs.replace(first.task, losses=6, version="other"))
         for _ in range(2):
-            station.run([encode(order_for(late, keys.home("logs"))[0])])
-        station.bench.close()
+            order_runner.run([encode(order_for(late, keys.home("logs"))[0])])
+        order_runner.attempts.close()
         self.note("worker")
 
     def behind_a_mount(self) -> None:
@@ -152,10 +154,10 @@ class Field:
     def settle(self, tasks: Sequence[str]) -> None:
         """`commit` and `aggregate`, with checkpoints as often as can be."""
         store = bucket_of(self.deployment).open()
-        policy = dataclasses.replace(rented_policy(), checkpoint_every=1)
+        policy = dataclasses.replace(deployed_policy(), checkpoint_every=1)
 
         async def commit() -> None:
-            runtime = rented_runtime(self.pipelines[0], store, Keeps(), policy)
+            runtime = deployed_runtime(self.pipelines[0], store, Keeps(), policy)
             await runtime.open()
             passing = await again_while_outdated(runtime, lambda p: p.settle(list(tasks)))
             await passing.checkpoint()

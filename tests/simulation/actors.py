@@ -15,7 +15,8 @@ from pipeline.commit_log.log import Log, Outdated
 from pipeline.discover.request import Request as Wish
 from pipeline.errors import TidemillError, is_outage
 from pipeline.model import keys
-from pipeline.model.commit import Assignment, Receipt
+from pipeline.model.receipt import Receipt
+from pipeline.model.task import Assignment
 from pipeline.passes import upkeep
 from pipeline.passes.audit import all_entries
 from pipeline.passes.compaction import Compactor, Wanted
@@ -23,7 +24,7 @@ from pipeline.passes.runner import Pass
 from pipeline.ports import Finished
 from pipeline.state.generations import Change, filled
 from pipeline.work.contents import FetchedContents
-from pipeline.work.order_journal import Desk
+from pipeline.work.order_journal import OrderJournal
 from pipeline.work.orders import Answer, Order
 from pipeline.work.worker import Code, Worker
 
@@ -131,10 +132,10 @@ ACTORS_AT_REST = (_compactor, _historian, _publisher, _sink)
 async def tick(world: World, executor: SimExecutor, skew_s: int, vacuum: bool, wish: Wish | None) -> None:
     """One pass of a runner, and sometimes a vacuum after it."""
     try:
-        running = Pass(world.parts(executor, skew_s, executor.version))
+        running = Pass(world.context(executor, skew_s, executor.version))
         await running.open()
         for number in filled(running.state.generations, running.settings.versions):
-            one = Pass(world.parts(executor, skew_s, executor.version, number)) if number else running
+            one = Pass(world.context(executor, skew_s, executor.version, number)) if number else running
             await one.run(wish)
             if vacuum:
                 await upkeep.vacuum(one)
@@ -150,7 +151,7 @@ async def compact(world: World, executor: SimExecutor) -> None:
     wanted = Wanted(target_bytes=rng.choice([1, 1_000, 10_000]), few=rng.random() < 0.8, purge=rng.random() < 0.5)
     try:
         number = rng.choice(list(world.oracles))
-        done = await Compactor(Pass(world.parts(executor, world.skew(), executor.version, number)), wanted).run()
+        done = await Compactor(Pass(world.context(executor, world.skew(), executor.version, number)), wanted).run()
         world.kernel.stats["outputs merged"] += done.outputs
     except (TidemillError, Outdated) as error:
         world.gave_up(error)
@@ -241,15 +242,15 @@ async def execute(world: World, order: Order) -> None:
     """One execution of an order in a rented container, which runs the code that was deployed last."""
     version = world.version
     box = (MountBox if world.mounted else StoreBox)(world.store)
-    desk = Desk("p", box, SimClock(world.kernel, 0), world.kernel, version)
-    found = await desk.begin(order)
+    journal = OrderJournal("p", box, SimClock(world.kernel, 0), world.kernel, version)
+    found = await journal.begin(order)
     if isinstance(found, Answer):
         world.kernel.stats["orders refused"] += 1
         return
     contents = MountedContents(world.store) if world.mounted else FetchedContents(world.store)
     worker = _worker(world, box, contents, version)
     [result] = await worker.run_together([found], lambda i: None)
-    await desk.end(found, _finished(found, result))
+    await journal.end(found, _finished(found, result))
 
 
 async def work(world: World, assignment: Assignment, version: str, executor: SimExecutor | None = None) -> None:

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.model import keys
-from pipeline.model.commit import RENTED, AggregateFile, Assignment, OutputFile
+from pipeline.model.commit import AggregateFile
+from pipeline.model.receipt import OutputFile
 from pipeline.model.snapshot import Output, Snapshot, dead_rows
+from pipeline.model.task import RENTED, Assignment
 from pipeline.ports import Finished
 from pipeline.state.state import State
 from pipeline.work.object import Object

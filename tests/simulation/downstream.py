@@ -12,10 +12,10 @@ import msgspec
 from pipeline.commit_log.log import Log, Outdated
 from pipeline.errors import CommitConflict, ObjectNotFound, SettingsError, StateInvalid, TidemillError
 from pipeline.model import keys
-from pipeline.model.commit import Inputs
 from pipeline.model.snapshot import Output, Snapshot
+from pipeline.model.task import Inputs
 from pipeline.passes.audit import all_entries
-from pipeline.passes.context import Parts
+from pipeline.passes.context import PassContext
 from pipeline.passes.runner import Pass
 from pipeline.passes.upkeep import vacuum
 from pipeline.runtime.table_source import TableStore
@@ -83,7 +83,7 @@ def stage_pass(world: World) -> Pass:
         budget_s=1000,
     )
     return Pass(
-        Parts(
+        PassContext(
             settings=settings,
             policy=world.policy,
             store=tables,

@@ -20,9 +20,9 @@ from typing import Any
 
 from pipeline.commit_log.log import Log, Outdated
 from pipeline.errors import TidemillError
-from pipeline.model.commit import Assignment
-from pipeline.model.settings import Policy
-from pipeline.passes.context import Parts
+from pipeline.model.policy import Policy
+from pipeline.model.task import Assignment
+from pipeline.passes.context import PassContext
 from pipeline.passes.runner import Pass
 
 from . import actors, mutations, scene
@@ -95,8 +95,8 @@ class Scope:
         for name in ("a", "b"):
             self.start(self.tick(name))
 
-    def parts(self, name: str) -> Parts:
-        return Parts(
+    def context(self, name: str) -> PassContext:
+        return PassContext(
             settings=scene.settings("v1"),
             policy=self.policy,
             store=self.store,
@@ -109,7 +109,7 @@ class Scope:
 
     async def tick(self, name: str) -> None:
         with suppress(TidemillError, Outdated):
-            await Pass(self.parts(name)).run()
+            await Pass(self.context(name)).run()
 
     # -- moving ------------------------------------------------------------------------------------------------------
 

@@ -23,9 +23,11 @@ import msgspec
 from pipeline.commit_log.log import Log
 from pipeline.discover.request import Request as Wish
 from pipeline.model import keys
-from pipeline.model.commit import Head, Page, Quarantined, Stored
-from pipeline.model.settings import DAY_S, PipelineSettings, Policy
-from pipeline.passes.context import Parts
+from pipeline.model.commit import Quarantined
+from pipeline.model.listing import Head, Page, Stored
+from pipeline.model.policy import Policy
+from pipeline.model.settings import DAY_S, PipelineSettings
+from pipeline.passes.context import PassContext
 from pipeline.passes.runner import Pass
 from pipeline.passes.upkeep import keep_tidy
 from pipeline.plan.evidence import Evidence
@@ -122,7 +124,7 @@ class Year:
         self.most: Counter[str] = Counter()
         self.load_requests = 0
 
-    def parts(self) -> Parts:
+    def context(self) -> PassContext:
         worker = Worker(
             store=self.store,
             contents=LazyContents(self.store),
@@ -132,7 +134,7 @@ class Year:
             clock=self.clock,
             budget_s=60,
         )
-        return Parts(
+        return PassContext(
             settings=self.settings,
             policy=self.policy,
             store=self.store,
@@ -154,13 +156,13 @@ class Year:
             await self.store.delete([key])
         else:
             await self.store.put(key, f"v{number}".encode())
-        running = Pass(self.parts(), self.state)
+        running = Pass(self.context(), self.state)
         await running.run(Wish(names=[key]))
         await keep_tidy(running)
         self.state = running.state
 
     async def _light(self, number: int) -> None:
-        running = Pass(self.parts(), self.state)
+        running = Pass(self.context(), self.state)
         await running.open()
         entry = Quarantined(key=NO_KEY, etag=f"e{number}", kind="key", reason="not valid UTF-8")
         evidence = Evidence(base=running.state.sequence, unusable=[entry])

@@ -11,13 +11,15 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
-from pipeline.commit_log import vacuum
+from pipeline.commit_log import checkpoints
 from pipeline.commit_log.log import Log
 from pipeline.commit_log.vacuum import Vacuum
 from pipeline.discover import listing
 from pipeline.errors import ObjectNotFound, PreconditionFailed
 from pipeline.model import keys
-from pipeline.model.commit import Assignment, Commit, Stored
+from pipeline.model.commit import Commit
+from pipeline.model.listing import Stored
+from pipeline.model.task import Assignment
 from pipeline.passes import upkeep
 from pipeline.passes.runner import Pass
 from pipeline.state.checkpoint import Checkpoint
@@ -99,8 +101,8 @@ def dispatch_first() -> Any:
 
     async def commit(self: Pass, evidence: Any) -> Any:
         async def append(log: Log, state: State, proposal: Commit) -> bool:
-            planned = [Assignment(pipeline="p", task=t, nonce=self.parts.ids.nonce(), schema=None) for t in proposal.plan]
-            await self.parts.executor.dispatch(planned)
+            planned = [Assignment(pipeline="p", task=t, nonce=self.context.ids.nonce(), schema=None) for t in proposal.plan]
+            await self.context.executor.dispatch(planned)
             return await real(log, state, proposal)
 
         with patch.object(Log, "append", append):
@@ -131,16 +133,16 @@ def taken_means_lost() -> Any:
 
 @removes("code runs only what was planned for its own version")
 def code_of_any_version() -> Any:
-    from pipeline.work.order_journal import Desk
+    from pipeline.work.order_journal import OrderJournal
 
-    real = Desk.begin
+    real = OrderJournal.begin
 
     async def begin(self: Any, order: Any) -> Any:
         import dataclasses
 
         return await real(dataclasses.replace(self, version=None), order)
 
-    return patch.object(Desk, "begin", begin)
+    return patch.object(OrderJournal, "begin", begin)
 
 
 @removes("a committed version that was to be processed once more, and got no answer, is found again")
@@ -156,7 +158,7 @@ def collect_uncovered() -> Any:
 
     async def collect(self: Vacuum, checkpoint: str) -> None:
         names = [k async for page in self.store.list(keys.log_prefix(self.log.home)) for k in page.keys]
-        self.kept = vacuum.Kept(floor=max((keys.log_sequence(name) or 0 for name in names), default=0))
+        self.kept = checkpoints.Kept(floor=max((keys.log_sequence(name) or 0 for name in names), default=0))
         await real(self, checkpoint)
 
     return patch.object(Vacuum, "_log_and_checkpoints", collect)
@@ -269,7 +271,7 @@ def collect_silently() -> Any:
         return []
 
     real = Vacuum.run
-    listed = vacuum.unnamed_runs
+    listed = checkpoints.unnamed_runs
 
     async def run(self: Vacuum, checkpoint: str) -> Any:
         self.collected = await listed(self.log, self.state, self.kept)
@@ -291,26 +293,26 @@ def name_doomed_runs() -> Any:
 
 @removes("runs are exchanged only for those of a checkpoint that has all that the overlay lacks")
 def exchange_for_any_runs() -> Any:
-    real = vacuum._write_runs
+    real = checkpoints._write_runs
 
     async def write(log: Any, state: State, ids: Any) -> None:
         base = state.base
         await real(log, state, ids)
         state.base = base
 
-    return patch.object(vacuum, "_write_runs", write)
+    return patch.object(checkpoints, "_write_runs", write)
 
 
 @removes("aggregates are committed right after the snapshot they were computed over, or not at all")
 def late_aggregates() -> Any:
     async def aggregate(self: Pass) -> None:
-        aggregator = self.parts.aggregator
+        aggregator = self.context.aggregator
         if aggregator is None or not aggregator.is_behind(self.state):
             return
         await self.log.load_outputs(self.state)
-        files = await aggregator.compute(self.state.snapshot(), self.parts.ids.nonce())
+        files = await aggregator.compute(self.state.snapshot(), self.context.ids.nonce())
         for _ in range(8):
-            commit = self.proposer.blank(self.state, now_ms=0, commit_id=self.parts.ids.nonce())
+            commit = self.proposer.blank(self.state, now_ms=0, commit_id=self.context.ids.nonce())
             commit.aggregates = files
             if await self.log.append(self.state, commit):
                 return
@@ -362,15 +364,15 @@ def trust_mounts() -> Any:
 
 @removes("each execution of an order takes a nonce of its own")
 def one_nonce_an_order() -> Any:
-    from pipeline.work.order_journal import Desk
+    from pipeline.work.order_journal import OrderJournal
 
-    real = Desk.begin
+    real = OrderJournal.begin
 
     async def begin(self: Any, order: Any) -> Any:
         found = await real(self, order)
         return order.assignment if isinstance(found, Assignment) and order.assignment is not None else found
 
-    return patch.object(Desk, "begin", begin)
+    return patch.object(OrderJournal, "begin", begin)
 
 
 @removes("what died while a compaction ran is dead in its files, too")
@@ -397,18 +399,18 @@ def merge_blindly() -> Any:
 @removes("a vacuum keeps a checkpoint from before the retention time, and the log since")
 def keep_nothing() -> Any:
     async def what_is_kept(log: Log, state: State, retention_s: float) -> Any:
-        return vacuum.Kept(floor=state.sequence - 1)
+        return checkpoints.Kept(floor=state.sequence - 1)
 
     return patch.object(upkeep, "what_is_kept", what_is_kept)
 
 
 @removes("ledger runs that a kept checkpoint names are not given up")
 def collect_kept_runs() -> Any:
-    real = vacuum.what_is_kept
+    real = checkpoints.what_is_kept
 
     async def what_is_kept(log: Log, state: State, retention_s: float) -> Any:
         kept = await real(log, state, retention_s)
-        return vacuum.Kept(checkpoints=kept.checkpoints, floor=kept.floor)
+        return checkpoints.Kept(checkpoints=kept.checkpoints, floor=kept.floor)
 
     return patch.object(upkeep, "what_is_kept", what_is_kept)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.errors import ObjectNotFound, SourceChanged
-from pipeline.model.commit import Inputs
+from pipeline.model.task import Inputs
 from pipeline.ports import Content
 from pipeline.work.contents import BytesContent
 

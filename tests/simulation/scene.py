@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from pipeline.model.settings import AggregateSettings, PipelineSettings, Policy, TransformSettings
+from pipeline.model.policy import Policy
+from pipeline.model.settings import AggregateSettings, PipelineSettings, TransformSettings
 
 RETENTION_S = 400
 SOURCE = "src/"

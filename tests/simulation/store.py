@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
-from pipeline.model.commit import Head, Page, Stored
+from pipeline.model.listing import Head, Page, Stored
 from pipeline.ports import Content
 
 from .kernel import Kernel, Request

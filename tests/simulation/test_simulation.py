@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.model.settings import DAY_S, Policy
+from pipeline.model.policy import Policy
+from pipeline.model.settings import DAY_S
 
 from . import explore, longevity
 from .__main__ import history

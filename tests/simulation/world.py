@@ -6,8 +6,8 @@ import msgspec
 
 from pipeline.discover.request import Request as Wish
 from pipeline.model import keys
-from pipeline.model.commit import Assignment
-from pipeline.passes.context import Parts
+from pipeline.model.task import Assignment
+from pipeline.passes.context import PassContext
 from pipeline.passes.runner import Pass
 from pipeline.state.generations import filled
 from pipeline.work.orders import order_for
@@ -63,9 +63,9 @@ class World:
         """The generations that runs of the newest code bring up to date."""
         return filled(self.oracle.state.generations, scene.settings(self.version).versions)
 
-    def parts(self, executor: SimExecutor, skew_s: int, version: str, generation: int = 0) -> Parts:
+    def context(self, executor: SimExecutor, skew_s: int, version: str, generation: int = 0) -> PassContext:
         settings = scene.settings(version, generation)
-        return Parts(
+        return PassContext(
             settings=settings,
             policy=self.policy,
             store=self.store,
@@ -80,7 +80,7 @@ class World:
 
     def plain_pass(self, skew_s: int, generation: int = 0) -> Pass:
         """A pass of somebody who runs no work."""
-        return Pass(self.parts(SimExecutor(self, attached=False, version=self.version), skew_s, self.version, generation))
+        return Pass(self.context(SimExecutor(self, attached=False, version=self.version), skew_s, self.version, generation))
 
     def skew(self) -> int:
         return self.kernel.rng.randint(-self.kernel.skew_max, self.kernel.skew_max)

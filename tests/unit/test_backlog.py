@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 
 from pipeline.discover import listing
 from pipeline.discover.request import Limits, Request
-from pipeline.model.commit import Assignment, Head, Page
-from pipeline.model.settings import CostLimits, Policy, Priority, TransformSettings
+from pipeline.model.listing import Head, Page
+from pipeline.model.policy import Policy
+from pipeline.model.settings import CostLimits, Priority, TransformSettings
+from pipeline.model.task import Assignment
 from pipeline.passes import admission
-from pipeline.passes.context import Parts, PassReport
+from pipeline.passes.context import PassContext
+from pipeline.passes.report import PassReport
 from pipeline.passes.runner import Pass
 from pipeline.passes.upkeep import keep_tidy
 from pipeline.plan.cost import Budget, Prices
@@ -121,7 +124,7 @@ async def passed(store: Bucket, workers: Workers, policy: Policy = ONE_EACH, **a
         TransformSettings(name="f", version="v", match=("*.t", "**/*.t")),
         TransformSettings(name="g", version="v", match=("**",)),
     )
-    parts = Parts(
+    parts = PassContext(
         settings=pipeline_settings(*transforms),
         policy=policy,
         store=store,

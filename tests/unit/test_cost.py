@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.deploy.workspace_rates import rates_of
-from pipeline.model.commit import Settled, SourceProblem, Task
+from pipeline.model.commit import Settled
 from pipeline.model.modal_prices import GPU_USD_PER_S, Rates, split_gpu
-from pipeline.model.settings import CostLimits, PipelineSettings, Policy, Resources, TransformSettings, rented_policy
+from pipeline.model.policy import Policy, deployed_policy
+from pipeline.model.receipt import SourceProblem
+from pipeline.model.settings import CostLimits, PipelineSettings, Resources, TransformSettings
+from pipeline.model.task import Task
 from pipeline.plan.cost import Budget, Prices
 from pipeline.plan.task_sizes import task_ranges
 from pipeline.state.state import State
@@ -32,7 +35,7 @@ def settings(*transforms: TransformSettings, **limits: float) -> PipelineSetting
 
 
 def prices(*transforms: TransformSettings, rates: Rates | None = None) -> Prices:
-    return Prices(settings(*transforms), rented_policy(), rates or Rates())
+    return Prices(settings(*transforms), deployed_policy(), rates or Rates())
 
 
 def task(name: str = "f", sizes: tuple[int, ...] = (10, 10), id: str = "t") -> Task:
@@ -137,7 +140,7 @@ def test_files_that_take_no_time_still_need_a_container() -> None:
 def test_containers_are_bounded_by_the_policy_where_the_transform_sets_no_bound() -> None:
     f, took = transform(), Took(files=1, seconds=30)
     assert prices(f).estimate(f, took, files=7, size_bytes=0).containers == 7
-    assert prices(f).estimate(f, took, files=10_000, size_bytes=0).containers == rented_policy().containers_max
+    assert prices(f).estimate(f, took, files=10_000, size_bytes=0).containers == deployed_policy().containers_max
 
 
 def test_an_estimate_says_how_full_batches_were() -> None:
@@ -316,14 +319,14 @@ def test_an_object_larger_than_a_task_is_a_task_of_its_own() -> None:
 def test_a_limit_of_nothing_is_a_limit() -> None:
     """Zero dollars dispatch nothing; only an absent limit is none."""
     from pipeline.declare.pipeline import Pipeline
-    from pipeline.deploy.control import rented_runtime
+    from pipeline.deploy.control import deployed_runtime
     from pipeline.executors.none import NoExecutor
     from pipeline.testing.memory_store import MemoryStore
 
     def budget(**limits: float) -> Any:
         made = Pipeline("p", source="up/", **limits)  # type: ignore[arg-type]
         made.transform(does_nothing)
-        return rented_runtime(made, MemoryStore(), NoExecutor()).budget
+        return deployed_runtime(made, MemoryStore(), NoExecutor()).budget
 
     assert budget() is None
     for limits in ({"max_cost_usd": 0}, {"max_cost_usd_per_day": 0}):

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.discover.compare import Router, judge
-from pipeline.model.commit import Page, Quarantined
+from pipeline.discover.compare import judge
+from pipeline.discover.router import Router
+from pipeline.model.commit import Quarantined
+from pipeline.model.listing import Page
 from pipeline.model.settings import PipelineSettings, TransformSettings
 from pipeline.state import sorted_runs
 from pipeline.state.ledger import Entry, table_of

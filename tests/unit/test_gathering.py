@@ -12,16 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.model import keys
-from pipeline.model.commit import (
-    FORMAT_VERSION,
-    LossNote,
-    OutputFile,
-    Receipt,
-    SourceProblem,
-    SourceStatus,
-    Stored,
-    Task,
-)
+from pipeline.model.commit import FORMAT_VERSION
+from pipeline.model.listing import Stored
+from pipeline.model.receipt import LossNote, OutputFile, Receipt, SourceProblem, SourceStatus
+from pipeline.model.task import Task
 from pipeline.passes.receipts import Gathered, gather, verified
 from pipeline.state import codec
 from pipeline.state.state import State

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pipeline.model.commit import Page
+from pipeline.model.listing import Page
 from pipeline.state.key_growth import LISTED_MIN, OVERLAP_S, PREFIXES_MAX, Growth, Survey, explained, stretch_of
 
 SECOND = 1_000_000

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.discover.backfill_selection import Selection
-from pipeline.discover.compare import Known, Router
+from pipeline.discover.compare import Known
+from pipeline.discover.router import Router
 from pipeline.model.commit import FORMAT_VERSION, Quarantined
 from pipeline.model.settings import PipelineSettings, TransformSettings
 from pipeline.state.jobs import ENDED, Job, Outcome, outcome

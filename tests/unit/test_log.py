@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from pipeline.commit_log.checkpoints import write_checkpoint
 from pipeline.commit_log.log import Log, Outdated
-from pipeline.commit_log.vacuum import raise_floor, write_checkpoint
+from pipeline.commit_log.vacuum import raise_floor
 from pipeline.errors import CommitUnknown, SettingsError, StateInvalid, StoreUnavailable
 from pipeline.model import keys
 from pipeline.model.commit import FORMAT_VERSION, Commit
-from pipeline.model.settings import Policy
-from pipeline.runtime.runtime import RandomIds, WallClock
+from pipeline.model.policy import Policy
+from pipeline.runtime.system import RandomIds, WallClock
 from pipeline.state import codec
 from pipeline.state.ledger import Entry
 from pipeline.state.state import State

@@ -10,12 +10,13 @@ from typing import Any
 from pipeline import Object, Pipeline
 from pipeline.commit_log.log import Log, Outdated
 from pipeline.commit_log.vacuum import vacuum
-from pipeline.model.commit import FORMAT_VERSION, Commit, Deleted, OutputFile, Settled
-from pipeline.model.settings import Policy
+from pipeline.model.commit import FORMAT_VERSION, Commit, Deleted, Settled
+from pipeline.model.policy import Policy
+from pipeline.model.receipt import OutputFile
 from pipeline.passes import upkeep
 from pipeline.passes.audit import all_entries
 from pipeline.passes.runner import Pass
-from pipeline.runtime.runtime import RandomIds, WallClock
+from pipeline.runtime.system import RandomIds, WallClock
 from pipeline.state.state import State
 from pipeline.testing.memory_store import MemoryStore
 from tests.builders import inputs_of, pipeline_settings, task_of
@@ -81,7 +82,7 @@ def test_a_vacuum_leaves_the_runs_of_the_ledger_that_an_earlier_state_is_read_fr
                 source.write_text(f"{content}{source.name}" * (content + 1))
             _, state = await opened.run()
             seen[state.sequence] = {stored.etag for stored in [await opened.store.head(f"up/{s.name}") for s in sources]}
-            await upkeep.vacuum(Pass(opened.parts()))
+            await upkeep.vacuum(Pass(opened.context()))
         log = opened.log()
         looked = [sequence for sequence in seen if sequence > state.sequence - 24]
         for sequence in looked:

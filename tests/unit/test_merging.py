@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from pipeline.model.commit import OutputFile
+from pipeline.model.receipt import OutputFile
 from pipeline.model.snapshot import Output
 from pipeline.passes.compaction import TOGETHER_MAX, Wanted, choose
 

@@ -17,8 +17,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputRejected, ObjectNotFound, SourceChanged, StoreError, StoreUnavailable
-from pipeline.model.commit import Assignment, Receipt
-from pipeline.runtime.runtime import WallClock
+from pipeline.model.receipt import Receipt
+from pipeline.model.task import Assignment
+from pipeline.runtime.system import WallClock
 from pipeline.stores import mount
 from pipeline.stores.mount import MountContent, MountContents, MountOutbox, Mounts
 from pipeline.testing.memory_store import MemoryStore

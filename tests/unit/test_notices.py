@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import SettingsError, StoreDenied, StoreUnavailable
-from pipeline.notices.http import keys_in
+from pipeline.notices.message import keys_in
 from pipeline.notices.sqs import NoticeQueue, unwrapped
 
 S3 = {"Records": [{"s3": {"bucket": {"name": "b"}, "object": {"key": "up/a+b"}}}]}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import SourceChanged, StoreUnavailable
-from pipeline.model.commit import Inputs
+from pipeline.model.task import Inputs
 from pipeline.testing.memory_store import MemoryStore
 from pipeline.work.prefetch import AHEAD, PrefetchedContents
 

@@ -9,7 +9,7 @@ import pytest
 from pipeline.cli.render import count, duration, printable, size
 from pipeline.cli.runs import progress
 from pipeline.cli.runs.progress import Progress
-from pipeline.passes.context import PassReport
+from pipeline.passes.report import PassReport
 
 
 def test_plain_lines_count_what_running_attempts_are_done_with(

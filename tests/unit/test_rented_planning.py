@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputRejected
-from pipeline.model.commit import Commit, Inputs, OutputFile, Receipt, SourceProblem, Task
-from pipeline.model.settings import Policy, Resources, TransformSettings, rented_policy
+from pipeline.model.commit import Commit
+from pipeline.model.policy import Policy, deployed_policy
+from pipeline.model.receipt import OutputFile, Receipt, SourceProblem
+from pipeline.model.settings import Resources, TransformSettings
+from pipeline.model.task import Inputs, Task
 from pipeline.plan.evidence import Evidence, Found, Loss
 from pipeline.plan.planner import Proposer
 from pipeline.state.state import State
@@ -31,7 +34,7 @@ def transform(**options: Any) -> TransformSettings:
 def proposer(*transforms: TransformSettings, policy: Policy | None = None, owner: str = OWNER, parallelism: int = 4) -> Proposer:
     return Proposer(
         settings=pipeline_settings(*transforms or (transform(),)),
-        policy=policy or rented_policy(),
+        policy=policy or deployed_policy(),
         owner=owner,
         writer="test",
         parallelism=parallelism,

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ObjectNotFound, SettingsError
-from pipeline.model.commit import OutputFile
+from pipeline.model.receipt import OutputFile
 from pipeline.model.snapshot import Output
 from pipeline.testing.memory_store import MemoryStore
 from sinks.parquet import rewriter

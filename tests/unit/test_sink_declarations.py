@@ -12,7 +12,8 @@ from pipeline import Pipeline
 from pipeline.declare.prefix_overlaps import check_together
 from pipeline.deploy.deployment import Deployment, checked
 from pipeline.errors import SettingsError
-from pipeline.model.commit import AggregateFile, OutputFile
+from pipeline.model.commit import AggregateFile
+from pipeline.model.receipt import OutputFile
 from pipeline.model.snapshot import Changes, Output, Snapshot
 from sinks import Catalogue, Delta, DuckDBFile, Postgres
 from sinks.copies.change import Mark

@@ -16,17 +16,19 @@ import msgspec
 import psutil
 import pytest
 
-from pipeline.deploy.control import StoreBox
+from pipeline.deploy.container import StoreBox
 from pipeline.errors import StoreUnavailable
 from pipeline.executors.local.executor import Limits, LocalExecutor
 from pipeline.model import keys
-from pipeline.model.commit import FORMAT_VERSION, Assignment, LossNote, Receipt, SourceProblem
+from pipeline.model.commit import FORMAT_VERSION
+from pipeline.model.receipt import LossNote, Receipt, SourceProblem
+from pipeline.model.task import Assignment
 from pipeline.ports import Finished
 from pipeline.state import codec
 from pipeline.testing.memory_store import MemoryStore
 from pipeline.work import orders
-from pipeline.work.order_journal import Desk
-from pipeline.work.order_runner import EXIT_OVERTIME, Bench, ChildBench, ResidentBench, Station, now
+from pipeline.work.order_journal import OrderJournal
+from pipeline.work.order_runner import EXIT_OVERTIME, AttemptRunner, InChildProcess, InThisProcess, OrderRunner, now
 from pipeline.work.orders import INLINE_BYTES, Answer, Order, decode_answer, encode, order_for
 from pipeline.work.worker import AttemptLost, CodeBroken
 from tests.builders import inputs_of, task_of
@@ -80,7 +82,7 @@ class Clock:
         return self.ms / 1000
 
     async def sleep(self, seconds: float) -> None:
-        raise AssertionError("a desk waits for nothing")
+        raise AssertionError("a journal waits for nothing")
 
 
 class Serial:
@@ -95,7 +97,7 @@ class Serial:
 
 
 class Works:
-    """A bench that does as it is told, task by task, and remembers what it was given."""
+    """Attempts that end as they are told, task by task, and remembers what it was given."""
 
     def __init__(self, how: Callable[[Assignment], Finished] = done) -> None:
         self.how = how
@@ -109,18 +111,19 @@ class Works:
 
 
 class Place:
-    """A station with its box in memory."""
+    """An order runner with its box in memory."""
 
-    def __init__(self, bench: Bench | None = None) -> None:
+    def __init__(self, attempts: AttemptRunner | None = None) -> None:
         self.store = MemoryStore()
         self.clock = Clock()
-        self.bench: Any = bench or Works()
+        self.attempts: Any = attempts or Works()
         self.told: list[list[str]] = []
-        self.station = Station(Desk("p", StoreBox(self.store), self.clock, Serial()), self.bench, self.told.append)
+        journal = OrderJournal("p", StoreBox(self.store), self.clock, Serial())
+        self.order_runner = OrderRunner(journal, self.attempts, self.told.append)
 
     def run(self, *texts: str | Order | Assignment) -> list[Answer]:
         texts = tuple(order_for(t, HOME)[0] if isinstance(t, Assignment) else t for t in texts)
-        answers = self.station.run([t if isinstance(t, str) else encode(t) for t in texts])
+        answers = self.order_runner.run([t if isinstance(t, str) else encode(t) for t in texts])
         found = [decode_answer(answer) for answer in answers]
         assert all(answer is not None for answer in found)
         return [answer for answer in found if answer is not None]
@@ -146,7 +149,7 @@ def place() -> Place:
 
 
 def test_an_order_is_executed_and_answered_with_the_receipts_figures(place: Place) -> None:
-    place.bench.how = lambda a: Finished(
+    place.attempts.how = lambda a: Finished(
         task=a.task.id,
         nonce=a.nonce,
         receipt=receipt(a, SourceProblem(index=0, status="failed"), SourceProblem(index=1, status="gone")),
@@ -162,7 +165,7 @@ def test_the_beginning_is_noted_before_user_code_runs(place: Place) -> None:
         seen.append(place.names())
         return done(a)
 
-    place.bench.how = look
+    place.attempts.how = look
     place.run(assignment(1, dispatch=4))
     assert seen == [[keys.began(HOME, keys.task_id(1, 0), 4)]]
 
@@ -171,7 +174,7 @@ def test_each_execution_takes_a_nonce_of_its_own(place: Place) -> None:
     """Else two of them would write the same files."""
     answers = [*place.run(assignment()), *place.run(assignment(), assignment())]
     assert [a.nonce for a in answers] == ["n1", "n2", "n3"]
-    assert [a.nonce for a in place.bench.ran] == ["n1", "n2", "n3"]
+    assert [a.nonce for a in place.attempts.ran] == ["n1", "n2", "n3"]
 
 
 def test_an_order_that_comes_after_its_deadline_is_not_begun(place: Place) -> None:
@@ -181,7 +184,7 @@ def test_an_order_that_comes_after_its_deadline_is_not_begun(place: Place) -> No
     [late] = place.run(assignment(2))
     assert (late.innocent, late.nonce) == (True, "")
     assert "deadline" in late.lost
-    assert [a.task.id for a in place.bench.ran] == [keys.task_id(1, 0)]
+    assert [a.task.id for a in place.attempts.ran] == [keys.task_id(1, 0)]
     assert place.names() == [keys.began(HOME, keys.task_id(1, 0), 1)], "and nothing is noted of it"
 
 
@@ -201,14 +204,14 @@ def test_a_long_assignment_is_read_from_the_bucket(place: Place) -> None:
     place.put(order.stored, body)
     [answer] = place.run(order)
     assert (answer.lost, answer.sources) == ("", 100)
-    assert place.bench.ran == [msgspec.structs.replace(made, nonce="n1")]
+    assert place.attempts.ran == [msgspec.structs.replace(made, nonce="n1")]
 
 
 def test_a_stored_assignment_that_is_not_there_any_more_means_that_the_task_is_over(place: Place) -> None:
     [answer] = place.run(large()[1])
     assert (answer.innocent, answer.task) == (True, keys.task_id(1, 0))
     assert "the task is over" in answer.lost
-    assert (place.bench.ran, place.names()) == ([], [])
+    assert (place.attempts.ran, place.names()) == ([], [])
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-5], lambda b: b"", lambda b: b"{}", lambda b: b"\xff" + b, lambda b: b"[1]"])
@@ -218,14 +221,14 @@ def test_a_damaged_assignment_is_lost_innocently(place: Place, damage: Callable[
     [answer] = place.run(order)
     assert answer.innocent
     assert "damaged or truncated" in answer.lost
-    assert place.bench.ran == []
+    assert place.attempts.ran == []
 
 
 # -- losses --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_loss_is_noted_in_the_bucket_as_it_was(place: Place) -> None:
-    place.bench.how = lambda a: lost(a, suspect=0, detail="trace")
+    place.attempts.how = lambda a: lost(a, suspect=0, detail="trace")
     [answer] = place.run(assignment(1, dispatch=2))
     assert (answer.lost, answer.suspect, answer.detail, answer.innocent) == ("it died", 0, "trace", False)
     assert place.note(assignment(1, dispatch=2)) == LossNote(
@@ -235,26 +238,26 @@ def test_a_loss_is_noted_in_the_bucket_as_it_was(place: Place) -> None:
 
 def test_an_order_whose_loss_is_noted_is_not_run_again_by_the_engine(place: Place) -> None:
     """Modal runs it again after the container ended; the next dispatch is the protocol's to decide."""
-    place.bench.how = lambda a: lost(a, suspect=0)
+    place.attempts.how = lambda a: lost(a, suspect=0)
     first = place.run(assignment())
-    place.bench.how = done
+    place.attempts.how = done
     assert place.run(assignment()) == first
-    assert len(place.bench.ran) == 1
+    assert len(place.attempts.ran) == 1
     [next_dispatch] = place.run(assignment(1, dispatch=2))
-    assert (next_dispatch.lost, len(place.bench.ran)) == ("", 2)
+    assert (next_dispatch.lost, len(place.attempts.ran)) == ("", 2)
 
 
 def test_a_damaged_loss_note_still_says_that_it_ran_before(place: Place) -> None:
     place.put(keys.loss_note(HOME, keys.task_id(1, 0), 1), b'{"format":')
     [answer] = place.run(assignment())
-    assert (answer.innocent, place.bench.ran) == (True, [])
+    assert (answer.innocent, place.attempts.ran) == (True, [])
 
 
 def test_code_that_cannot_be_loaded_is_no_files_fault(place: Place) -> None:
     def broken(a: Assignment) -> Finished:
         raise CodeBroken("transform f cannot be loaded: no module named torch")
 
-    place.bench.how = broken
+    place.attempts.how = broken
     answers = place.run(assignment(1), assignment(2))
     assert [(a.innocent, "torch" in a.lost) for a in answers] == [(True, True)] * 2
     note = place.note(assignment(2))
@@ -285,7 +288,7 @@ class Unwell(MemoryStore):
 def place_on(store: MemoryStore) -> Place:
     made = Place()
     made.store = store
-    made.station = Station(Desk("p", StoreBox(store), made.clock, Serial()), made.bench, made.told.append)
+    made.order_runner = OrderRunner(OrderJournal("p", StoreBox(store), made.clock, Serial()), made.attempts, made.told.append)
     return made
 
 
@@ -293,7 +296,7 @@ def place_on(store: MemoryStore) -> Place:
 def test_an_order_that_cannot_be_noted_as_begun_is_not_run(part: str) -> None:
     place = place_on(Unwell(part))
     [answer] = place.run(large()[1] if part == "/assignments/" else assignment())
-    assert (answer.innocent, place.bench.ran) == (True, [])
+    assert (answer.innocent, place.attempts.ran) == (True, [])
     assert "timed out" in answer.lost
 
 
@@ -305,7 +308,7 @@ def test_a_loss_is_answered_where_it_cannot_be_noted() -> None:
         store.part = ".lost"
         return lost(a)
 
-    place.bench.how = dies
+    place.attempts.how = dies
     assert place.run(assignment())[0].lost == "it died"
 
 
@@ -316,13 +319,13 @@ def test_orders_in_one_call_do_not_affect_each_other(place: Place) -> None:
     _, missing, _ = large()
     expired = msgspec.structs.replace(assignment(2), task=msgspec.structs.replace(assignment(2).task, deadline_ms=-1))
     place.put(keys.loss_note(HOME, keys.task_id(3, 0), 1), codec.encode(_noted(3)))
-    place.bench.how = lambda a: lost(a) if a.task.id == keys.task_id(5, 0) else done(a)
+    place.attempts.how = lambda a: lost(a) if a.task.id == keys.task_id(5, 0) else done(a)
     texts = ["rubbish", missing, expired, assignment(3), assignment(4), assignment(5), "{}", assignment(6)]
     answers = place.run(*texts)
     assert [bool(a.lost) for a in answers] == [True, True, True, True, False, True, True, False]
     assert [a.task for a in answers][3:6] == [keys.task_id(n, 0) for n in (3, 4, 5)]
     assert [a.innocent for a in answers if a.lost] == [True, True, True, False, False, True]
-    assert place.bench.calls == [3], "those that can run, run together"
+    assert place.attempts.calls == [3], "those that can run, run together"
     assert place.told == [[keys.task_id(4, 0), keys.task_id(6, 0)]]
 
 
@@ -332,14 +335,14 @@ def _noted(number: int) -> LossNote:
 
 def test_where_nothing_can_run_the_bench_is_not_asked(place: Place) -> None:
     assert place.run("rubbish")[0].innocent
-    assert (place.bench.calls, place.run()) == ([], [])
+    assert (place.attempts.calls, place.run()) == ([], [])
 
 
 # -- telling that there is something to commit ---------------------------------------------------------------------------
 
 
 def test_only_receipts_that_nobody_waits_for_are_told(place: Place) -> None:
-    place.bench.how = lambda a: lost(a) if a.task.id == keys.task_id(2, 0) else done(a)
+    place.attempts.how = lambda a: lost(a) if a.task.id == keys.task_id(2, 0) else done(a)
     awaited, _ = order_for(assignment(3), HOME, awaited=True)
     place.run(assignment(1), assignment(2), awaited)
     assert place.told == [[keys.task_id(1, 0)]]
@@ -347,7 +350,7 @@ def test_only_receipts_that_nobody_waits_for_are_told(place: Place) -> None:
 
 @pytest.mark.parametrize("awaited", [True, False])
 def test_nothing_is_told_where_there_is_no_receipt_or_somebody_waits(place: Place, awaited: bool) -> None:
-    place.bench.how = done if awaited else lost
+    place.attempts.how = done if awaited else lost
     place.run(order_for(assignment(1), HOME, awaited=awaited)[0])
     assert place.told == []
 
@@ -356,7 +359,7 @@ def test_that_telling_fails_does_not_matter(place: Place) -> None:
     def fails(tasks: list[str]) -> None:
         raise ConnectionError("Modal is away")
 
-    place.station = Station(place.station.desk, place.bench, fails)
+    place.order_runner = OrderRunner(place.order_runner.journal, place.attempts, fails)
     assert place.run(assignment())[0].lost == ""
 
 
@@ -380,7 +383,7 @@ def test_what_is_no_answer_is_none(text: object) -> None:
 # -- a bench in this process ---------------------------------------------------------------------------------------------
 
 
-class Together:
+class AttemptsTogether:
     """A worker that answers as it is told."""
 
     def __init__(self, how: Callable[[Assignment], Receipt | Exception]) -> None:
@@ -396,8 +399,8 @@ class Together:
 
 def test_a_resident_bench_runs_orders_as_one_and_names_the_lost() -> None:
     place = Place()
-    worker = Together(lambda a: AttemptLost("no store") if a.task.id == keys.task_id(2, 0) else receipt(a))
-    place.station = Station(place.station.desk, ResidentBench(worker, place.station.desk, timeout_s=600))
+    worker = AttemptsTogether(lambda a: AttemptLost("no store") if a.task.id == keys.task_id(2, 0) else receipt(a))
+    place.order_runner = OrderRunner(place.order_runner.journal, InThisProcess(worker, place.order_runner.journal, timeout_s=600))
     assert [a.lost for a in place.run(assignment(1), assignment(2), assignment(3))] == ["", "no store", ""]
     assert worker.calls == [3]
     note = place.note(assignment(2))
@@ -408,9 +411,9 @@ def test_a_resident_bench_runs_orders_as_one_and_names_the_lost() -> None:
 OVERTIME = """
 import asyncio, sys, threading
 from pathlib import Path
-from pipeline.work.order_journal import Desk
+from pipeline.work.order_journal import OrderJournal
 from pipeline.deploy.control import StoreBox
-from pipeline.work.order_runner import ResidentBench, Station
+from pipeline.work.order_runner import InThisProcess, OrderRunner
 from pipeline.stores.local.store import LocalStore
 from pipeline.runtime.runtime import RandomIds, WallClock
 
@@ -421,8 +424,8 @@ class Hangs:
         print("hangs", flush=True)
         threading.Event().wait()
 
-desk = Desk("p", StoreBox(LocalStore(Path(sys.argv[1]))), WallClock(), RandomIds())
-Station(desk, ResidentBench(Hangs(), desk, timeout_s=0.2)).run(sys.argv[2:])
+journal = OrderJournal("p", StoreBox(LocalStore(Path(sys.argv[1]))), WallClock(), RandomIds())
+OrderRunner(journal, InThisProcess(Hangs(), journal, timeout_s=0.2)).run(sys.argv[2:])
 print("came back")
 """
 
@@ -451,7 +454,7 @@ def test_a_call_that_takes_too_long_ends_the_process_after_a_note_for_each_order
         assert "timeout_s" in note.reason
 
 
-# -- a bench with a child process ----------------------------------------------------------------------------------------
+# -- attempts in a child process ----------------------------------------------------------------------------------------
 
 
 def child(spec: str = "", timeout_s: float = 600.0) -> LocalExecutor:
@@ -465,8 +468,8 @@ def child(spec: str = "", timeout_s: float = 600.0) -> LocalExecutor:
 
 
 @pytest.fixture
-def bench() -> Any:
-    made = ChildBench(child)
+def attempts() -> Any:
+    made = InChildProcess(child)
     yield made
     made.close()
 
@@ -475,12 +478,12 @@ def engines(ended: Sequence[Finished]) -> list[str]:
     return [f.receipt.engine if f.receipt is not None else f.lost for f in ended]
 
 
-def test_a_dead_child_costs_the_file_at_hand_and_is_replaced(bench: ChildBench) -> None:
-    [first] = engines(bench.run([assignment(1, "ok")]))
-    [second] = engines(bench.run([assignment(2, "ok")]))
+def test_a_dead_child_costs_the_file_at_hand_and_is_replaced(attempts: InChildProcess) -> None:
+    [first] = engines(attempts.run([assignment(1, "ok")]))
+    [second] = engines(attempts.run([assignment(2, "ok")]))
     assert first == second, "the child is kept"
     assert first != str(os.getpid())
-    died, after = bench.run([assignment(3, "ok", "die", "ok"), assignment(4, "ok")])
+    died, after = attempts.run([assignment(3, "ok", "die", "ok"), assignment(4, "ok")])
     assert (died.receipt, died.suspect) == (None, 1)
     assert "exited with code 7" in died.lost
     assert after.receipt is not None
@@ -488,26 +491,26 @@ def test_a_dead_child_costs_the_file_at_hand_and_is_replaced(bench: ChildBench) 
 
 
 def test_a_child_that_hangs_is_replaced() -> None:
-    bench = ChildBench(lambda: child(timeout_s=0.3))
+    attempts = InChildProcess(lambda: child(timeout_s=0.3))
     try:
-        hung, after = bench.run([assignment(1, "hang"), assignment(2, "ok")])
+        hung, after = attempts.run([assignment(1, "hang"), assignment(2, "ok")])
         assert "time limit" in hung.lost
         assert after.receipt is not None
     finally:
-        bench.close()
+        attempts.close()
 
 
-def test_one_task_ordered_twice_in_one_call_has_two_ends(bench: ChildBench) -> None:
+def test_one_task_ordered_twice_in_one_call_has_two_ends(attempts: InChildProcess) -> None:
     """The second dispatch of a task may meet the first in one container."""
-    ended = bench.run([assignment(1, "die", nonce="x"), assignment(1, "ok", nonce="y", dispatch=2)])
+    ended = attempts.run([assignment(1, "die", nonce="x"), assignment(1, "ok", nonce="y", dispatch=2)])
     assert [(f.nonce, bool(f.lost)) for f in ended] == [("x", True), ("y", False)]
 
 
 def test_code_that_cannot_be_loaded_ends_the_child_and_is_told_innocently() -> None:
-    bench = ChildBench(lambda: child("broken"))
-    place = Place(bench)
+    attempts = InChildProcess(lambda: child("broken"))
+    place = Place(attempts)
     assert [(a.innocent, "no code here" in a.lost) for a in place.run(assignment(1), assignment(2))] == [(True, True)] * 2
-    assert bench._executor is None
+    assert attempts._executor is None
     assert place.run(assignment(3))[0].innocent, "and the next order tries anew"
 
 
@@ -525,10 +528,10 @@ def test_an_interrupted_bench_leaves_no_child_behind() -> None:
         made[0].__class__ = Interrupted
         return made[0]
 
-    bench = ChildBench(make)
+    attempts = InChildProcess(make)
     with pytest.raises((asyncio.CancelledError, concurrent.futures.CancelledError)):
-        bench.run([assignment(1, "ok")])
-    assert bench._executor is None
+        attempts.run([assignment(1, "ok")])
+    assert attempts._executor is None
     children = psutil.Process().children(recursive=True)
     assert not [
         p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE and "executors" in " ".join(p.cmdline())

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.model.commit import SourceProblem
+from pipeline.model.receipt import SourceProblem
 from pipeline.tracebacks import (
     DETAIL_MAX,
     REASON_MAX,

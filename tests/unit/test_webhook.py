@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.notices.http import BODY_MAX, KEYS_MAX, hint_application, keys_in
+from pipeline.notices.http import BODY_MAX, hint_application
+from pipeline.notices.message import KEYS_MAX, keys_in
 
 BUCKET = "acme"
 

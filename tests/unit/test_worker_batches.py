@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import KeyUnsupported, ObjectNotFound, SourceChanged, StoreDenied, StoreUnavailable
 from pipeline.model import keys
-from pipeline.model.commit import Assignment, Inputs, OutputFile, Receipt
+from pipeline.model.receipt import OutputFile, Receipt
+from pipeline.model.task import Assignment, Inputs
 from pipeline.ports import Content
 from pipeline.state import codec
 from pipeline.testing.memory_store import MemoryStore

@@ -80,7 +80,7 @@ class World:
         """All files of the table into one."""
         runtime = inline_runtime(self.pipeline, self.bucket)
         runtime.executor = NoExecutor(this_process())
-        asyncio.run(Compactor(Pass(runtime.parts()), Wanted(target_bytes=2**27, few=True, purge=True)).run())
+        asyncio.run(Compactor(Pass(runtime.context()), Wanted(target_bytes=2**27, few=True, purge=True)).run())
 
 
 class ArrowWorld(World):

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import InputRejected
-from pipeline.model.commit import MAIN_TABLE, OutputFile
+from pipeline.model.receipt import MAIN_TABLE, OutputFile
 from pipeline.model.settings import Widen
 from sinks.parquet.writer import AttemptWriter, TableSpec
 from sinks.query.object_files import LocalFiles

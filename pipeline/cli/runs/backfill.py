@@ -13,13 +13,13 @@ import click
 
 from pipeline.cli.options import Target, on_bucket, on_engine, on_limits
 from pipeline.cli.runs.passes import Run
-from pipeline.deploy.engines import Engine
 from pipeline.discover.backfill_selection import Selection
-from pipeline.discover.compare import Router
 from pipeline.discover.request import Limits, Request
+from pipeline.discover.router import Router
 from pipeline.errors import SettingsError, nearest
-from pipeline.passes.context import PassReport
+from pipeline.passes.report import PassReport
 from pipeline.passes.runner import Pass
+from pipeline.runtime.engines import Engine
 from pipeline.runtime.runtime import Runtime
 from pipeline.state.generations import Change
 from pipeline.state.state import State
@@ -112,7 +112,7 @@ async def _fill(
 ) -> tuple[PassReport, State]:
     """Fill the new generation: begin it, or go on with it."""
     change = Change(kind="begin", versions=runtime.settings.versions, sample=sample, uploads=uploads)
-    known = await Pass(runtime.parts()).change_generations(change)
+    known = await Pass(runtime.context()).change_generations(change)
     one = runtime.of_generation(known.candidate or 0)
     await one.open()
     if not quiet:

@@ -23,14 +23,14 @@ from pipeline.cli.runs.progress import Progress
 from pipeline.cli.runs.run_summary import handed_over, summary
 from pipeline.cli.runs.watching import Watch, what
 from pipeline.cli.tables.sinks import AfterPasses
-from pipeline.deploy.engines import Engine
 from pipeline.discover.listing import grown
 from pipeline.discover.request import Request
 from pipeline.errors import CommitConflict, CommitUnknown, ObjectNotFound, StoreUnavailable
 from pipeline.executors.local.spawner import SpawnerGone
 from pipeline.notices.sqs import NoticeQueue, Notices, in_background
-from pipeline.passes.context import PassReport
+from pipeline.passes.report import PassReport
 from pipeline.runtime.arrow_memory import keep_arrow_light
+from pipeline.runtime.engines import Engine
 from pipeline.runtime.runtime import Runtime
 from pipeline.state.state import State
 from pipeline.work.worker import CodeBroken

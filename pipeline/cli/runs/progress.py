@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from pipeline.cli.render import count, duration, size
-from pipeline.passes.context import PassReport
+from pipeline.passes.report import PassReport
 
 PLAIN_EVERY_S = 5.0
 FOLLOW_S = 0.5

@@ -163,7 +163,7 @@ async def _retry(target: Target, names: tuple[str, ...], reason: str | None, kin
     for p in target.pipelines:
         mine = [e.quarantined.key for e in found if e.pipeline == p.name]
         if mine:
-            released += await Pass((await root_runtime(target, p).live()).parts()).requeue(mine)
+            released += await Pass((await root_runtime(target, p).live()).context()).requeue(mine)
     return released
 
 

@@ -61,7 +61,7 @@ async def _replay(target: Target, key: str, debugger: bool, current: bool, shown
 
 async def _holder(target: Target, key: str) -> tuple[Runtime, State]:
     """The pipeline in which the key is quarantined; else the one that takes it. Raises SettingsError if it is not just one."""
-    from pipeline.discover.compare import Router
+    from pipeline.discover.router import Router
 
     found, takers, known = [], [], []
     for p in target.pipelines:

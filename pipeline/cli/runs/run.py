@@ -9,13 +9,12 @@ from functools import partial
 import click
 
 from pipeline.cli.options import Target, on_bucket, on_engine, on_limits, priority_of
-from pipeline.cli.render import printable
 from pipeline.cli.runs.passes import SWEEP_S, Run
-from pipeline.deploy.engines import Engine
 from pipeline.discover.request import Limits, Request
 from pipeline.errors import SettingsError
-from pipeline.notices.sqs import NoticeQueue, Notices
-from pipeline.passes.context import PassReport
+from pipeline.notices.sqs import NoticeQueue
+from pipeline.passes.report import PassReport
+from pipeline.runtime.engines import Engine
 from pipeline.runtime.runtime import Runtime
 from pipeline.state.state import State
 from pipeline.stores import open_store
@@ -88,35 +87,6 @@ def run_command(  # noqa: PLR0917
         name, prefix = s3_address(target.bucket.url)
         run.notices = NoticeQueue(queue_url, bucket=name, prefix=prefix, region=target.bucket.region)
     return asyncio.run(run.go())
-
-
-@click.command("hint", epilog="Example:  tidemill hint pipeline.py up/a.csv s3://bucket/up/b.csv --bucket s3://bucket")
-@on_bucket
-@on_engine
-@click.argument("names", metavar="KEY...", nargs=-1, required=True)
-def hint_command(target: Target, engine: Engine, names: tuple[str, ...]) -> int:
-    """Process the objects of these KEYs now if they are new or changed, and forget those that are gone, without a listing.
-
-    KEY is a key of the bucket, or its s3:// address. Exit code 1 if files were quarantined or put off, or if no KEY is an
-    object's or known.
-    """
-    found = [_key(target, name) for name in names]
-    for name, key in zip(names, found, strict=True):
-        if any(key == p.source for p in target.pipelines):
-            raise click.UsageError(f"{printable(name)} is a whole source: name the objects in it, or use  tidemill run")
-        if not any(key.startswith(p.source) for p in target.pipelines):
-            sources = ", ".join(repr(p.source) for p in target.pipelines)
-            raise click.UsageError(f"{printable(name)} is below no pipeline's source ({sources})")
-    run = Run(target, engine)
-    run.noticed = Notices(keys=list(dict.fromkeys(found)))
-    run.tells_absent = True
-    return asyncio.run(run.go())
-
-
-def _key(target: Target, name: str) -> str:
-    url = target.bucket.url
-    base = url if url.endswith("/") else url + "/"
-    return name.removeprefix(base) if name.startswith("s3://") else name
 
 
 async def _inventory(target: Target, url: str, request: Request, runtime: Runtime) -> tuple[PassReport, State]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from pipeline.cli.render import count, duration, printable, size
-from pipeline.passes.context import PassReport
+from pipeline.passes.report import PassReport
 
 
 def handed_over(name: str, report: PassReport) -> list[str]:

@@ -12,8 +12,8 @@ from pipeline.cli import EXIT_BAD_INPUT, EXIT_PROBLEMS, render
 from pipeline.cli.options import bucket_options, wait
 
 if TYPE_CHECKING:
-    from pipeline.deploy.doctor import Check
-    from pipeline.runtime.runtime import Bucket
+    from pipeline.deploy.machine_checks import Check
+    from pipeline.runtime.bucket import Bucket
 
 
 @click.command("doctor", epilog="Example:  tidemill doctor pipeline.py --bucket s3://bucket/prefix")
@@ -44,11 +44,11 @@ def doctor_command(file: str | None, bucket: Bucket | None, as_json: bool) -> in
 
 
 async def _checks(file: str | None, bucket: Bucket | None) -> list[Check]:
-    from pipeline.deploy import doctor
-    from pipeline.runtime.runtime import RandomIds, WallClock
+    from pipeline.deploy import doctor, machine_checks
+    from pipeline.runtime.system import RandomIds, WallClock
 
     checks, pipelines = doctor.declared(file, datetime.now(UTC)) if file else ([], [])
-    checks = [*doctor.machine(), *await doctor.account(doctor.secrets_used(pipelines)), *checks]
+    checks = [*machine_checks.machine(), *await doctor.account(doctor.secrets_used(pipelines)), *checks]
     if bucket is not None:
         checks += await doctor.bucket_checks(bucket, pipelines, WallClock(), RandomIds())
     return checks

@@ -85,7 +85,7 @@ async def _bring(root: Runtime, full: bool) -> int:
 
     opened = await root.live()
     await opened.store.check(opened.settings.source)
-    passing = Pass(replace(opened.parts(), aggregator=WarehouseAggregator(opened.store, opened.settings, anew=full)))
+    passing = Pass(replace(opened.context(), aggregator=WarehouseAggregator(opened.store, opened.settings, anew=full)))
     await passing.open()
     if opened.settings.aggregates:
         await passing.aggregate()

@@ -9,7 +9,7 @@ import click
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, root_runtime, wait
 from pipeline.cli.render import as_json, count
-from pipeline.model.commit import MAIN_TABLE
+from pipeline.model.receipt import MAIN_TABLE
 from pipeline.tracebacks import visible
 
 

@@ -23,7 +23,7 @@ from pipeline.executors.local.messages import LENGTH, NO_MEMORY, SLOT, Answer, J
 from pipeline.executors.local.output_lines import Output, Whose, to_standard_error
 from pipeline.executors.local.process_owner import has_ended, started, this_process
 from pipeline.executors.local.spawner import make_fresh_spawner, make_spawner
-from pipeline.model.commit import Assignment
+from pipeline.model.task import Assignment
 from pipeline.ports import Finished
 from pipeline.work.memory_limit import memory_exceeded
 from pipeline.work.printed_output import READ_BYTES, as_kept

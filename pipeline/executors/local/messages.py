@@ -7,7 +7,8 @@ from typing import Protocol
 
 import msgspec
 
-from pipeline.model.commit import Assignment, Receipt
+from pipeline.model.receipt import Receipt
+from pipeline.model.task import Assignment
 
 LENGTH = struct.Struct("<I")
 SLOT = struct.Struct("<qqd")

@@ -18,7 +18,7 @@ from stat import S_ISREG
 from typing import BinaryIO
 
 from pipeline.errors import KeyUnsupported, ObjectNotFound, PreconditionFailed, StoreUnavailable
-from pipeline.model.commit import Head, Page, Stored
+from pipeline.model.listing import Head, Page, Stored
 from pipeline.ports import Content
 from pipeline.stores.local.address import require_directory
 from pipeline.stores.local.content import ABSENT, LocalContent, explained, translated, version

@@ -10,7 +10,7 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 from pipeline.errors import StoreUnavailable
-from pipeline.model.commit import Head, Page, Stored
+from pipeline.model.listing import Head, Page, Stored
 
 _FLAT = r"(?:<([A-Za-z]\w*)>[^<>]*</\1>|<[A-Za-z]\w*/>)*"
 _HEAD = re.compile(r'(?:<\?xml version="1\.0" encoding="UTF-8"\?>\s*)?<ListBucketResult(?: xmlns="[^<>&"]*")?>' + _FLAT)

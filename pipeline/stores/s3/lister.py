@@ -18,7 +18,7 @@ from operator import lt
 from typing import Any
 
 from pipeline.errors import SettingsError, StoreUnavailable
-from pipeline.model.commit import Page
+from pipeline.model.listing import Page
 from pipeline.stores.s3.errors import UNREACHED, code_in, explained, of_code
 from pipeline.stores.s3.list_answer import parse_listing, together, token_within
 

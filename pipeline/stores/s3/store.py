@@ -22,7 +22,7 @@ from pipeline.errors import (
     StoreUnavailable,
     StoreUnsafe,
 )
-from pipeline.model.commit import Head, Page, Stored
+from pipeline.model.listing import Head, Page, Stored
 from pipeline.ports import Content
 from pipeline.stores.s3.content import S3Content
 from pipeline.stores.s3.errors import RangeEmpty, explained, of_code

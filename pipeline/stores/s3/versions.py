@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PreconditionFailed, SourceChanged, StoreDenied, StoreUnavailable
-from pipeline.model.commit import Head
+from pipeline.model.listing import Head
 from pipeline.stores.s3.content import S3Content
 from pipeline.stores.s3.errors import explained
 from pipeline.stores.s3.list_answer import microseconds

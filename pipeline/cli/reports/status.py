@@ -1,115 +1,16 @@
-"""Commands that look, and change nothing: plan, status, lineage, audit."""
+"""`tidemill status`: sources by state, what waits, the last commits and failures."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-import msgspec
 
-from pipeline.cli import EXIT_PROBLEMS
-from pipeline.cli.missing_sources import empty_source
-from pipeline.cli.options import Target, on_bucket, root_runtime, runtime, wait
+from pipeline.cli.options import Target, on_bucket, runtime, wait
 from pipeline.cli.pasted_commands import pasted
-from pipeline.cli.render import as_json, count, duration, printable, size, table
+from pipeline.cli.render import as_json, count, dollars, duration, printable, size, table
 from pipeline.tracebacks import visible
-
-if TYPE_CHECKING:
-    from pipeline.runtime.plan_preview import Plan, PlanCost, RouteCost
-    from pipeline.runtime.runtime import Runtime
-
-
-@click.command("plan", epilog="Example:  tidemill plan pipeline.py --bucket ./bucket")
-@on_bucket
-@click.option(
-    "--engine",
-    type=click.Choice(["local", "modal"]),
-    default="local",
-    show_default=True,
-    help="modal: also containers, time and estimated dollars",
-)
-def plan_command(target: Target, engine: str) -> int:
-    """Say what a run would do: new and changed files by transform, deleted ones, and what no transform takes.
-
-    With --engine modal also what it would take there, at the rates of your workspace if Modal says them, else at list prices.
-    """
-    from pipeline.deploy.workspace_rates import workspace_rates
-    from pipeline.runtime.plan_preview import preview
-    from pipeline.runtime.runtime import WallClock
-
-    rates = wait(workspace_rates()) if engine == "modal" else None
-    warnings = {p.name: wait(_foreseen(root_runtime(target, p))) for p in target.pipelines}
-    plans = [wait(preview(runtime(target, p), WallClock().now_ms(), rates)) for p in target.pipelines]
-    for plan, p in zip(plans, target.pipelines, strict=True):
-        plan.warnings = [*warnings[p.name], *([] if plan.listed or p.upstream else [wait(empty_source(runtime(target, p)))])]
-    if target.as_json:
-        as_json([msgspec.to_builtins(plan) for plan in plans])
-        return 0
-    for plan in plans:
-        _show_plan(target, plan)
-    return 0
-
-
-def _show_plan(target: Target, plan: Plan) -> None:
-    from pipeline.state.key_growth import LISTED_MIN
-
-    click.echo(f"{plan.pipeline}: {count(plan.listed, 'object')} listed, {size(plan.listed_bytes)}")
-    for route in plan.routes:
-        click.echo(f"  {route.transform}: {count(route.new, 'new file')}, {route.changed:,} changed, {size(route.bytes)}")
-        if route.cost:
-            click.echo(f"    {_work(route.cost)}; {route.cost.basis}")
-    if plan.deleted:
-        click.echo(f"  {count(plan.deleted, 'file')} deleted in the bucket: their rows would go")
-    for transform, n in plan.behind.items():
-        anew = pasted(target, "backfill", options="--outdated")
-        click.echo(f"  {transform}: the rows of {count(n, 'file')} were made by other code; to make them anew:  {anew}")
-    if plan.in_progress:
-        click.echo(f"  {count(plan.in_progress, 'file')} in open tasks of other or earlier runs")
-    if plan.unmatched:
-        click.echo(f"  {count(plan.unmatched, 'file')} matched by no transform, such as {printable(plan.unmatched_sample[0])}")
-    if plan.listing and (plan.listed >= LISTED_MIN or "listing=" in plan.listing):
-        click.echo(f"  {plan.listing}")
-    if not plan.routes and not plan.deleted and not plan.in_progress:
-        click.echo("  nothing to do")
-    if plan.cost:
-        if plan.routes:
-            click.echo(f"  on Modal: {_work(plan.cost)}; {plan.cost.rates}")
-        click.echo(f"  {_limits(plan.cost)}")
-    for warning in plan.warnings:
-        click.echo(f"  {warning}")
-
-
-async def _foreseen(root: Runtime) -> list[str]:
-    """What is to be warned of. Raises SettingsError where a run would be refused."""
-    from pipeline.runtime.feasibility import foreseen
-
-    await root.store.check(root.settings.source)
-    found = await foreseen(root)
-    found.require()
-    return found.warnings
-
-
-def _work(cost: RouteCost | PlanCost) -> str:
-    work = f"{cost.container_s:,.1f} container-seconds in about {duration(cost.wall_s)}"
-    return f"{count(cost.containers, 'container')}, {work}, {dollars(cost.usd)}"
-
-
-def _limits(cost: PlanCost) -> str:
-    limits = {"max_cost_usd": cost.max_cost_usd, "max_cost_usd_per_day": cost.max_cost_usd_per_day}
-    named = " and ".join(f"{name}={usd:g}" for name, usd in limits.items() if usd is not None)
-    spent = f"today's receipts cost {dollars(cost.spent_today_usd)}"
-    if not named:
-        return f"no cost limit is declared; {spent}"
-    return f"{named} allow {cost.files_allowed:,} of {count(cost.files, 'file')} now; {spent}"
-
-
-def dollars(usd: float) -> str:
-    """Dollars for people: $1,234.50, $0.0042, and never $0.00 for something."""
-    if usd >= 1:
-        return f"${usd:,.2f}"
-    return f"${usd:.4f}" if usd >= 0.0001 or not usd else "under $0.0001"
 
 
 @click.command("status", epilog="Example:  tidemill status pipeline.py --bucket ./bucket --json")
@@ -238,7 +139,7 @@ def _ago(moment: str) -> str:
 def _usage(opened: Any, state: Any) -> dict[str, Any]:
     """Seconds of work today (UTC), what they cost on Modal at list prices (None without a schedule), and how full batches were."""
     from pipeline.plan.cost import Prices
-    from pipeline.runtime.runtime import WallClock
+    from pipeline.runtime.system import WallClock
     from pipeline.state.usage import day_of
 
     today = state.usage.by_day.get(day_of(WallClock().now_ms()), {})
@@ -249,47 +150,3 @@ def _usage(opened: Any, state: Any) -> dict[str, Any]:
         "usd_today": Prices(opened.settings, opened.policy).spent_usd(today) if is_deployed else None,
         "fill": {name: fill for name, fill in fills.items() if fill is not None},
     }
-
-
-@click.command("audit", epilog="Example:  tidemill audit pipeline.py --bucket ./bucket")
-@on_bucket
-def audit_command(target: Target) -> int:
-    """Prove from the bucket that each object is in exactly one state, each output is whole, and no row is there twice.
-
-    Reads every output file once. Exit code 1 and one line for each contradiction otherwise.
-    """
-    from pipeline.passes.audit import Audit
-    from pipeline.tables.views import live_rows_by_source
-
-    reports = []
-    for p in target.pipelines:
-        opened = runtime(target, p)
-        wait(opened.store.check(opened.settings.source))
-        audit = Audit(opened.store, opened.settings, opened.log(), partial(live_rows_by_source, opened))
-        reports.append((p.name, wait(audit.run())))
-    if target.as_json:
-        as_json(
-            [
-                {
-                    "pipeline": name,
-                    "clean": r.clean,
-                    "sequence": r.sequence,
-                    "sources": dict(r.sources),
-                    "files": r.files,
-                    "rows": r.rows,
-                    "orphans": r.orphans,
-                    "problems": r.problems,
-                }
-                for name, r in reports
-            ]
-        )
-    else:
-        for name, r in reports:
-            states = ", ".join(f"{n:,} {what}" for what, n in sorted(r.sources.items())) or "no sources"
-            verdict = "clean" if r.clean else f"{count(len(r.problems), 'problem')}"
-            click.echo(f"{name}: {verdict} at commit {r.sequence}: {states}; {count(r.files, 'file')}, {count(r.rows, 'row')}")
-            if r.orphans:
-                click.echo(f"  {count(r.orphans, 'file')} of attempts that never counted ({size(r.orphan_bytes)}), for the vacuum")
-            for problem in r.problems:
-                click.echo(f"  {problem}")
-    return 0 if all(r.clean for _, r in reports) else EXIT_PROBLEMS

@@ -1,0 +1,108 @@
+"""What a machine needs before a pipeline runs or is deployed from it: Python, Modal's client, the `modal` command."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+PYTHON_MIN = (3, 11)
+MODAL_PIN = ">=1.6,<1.7"
+"""Used where tidemill's own metadata names no version of Modal's client."""
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing looked at. `mend` says what to do, wherever the status is not `ok`."""
+
+    check: str
+    status: Literal["ok", "warn", "FAIL"]
+    found: str
+    mend: str = ""
+
+
+# -- the machine ---------------------------------------------------------------------------------------------------------
+
+
+def machine() -> list[Check]:
+    """Python, Modal's client, and the interpreter behind the `modal` command."""
+    command = shutil.which("modal")
+    return [
+        python_check(sys.version_info[:3]),
+        client_check(_installed("modal"), modal_pin(_requirements())),
+        command_check(command, interpreter_of(Path(command)) if command else None, sys.executable),
+    ]
+
+
+def python_check(version: tuple[int, int, int]) -> Check:
+    """Python itself."""
+    text, least = ".".join(map(str, version)), ".".join(map(str, PYTHON_MIN))
+    if version < PYTHON_MIN:
+        return Check("python", "FAIL", f"{text} is too old", f"make an environment with Python {least} or newer")
+    return Check("python", "ok", text)
+
+
+def client_check(version: str | None, pin: str) -> Check:
+    """Modal's client: its wire format changes with each minor version, so only one is taken."""
+    mend = f"pip install 'modal{pin}'"
+    if version is None:
+        return Check("modal client", "FAIL", "not installed", mend)
+    if not SpecifierSet(pin).contains(version, prereleases=True):
+        return Check("modal client", "FAIL", f"{version} is outside {pin}", mend)
+    return Check("modal client", "ok", f"{version} ({pin})")
+
+
+def modal_pin(requirements: Sequence[str]) -> str:
+    """The versions of Modal's client that tidemill's metadata takes; MODAL_PIN where it names none."""
+    named = [Requirement(text) for text in requirements]
+    return next((str(one.specifier) for one in named if one.name == "modal" and one.specifier), MODAL_PIN)
+
+
+def command_check(command: str | None, interpreter: str | None, executable: str) -> Check:
+    """Whether `modal ...` in a shell runs in the environment that `tidemill ...` runs in."""
+    mend = f"activate this environment, or write  {executable} -m modal"
+    if command is None:
+        return Check("modal command", "warn", "not on PATH", mend)
+    if interpreter is None:
+        return Check("modal command", "warn", f"{command} does not say which Python it runs with", mend)
+    if Path(interpreter).parent.resolve() != Path(executable).parent.resolve():
+        return Check("modal command", "warn", f"{command} runs with {interpreter}, tidemill with {executable}", mend)
+    return Check("modal command", "ok", command)
+
+
+def interpreter_of(script: Path) -> str | None:
+    """The Python that a script's first lines name, None if they name none."""
+    try:
+        lines = script.read_bytes()[:2000].decode("utf-8", "replace").splitlines()[:2]
+    except OSError:
+        return None
+    if not lines or not lines[0].startswith("#!"):
+        return None
+    words = lines[0][2:].split()
+    if words and Path(words[0]).name == "env":
+        return shutil.which(words[-1]) if "python" in words[-1] else None
+    if words and words[0] == "/bin/sh" and len(lines) > 1:  # how installers write paths too long for a first line
+        found = re.match(r"'''exec' (?:\"([^\"]+)\"|(\S+))", lines[1])
+        return (found[1] or found[2]) if found else None
+    return words[0] if words and "python" in Path(words[0]).name else None
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _requirements() -> list[str]:
+    try:
+        return importlib.metadata.requires("tidemill") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []

@@ -1,0 +1,71 @@
+"""Inputs, the tasks made of them, and what a worker is handed."""
+
+from __future__ import annotations
+
+import msgspec
+
+RENTED = "modal:"
+"""How the owner of tasks begins whose attempts run detached in rented containers: they queue there, and note that they began."""
+
+
+class Inputs(msgspec.Struct, kw_only=True):
+    """The source objects of one task, as parallel columns in the order they are processed."""
+
+    keys: list[str]
+    etags: list[str]
+    sizes: list[int]
+    modified_us: list[int]
+    replaces: list[str | None]
+    """For each key, the output that holds the rows of its previous version (None where there is none)."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, indexes: list[int]) -> Inputs:
+        """The inputs at these positions, in this order."""
+        return Inputs(
+            keys=[self.keys[i] for i in indexes],
+            etags=[self.etags[i] for i in indexes],
+            sizes=[self.sizes[i] for i in indexes],
+            modified_us=[self.modified_us[i] for i in indexes],
+            replaces=[self.replaces[i] for i in indexes],
+        )
+
+
+class Task(msgspec.Struct, kw_only=True):
+    """A unit of work that was committed: some source objects, one transform at one version, into one generation."""
+
+    id: str
+    transform: str
+    version: str
+    generation: int
+    inputs: Inputs
+    attempt: int
+    """1 for the first dispatch; rises when an attempt died or ran past its deadline."""
+    losses: int
+    """Dispatches whose whole runner vanished; they do not count as attempts until there are many."""
+    deadline_ms: int
+    """After this moment of the committing runner's clock anyone may dispatch the task again."""
+    owner: str
+    """Who dispatched it last (see `ports.Executor.owner`)."""
+    reason: str = ""
+    """Why the last attempt did not finish, where somebody saw it."""
+    again: bool = False
+    """Of objects that are processed once more at their committed version (a backfill): such tasks leave room for others."""
+    merges: list[str] = []
+    """A compaction: the outputs whose live rows are written anew, together. It has no transform and no inputs."""
+
+    @property
+    def dispatch(self) -> int:
+        """Counts every dispatch of the task, whatever ended the one before: names what an attempt notes about itself."""
+        return self.attempt + self.losses
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """A task as handed to a worker: the task, the attempt's own nonce, and the table's schema so far."""
+
+    pipeline: str
+    task: Task
+    nonce: str
+    schema: str | None
+    """Base64 of the Arrow IPC schema message of the table so far, or None before the first rows."""
