@@ -31,7 +31,7 @@ from pipeline.stores.local.store import LocalStore
 from pipeline.tables.views import open_warehouse, state_at
 from sinks.query.object_files import LocalFiles, StoreFiles
 from sinks.query.warehouse import Warehouse
-from tests.inline import inline_runtime
+from tests.support.inline import inline_runtime
 
 GROUPS = 1_000
 REPEATS = 9

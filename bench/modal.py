@@ -32,7 +32,7 @@ from pipeline.model.task import Assignment
 from pipeline.passes.runner import Pass
 from pipeline.runtime.bucket import Bucket
 from pipeline.work.orders import encode, order_for
-from tests.servers import KEYS, seaweed_url
+from tests.support.servers import KEYS, seaweed_url
 
 FLOW = """
 import json

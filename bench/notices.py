@@ -19,7 +19,7 @@ from pathlib import Path
 
 import boto3
 
-from tests.servers import KEYS, moto_url
+from tests.support.servers import KEYS, moto_url
 
 FLOW = """
 from pipeline import Pipeline, Object

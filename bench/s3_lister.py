@@ -26,7 +26,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote
 from xml.sax.saxutils import escape
 
-from tests.servers import KEYS
+from tests.support.servers import KEYS
 
 ROOT = Path(__file__).parent.parent
 BEGAN = datetime(2026, 8, 1, tzinfo=UTC)

@@ -16,7 +16,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 settings.register_profile("tidemill", deadline=None, derandomize=True)  # no timing asserts; the same examples each time
 settings.load_profile("tidemill")
 
-SLOW = ("tests/modal/", "tests/modal_offline/", "tests/simulation/", "tests/integration/test_de")
+SLOW = (
+    "tests/modal/",
+    "tests/modal_offline/",
+    "tests/simulation/",
+    "tests/integration/runs/test_deaths",
+    "tests/integration/commands/test_demo",
+)
 PARTS = 3
 
 

@@ -23,9 +23,9 @@ from sinks.aggregates.compute import definitions
 from sinks.query.object_files import files_of
 from sinks.query.warehouse import Warehouse
 from sinks.targets import Target
-from tests.helpers import lines
-from tests.inline import inline_runtime
-from tests.postgres_server import postgres_dsn
+from tests.support.helpers import lines
+from tests.support.inline import inline_runtime
+from tests.support.postgres_server import postgres_dsn
 
 KINDS = ("delta", "postgres", "duckdb", "catalogue")
 DSN = "TIDEMILL_TEST_DSN"

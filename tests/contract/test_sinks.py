@@ -27,7 +27,7 @@ from sinks.copies.change_rows import Rows
 from sinks.copies.port import Sink
 from sinks.targets import Target
 from tests.contract.sinks_world import KINDS, STAGES, World, compacted, execute, spoil, typed_world
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 _tags = (f"t{n}" for n in itertools.count())
 

@@ -24,7 +24,7 @@ from pipeline.errors import (
 )
 from pipeline.stores import open_store
 from pipeline.testing.memory_store import MemoryStore
-from tests.servers import moto_url, seaweed_url
+from tests.support.servers import moto_url, seaweed_url
 
 KINDS = ("memory", "local", "moto", "seaweed")
 

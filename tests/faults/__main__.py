@@ -8,7 +8,7 @@ import time
 
 from tests.faults.commits import contend
 from tests.faults.proxy import ALL
-from tests.servers import moto_url
+from tests.support.servers import moto_url
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ from pipeline.model.commit import Commit
 from pipeline.state import codec
 from pipeline.stores import open_store
 from tests.faults.proxy import ALL, Fault, Proxy, Rule, weather
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 PIPELINE = "p"
 UNANSWERED = tuple(Rule(fault, 1.0, "PUT", "/log/", times=6) for fault in (Fault.LOST_AFTER, Fault.LOST_BEFORE))

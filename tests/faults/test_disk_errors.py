@@ -17,7 +17,7 @@ import pytest
 from pipeline.commit_log import store_probe
 from pipeline.errors import CommitUnknown, StoreDenied, StoreUnavailable
 from tests.faults.disk import FaultyDisk, World
-from tests.helpers import Project, lines
+from tests.support.helpers import Project, lines
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES)
 SHARES = 4

@@ -13,8 +13,8 @@ import pytest
 from pipeline.errors import StoreUnavailable
 from pipeline.stores.local.store import LocalStore
 from tests.faults.disk import World
-from tests.helpers import Project, lines
-from tests.integration.test_deaths import until
+from tests.integration.runs.test_deaths import until
+from tests.support.helpers import Project, lines
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.soak import soak
+from tests.soak.__main__ import soak
 
 
 @pytest.mark.parametrize(("store", "actions"), [("file", 50), ("s3", 25)])

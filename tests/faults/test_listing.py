@@ -21,7 +21,7 @@ from pipeline.stores.s3 import lister
 from tests.contract.test_store import HOSTILE
 from tests.faults.proxy import Answer, Fault, Proxy, Request, Rule, error
 from tests.hostile.listings import Dialect
-from tests.servers import KEYS
+from tests.support.servers import KEYS
 
 N = 9_500
 ALL = [key_of(i) for i in range(N)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.faults.commits import contend
 from tests.faults.proxy import ALL
-from tests.servers import moto_url
+from tests.support.servers import moto_url
 
 
 def test_no_commit_is_lost_or_doubled_whatever_the_network_does() -> None:

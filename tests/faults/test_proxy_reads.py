@@ -20,7 +20,7 @@ from pipeline.errors import StoreUnavailable
 from pipeline.stores import open_store
 from pipeline.stores.s3.content import S3Content
 from tests.faults.proxy import BODY, Answer, Fault, Proxy, Request, Rule, error, faulty, weather
-from tests.servers import moto_url
+from tests.support.servers import moto_url
 
 BODIES = {"small": b"0123456789" * 30, "a//odd": bytes(range(256)) * 5, "empty": b"", "dir/": b"", "large": b"", "b//large": b""}
 BODIES |= {name: random.Random(name).randbytes(2**20) for name in ("large", "b//large")}

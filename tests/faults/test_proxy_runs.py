@@ -14,8 +14,8 @@ import boto3
 import pytest
 
 from tests.faults.proxy import ALL, Answer, Fault, Proxy, Request, Rule, error, faulty, weather
-from tests.helpers import LOGS, Project, lines
-from tests.servers import KEYS, moto_url
+from tests.support.helpers import LOGS, Project, lines
+from tests.support.servers import KEYS, moto_url
 
 FILES = 12
 RUNS_MAX = 12

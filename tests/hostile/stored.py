@@ -31,7 +31,7 @@ from pipeline.state.ledger import Entry
 from pipeline.state.state import State
 from pipeline.testing.memory_store import MemoryStore
 from pipeline.work.orders import decode_answer, decode_assignment, decode_order, encode, order_for
-from tests.builders import inputs_of, receipt_of, task_of
+from tests.support.builders import inputs_of, receipt_of, task_of
 
 TASK = f"{1:020d}-000000"
 

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.errors import ObjectNotFound, SourceChanged
 from tests.contract.test_store import make_store, run
-from tests.helpers import ROOT, Project
+from tests.support.helpers import ROOT, Project
 
 BODY = b"0123456789" * 4000
 
@@ -231,7 +231,7 @@ def test_a_large_file_is_streamed_in_bounded_memory(tmp_path: Path) -> None:
 
 def test_a_large_object_is_streamed_in_bounded_memory(tmp_path: Path) -> None:
     """By ranges of 8 MB, of which two may be held at once."""
-    from tests.servers import moto_url
+    from tests.support.servers import moto_url
 
     store = make_store("moto", tmp_path)
     name, path = secrets.token_hex(4), tmp_path / "large"

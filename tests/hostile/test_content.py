@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.helpers import Project
+from tests.support.helpers import Project
 
 MEMORY_MB = 400
 SOURCE = f"""

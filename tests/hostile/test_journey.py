@@ -12,8 +12,8 @@ from botocore.exceptions import ClientError
 
 from pipeline.cli import invoke
 from tests.contract.test_store import make_store
-from tests.helpers import Project
-from tests.servers import KEYS, moto_url
+from tests.support.helpers import Project
+from tests.support.servers import KEYS, moto_url
 
 SOURCE = """
 from pipeline import Pipeline

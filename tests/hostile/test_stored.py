@@ -17,9 +17,9 @@ from pipeline.plan.evidence import fits
 from pipeline.state import codec
 from pipeline.state.checkpoint import Checkpoint
 from pipeline.state.jobs import Job
-from tests.builders import inputs_of, task_of
 from tests.hostile.stored import TASK, attempt, commits, output_file, parsers, receipt, task
 from tests.hostile.strategies import ODD_VALUES, mutated, mutations
+from tests.support.builders import inputs_of, task_of
 
 DEEP = 100_000
 

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import boto3
 
-from tests.helpers import ROOT, Project
 from tests.modal_offline import Offline
-from tests.servers import KEYS, moto_url
-from tests.warm import containers
+from tests.support.helpers import ROOT, Project
+from tests.support.servers import KEYS, moto_url
+from tests.support.warm import containers
 
 T = TypeVar("T")
 SECRET = "bucket-keys"

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.helpers import ROOT, Project
 from tests.modal.helpers import Cloud, Deployed
+from tests.support.helpers import ROOT, Project
 
 EXAMPLES = ROOT / "examples"
 

@@ -11,9 +11,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.helpers import ROOT
 from tests.modal.helpers import SECRET, Cloud
-from tests.servers import KEYS
+from tests.support.helpers import ROOT
+from tests.support.servers import KEYS
 
 GUIDE = ROOT / "docs" / "guides" / "modal.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -15,8 +15,8 @@ from pipeline.deploy.engines import ModalEngine
 from pipeline.passes.runner import Pass
 from pipeline.runtime.bucket import Bucket
 from pipeline.runtime.system import WallClock
-from tests.helpers import lines
 from tests.modal.helpers import Cloud, Deployed
+from tests.support.helpers import lines
 
 FLOW = '''
 import json, time

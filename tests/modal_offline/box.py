@@ -19,7 +19,7 @@ from tests.modal_offline.catalogue import layout
 from tests.modal_offline.rpc import TASK_HEADER
 from tests.modal_offline.stores import ENVIRONMENT
 from tests.modal_offline.world import Container, Running, World
-from tests.warm import Started, Template
+from tests.support.warm import Started, Template
 
 UNCHECKED = py_compile.PycInvalidationMode.UNCHECKED_HASH
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "FUSE_LIBRARY_PATH")

@@ -25,7 +25,7 @@ from tests.modal_offline.rpc import Dispatcher
 from tests.modal_offline.stores import Stores
 from tests.modal_offline.web import Web
 from tests.modal_offline.world import Container, Faults, Function, Input, World
-from tests.warm import Template
+from tests.support.warm import Template
 
 T = TypeVar("T")
 START_S = 20.0

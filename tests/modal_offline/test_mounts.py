@@ -19,7 +19,7 @@ import modal
 import pytest
 
 from tests.modal_offline import Offline, buckets, mount_kind
-from tests.servers import KEYS, moto_url
+from tests.support.servers import KEYS, moto_url
 
 fuse_only = pytest.mark.skipif(mount_kind() != "fuse", reason="no FUSE here: run as root with /dev/fuse and libfuse3-3")
 

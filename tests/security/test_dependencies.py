@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 REPORT = {
     "dependencies": [

@@ -14,9 +14,9 @@ from urllib.parse import quote
 import boto3
 import pytest
 
-from tests.helpers import LOGS, Project, lines
 from tests.security.recorder import recording
-from tests.servers import KEYS, moto_url
+from tests.support.helpers import LOGS, Project, lines
+from tests.support.servers import KEYS, moto_url
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "fake/Secret+Access=Key-7f3a",

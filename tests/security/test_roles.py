@@ -27,9 +27,9 @@ from pipeline.model.receipt import Receipt
 from pipeline.model.task import Assignment
 from pipeline.state import codec
 from pipeline.work.orders import Order, encode, order_for
-from tests.helpers import Project, lines
 from tests.security.recorder import Need, Recorder, Request, covers, grants, recording, refused, unused
-from tests.servers import KEYS, moto_url
+from tests.support.helpers import Project, lines
+from tests.support.servers import KEYS, moto_url
 
 FLOW = """
 import json, os

@@ -16,8 +16,8 @@ from pipeline.cli import invoke
 from pipeline.errors import SettingsError
 from sinks.query.object_files import LocalFiles
 from sinks.query.warehouse import Warehouse
-from tests.helpers import LOGS, Project, lines
 from tests.security.escapes import ALL, BOMBS, TOO_LONG
+from tests.support.helpers import LOGS, Project, lines
 
 SECRET = "TOP-SECRET-CONTENT"
 GOOD = "SELECT count(*) AS n FROM logs"

@@ -24,7 +24,9 @@ from pipeline.passes import upkeep
 from pipeline.passes.runner import Pass
 from pipeline.state.checkpoint import Checkpoint
 from pipeline.state.state import State
-from tests.unit import test_discovery, test_log, test_maintenance
+from tests.unit.pipeline.commit_log import test_log
+from tests.unit.pipeline.commit_log import test_vacuum as test_maintenance
+from tests.unit.pipeline.discover import test_compare as test_discovery
 
 from .store import SimStore
 

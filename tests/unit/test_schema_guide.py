@@ -11,7 +11,7 @@ from pipeline.model.settings import Widen
 from sinks.parquet.schema_mode import fixed_type
 from sinks.values.extremes import NONE_WIDE, Wide
 from sinks.values.schema import common_type
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 TYPES = {
     "null": pa.null(),

@@ -11,7 +11,7 @@ import pytest
 from sinks.values.column_types import delta_type, duckdb_type, postgres_type
 from sinks.values.contract import outside_type, plain_type, rules, stored_type
 from sinks.values.view_sql import view_type
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 from tests.values.writing import read_back, written
 
 PAGE = ROOT / "docs" / "TYPES.md"

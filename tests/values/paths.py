@@ -25,7 +25,7 @@ from sinks import Delta, DuckDBFile
 from sinks.query.object_files import files_of
 from sinks.query.table_diff import Differ
 from sinks.targets import Target
-from tests.inline import inline_runtime
+from tests.support.inline import inline_runtime
 from tests.values.model import OWN, Kind, Row, Table, same
 from tests.values.writing import pylist
 
