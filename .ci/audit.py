@@ -1,9 +1,12 @@
-"""Audits the lock files for known vulnerabilities, with pip-audit in an environment of its own. Standard library only.
+"""Audits the lock files for known vulnerabilities, with pip-audit in an environment of its own.
+
+Standard library only.
 
     python .ci/audit.py requirements.lock requirements-dev.lock
 
-Exit code 1 for a vulnerability that ignored-vulnerabilities.txt does not name, or names with a date that has passed. Where the
-advisory service or the tool cannot be had, that is said in one line and is no failure.
+Exit code 1 for a vulnerability that ignored-vulnerabilities.txt does not name, or names with a date
+that has passed. Where the advisory service or the tool cannot be had, that is said in one line and
+is no failure.
 """
 
 from __future__ import annotations
@@ -23,7 +26,10 @@ LIMIT_S = 60
 
 
 def ignored(text: str, today: datetime.date) -> set[str]:
-    """Ids that are ignored today: lines `ID until YYYY-MM-DD why`. Raises ValueError for a line that is none."""
+    """Ids that are ignored today: lines `ID until YYYY-MM-DD why`.
+
+    Raises ValueError for a line that is none.
+    """
     found = set()
     for line in text.splitlines():
         if line.strip() and not line.startswith("#"):
@@ -45,7 +51,11 @@ def verdict(report: dict, known: set[str]) -> tuple[list[str], int, int]:
         asked += 1
         for found in package["vulns"]:
             if known.isdisjoint({found["id"], *found.get("aliases", ())}):
-                mend = f", mended in {', '.join(found['fix_versions'])}" if found.get("fix_versions") else ""
+                mend = (
+                    f", mended in {', '.join(found['fix_versions'])}"
+                    if found.get("fix_versions")
+                    else ""
+                )
                 told.append(f"{package['name']} {package['version']}: {found['id']}{mend}")
     return told, asked, unasked
 
@@ -60,13 +70,19 @@ def main(locks: list[str]) -> int:
     try:
         report = audited(locks)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        _say(f"audit: not done, pip-audit or the advisory service cannot be reached ({type(error).__name__})")
+        _say(
+            "audit: not done, pip-audit or the advisory service cannot be reached"
+            f" ({type(error).__name__})"
+        )
         return 0
     told, asked, unasked = verdict(report, known)
     for line in told:
         _say(f"audit: {line}", sys.stderr)
     if not asked:
-        _say(f"audit: not done, the advisory service knows none of {unasked} packages: it cannot be reached from here")
+        _say(
+            f"audit: not done, the advisory service knows none of {unasked} packages: it cannot be"
+            " reached from here"
+        )
     else:
         _say(f"audit: {asked} packages looked up, {unasked} not, {len(told)} vulnerabilities")
     return 1 if told else 0
@@ -80,14 +96,39 @@ def audited(locks: list[str]) -> dict:
     """pip-audit's report. It resolves nothing: the lock files name all packages, with hashes."""
     python = TOOL / "bin" / "python"
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(TOOL)], check=True, capture_output=True, timeout=LIMIT_S)
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "pip-audit>=2.9,<3"]
+        subprocess.run(
+            [sys.executable, "-m", "venv", str(TOOL)],
+            check=True,
+            capture_output=True,
+            timeout=LIMIT_S,
+        )
+    install = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "pip-audit>=2.9,<3",
+    ]
     subprocess.run(install, check=True, capture_output=True, timeout=LIMIT_S)
     files = [word for lock in locks for word in ("-r", lock)]
-    options = ["--disable-pip", "--require-hashes", "--format", "json", "--progress-spinner", "off", "--timeout", "10"]
+    options = [
+        "--disable-pip",
+        "--require-hashes",
+        "--format",
+        "json",
+        "--progress-spinner",
+        "off",
+        "--timeout",
+        "10",
+    ]
     command = [python, "-m", "pip_audit", *files, *options]
     quiet = {**os.environ, "PIP_NO_INPUT": "1"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LIMIT_S, env=quiet)  # 1: it found some
+    # 1: it found some
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=LIMIT_S, env=quiet
+    )
     return json.loads(done.stdout)
 
 

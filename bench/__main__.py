@@ -1,7 +1,9 @@
-"""python -m bench [--repeats 3] [--only WORK ...] [--peers]: measure Tidemill beside other programs, in turns, in one run.
+"""python -m bench [--repeats 3] [--only WORK ...] [--peers]: measure Tidemill beside other
+programs, in turns, in one run.
 
-Every figure is the wall time of a whole command in a new process, the median of the repeats. Results go to bench/results.json and,
-as a table, to standard output. `--peers` also measures dlt and Daft, in an environment of their own that is made first.
+Every figure is the wall time of a whole command in a new process, the median of the repeats.
+Results go to bench/results.json and, as a table, to standard output. `--peers` also measures dlt
+and Daft, in an environment of their own that is made first.
 """
 
 from __future__ import annotations
@@ -41,18 +43,44 @@ class Run:
 
 
 def measure(command: list[str]) -> Run:
-    """Wall and processor time, and peak memory of the largest process among the command and its children."""
+    """Wall and processor time, and peak memory of the largest process among the command and its
+    children.
+    """
     started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     cpu = usage.ru_utime + usage.ru_stime
-    return Run(time.perf_counter() - started, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status), output, cpu)
+    return Run(
+        time.perf_counter() - started,
+        usage.ru_maxrss / 1024,
+        os.waitstatus_to_exitcode(status),
+        output,
+        cpu,
+    )
 
 
 def tidemill(root: Path, kind: str) -> Callable[[], Run]:
-    return lambda: measure([sys.executable, "-m", "pipeline.cli", "run", f"bench/flows.py:{kind}", "--bucket", str(root), "--json"])
+    return lambda: measure(
+        [
+            sys.executable,
+            "-m",
+            "pipeline.cli",
+            "run",
+            f"bench/flows.py:{kind}",
+            "--bucket",
+            str(root),
+            "--json",
+        ]
+    )
 
 
 def floor(root: Path, kind: str) -> Callable[[], Run]:
@@ -60,7 +88,9 @@ def floor(root: Path, kind: str) -> Callable[[], Run]:
 
 
 def peer(name: str, root: Path, kind: str) -> Callable[[], Run]:
-    return lambda: measure([str(WORK / "peers/bin/python"), str(HERE / f"peer_{name}.py"), kind, str(root)])
+    return lambda: measure(
+        [str(WORK / "peers/bin/python"), str(HERE / f"peer_{name}.py"), kind, str(root)]
+    )
 
 
 def forget(root: Path) -> None:
@@ -79,7 +109,11 @@ class Work:
     runs: dict[str, list[Run]] = field(default_factory=dict)
 
     def compare(
-        self, programs: dict[str, Callable[[], Run]], repeats: int, before: Callable[[], None], codes: tuple[int, ...] = (0,)
+        self,
+        programs: dict[str, Callable[[], Run]],
+        repeats: int,
+        before: Callable[[], None],
+        codes: tuple[int, ...] = (0,),
     ) -> None:
         """Each program in turn, and that several times: what disturbs one disturbs all."""
         for i in range(repeats):
@@ -88,7 +122,11 @@ class Work:
                 run = program()
                 assert run.code in codes, f"{name} ended with {run.code}:\n{run.output[-3000:]}"
                 self.runs.setdefault(name, []).append(run)
-                print(f"  {self.name}: {name} {run.seconds:.2f} s, {run.peak_mb:.0f} MB", file=sys.stderr, flush=True)
+                print(
+                    f"  {self.name}: {name} {run.seconds:.2f} s, {run.peak_mb:.0f} MB",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     def seconds(self, program: str) -> float:
         return statistics.median(run.seconds for run in self.runs[program])
@@ -100,19 +138,30 @@ class Work:
         ours = self.seconds("tidemill")
         cells = [self.name, f"{ours:.2f} s", f"{self.peak_mb('tidemill'):.0f} MB"]
         for name in ("floor", "dlt", "daft"):
-            cells.append(f"{self.seconds(name):.2f} s ({ours / self.seconds(name):.2f})" if name in self.runs else "")
+            cells.append(
+                f"{self.seconds(name):.2f} s ({ours / self.seconds(name):.2f})"
+                if name in self.runs
+                else ""
+            )
         return [*cells, self.target]
 
 
-def first_ingest(kind: str, count: int, target: str, repeats: int, peers: tuple[str, ...] = ()) -> Work:
+def first_ingest(
+    kind: str, count: int, target: str, repeats: int, peers: tuple[str, ...] = ()
+) -> Work:
     root, work = workloads.bucket(WORK, kind, count), Work(f"{count:,} {kind}", target)
-    programs = {"tidemill": tidemill(root, kind), "floor": floor(root, kind)} | {p: peer(p, root, kind) for p in peers}
+    programs = {"tidemill": tidemill(root, kind), "floor": floor(root, kind)} | {
+        p: peer(p, root, kind) for p in peers
+    }
     work.compare(programs, repeats, lambda: forget(root))
     return work
 
 
 def malformed(count: int, repeats: int) -> Work:
-    root, work = workloads.bucket(WORK, "logs", count), Work(f"{count:,} logs, 50 broken", "1.4 x floor")
+    root, work = (
+        workloads.bucket(WORK, "logs", count),
+        Work(f"{count:,} logs, 50 broken", "1.4 x floor"),
+    )
     workloads.break_some(root, count, 50)
     try:
         both = {"tidemill": tidemill(root, "logs"), "floor": floor(root, "logs")}
@@ -131,7 +180,9 @@ def nothing_new(count: int, repeats: int) -> list[Work]:
     for program in (tidemill(root, "tiny"), floor(root, "tiny")):
         assert program().code == 0
     cold = Work(f"nothing new, {count:,} processed, new process", "0.6 s, 150 MB")
-    cold.compare({"tidemill": tidemill(root, "tiny"), "floor": floor(root, "tiny")}, repeats, os.sync)
+    cold.compare(
+        {"tidemill": tidemill(root, "tiny"), "floor": floor(root, "tiny")}, repeats, os.sync
+    )
     warm = Work(f"nothing new, {count:,} processed, same process", "0.2 s")
     run = measure([sys.executable, "-m", "bench.warm", str(root), "5"])
     assert run.code == 0, run.output
@@ -141,7 +192,10 @@ def nothing_new(count: int, repeats: int) -> list[Work]:
 
 
 def increment(count: int, new: int, repeats: int) -> Work:
-    root, work = workloads.bucket(WORK, "logs", count), Work(f"{new} new after {count:,} logs", "0.6 s")
+    root, work = (
+        workloads.bucket(WORK, "logs", count),
+        Work(f"{new} new after {count:,} logs", "0.6 s"),
+    )
     forget(root)
     for program in (tidemill(root, "logs"), floor(root, "logs")):
         assert program().code == 0
@@ -182,17 +236,29 @@ def make_peers() -> None:
     if not (WORK / "peers/bin/python").exists():
         print("  installing dlt and Daft", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(WORK / "peers")], check=True)
-        pip = [str(WORK / "peers/bin/python"), "-m", "pip", "install", "--quiet", "-r", str(HERE / "requirements-peers.txt")]
+        pip = [
+            str(WORK / "peers/bin/python"),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "-r",
+            str(HERE / "requirements-peers.txt"),
+        ]
         subprocess.run(pip, check=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=3)
     names = ["logs", "csv", "images", "tiny", "nothing", "increment", "malformed", "memory"]
     parser.add_argument("--only", nargs="*", choices=names)
     parser.add_argument("--peers", action="store_true", help="measure dlt and Daft too")
-    parser.add_argument("--scale", type=float, default=1.0, help="a part of each workload, for a quick look")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="a part of each workload, for a quick look"
+    )
     args = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     if args.peers:
@@ -201,7 +267,9 @@ def main() -> None:
     dlt, both = (("dlt",), ("dlt", "daft")) if args.peers else ((), ())
     r = args.repeats
     jobs: dict[str, Callable[[], Any]] = {
-        "logs": lambda: first_ingest("logs", n["logs"], "1.2 x floor, 1/2.5 x dlt, 1 x Daft", r, both),
+        "logs": lambda: first_ingest(
+            "logs", n["logs"], "1.2 x floor, 1/2.5 x dlt, 1 x Daft", r, both
+        ),
         "csv": lambda: first_ingest("csv", n["csv"], "1.15 x floor", r, dlt),
         "images": lambda: first_ingest("images", n["images"], "1.05 x floor", r),
         "tiny": lambda: first_ingest("tiny", n["tiny"], "1.5 x floor", r),
@@ -220,13 +288,33 @@ def main() -> None:
 
 def report(works: list[Work], repeats: int) -> None:
     """The table on standard output, everything in results.json."""
-    head = ["work", "tidemill", "peak memory", "floor (ratio)", "dlt (ratio)", "Daft (ratio)", "target"]
+    head = [
+        "work",
+        "tidemill",
+        "peak memory",
+        "floor (ratio)",
+        "dlt (ratio)",
+        "Daft (ratio)",
+        "target",
+    ]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for work in works:
         print("| " + " | ".join(work.row()) + " |")
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system(), "repeats": repeats}
-    runs = {w.name: {p: [[round(r.seconds, 3), round(r.peak_mb)] for r in rs] for p, rs in w.runs.items()} for w in works}
-    (HERE / "results.json").write_text(json.dumps({"machine": machine, "runs": runs}, indent=1) + "\n")
+    machine = {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "repeats": repeats,
+    }
+    runs = {
+        w.name: {
+            p: [[round(r.seconds, 3), round(r.peak_mb)] for r in rs] for p, rs in w.runs.items()
+        }
+        for w in works
+    }
+    (HERE / "results.json").write_text(
+        json.dumps({"machine": machine, "runs": runs}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""python -m bench.answers [--files 10000] [--rows 1000]: what it costs to ask, to compact, and to keep aggregates up to date.
+"""python -m bench.answers [--files 10000] [--rows 1000]: what it costs to ask, to compact, and to
+keep aggregates up to date.
 
-A table of FILES x ROWS rows in as many outputs as files, made by the pipeline itself in this process; each file is of one of 1,000
-groups. Queries are compared with DuckDB on the same rows in one Parquet file, in turns, medians of nine; aggregates with computing
-everything. Bytes are counted where the store is read.
+A table of FILES x ROWS rows in as many outputs as files, made by the pipeline itself in this
+process; each file is of one of 1,000 groups. Queries are compared with DuckDB on the same rows in
+one Parquet file, in turns, medians of nine; aggregates with computing everything. Bytes are counted
+where the store is read.
 """
 
 from __future__ import annotations
@@ -56,10 +58,15 @@ def flow(rows: int) -> Pipeline:
     def make(obj: Object) -> Any:
         i = int(obj.read())
         rng = np.random.default_rng(i)
-        ts = np.datetime64(datetime(2026, 1, 1) + timedelta(hours=i), "us") + np.arange(rows) * 3_600_000_000 // rows  # noqa: DTZ001
+        ts = (
+            np.datetime64(datetime(2026, 1, 1) + timedelta(hours=i), "us")  # noqa: DTZ001
+            + np.arange(rows) * 3_600_000_000 // rows
+        )
         v = rng.integers(0, 1_000_000, rows)
         text = pa.array(np.char.add("event ", (v % 5000).astype(str)))
-        return pa.table({"k": np.full(rows, i % GROUPS), "ts": ts, "v": v, "x": rng.random(rows), "text": text})
+        return pa.table(
+            {"k": np.full(rows, i % GROUPS), "ts": ts, "v": v, "x": rng.random(rows), "text": text}
+        )
 
     t.aggregate("totals", by=["k"], sql=TOTALS)
     t.aggregate("sums", by=["k"], sql=SUMS)
@@ -99,7 +106,9 @@ def medians_s(*works: Callable[[], object]) -> list[float]:
 
 
 async def scans(opened: Runtime, ideal: dict[str, Path], title: str) -> None:
-    """Our views beside one ideal file, as DuckDB writes it by itself and with its newest encodings."""
+    """Our views beside one ideal file, as DuckDB writes it by itself and with its
+    newest encodings.
+    """
     import duckdb
 
     others = {name: duckdb.connect() for name in ideal}
@@ -111,7 +120,11 @@ async def scans(opened: Runtime, ideal: dict[str, Path], title: str) -> None:
             asked += [lambda s=statement, c=c: c.execute(s).fetchall() for c in others.values()]  # type: ignore[misc]
             spent = dict(zip(["ours", *others], medians_s(*asked), strict=True))
             ratios = {name: round(spent["ours"] / spent[name], 2) for name in others}
-            tell(f"{title}: {what}", ", ".join(f"{name} {s:.3f} s" for name, s in spent.items()), ratio=ratios)
+            tell(
+                f"{title}: {what}",
+                ", ".join(f"{name} {s:.3f} s" for name, s in spent.items()),
+                ratio=ratios,
+            )
 
 
 class Counting:
@@ -159,9 +172,15 @@ async def partial_reads(opened: Runtime) -> None:
     with Warehouse(StoreFiles(counting)) as warehouse:  # type: ignore[arg-type]
         warehouse.add_snapshot(snapshot)
         counting.read = 0
-        found = warehouse.query("SELECT count(*) AS n FROM t WHERE ts >= TIMESTAMP '2026-02-01' AND ts < TIMESTAMP '2026-02-04'")
+        found = warehouse.query(
+            "SELECT count(*) AS n FROM t WHERE ts >= TIMESTAMP '2026-02-01' AND ts < TIMESTAMP"
+            " '2026-02-04'"
+        )
     rows = found.column(0)[0].as_py()
-    tell("three days of the table by the sort column", f"{rows:,} rows, {counting.read:,} of {total:,} bytes read")
+    tell(
+        "three days of the table by the sort column",
+        f"{rows:,} rows, {counting.read:,} of {total:,} bytes read",
+    )
 
 
 async def look_ups(opened: Runtime, title: str) -> None:
@@ -174,7 +193,10 @@ async def look_ups(opened: Runtime, title: str) -> None:
         spent = time.perf_counter() - began
     _, state = await state_at(opened, sources=[key])
     files = sum(len(o.files) for o in state.snapshot([key]).outputs.values())
-    tell(f"{title}: rows of one source by key", f"{spent:.3f} s with loading the state, {files} file read")
+    tell(
+        f"{title}: rows of one source by key",
+        f"{spent:.3f} s with loading the state, {files} file read",
+    )
 
 
 async def aggregates(opened: Runtime, title: str, snapshot: Snapshot) -> None:
@@ -182,7 +204,9 @@ async def aggregates(opened: Runtime, title: str, snapshot: Snapshot) -> None:
     names = [aggregate.name for aggregate in opened.settings.aggregates]
     for some in [*([name] for name in names), names]:
         one = WarehouseAggregator(opened.store, only(opened, some))
-        mine = msgspec.structs.replace(snapshot, aggregates={k: v for k, v in snapshot.aggregates.items() if k in some})
+        mine = msgspec.structs.replace(
+            snapshot, aggregates={k: v for k, v in snapshot.aggregates.items() if k in some}
+        )
         scratch = msgspec.structs.replace(mine, aggregates={}, changes=Changes(everything=True))
         number = iter(range(10**6))
 
@@ -190,14 +214,20 @@ async def aggregates(opened: Runtime, title: str, snapshot: Snapshot) -> None:
             _run(one.compute(given, f"bench{next(number)}"))
 
         a, b = medians_s(lambda given=mine: compute(given), lambda given=scratch: compute(given))  # type: ignore[misc]
-        tell(f"{title}: {' and '.join(some)}", f"{a:.3f} s, from scratch {b:.3f} s", ratio=round(a / b, 3))
+        tell(
+            f"{title}: {' and '.join(some)}",
+            f"{a:.3f} s, from scratch {b:.3f} s",
+            ratio=round(a / b, 3),
+        )
 
 
 def only(opened: Runtime, names: list[str]) -> Any:
     """The settings with these aggregates alone."""
     from dataclasses import replace
 
-    return replace(opened.settings, aggregates=tuple(a for a in opened.settings.aggregates if a.name in names))
+    return replace(
+        opened.settings, aggregates=tuple(a for a in opened.settings.aggregates if a.name in names)
+    )
 
 
 def _run(work: Any) -> None:
@@ -231,17 +261,33 @@ async def main(files: int, rows: int) -> None:
         folder = Path(made)
         (folder / "up").mkdir()
         upload(folder, range(files))
-        opened = inline_runtime(flow(rows), folder, aggregates=False, task_files_max=1, task_files_min=1, vacuum_every=10**9)
+        opened = inline_runtime(
+            flow(rows),
+            folder,
+            aggregates=False,
+            task_files_max=1,
+            task_files_min=1,
+            vacuum_every=10**9,
+        )
         began = time.perf_counter()
         snapshot = await commit(opened)
-        tell("made", f"{files:,} outputs, {files * rows:,} rows in {time.perf_counter() - began:.0f} s")
-        ideal = {"DuckDB's file": folder / "ideal.parquet", "its newest encodings": folder / "ideal2.parquet"}
+        tell(
+            "made",
+            f"{files:,} outputs, {files * rows:,} rows in {time.perf_counter() - began:.0f} s",
+        )
+        ideal = {
+            "DuckDB's file": folder / "ideal.parquet",
+            "its newest encodings": folder / "ideal2.parquet",
+        }
         paths = [f for o in snapshot.outputs.values() for f in o.files]
         with Warehouse(LocalFiles(str(folder))) as warehouse:
             warehouse.add_snapshot(snapshot)
             columns = "SELECT k, ts, v, x, text FROM t ORDER BY ts"
             for path, version in zip(ideal.values(), ("v1", "v2"), strict=True):
-                warehouse.execute(f"COPY ({columns}) TO '{path}' (FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION {version})")
+                warehouse.execute(
+                    f"COPY ({columns}) TO '{path}' (FORMAT parquet, COMPRESSION zstd,"
+                    f" PARQUET_VERSION {version})"
+                )
         size = sum(f.size_bytes for f in paths)
         sizes = " and ".join(f"{path.stat().st_size:,}" for path in ideal.values())
         tell("stored", f"{len(paths):,} files of {size:,} bytes; ideal files of {sizes} bytes")
@@ -250,7 +296,11 @@ async def main(files: int, rows: int) -> None:
         await bring(opened)
         small = max(files // 100, 1)
         upload(folder, range(files, files + small))
-        await aggregates(opened, "1 % new rows in 1 % of the groups" if small < GROUPS else "1 % new rows", await commit(opened))
+        await aggregates(
+            opened,
+            "1 % new rows in 1 % of the groups" if small < GROUPS else "1 % new rows",
+            await commit(opened),
+        )
         await bring(opened)
         upload(folder, range(small // 10 or 1), shift=GROUPS * 1000)
         touched = f"{small // 10 or 1} files replaced"
@@ -270,7 +320,10 @@ async def main(files: int, rows: int) -> None:
         upload(folder, range(files + small, files + 2 * small))
         await commit(opened)
         done = await compacted(opened)
-        tell("compaction of 1 % more", f"{done.files_before:,} files, {done.bytes_before:,} bytes rewritten")
+        tell(
+            "compaction of 1 % more",
+            f"{done.files_before:,} files, {done.bytes_before:,} bytes rewritten",
+        )
         await bring(opened)
         upload(folder, range(small // 10 or 1), shift=GROUPS * 2000)
         await aggregates(opened, f"compacted, {touched}", await commit(opened))

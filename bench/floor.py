@@ -1,7 +1,9 @@
-"""The floor: what one would write by hand for this one job, with no other promise than that it ends.
+"""The floor: what one would write by hand for this one job, with no other promise than that it
+ends.
 
-python -m bench.floor KIND BUCKET: remembers which names it has seen, a pool of forked processes, one Parquet file a chunk, one
-commit file written last, DuckDB for the aggregate. No retries, no changed or deleted files; a file that raises is noted by name.
+python -m bench.floor KIND BUCKET: remembers which names it has seen, a pool of forked processes,
+one Parquet file a chunk, one commit file written last, DuckDB for the aggregate. No retries, no
+changed or deleted files; a file that raises is noted by name.
 """
 
 from __future__ import annotations
@@ -75,7 +77,10 @@ def main() -> None:
         return
     size = min(CHUNK[kind], -(-len(new) // 2))
     parts = [new[i : i + size] for i in range(0, len(new), size)]
-    jobs = [(kind, part, str(out / "data" / f"{len(commits)}-{i}.parquet")) for i, part in enumerate(parts)]
+    jobs = [
+        (kind, part, str(out / "data" / f"{len(commits)}-{i}.parquet"))
+        for i, part in enumerate(parts)
+    ]
     if kind == "csv":
         import pyarrow.csv  # noqa: F401 - once, before the fork
     if kind == "images":

@@ -30,4 +30,8 @@ def tiny_rows(obj: Object):
 
 
 for pipeline in (logs, csv, images, tiny):
-    pipeline.aggregate(f"{pipeline.name}_totals", by=BY[pipeline.name], sql=AGGREGATES[pipeline.name].format(table=pipeline.name))
+    pipeline.aggregate(
+        f"{pipeline.name}_totals",
+        by=BY[pipeline.name],
+        sql=AGGREGATES[pipeline.name].format(table=pipeline.name),
+    )

@@ -1,7 +1,8 @@
-"""python -m bench.idle [--files 100000] [--peers]: what a new process takes to find nothing new among many processed files.
+"""python -m bench.idle [--files 100000] [--peers]: what a new process takes to find nothing new
+among many processed files.
 
-`--peers` measures dlt and Pathway beside it, in turns, each in an environment of its own that is made first. Processor seconds
-are those of the command and all processes that it waited for.
+`--peers` measures dlt and Pathway beside it, in turns, each in an environment of its own that is
+made first. Processor seconds are those of the command and all processes that it waited for.
 """
 
 from __future__ import annotations
@@ -38,7 +39,18 @@ def interpreter(name: str) -> str:
 
 
 def commands(root: Path, *, peers: bool) -> dict[str, list[str]]:
-    found = {"tidemill": [sys.executable, "-m", "pipeline.cli", "run", "bench/flows.py:tiny", "--bucket", str(root), "--json"]}
+    found = {
+        "tidemill": [
+            sys.executable,
+            "-m",
+            "pipeline.cli",
+            "run",
+            "bench/flows.py:tiny",
+            "--bucket",
+            str(root),
+            "--json",
+        ]
+    }
     if peers:
         found["dlt"] = [interpreter("dlt"), str(HERE / "peer_dlt.py"), "tiny", str(root)]
         found["pathway"] = [interpreter("pathway"), str(HERE / "peer_pathway.py"), str(root)]
@@ -46,7 +58,9 @@ def commands(root: Path, *, peers: bool) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peers", action="store_true")
@@ -61,7 +75,10 @@ def main() -> None:
         for name in programs if i % 2 == 0 else reversed(programs):
             idle[name].append(measured(programs[name]))
     ours = statistics.median(cpu for cpu, _ in idle["tidemill"])
-    print(f"{'program':10}{'first: cpu s':>14}{'nothing new: cpu s':>20}{'wall s':>9}{'against ours':>14}")
+    print(
+        f"{'program':10}{'first: cpu s':>14}{'nothing new: cpu s':>20}"
+        f"{'wall s':>9}{'against ours':>14}"
+    )
     for name, runs in idle.items():
         cpu, wall = (statistics.median(values) for values in zip(*runs, strict=True))
         print(f"{name:10}{first[name][0]:14.1f}{cpu:20.2f}{wall:9.2f}{cpu / ours:14.1f}")

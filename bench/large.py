@@ -1,5 +1,6 @@
-"""A pipeline that knows millions of objects, made at once: its state is written as commits would have left it, its source is listed
-without being stored."""
+"""A pipeline that knows millions of objects, made at once: its state is written as commits would
+have left it, its source is listed without being stored.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +66,10 @@ def modified_us(i: int) -> int:
 
 
 class Virtual:
-    """A store whose source holds `n` objects that nobody stored; all else is `inner`'s. Counts requests as S3 would be asked."""
+    """A store whose source holds `n` objects that nobody stored; all else is `inner`'s.
+
+    Counts requests as S3 would be asked.
+    """
 
     def __init__(self, inner: Store, n: int, *, changed: Sequence[int] = ()) -> None:
         self.inner = inner
@@ -80,13 +84,19 @@ class Virtual:
     def _etag(self, i: int) -> str:
         return "changed" if i in self.changed else etag(i)
 
-    async def list(self, prefix: str, *, start_after: str = "", **options: Any) -> AsyncIterator[Page]:
+    async def list(
+        self, prefix: str, *, start_after: str = "", **options: Any
+    ) -> AsyncIterator[Page]:
         if not prefix.startswith(SOURCE):
             self.requests["list"] += 1
             async for page in self.inner.list(prefix, start_after=start_after, **options):
                 yield page
             return
-        first = 0 if start_after < name(0) else int(start_after[len(name(0)) - 15 : len(name(0)) - 5]) + 1
+        first = (
+            0
+            if start_after < name(0)
+            else int(start_after[len(name(0)) - 15 : len(name(0)) - 5]) + 1
+        )
         for start in range(first, self.n, PAGE_KEYS):
             numbers = range(start, min(start + PAGE_KEYS, self.n))
             self.requests["list"] += -(-len(numbers) // LIST_KEYS)
@@ -122,12 +132,18 @@ class Virtual:
 
 
 async def write_known(store: Store, n: int, policy: Policy | None = None) -> None:
-    """The state after `n` objects were committed, 2,000 a task: as much in each level as it may hold, the rest in the deepest."""
+    """The state after `n` objects were committed, 2,000 a task: as much in each level as it may
+    hold, the rest in the deepest.
+    """
     policy, ids = policy or Policy(), RandomIds()
     home = keys.home("p")
-    await open_home(store, Marker(format=FORMAT_VERSION, pipeline="p", source=SOURCE, output="out/"), ids)
+    await open_home(
+        store, Marker(format=FORMAT_VERSION, pipeline="p", source=SOURCE, output="out/"), ids
+    )
     runs = [await _stored(store, home, table, level) for level, table in _ledger(n, policy)]
-    output_runs = [await _stored(store, home, table, 3) for table in _outputs(n, policy.run_rows_max)]
+    output_runs = [
+        await _stored(store, home, table, 3) for table in _outputs(n, policy.run_rows_max)
+    ]
     state = Checkpoint(
         format=FORMAT_VERSION,
         pipeline="p",
@@ -191,12 +207,20 @@ def _output(i: int) -> str:
 def _outputs(n: int, rows: int) -> Iterator[pa.Table]:
     names = sorted({_output(i) for i in range(0, n, TASK_FILES)})
     for some in (names[start : start + rows] for start in range(0, len(names), rows)):
-        yield outputs.table_of({name: Output(files=[_file(name)], live=TASK_FILES) for name in some})
+        yield outputs.table_of(
+            {name: Output(files=[_file(name)], live=TASK_FILES) for name in some}
+        )
 
 
 def _file(output: str) -> OutputFile:
     return OutputFile(
-        table="rows", key=f"out/rows/{output}.0.parquet", size_bytes=1, rows=TASK_FILES, partition={}, schema_id="", sha256=""
+        table="rows",
+        key=f"out/rows/{output}.0.parquet",
+        size_bytes=1,
+        rows=TASK_FILES,
+        partition={},
+        schema_id="",
+        sha256="",
     )
 
 
@@ -204,7 +228,14 @@ def _growth(n: int) -> Growth:
     """What a whole listing would have shown: its end is enough."""
     survey = Survey(SOURCE)
     numbers = range(max(0, n - 2 * PAGE_KEYS), n)
-    survey.note(Page(keys=[name(i) for i in numbers], etags=[], sizes=[], modified_us=[modified_us(i) for i in numbers]))
+    survey.note(
+        Page(
+            keys=[name(i) for i in numbers],
+            etags=[],
+            sizes=[],
+            modified_us=[modified_us(i) for i in numbers],
+        )
+    )
     found = survey.growth()
     return Growth(listed=n, whole=found.whole, folders=found.folders)
 

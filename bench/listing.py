@@ -1,7 +1,9 @@
-"""python -m bench.listing --keys 200000: seconds per million listed keys, of Tidemill's S3 store and of other clients.
+"""python -m bench.listing --keys 200000: seconds per million listed keys, of Tidemill's S3 store
+and of other clients.
 
-All ask one synthetic service (`s3_lister.py`, a process of its own), in turns; the median of the repeats counts. A client is made
-before its clock starts. Ratios are to the plain listing of obstore, the fastest of the others that gives Python values.
+All ask one synthetic service (`s3_lister.py`, a process of its own), in turns; the median of the
+repeats counts. A client is made before its clock starts. Ratios are to the plain listing of
+obstore, the fastest of the others that gives Python values.
 """
 
 from __future__ import annotations
@@ -25,9 +27,14 @@ BOTO_SHARE = 10
 def with_boto3(url: str, keys: int) -> Callable[[], int]:
     import boto3
 
-    pages = boto3.client("s3", endpoint_url=url, region_name="us-east-1").get_paginator("list_objects_v2")
+    pages = boto3.client("s3", endpoint_url=url, region_name="us-east-1").get_paginator(
+        "list_objects_v2"
+    )
     after = key_of(keys - keys // BOTO_SHARE - 1)
-    return lambda: sum(len(page["Contents"]) for page in pages.paginate(Bucket="b", Prefix=FOLDER, StartAfter=after))
+    return lambda: sum(
+        len(page["Contents"])
+        for page in pages.paginate(Bucket="b", Prefix=FOLDER, StartAfter=after)
+    )
 
 
 def with_obstore(url: str, arrow: bool) -> Callable[[], int]:
@@ -47,8 +54,13 @@ def with_obstore(url: str, arrow: bool) -> Callable[[], int]:
 def with_pyarrow(url: str) -> Callable[[], int]:
     from pyarrow.fs import FileSelector, FileType, S3FileSystem
 
-    store = S3FileSystem(endpoint_override=url.removeprefix("http://"), scheme="http", region="us-east-1")
-    return lambda: sum(found.type == FileType.File for found in store.get_file_info(FileSelector("b/in", recursive=True)))
+    store = S3FileSystem(
+        endpoint_override=url.removeprefix("http://"), scheme="http", region="us-east-1"
+    )
+    return lambda: sum(
+        found.type == FileType.File
+        for found in store.get_file_info(FileSelector("b/in", recursive=True))
+    )
 
 
 def with_tidemill(url: str, keys: int, ranges: bool) -> Callable[[], int]:
@@ -94,13 +106,23 @@ def main() -> None:
     parser.add_argument("--only", default="", help="clients whose name contains this, and the base")
     asked = parser.parse_args()
     with lister(keys=asked.keys, latency_ms=asked.latency_ms) as url:
-        chosen = {name: run for name, run in clients(url, asked.keys).items() if asked.only in name or name == BASE}
+        chosen = {
+            name: run
+            for name, run in clients(url, asked.keys).items()
+            if asked.only in name or name == BASE
+        }
         figures: dict[str, list[tuple[float, float]]] = {name: [] for name in chosen}
         for _ in range(asked.repeats):
             for name, run in chosen.items():
                 figures[name].append(measured(run, asked.keys))
-    middle = {name: [statistics.median(column) for column in zip(*found, strict=True)] for name, found in figures.items()}
-    print("| client | wall, s per million | processor, s per million | throughput / obstore's |\n|---|---|---|---|")
+    middle = {
+        name: [statistics.median(column) for column in zip(*found, strict=True)]
+        for name, found in figures.items()
+    }
+    print(
+        "| client | wall, s per million | processor, s per million | throughput / obstore's"
+        " |\n|---|---|---|---|"
+    )
     for name, (wall, cpu) in middle.items():
         print(f"| {name} | {wall:.1f} | {cpu:.1f} | {middle[BASE][0] / wall:.2f} |")
 

@@ -1,6 +1,8 @@
-"""python -m bench.million [--files 100000 1000000]: a first run over very many small files in a local directory, and the next one.
+"""python -m bench.million [--files 100000 1000000]: a first run over very many small files in a
+local directory, and the next one.
 
-Prints wall and processor seconds and the peak memory of the largest process, for each number of files.
+Prints wall and processor seconds and the peak memory of the largest process, for each number of
+files.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def line(run: Run) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--files", type=int, nargs="*", default=[100_000, 1_000_000])
     args = parser.parse_args()
     print(f"{'files':>10}{'wall s':>8}{'cpu s':>8}{'peak MB':>9}")
@@ -54,7 +58,15 @@ def main() -> None:
             (root / "flow.py").write_text(FLOW)
             fill(root, files)
             for _ in range(2):
-                run = [sys.executable, "-m", "pipeline.cli", "run", str(root / "flow.py"), "--bucket", str(root)]
+                run = [
+                    sys.executable,
+                    "-m",
+                    "pipeline.cli",
+                    "run",
+                    str(root / "flow.py"),
+                    "--bucket",
+                    str(root),
+                ]
                 print(f"{files:10,}{line(measure(run))}", flush=True)
 
 

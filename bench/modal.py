@@ -1,10 +1,10 @@
 """What a scheduled pass costs besides the work itself, and how many calls many small files become.
 
-    .venv/bin/python -m bench.modal tick           10,000 new files: load, list, plan, commit, hand over
-    .venv/bin/python -m bench.modal fan-out        20,000 small files through the offline stand-in, to their end
+    .venv/bin/python -m bench.modal tick        10,000 new files: load, list, plan, commit
+    .venv/bin/python -m bench.modal fan-out     20,000 small files through the offline stand-in
 
-Both run on a real S3 server (SeaweedFS) on this machine. `tick` stands beside what one would write by hand for the same: list with
-boto3, take out what a stored set of keys has, store the new set.
+Both run on a real S3 server (SeaweedFS) on this machine. `tick` stands beside what one would write
+by hand for the same: list with boto3, take out what a stored set of keys has, store the new set.
 """
 
 from __future__ import annotations
@@ -71,7 +71,12 @@ def bucket_with(files: int) -> tuple[str, str]:
     client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
     client.create_bucket(Bucket=name)
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda i: client.put_object(Bucket=name, Key=f"up/{i:06}.jsonl", Body=BODY), range(files)))
+        list(
+            pool.map(
+                lambda i: client.put_object(Bucket=name, Key=f"up/{i:06}.jsonl", Body=BODY),
+                range(files),
+            )
+        )
     return url, name
 
 
@@ -136,10 +141,14 @@ def measure_tick(files: int, repeats: int) -> None:
         tick_s, figures = median_of(repeats, lambda: asyncio.run(tick(url, name, str(file))))
     assert figures["planned"] == files
     listing = figures["pass"] - figures["commit"]
-    print(f"{files:,} new files: tick {tick_s:.2f} s, by hand {hand_s:.2f} s, ratio {tick_s / hand_s:.2f}")
     print(
-        f"  of which home {figures['home']:.2f}, load {figures['load']:.3f}, list, judge and plan {listing:.2f},"
-        f" commit {figures['commit']:.2f}; {figures['orders']} orders, {figures['order_bytes'] / 1e6:.2f} MB"
+        f"{files:,} new files: tick {tick_s:.2f} s, by hand {hand_s:.2f} s, ratio"
+        f" {tick_s / hand_s:.2f}"
+    )
+    print(
+        f"  of which home {figures['home']:.2f}, load {figures['load']:.3f}, list, judge and plan"
+        f" {listing:.2f}, commit {figures['commit']:.2f}; {figures['orders']} orders,"
+        f" {figures['order_bytes'] / 1e6:.2f} MB"
     )
 
 
@@ -149,11 +158,20 @@ def measure_fan_out(files: int) -> None:
     from tests.modal_offline import Offline
 
     url, name = bucket_with(files)
-    with tempfile.TemporaryDirectory() as folder, Offline(Path(folder, "modal"), s3_endpoint=url, aws=KEYS) as cloud:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Offline(Path(folder, "modal"), s3_endpoint=url, aws=KEYS) as cloud,
+    ):
         cloud.secrets[SECRET] = dict(KEYS)
         file = Path(folder, "flow.py")
         file.write_text(FLOW)
-        environment = {**os.environ, **cloud.env, **KEYS, "TIDEMILL_BUCKET": f"s3://{name}", "TIDEMILL_ENDPOINT_URL": url}
+        environment = {
+            **os.environ,
+            **cloud.env,
+            **KEYS,
+            "TIDEMILL_BUCKET": f"s3://{name}",
+            "TIDEMILL_ENDPOINT_URL": url,
+        }
         tidemill(environment, "deploy", str(file), "--secret", SECRET, "--json")
         started = time.perf_counter()
         while True:
@@ -163,7 +181,10 @@ def measure_fan_out(files: int) -> None:
             if state["committed"] == files:
                 break
         spent = time.perf_counter() - started
-        calls = {name: len(cloud.inputs("tidemill-logs", name)) for name in ("tick", "work_parse", "commit")}
+        calls = {
+            name: len(cloud.inputs("tidemill-logs", name))
+            for name in ("tick", "work_parse", "commit")
+        }
         tidemill(environment, "audit", str(file))
     told = ", ".join(f"{n} of {name}" for name, n in calls.items())
     print(f"{files:,} files in {spent:.0f} s on this machine: {told}; audit clean")
@@ -180,7 +201,9 @@ def tidemill(environment: dict[str, str], *arguments: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["tick", "fan-out"])
     parser.add_argument("--files", type=int)
     parser.add_argument("--repeats", type=int, default=5)

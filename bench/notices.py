@@ -1,7 +1,8 @@
-"""python -m bench.notices --files 50: seconds from an upload to its committed row, told by the bucket's own notifications.
+"""python -m bench.notices --files 50: seconds from an upload to its committed row, told by the
+bucket's own notifications.
 
-moto serves S3 and SQS over HTTP in this process; `tidemill run --watch --queue` runs beside it. A file counts as committed when the
-watching run has printed its line.
+moto serves S3 and SQS over HTTP in this process; `tidemill run --watch --queue` runs beside it. A
+file counts as committed when the watching run has printed its line.
 """
 
 from __future__ import annotations
@@ -37,18 +38,37 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=50)
     files = parser.parse_args().files
     url = moto_url()
-    s3, sqs = (boto3.client(name, endpoint_url=url, region_name="us-east-1") for name in ("s3", "sqs"))
+    s3, sqs = (
+        boto3.client(name, endpoint_url=url, region_name="us-east-1") for name in ("s3", "sqs")
+    )
     s3.create_bucket(Bucket="bench")
     queue = sqs.create_queue(QueueName="bench")["QueueUrl"]
-    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"][
+        "QueueArn"
+    ]
     told = {"QueueConfigurations": [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*"]}]}
     s3.put_bucket_notification_configuration(Bucket="bench", NotificationConfiguration=told)
     with tempfile.TemporaryDirectory() as folder:
         flow = Path(folder) / "flow.py"
         flow.write_text(FLOW)
         s3.put_object(Bucket="bench", Key="up/first", Body=b"1\n")
-        command = [sys.executable, "-m", "pipeline.cli", "run", str(flow), "--watch", "--json", "--queue", queue]
-        environment = {**os.environ, **KEYS, "TIDEMILL_BUCKET": "s3://bench", "AWS_ENDPOINT_URL": url}
+        command = [
+            sys.executable,
+            "-m",
+            "pipeline.cli",
+            "run",
+            str(flow),
+            "--watch",
+            "--json",
+            "--queue",
+            queue,
+        ]
+        environment = {
+            **os.environ,
+            **KEYS,
+            "TIDEMILL_BUCKET": "s3://bench",
+            "AWS_ENDPOINT_URL": url,
+        }
         watcher = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         assert watcher.stdout is not None
         while not json.loads(watcher.stdout.readline())["committed"]:
@@ -62,7 +82,10 @@ def main() -> None:
             spent.append(time.perf_counter() - began)
         watcher.send_signal(signal.SIGINT)
         watcher.wait()
-    print(f"{files} files: median {statistics.median(spent):.2f} s, slowest {max(spent):.2f} s from upload to commit")
+    print(
+        f"{files} files: median {statistics.median(spent):.2f} s, slowest {max(spent):.2f} s from"
+        " upload to commit"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Daft on the same job: python peer_daft.py KIND BUCKET (run by the peers' own interpreter). It keeps no state."""
+"""Daft on the same job: python peer_daft.py KIND BUCKET (run by the peers' own interpreter).
+
+It keeps no state.
+"""
 
 import json
 import os
@@ -33,9 +36,13 @@ def parsed(path: str, data: bytes):
 
 files = daft.from_glob_path(f"{bucket}/raw/**/*.jsonl").select("path")
 files = files.with_column("data", daft.functions.download(col("path")))
-rows = files.select(parsed(col("path"), col("data")).alias("row")).select(daft.functions.unnest(col("row")))
+rows = files.select(parsed(col("path"), col("data")).alias("row")).select(
+    daft.functions.unnest(col("row"))
+)
 rows.write_parquet(str(out / "data"), compression="zstd")
 source = f"read_parquet('{out}/data/**/*.parquet')"
 totals = AGGREGATES[kind].format(table=source)
-duckdb.connect(config={"threads": 2}).execute(f"COPY ({totals}) TO '{out}/totals.parquet' (FORMAT parquet)")
+duckdb.connect(config={"threads": 2}).execute(
+    f"COPY ({totals}) TO '{out}/totals.parquet' (FORMAT parquet)"
+)
 print(json.dumps({"done": True}))

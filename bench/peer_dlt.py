@@ -43,11 +43,16 @@ page = {"logs": 500, "tiny": 5_000}.get(kind, 50)
 files = filesystem(bucket_url=(bucket / "raw").as_uri(), file_glob="**/*.*", files_per_page=page)
 files.apply_hints(incremental=dlt.sources.incremental("modification_date"))
 job = dlt.pipeline(
-    "bench", destination=dlt.destinations.filesystem((out / "data").as_uri()), dataset_name="d", pipelines_dir=str(out / "state")
+    "bench",
+    destination=dlt.destinations.filesystem((out / "data").as_uri()),
+    dataset_name="d",
+    pipelines_dir=str(out / "state"),
 )
 info = job.run((files | parse).with_name("rows"), loader_file_format="parquet")
 if info.load_packages:
     source = f"read_parquet('{out}/data/d/rows/*.parquet')"
     totals = AGGREGATES[kind].format(table=source)
-    duckdb.connect(config={"threads": 2}).execute(f"COPY ({totals}) TO '{out}/totals.parquet' (FORMAT parquet)")
+    duckdb.connect(config={"threads": 2}).execute(
+        f"COPY ({totals}) TO '{out}/totals.parquet' (FORMAT parquet)"
+    )
 print(json.dumps({"loads": len(info.load_packages)}))

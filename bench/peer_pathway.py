@@ -18,7 +18,9 @@ def rows(data: bytes) -> str:
     return json.dumps({"bytes": len(data)})
 
 
-files = pw.io.fs.read(str(bucket / "raw"), format="binary", mode="static", with_metadata=True, name="files")
+files = pw.io.fs.read(
+    str(bucket / "raw"), format="binary", mode="static", with_metadata=True, name="files"
+)
 found = files.select(row=pw.apply_with_type(rows, str, pw.this.data))
 pw.io.jsonlines.write(found, str(out / f"rows-{len(list(out.iterdir())):05}.jsonl"))
 backend = pw.persistence.Backend.filesystem(str(out / "state"))

@@ -3,9 +3,10 @@
     with lister(keys=10_000_000) as endpoint_url: ...
     python -m bench.s3_lister --keys 10000000 --latency-ms 20
 
-Any bucket name will do. Key i is `in/2026/08/{i:010d}.json`: a minute of last-modified times for each thousand keys, an etag of its
-own, sizes below 5,000 bytes. The pages are AWS's own in form; signatures are not looked at. A page costs about 0.3 ms of
-processor time, since a thousand keys are one template in which the leading digits are replaced.
+Any bucket name will do. Key i is `in/2026/08/{i:010d}.json`: a minute of last-modified times for
+each thousand keys, an etag of its own, sizes below 5,000 bytes. The pages are AWS's own in form;
+signatures are not looked at. A page costs about 0.3 ms of processor time, since a thousand keys are
+one template in which the leading digits are replaced.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ def key_of(i: int) -> str:
 
 
 _ERROR = "<Error><Code>{}</Code><Message>by the synthetic service</Message></Error>"
-_HEAD = "HTTP/1.1 {} -\r\nServer: AmazonS3\r\nContent-Type: application/xml\r\nContent-Length: {}\r\n\r\n"
+_HEAD = (
+    "HTTP/1.1 {} -\r\nServer: AmazonS3\r\nContent-Type: application/xml\r\nContent-Length:"
+    " {}\r\n\r\n"
+)
 
 
 class Bucket:
@@ -61,31 +65,43 @@ class Bucket:
 
     @staticmethod
     def _row(j: int) -> str:
-        etag = hashlib.md5(b"%d" % j, usedforsecurity=False).hexdigest()[: 32 - len(_NUMBER)] + _NUMBER
+        etag = (
+            hashlib.md5(b"%d" % j, usedforsecurity=False).hexdigest()[: 32 - len(_NUMBER)] + _NUMBER
+        )
         key = f"{FOLDER}{_NUMBER}{j:03d}.json"
-        return _ROW.format(key=key, minute=_MINUTE, second=j * 60 // _PAGE, etag=etag, size=100 + j * 37 % 4900)
+        return _ROW.format(
+            key=key, minute=_MINUTE, second=j * 60 // _PAGE, etag=etag, size=100 + j * 37 % 4900
+        )
 
     def rows(self, first: int, end: int) -> bytes:
         """The elements of objects [first, end)."""
         parts = []
         for number in range(first // _PAGE, -(-end // _PAGE)):
             minute = (BEGAN + timedelta(minutes=number)).isoformat()[:16].encode()
-            page = self._template.replace(_MINUTE.encode(), minute).replace(_NUMBER.encode(), b"%07d" % number)
+            page = self._template.replace(_MINUTE.encode(), minute).replace(
+                _NUMBER.encode(), b"%07d" % number
+            )
             a, b = max(first - number * _PAGE, 0), min(end - number * _PAGE, _PAGE)
             parts.append(page[self._offsets[a] : self._offsets[b]])
         return b"".join(parts)
 
     def page(self, asked: dict[str, str]) -> bytes:
         """The answer to ListObjectsV2. Raises ValueError for a token that is none of its own."""
-        prefix, token, count = asked.get("prefix", ""), asked.get("continuation-token", ""), int(asked.get("max-keys", _PAGE))
+        prefix, token, count = (
+            asked.get("prefix", ""),
+            asked.get("continuation-token", ""),
+            int(asked.get("max-keys", _PAGE)),
+        )
         end = bisect_left(self._all, prefix + "\U0010ffff", key=key_of)
         first = int(token) if token else self._first(prefix, asked.get("start-after", ""))
         last = max(first, min(end, first + min(count, _PAGE)))
         more = f"<NextContinuationToken>{last}</NextContinuationToken>" if last < end else ""
         head = (
-            '<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+            '<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult'
+            ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
             f"<Name>bucket</Name><Prefix>{_text(prefix)}</Prefix>{_echoed(asked)}{more}"
-            f"<KeyCount>{last - first}</KeyCount><MaxKeys>{count}</MaxKeys><IsTruncated>{str(last < end).lower()}</IsTruncated>"
+            f"<KeyCount>{last - first}</KeyCount><MaxKeys>{count}</MaxKeys>"
+            f"<IsTruncated>{str(last < end).lower()}</IsTruncated>"
         )
         return head.encode() + self.rows(first, last) + b"</ListBucketResult>"
 
@@ -112,8 +128,14 @@ def _text(value: str) -> str:
 
 def _echoed(asked: dict[str, str]) -> str:
     """What AWS repeats of the question."""
-    names = {"continuation-token": "ContinuationToken", "start-after": "StartAfter", "encoding-type": "EncodingType"}
-    return "".join(f"<{name}>{_text(asked[key])}</{name}>" for key, name in names.items() if asked.get(key))
+    names = {
+        "continuation-token": "ContinuationToken",
+        "start-after": "StartAfter",
+        "encoding-type": "EncodingType",
+    }
+    return "".join(
+        f"<{name}>{_text(asked[key])}</{name}>" for key, name in names.items() if asked.get(key)
+    )
 
 
 class _Connection(socketserver.BaseRequestHandler):
@@ -154,10 +176,21 @@ class _Server(socketserver.ThreadingTCPServer):
 
 @contextmanager
 def lister(*, keys: int, latency_ms: float = 0.0) -> Iterator[str]:
-    """The endpoint of such a service in a process of its own, while the block runs. Sets credentials where there are none."""
+    """The endpoint of such a service in a process of its own, while the block runs.
+
+    Sets credentials where there are none.
+    """
     for name, value in KEYS.items():
         os.environ.setdefault(name, value)
-    command = [sys.executable, "-m", "bench.s3_lister", "--keys", str(keys), "--latency-ms", str(latency_ms)]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.s3_lister",
+        "--keys",
+        str(keys),
+        "--latency-ms",
+        str(latency_ms),
+    ]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -167,7 +200,9 @@ def lister(*, keys: int, latency_ms: float = 0.0) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--keys", type=int, default=10_000_000)
     parser.add_argument("--latency-ms", type=float, default=0.0)
     parser.add_argument("--port", type=int, default=0)

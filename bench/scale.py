@@ -1,7 +1,9 @@
-"""python -m bench.scale [--known 10000 1000000 10000000] [--only WORK...]: what a pass costs when very many objects are known.
+"""python -m bench.scale [--known 10000 1000000 10000000] [--only WORK...]: what a pass costs when
+very many objects are known.
 
-The state is written as commits would have left it, into a local directory; the source is a listing made up on the fly
-(`bench.large`). Each work runs in a process of its own: wall and processor seconds, peak memory, requests.
+The state is written as commits would have left it, into a local directory; the source is a listing
+made up on the fly (`bench.large`). Each work runs in a process of its own: wall and processor
+seconds, peak memory, requests.
 """
 
 from __future__ import annotations
@@ -83,18 +85,30 @@ async def receipts(bucket: Virtual) -> str:
     for start in range(0, RECEIPTS, PAGE_KEYS):
         numbers = range(start, start + PAGE_KEYS)
         found = Page(
-            keys=[name(i) for i in numbers], etags=[etag(i) for i in numbers], sizes=[1] * PAGE_KEYS, modified_us=[0] * PAGE_KEYS
+            keys=[name(i) for i in numbers],
+            etags=[etag(i) for i in numbers],
+            sizes=[1] * PAGE_KEYS,
+            modified_us=[0] * PAGE_KEYS,
         )
         await running.run(Request(listing=_listing(found)))
     evidence = Evidence(base=running.state.sequence, runs_work=False)
-    evidence.receipts = {task.id: _receipt(task.id, task.version, task.inputs) for task in running.state.tasks.values()}
+    evidence.receipts = {
+        task.id: _receipt(task.id, task.version, task.inputs)
+        for task in running.state.tasks.values()
+    }
     assert len(evidence.receipts) == RECEIPTS
     bucket.requests.clear()
     began, cpu = time.perf_counter(), time.process_time()
     commit = await running.commit(evidence)
     assert commit is not None
     assert len(commit.settle) == RECEIPTS
-    return json.dumps({"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu, "note": "1 commit"})
+    return json.dumps(
+        {
+            "seconds": time.perf_counter() - began,
+            "cpu": time.process_time() - cpu,
+            "note": "1 commit",
+        }
+    )
 
 
 def _listing(page: Page) -> Callable[[str], object]:
@@ -168,7 +182,10 @@ def main() -> None:
     for n in args.known if any(WORKS[work][1] for work in args.only) else []:
         with tempfile.TemporaryDirectory() as folder:
             # in a process of its own, too: a large parent counts as its children's peak memory
-            subprocess.run([sys.executable, "-m", "bench.scale", "--child", folder, "build", str(n)], check=True)
+            subprocess.run(
+                [sys.executable, "-m", "bench.scale", "--child", folder, "build", str(n)],
+                check=True,
+            )
             for work in [work for work in args.only if WORKS[work][1]]:
                 _measure(folder, work, n)
                 for path in (Path(folder) / keys.log_prefix(keys.home("p"))).glob("*.json"):
@@ -177,10 +194,15 @@ def main() -> None:
 
 def _measure(folder: str, work: str, n: int) -> None:
     command = [sys.executable, "-m", "bench.scale", "--child", folder, work, str(n)]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    found = json.loads(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    )
     asked = ", ".join(f"{count:,} {kind}" for kind, count in sorted(found["requests"].items()))
     figures = f"{found['seconds']:9.2f}{found['cpu']:9.2f}{found['peak_mb']:9.0f}"
-    print(f"{work:10}{n:12,}{figures}  {sum(found['requests'].values()):,}: {asked}; {found['note']}", flush=True)
+    print(
+        f"{work:10}{n:12,}{figures}  {sum(found['requests'].values()):,}: {asked}; {found['note']}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The user's functions, the same for every program measured: bytes of a file in, rows out. Not tuned."""
+"""The user's functions, the same for every program measured: bytes of a file in, rows out.
+
+Not tuned.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,13 @@ def parse_csv(data: bytes, name: str) -> Any:
     import pyarrow as pa
     import pyarrow.csv as pc
 
-    kinds = {"ts": pa.timestamp("us"), "user_id": pa.int64(), "kind": pa.string(), "amount": pa.float64(), "country": pa.string()}
+    kinds = {
+        "ts": pa.timestamp("us"),
+        "user_id": pa.int64(),
+        "kind": pa.string(),
+        "amount": pa.float64(),
+        "country": pa.string(),
+    }
     table = pc.read_csv(
         io.BytesIO(data),
         read_options=pc.ReadOptions(use_threads=False),
@@ -63,10 +72,15 @@ def describe_image(data: bytes, name: str) -> dict[str, Any]:
 PARSERS = {"logs": parse_log, "csv": parse_csv, "images": describe_image, "tiny": parse_log}
 
 AGGREGATES = {
-    "logs": "SELECT country, strftime(ts, '%Y-%m-%d') AS day, round(sum(amount), 2) AS amount, count(*) AS n"
-    " FROM {table} GROUP BY ALL",
+    "logs": (
+        "SELECT country, strftime(ts, '%Y-%m-%d') AS day, round(sum(amount), 2) AS amount, count(*)"
+        " AS n FROM {table} GROUP BY ALL"
+    ),
     "images": "SELECT width, count(*) AS n, sum(bytes) AS bytes FROM {table} GROUP BY ALL",
 }
 AGGREGATES["csv"] = AGGREGATES["tiny"] = AGGREGATES["logs"]
-BY = {"logs": {"country": "country", "day": "strftime(ts, '%Y-%m-%d')"}, "images": {"width": "width"}}
+BY = {
+    "logs": {"country": "country", "day": "strftime(ts, '%Y-%m-%d')"},
+    "images": {"width": "width"},
+}
 BY["csv"] = BY["tiny"] = BY["logs"]

@@ -1,4 +1,6 @@
-"""python -m bench.warm BUCKET N: passes of one process over the tiny files; prints the seconds of each as JSON."""
+"""python -m bench.warm BUCKET N: passes of one process over the tiny files; prints the seconds of
+each as JSON.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,11 @@ def log_file(i: int, *, broken: bool = False) -> bytes:
         event = {
             "ts": (at + timedelta(seconds=rng.randrange(3600))).isoformat(),
             "kind": rng.choice(KINDS),
-            "user": {"id": rng.randrange(100_000), "country": rng.choice(COUNTRIES), "client": client},
+            "user": {
+                "id": rng.randrange(100_000),
+                "country": rng.choice(COUNTRIES),
+                "client": client,
+            },
             "amount": rng.randrange(-2_000, 40_000) / 100,
             "labels": [rng.choice(KINDS), rng.choice(COUNTRIES)],
             "session": f"{rng.getrandbits(64):016x}",
@@ -65,7 +69,9 @@ def image_file(i: int) -> bytes:
     picture = Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC)
     noise = rng.integers(0, 14, (480, 640, 3), dtype=np.uint8)
     out = io.BytesIO()
-    Image.fromarray(np.clip(np.asarray(picture).astype(np.int16) + noise, 0, 255).astype(np.uint8)).save(out, "JPEG", quality=85)
+    Image.fromarray(
+        np.clip(np.asarray(picture).astype(np.int16) + noise, 0, 255).astype(np.uint8)
+    ).save(out, "JPEG", quality=85)
     return out.getvalue()
 
 
@@ -74,7 +80,12 @@ def tiny_file(i: int) -> bytes:
     return log_file(i).split(b"\n", 1)[0] + b"\n"
 
 
-MAKERS: dict[str, Callable[[int], bytes]] = {"logs": log_file, "csv": csv_file, "images": image_file, "tiny": tiny_file}
+MAKERS: dict[str, Callable[[int], bytes]] = {
+    "logs": log_file,
+    "csv": csv_file,
+    "images": image_file,
+    "tiny": tiny_file,
+}
 
 
 def name_of(kind: str, i: int) -> str:

@@ -1,4 +1,6 @@
-"""The deployed app: which function runs what, on which machine, seeing which part of the bucket. No logic of its own.
+"""The deployed app: which function runs what, on which machine, seeing which part of the bucket.
+
+No logic of its own.
 
 For each pipeline of FILE (its name is appended where FILE declares several):
 
@@ -10,8 +12,9 @@ For each pipeline of FILE (its name is appended where FILE declares several):
     maintain    nightly         compaction and vacuum
     submit                      a job's keys, from elsewhere by Function.from_name
     backfill_*  scheduled       declared backfills
-    work_*                      attempts of one transform; a class with a method `run` where it keeps state
-    batch_*     batched         the same for small tasks, where the transform waits for company (see pipeline/work/worker_pools.py)
+    work_*                      attempts of one transform; a class with `run` where it keeps state
+    batch_*     batched         the same for small tasks, where the transform waits for company
+                                (see pipeline/work/worker_pools.py)
 
 and one `hint` endpoint, behind Modal's proxy authentication, for notices of uploads.
 """
@@ -52,7 +55,10 @@ STARTUP_S = 120.0
 
 
 def build(namespace: dict[str, Any], deployment: Deployment | None = None) -> modal.App:
-    """The app, with each function under its name in `namespace`, where containers look for it. Raises SettingsError."""
+    """The app, with each function under its name in `namespace`, where containers look for it.
+
+    Raises SettingsError.
+    """
     wanted = deployment or from_environment()
     if not modal.is_local():
         wanted = _in_container(wanted)
@@ -66,11 +72,15 @@ def _in_container(deployment: Deployment) -> Deployment:
 
     if not is_path(deployment.file.partition(":")[0]):
         return deployment
-    return msgspec.structs.replace(deployment, file=str(Path(__file__).parent.parent / deployment.file))
+    return msgspec.structs.replace(
+        deployment, file=str(Path(__file__).parent.parent / deployment.file)
+    )
 
 
 class _Builder:
-    def __init__(self, namespace: dict[str, Any], deployment: Deployment, pipelines: list[Pipeline]) -> None:
+    def __init__(
+        self, namespace: dict[str, Any], deployment: Deployment, pipelines: list[Pipeline]
+    ) -> None:
         self.namespace = namespace
         self.deployment = deployment
         self.pipelines = pipelines
@@ -80,7 +90,7 @@ class _Builder:
             _OfPipeline(self, pipeline).add_all()
         self._add_hint()
 
-    # -- what functions have -----------------------------------------------------------------------------------------
+    # -- what functions have -----------------------------------------------------------------------
 
     @cached_property
     def control_image(self) -> modal.Image:
@@ -97,8 +107,16 @@ class _Builder:
         """A function's name."""
         return what if self.alone else f"{what}_{pipeline.name}"
 
-    def add(self, name: str, function: Callable[..., Any], wrap: Callable[[Any], Any] = lambda f: f, **settings: Any) -> None:
-        """Declare a function of the app under this name, as if it stood at the module's top level."""
+    def add(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        wrap: Callable[[Any], Any] = lambda f: f,
+        **settings: Any,
+    ) -> None:
+        """Declare a function of the app under this name, as if it stood at the
+        module's top level.
+        """
         function.__name__ = function.__qualname__ = name
         function.__module__ = self.namespace["__name__"]
         self.namespace[name] = self.app.function(name=name, **settings)(wrap(function))
@@ -106,7 +124,12 @@ class _Builder:
     def control(self, **settings: Any) -> dict[str, Any]:
         """Settings of a control function."""
         common = {"image": self.control_image, "secrets": self.secrets, "cpu": 1.0, "memory": 2048}
-        return {**common, "timeout": CONTROL_TIMEOUT_S, "scaledown_window": CONTROL_IDLE_S, **settings}
+        return {
+            **common,
+            "timeout": CONTROL_TIMEOUT_S,
+            "scaledown_window": CONTROL_IDLE_S,
+            **settings,
+        }
 
     def spawn(self, name: str, *arguments: Any) -> None:
         """Submit a call of another function of this app."""
@@ -124,7 +147,9 @@ class _Builder:
             return taken
 
         def hint() -> Any:
-            return hint_application(hinted, bucket=self.deployment.bucket_name, prefix=self.deployment.bucket_prefix)
+            return hint_application(
+                hinted, bucket=self.deployment.bucket_name, prefix=self.deployment.bucket_prefix
+            )
 
         self.add(
             "hint",
@@ -175,9 +200,17 @@ class _OfPipeline:
             self._then(self._with_rights().tick())
 
         if deployment.schedule is not None:
-            self.b.add(self._name("tick"), tick, **self.b.control(schedule=self._schedule(deployment.schedule)))
+            self.b.add(
+                self._name("tick"),
+                tick,
+                **self.b.control(schedule=self._schedule(deployment.schedule)),
+            )
         if deployment.sweep is not None:
-            self.b.add(self._name("sweep"), sweep, **self.b.control(schedule=self._schedule(deployment.sweep)))
+            self.b.add(
+                self._name("sweep"),
+                sweep,
+                **self.b.control(schedule=self._schedule(deployment.sweep)),
+            )
         for wanted in deployment.backfills:
 
             def backfill(wanted: Any = wanted) -> None:
@@ -204,18 +237,37 @@ class _OfPipeline:
             self._then("publish" if self.pipeline.sinks else None)  # if only to catch up
 
         together = modal.batched(max_batch_size=COMMIT_TOGETHER, wait_ms=COMMIT_WAIT_MS)
-        self.b.add(self._name("commit"), commit, together, **self.b.control(max_containers=1, scaledown_window=COMMIT_IDLE_S))
+        self.b.add(
+            self._name("commit"),
+            commit,
+            together,
+            **self.b.control(max_containers=1, scaledown_window=COMMIT_IDLE_S),
+        )
         if self.settings.aggregates:
-            self.b.add(self._name("aggregate"), aggregate, **self.b.control(max_containers=1, memory=4096))
+            self.b.add(
+                self._name("aggregate"), aggregate, **self.b.control(max_containers=1, memory=4096)
+            )
         if self.pipeline.sinks:
-            self.b.add(self._name("publish"), publish, **self.b.control(max_containers=1, memory=4096, **self._for_sinks()))
-        self.b.add(self._name("maintain"), maintain, **self.b.control(schedule=modal.Cron("47 3 * * *")))
+            self.b.add(
+                self._name("publish"),
+                publish,
+                **self.b.control(max_containers=1, memory=4096, **self._for_sinks()),
+            )
+        self.b.add(
+            self._name("maintain"), maintain, **self.b.control(schedule=modal.Cron("47 3 * * *"))
+        )
 
     def _for_sinks(self) -> dict[str, Any]:
-        """The drivers of the targets, at the versions installed here, and what they need to know."""
+        """The drivers of the targets, at the versions installed here, and what they
+        need to know.
+        """
         targets = self.pipeline.sinks.values()
-        packages = {installed(name) for t in targets for name in t.needs} if modal.is_local() else ()
-        secrets = [modal.Secret.from_name(t.modal_secret) for t in targets if t.modal_secret is not None]
+        packages = (
+            {installed(name) for t in targets for name in t.needs} if modal.is_local() else ()
+        )
+        secrets = [
+            modal.Secret.from_name(t.modal_secret) for t in targets if t.modal_secret is not None
+        ]
         return {
             "image": image_of(self.b.deployment, self.b.pipelines, pip=tuple(sorted(packages))),
             "secrets": [*self.b.secrets, *secrets],
@@ -236,7 +288,7 @@ class _OfPipeline:
         if function is not None:
             self.b.spawn(self._name(function))
 
-    # -- workers -----------------------------------------------------------------------------------------------------
+    # -- workers -----------------------------------------------------------------------------------
 
     def _add_worker(self, transform: TransformSettings) -> None:
         pools = pools_of(self.pipeline.name, transform, deployed_policy(), alone=self.b.alone)
@@ -249,7 +301,11 @@ class _OfPipeline:
             add(pools.batch, transform, pools.batch_containers, together)
 
     def _add_function(
-        self, name: str, transform: TransformSettings, containers: int, together: Callable[[Any], Any] | None
+        self,
+        name: str,
+        transform: TransformSettings,
+        containers: int,
+        together: Callable[[Any], Any] | None,
     ) -> None:
         runners: list[OrderRunner] = []
 
@@ -270,7 +326,13 @@ class _OfPipeline:
         else:
             self.b.add(name, work_many, together, **settings)
 
-    def _add_class(self, name: str, transform: TransformSettings, containers: int, together: Callable[[Any], Any] | None) -> None:
+    def _add_class(
+        self,
+        name: str,
+        transform: TransformSettings,
+        containers: int,
+        together: Callable[[Any], Any] | None,
+    ) -> None:
         make = self._order_runner
 
         def load(self: Any) -> None:
@@ -300,13 +362,20 @@ class _OfPipeline:
         if self.settings.deployment.access == "api":
             _assume_role(self.b.deployment)
         commit = self._name("commit")
-        return order_runner_for(self.b.deployment, self.pipeline, transform.name, settled=lambda tasks: self.b.spawn(commit, tasks))
+        return order_runner_for(
+            self.b.deployment,
+            self.pipeline,
+            transform.name,
+            settled=lambda tasks: self.b.spawn(commit, tasks),
+        )
 
     def _machine(self, transform: TransformSettings, containers: int) -> dict[str, Any]:
         """A worker's container, every setting explicit."""
         r, by_api = transform.resources, self.settings.deployment.access == "api"
         secrets = [modal.Secret.from_name(name) for name in r.secrets]
-        volumes: dict[str, Any] = {path: modal.Volume.from_name(name) for path, name in r.volumes.items()}
+        volumes: dict[str, Any] = {
+            path: modal.Volume.from_name(name) for path, name in r.volumes.items()
+        }
         seconds = deployed_policy().attempt_budget_s + transform.timeout_s + STARTUP_S
         return {
             "image": image_of(self.b.deployment, self.b.pipelines, r.pip, r.apt),

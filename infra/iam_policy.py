@@ -1,6 +1,8 @@
-"""python -m infra.iam_policy FILE s3://bucket/prefix [--role ROLE]: the least an IAM role must be allowed, as JSON.
+"""python -m infra.iam_policy FILE s3://bucket/prefix [--role ROLE]: the least an IAM role must be
+allowed, as JSON.
 
-Sources are read and never written; rows, aggregates and state are written below their own prefixes and nowhere else.
+Sources are read and never written; rows, aggregates and state are written below their own prefixes
+and nowhere else.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from pipeline.errors import SettingsError, TidemillError
 from pipeline.stores.s3.address import s3_address
 
 
-def bucket_policy(pipelines: Sequence[Pipeline], url: str, role: Role = "operator") -> dict[str, Any]:
+def bucket_policy(
+    pipelines: Sequence[Pipeline], url: str, role: Role = "operator"
+) -> dict[str, Any]:
     """An IAM policy document. Raises SettingsError if `url` is no `s3://bucket/prefix`."""
     if not url.startswith("s3://"):
         raise SettingsError(f"{url!r} is not s3://bucket/prefix")
@@ -29,7 +33,9 @@ def bucket_policy(pipelines: Sequence[Pipeline], url: str, role: Role = "operato
 @click.command(help=__doc__)
 @click.argument("file", metavar="FILE")
 @click.argument("url", metavar="s3://bucket/prefix")
-@click.option("--role", default="operator", show_default=True, help="reader, worker, committer or operator")
+@click.option(
+    "--role", default="operator", show_default=True, help="reader, worker, committer or operator"
+)
 def _print(file: str, url: str, role: str) -> None:
     click.echo(json.dumps(bucket_policy(load_pipelines(file), url, role_named(role)), indent=2))
 

@@ -1,7 +1,8 @@
 """The least rights of each role on a bucket, as IAM statements by prefix. Pure.
 
-Each action and prefix here is used by a request that the code makes (tests/security/test_roles.py records them). Listing is wider
-than the listings that are made: without s3:ListBucket at its key, S3 answers 403 for an absent object, not 404.
+Each action and prefix here is used by a request that the code makes (tests/security/test_roles.py
+records them). Listing is wider than the listings that are made: without s3:ListBucket at its key,
+S3 answers 403 for an absent object, not 404.
 """
 
 from __future__ import annotations
@@ -17,9 +18,17 @@ Role = Literal["reader", "worker", "committer", "operator"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 Rights = Mapping[str, Sequence[str]]
-"""Actions to key patterns, relative to the bucket's URL; for s3:ListBucket the patterns of prefixes."""
+"""Actions to key patterns, relative to the bucket's URL; for s3:ListBucket the patterns of
+prefixes.
+"""
 
-READ, WRITE, DELETE, LIST, ABORT = "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucket", "s3:AbortMultipartUpload"
+READ, WRITE, DELETE, LIST, ABORT = (
+    "s3:GetObject",
+    "s3:PutObject",
+    "s3:DeleteObject",
+    "s3:ListBucket",
+    "s3:AbortMultipartUpload",
+)
 VERSIONS, READ_VERSION = "s3:ListBucketVersions", "s3:GetObjectVersion"
 
 
@@ -28,23 +37,35 @@ def role_named(name: str) -> Role:
     for role in ROLES:
         if role == name:
             return role
-    raise SettingsError(f"there is no role {name!r}{nearest(name, [*ROLES])}; there are reader, worker, committer and operator")
+    raise SettingsError(
+        f"there is no role {name!r}{nearest(name, [*ROLES])}; there are reader, worker, committer"
+        " and operator"
+    )
 
 
-def policy_of(role: Role, pipelines: Sequence[Pipeline], bucket: str, prefix: str = "") -> dict[str, Any]:
+def policy_of(
+    role: Role, pipelines: Sequence[Pipeline], bucket: str, prefix: str = ""
+) -> dict[str, Any]:
     """An IAM policy document. prefix: within the bucket, with a slash at its end, or nothing."""
     arn = f"arn:aws:s3:::{bucket}"
     sums: dict[str, set[str]] = {}
     for pipeline in pipelines:
         for action, patterns in _RIGHTS[role](pipeline).items():
             sums.setdefault(action, set()).update(prefix + pattern for pattern in patterns)
-    return {"Version": "2012-10-17", "Statement": [_statement(action, sorted(found), arn) for action, found in sums.items()]}
+    return {
+        "Version": "2012-10-17",
+        "Statement": [_statement(action, sorted(found), arn) for action, found in sums.items()],
+    }
 
 
 def _statement(action: str, patterns: Sequence[str], arn: str) -> dict[str, Any]:
     common = {"Sid": action.removeprefix("s3:"), "Effect": "Allow", "Action": action}
     if action in (LIST, VERSIONS):
-        return {**common, "Resource": arn, "Condition": {"StringLike": {"s3:prefix": list(patterns)}}}
+        return {
+            **common,
+            "Resource": arn,
+            "Condition": {"StringLike": {"s3:prefix": list(patterns)}},
+        }
     return {**common, "Resource": [f"{arn}/{pattern}" for pattern in patterns]}
 
 
@@ -52,12 +73,16 @@ def _reader(pipeline: Pipeline) -> Rights:
     """SQL, status, lineage: what is committed, and never a source."""
     home, out = keys.home(pipeline.name), _output(pipeline)
     state = [*_state(home), *_state(_further(home))]
-    lists = [pattern for pattern in state if "ledger/" not in pattern]  # a run of the ledger is never looked for
+    # a run of the ledger is never looked for
+    lists = [pattern for pattern in state if "ledger/" not in pattern]
     return {LIST: [*lists, f"{keys.generations_prefix(home)}*"], READ: [*state, *out]}
 
 
 def _worker(pipeline: Pipeline) -> Rights:
-    """Attempts: reads sources and orders, leaves rows, receipts and notes. A receipt makes nothing count by itself."""
+    """Attempts: reads sources and orders, leaves rows, receipts and notes.
+
+    A receipt makes nothing count by itself.
+    """
     home, rows = keys.home(pipeline.name), _rows(pipeline)
     receipts, orders = f"{keys.receipt_prefix(home)}*", f"{keys.assignment_prefix(home)}*"
     return {
@@ -69,14 +94,30 @@ def _worker(pipeline: Pipeline) -> Rights:
 
 
 def _committer(pipeline: Pipeline) -> Rights:
-    """Settles receipts and brings aggregates up to date: appends to the log, and deletes nothing."""
+    """Settles receipts and brings aggregates up to date: appends to the log, and
+    deletes nothing.
+    """
     home, out = keys.home(pipeline.name), _output(pipeline)
     state, receipts = [*_state(home), *_state(_further(home))], f"{keys.receipt_prefix(home)}*"
     lists = [pattern for pattern in state if "ledger/" not in pattern]
     return {
-        LIST: [*lists, f"{keys.generations_prefix(home)}*", receipts, f"{pipeline.source}*", *_rows(pipeline), *_sinks(pipeline)],
+        LIST: [
+            *lists,
+            f"{keys.generations_prefix(home)}*",
+            receipts,
+            f"{pipeline.source}*",
+            *_rows(pipeline),
+            *_sinks(pipeline),
+        ],
         READ: [
-            *(*state, receipts, keys.format_marker(home), keys.format_marker(_further(home)), f"{pipeline.source}*", *out),
+            *(
+                *state,
+                receipts,
+                keys.format_marker(home),
+                keys.format_marker(_further(home)),
+                f"{pipeline.source}*",
+                *out,
+            ),
             *_sinks(pipeline),
         ],
         WRITE: [
@@ -93,7 +134,11 @@ def _operator(pipeline: Pipeline) -> Rights:
     """Everything: runs, ticks, jobs, backfills, the vacuum. Never writes or deletes a source."""
     home, out = keys.home(pipeline.name), _output(pipeline)
     probes = [f"{home}probe-*", f"{home}clock-*"]
-    work = [f"{keys.receipt_prefix(home)}*", f"{keys.assignment_prefix(home)}*", f"{keys.job_prefix(home)}*"]
+    work = [
+        f"{keys.receipt_prefix(home)}*",
+        f"{keys.assignment_prefix(home)}*",
+        f"{keys.job_prefix(home)}*",
+    ]
     folded, further, sinks = _folded(home), f"{keys.generations_prefix(home)}*", _sinks(pipeline)
     state = [keys.format_marker(home), f"{keys.log_prefix(home)}*", keys.floor(home), further]
     return {

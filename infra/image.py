@@ -1,4 +1,6 @@
-"""The images of a deployed app's containers: our packages at the versions installed here, our sources, and the user's."""
+"""The images of a deployed app's containers: our packages at the versions installed here, our
+sources, and the user's.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,22 @@ PROJECT = "tidemill_project"
 
 
 def image_of(
-    deployment: Deployment, pipelines: Sequence[Pipeline], pip: tuple[str, ...] = (), apt: tuple[str, ...] = ()
+    deployment: Deployment,
+    pipelines: Sequence[Pipeline],
+    pip: tuple[str, ...] = (),
+    apt: tuple[str, ...] = (),
 ) -> modal.Image:
     """An image with what the file's pipelines ask for everywhere, and these packages more."""
     everywhere = [p.settings().deployment for p in pipelines]
-    image = modal.Image.debian_slim(python_version=f"{sys.version_info.major}.{sys.version_info.minor}")
+    image = modal.Image.debian_slim(
+        python_version=f"{sys.version_info.major}.{sys.version_info.minor}"
+    )
     packages = sorted({*apt, *(name for d in everywhere for name in d.apt)})
     if packages:
         image = image.apt_install(*packages)
-    image = image.pip_install(*_own_requirements(), *sorted({*pip, *(name for d in everywhere for name in d.pip)}))
+    image = image.pip_install(
+        *_own_requirements(), *sorted({*pip, *(name for d in everywhere for name in d.pip)})
+    )
     file, colon, name = deployment.file.partition(":")
     if not is_path(file):
         image = image.env(deployment.variables())
@@ -50,20 +59,31 @@ def installed(package: str) -> str:
     try:
         return f"{package}=={importlib.metadata.version(package)}"
     except importlib.metadata.PackageNotFoundError:
-        raise SettingsError(f"a declared sink needs {package}: install Tidemill's extra for it here, too") from None
+        raise SettingsError(
+            f"a declared sink needs {package}: install Tidemill's extra for it here, too"
+        ) from None
 
 
 def _stays_at_home(path: Path) -> bool:
-    """Whether a file of the user's project does not travel: only Python sources do, and none of an environment's."""
-    hidden = any(part.startswith(".") or part in ("venv", "site-packages", "node_modules") for part in path.parts)
+    """Whether a file of the user's project does not travel: only Python sources do, and none of an
+    environment's.
+    """
+    hidden = any(
+        part.startswith(".") or part in ("venv", "site-packages", "node_modules")
+        for part in path.parts
+    )
     return hidden or path.suffix != ".py"
 
 
 def _own_requirements() -> list[str]:
-    """What we need in a container, at the versions installed here: the code was tested with those."""
+    """What we need in a container, at the versions installed here: the code was
+    tested with those.
+    """
     try:
         listed = [Requirement(text) for text in importlib.metadata.requires("tidemill") or []]
     except importlib.metadata.PackageNotFoundError:
         return []  # in a container: the image is built already
-    needed = sorted(one.name for one in listed if one.marker is None or one.marker.evaluate({"extra": ""}))
+    needed = sorted(
+        one.name for one in listed if one.marker is None or one.marker.evaluate({"extra": ""})
+    )
     return [f"{name}=={importlib.metadata.version(name)}" for name in needed]

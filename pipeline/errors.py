@@ -1,7 +1,7 @@
 """Every error Tidemill raises, grouped by what the caller does next.
 
     TidemillError
-    ├── SettingsError        fix the settings, the file or the command and run again (also a ValueError)
+    ├── SettingsError        fix the settings, the file or the command (also a ValueError)
     │   └── KeyUnsupported   this store cannot hold an object under this key
     ├── InputRejected        one source object is at fault: quarantine it, go on with the rest
     ├── StoreError
@@ -9,7 +9,7 @@
     │   ├── PreconditionFailed   create-only key exists, or If-Match named another version
     │   ├── StoreUnavailable     try again later, a bounded number of times
     │   └── StoreDenied          credentials or permissions are missing: a person must act
-    │       └── ObjectArchived   the object must be restored first (also an InputRejected: as it is, it cannot be processed)
+    │       └── ObjectArchived   the object must be restored first (also an InputRejected)
     ├── SourceChanged        the object is no longer at the version that was planned
     ├── CommitConflict       another writer committed first: load, propose again
     ├── CommitUnknown        the answer was lost and cannot be read back: never assume
@@ -52,7 +52,9 @@ class PreconditionFailed(StoreError):
 
 
 class StoreUnavailable(StoreError):
-    """The store did not answer, or asked to slow down. Whether the request took effect is unknown."""
+    """The store did not answer, or asked to slow down. Whether the request took
+    effect is unknown.
+    """
 
 
 class StoreDenied(StoreError):
@@ -60,11 +62,15 @@ class StoreDenied(StoreError):
 
 
 class ObjectArchived(StoreDenied, InputRejected):
-    """The object is in an archive (S3 Glacier): nobody can read it before somebody has it restored."""
+    """The object is in an archive (S3 Glacier): nobody can read it before somebody
+    has it restored.
+    """
 
 
 class SourceChanged(TidemillError):
-    """A source object was overwritten or deleted after it was planned; a later pass plans it anew."""
+    """A source object was overwritten or deleted after it was planned; a later pass
+    plans it anew.
+    """
 
 
 class CommitConflict(TidemillError):
@@ -72,7 +78,9 @@ class CommitConflict(TidemillError):
 
 
 class CommitUnknown(TidemillError):
-    """The store lost the answer to a commit and could not be asked again. The next pass finds out."""
+    """The store lost the answer to a commit and could not be asked again. The next
+    pass finds out.
+    """
 
 
 class StateInvalid(TidemillError):
@@ -80,7 +88,9 @@ class StateInvalid(TidemillError):
 
 
 class StoreUnsafe(TidemillError):
-    """The store does not keep a promise that exactly-once commits need (say, it ignores If-None-Match)."""
+    """The store does not keep a promise that exactly-once commits need (say, it ignores
+    If-None-Match).
+    """
 
 
 class InvariantViolated(TidemillError):
@@ -88,7 +98,9 @@ class InvariantViolated(TidemillError):
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an attempt that ended with this error says nothing about its inputs: it costs none of them anything but time."""
+    """Whether an attempt that ended with this error says nothing about its inputs: it costs none of
+    them anything but time.
+    """
     return isinstance(error, StoreUnavailable)
 
 

@@ -1,7 +1,9 @@
-"""The seams: what the protocol needs from the outside world. Production and simulation implement the same ones.
+"""The seams: what the protocol needs from the outside world.
 
-All protocol code is `async` over these and uses nothing of asyncio itself, so that a simulation can step it
-request by request.
+Production and simulation implement the same ones.
+
+All protocol code is `async` over these and uses nothing of asyncio itself, so that a simulation can
+step it request by request.
 """
 
 from __future__ import annotations
@@ -20,48 +22,64 @@ from pipeline.model.task import Assignment
 class Store(Protocol):
     """Objects under keys. Every method may raise StoreUnavailable or StoreDenied.
 
-    Keys are relative to the bucket URL (its prefix is added and removed by the store). An etag changes with every
-    overwrite. `modified_us` comes from the store's clock, never from the caller's.
+    Keys are relative to the bucket URL (its prefix is added and removed by the store). An etag
+    changes with every overwrite. `modified_us` comes from the store's clock, never from the
+    caller's.
     """
 
     url: str
 
-    def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
-        """Objects whose key starts with `prefix`, in UTF-8 byte order of the whole key, above `start_after`.
+    def list(
+        self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()
+    ) -> AsyncIterator[Page]:
+        """Objects whose key starts with `prefix`, in UTF-8 byte order of the whole key, above
+        `start_after`.
 
-        Complete: every object that existed before the call and still exists is listed. Never lists temporary files.
-        A prefix without objects gives no page, or empty pages.
+        Complete: every object that existed before the call and still exists is listed. Never lists
+        temporary files. A prefix without objects gives no page, or empty pages.
 
-        split_at: keys, in order, at which a store may begin to list before it has come to them, so as to list several ranges at
-        once. They change nothing about what is listed or its order, need not exist, and pages do not end at them. Good ones lie
-        about 16,000 keys apart: nearer ones cost requests, and of a much larger range only the beginning is listed ahead, since
-        what a store holds ahead of its reader is bounded. Closing the iterator ends all that was begun.
+        split_at: keys, in order, at which a store may begin to list before it has come to them, so
+        as to list several ranges at once. They change nothing about what is listed or its order,
+        need not exist, and pages do not end at them. Good ones lie about 16,000 keys apart: nearer
+        ones cost requests, and of a much larger range only the beginning is listed ahead, since
+        what a store holds ahead of its reader is bounded. Closing the iterator ends all that was
+        begun.
         """
         ...
 
-    async def get(self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None) -> Stored:
+    async def get(
+        self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None
+    ) -> Stored:
         """The object, or its bytes [start, end) for `byte_range` (clipped to its size).
 
-        Raises ObjectNotFound; PreconditionFailed where `if_match` is not the current etag. Never returns fewer bytes
-        than the object (or range) has.
+        Raises ObjectNotFound; PreconditionFailed where `if_match` is not the current etag. Never
+        returns fewer bytes than the object (or range) has.
         """
         ...
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[Stored | None]:
-        """The objects in the order of `keys`, None where there is none; fetched concurrently where that helps."""
+        """The objects in the order of `keys`, None where there is none; fetched concurrently where
+        that helps.
+        """
         ...
 
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+    async def put(
+        self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> None:
         """Write the whole object, durably, and only then return.
 
-        create_only: PreconditionFailed if the key exists. if_match: PreconditionFailed if the current etag is another
-        (or the object is missing). Both are decided atomically by the store. Raises KeyUnsupported.
-        No automatic re-send of conditional writes: an unclear outcome is StoreUnavailable, and the caller reads back.
+        create_only: PreconditionFailed if the key exists. if_match: PreconditionFailed if the
+        current etag is another (or the object is missing). Both are decided atomically by the
+        store. Raises KeyUnsupported. No automatic re-send of conditional writes: an unclear outcome
+        is StoreUnavailable, and the caller reads back.
         """
         ...
 
     async def put_file(self, key: str, path: Path) -> None:
-        """Like a plain `put` of the file's bytes, in bounded memory (multipart for large files). The file may be consumed."""
+        """Like a plain `put` of the file's bytes, in bounded memory (multipart for large files).
+
+        The file may be consumed.
+        """
         ...
 
     async def head(self, key: str) -> Head:
@@ -69,7 +87,9 @@ class Store(Protocol):
         ...
 
     async def head_many(self, keys: Sequence[str]) -> Sequence[Head | None]:
-        """The heads in the order of `keys`, None where there is no object; asked for concurrently where that helps."""
+        """The heads in the order of `keys`, None where there is no object; asked for concurrently
+        where that helps.
+        """
         ...
 
     async def delete(self, keys: Sequence[str]) -> None:
@@ -84,7 +104,9 @@ class Store(Protocol):
         ...
 
     async def check(self, prefix: str = "") -> None:
-        """Raises SettingsError where the bucket does not exist, StoreDenied where `prefix` may not be listed."""
+        """Raises SettingsError where the bucket does not exist, StoreDenied where `prefix` may not
+        be listed.
+        """
         ...
 
     async def close(self) -> None:
@@ -93,7 +115,10 @@ class Store(Protocol):
 
 
 class Outbox(Protocol):
-    """Where an attempt's outputs and notes go: a store, or a mounted bucket. Every key is written once."""
+    """Where an attempt's outputs and notes go: a store, or a mounted bucket.
+
+    Every key is written once.
+    """
 
     async def put(self, key: str, body: bytes) -> None:
         """Write the whole object, and return only when it is there."""
@@ -105,7 +130,9 @@ class Outbox(Protocol):
 
 
 class Content(Protocol):
-    """One version of one object, for synchronous user code. Reads fail with SourceChanged once the version is gone.
+    """One version of one object, for synchronous user code.
+
+    Reads fail with SourceChanged once the version is gone.
 
     User code may swallow that error, so the worker asks `problem()` afterwards.
     """
@@ -119,16 +146,22 @@ class Content(Protocol):
         ...
 
     def path(self) -> Path:
-        """A real file with these bytes: the object itself where it is one, else a temporary copy that `close` removes."""
+        """A real file with these bytes: the object itself where it is one, else a temporary copy
+        that `close` removes.
+        """
         ...
 
     def problem(self) -> Exception | None:
-        """None if everything read so far surely belongs to the version; else SourceChanged, ObjectNotFound or StoreUnavailable."""
+        """None if everything read so far surely belongs to the version; else SourceChanged,
+        ObjectNotFound or StoreUnavailable.
+        """
         ...
 
     @property
     def unverified(self) -> bool:
-        """Whether what was read could not be tied to the version here: then whoever settles asks the store."""
+        """Whether what was read could not be tied to the version here: then whoever settles asks
+        the store.
+        """
         ...
 
     @property
@@ -142,14 +175,17 @@ class Content(Protocol):
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt that ended: with a receipt, or lost with a reason (`memory`, `time limit`, a signal, ...)."""
+    """An attempt that ended: with a receipt, or lost with a reason (`memory`, `time limit`, a
+    signal, ...).
+    """
 
     task: str
     nonce: str
     receipt: Receipt | None = None
     lost: str = ""
     suspect: int | None = None
-    """Index of the input that was being processed when the attempt was lost, where that is known."""
+    """Index of the input that was being processed when the attempt was lost, where that is known.
+    """
     detail: str = ""
     innocent: bool = False
     """The loss says nothing about the inputs (see `model.LossNote`)."""
@@ -158,14 +194,20 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Executor(Protocol):
-    """Runs assignments somewhere. Loses and repeats nothing on purpose, but the protocol survives both."""
+    """Runs assignments somewhere.
+
+    Loses and repeats nothing on purpose, but the protocol survives both.
+    """
 
     owner: str
     """Names this runner for `is_gone`: for example `local:host:boot:pid:start`."""
 
     @property
     def outstanding(self) -> int:
-        """Attempts dispatched here whose end `finished` has not reported. Always 0 for a detached executor."""
+        """Attempts dispatched here whose end `finished` has not reported.
+
+        Always 0 for a detached executor.
+        """
         ...
 
     @property
@@ -178,7 +220,10 @@ class Executor(Protocol):
         ...
 
     async def finished(self) -> list[Finished]:
-        """Wait until at least one outstanding attempt ends; return all that ended. Empty if none is outstanding."""
+        """Wait until at least one outstanding attempt ends; return all that ended.
+
+        Empty if none is outstanding.
+        """
         ...
 
     def is_gone(self, owner: str) -> bool:
@@ -186,7 +231,10 @@ class Executor(Protocol):
         ...
 
     async def close(self) -> None:
-        """End all workers. Attempts still running are abandoned: their receipts, if any, are found later."""
+        """End all workers.
+
+        Attempts still running are abandoned: their receipts, if any, are found later.
+        """
         ...
 
 

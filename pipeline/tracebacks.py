@@ -1,8 +1,11 @@
-"""What is kept of an exception: type, message and place in the user's code. Never values of variables, never known secrets.
+"""What is kept of an exception: type, message and place in the user's code.
 
-What these functions return is stored in receipts and in the log, so it is valid Unicode, bounded, and redacted. Redaction takes
-out what is surely a secret: values of environment variables that are named like one, and texts of well-known forms (see
-`_FORMS`). A message is the user's own text: what is secret in it and looks like anything else stays.
+Never values of variables, never known secrets.
+
+What these functions return is stored in receipts and in the log, so it is valid Unicode, bounded,
+and redacted. Redaction takes out what is surely a secret: values of environment variables that are
+named like one, and texts of well-known forms (see `_FORMS`). A message is the user's own text: what
+is secret in it and looks like anything else stays.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ REDACTED = "[redacted]"
 _READ_MAX = 16_000
 """Characters of a message that are looked at."""
 _CUT = 4_000
-"""Characters left out at the end of what was looked at, where more followed: half a secret would not be recognised."""
+"""Characters left out at the end of what was looked at, where more followed: half a secret would
+not be recognised.
+"""
 _LINE_MAX = 200
 _FRAMES_MAX = 10
 """Frames shown from each end of a traceback."""
@@ -41,7 +46,13 @@ _VALUE = r"""(?:\[redacted\]|\\*b?"[^"\n]*"|\\*b?'[^'\n]*'|[^\n"'}]*)"""
 _FORMS = tuple(
     (re.compile(pattern, re.IGNORECASE | re.DOTALL), instead)
     for pattern, instead in (
-        (r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----|\Z)", REDACTED),
+        (
+            (
+                r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]{0,40}PRIVATE"
+                r" KEY-----|\Z)"
+            ),
+            REDACTED,
+        ),
         (rf"""(authorization\\*["']?\s{{0,9}}[:=]\s{{0,9}}){_VALUE}""", rf"\1{REDACTED}"),
         (
             r"""((?:x-(?:amz|goog)-(?:signature|credential|security-token))\\*["']?\s{0,9}(?:=|:|%3D)\s{0,9}\\*["']?)[^&\s"'<>]+""",
@@ -70,7 +81,12 @@ _FORMS = tuple(
 
 _ROOT = Path(__file__).parent.parent
 _OWN = tuple(f"{_ROOT / name}{os.sep}" for name in ("pipeline", "sinks", "infra"))
-_LIBRARIES = tuple({f"{Path(sysconfig.get_path(name))}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_LIBRARIES = tuple(
+    {
+        f"{Path(sysconfig.get_path(name))}{os.sep}"
+        for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    }
+)
 
 
 def describe(error: BaseException) -> str:
@@ -86,7 +102,8 @@ def one_line(text: str) -> str:
 
 
 def user_traceback(error: BaseException) -> str:
-    """The frames of the user's code with their source lines, and where a library raised; then what was raised, and its causes.
+    """The frames of the user's code with their source lines, and where a library raised; then what
+    was raised, and its causes.
 
     At most DETAIL_MAX characters, redacted.
     """
@@ -96,17 +113,25 @@ def user_traceback(error: BaseException) -> str:
         shown = [*shown[:_FRAMES_MAX], f"  ... {left_out} frames more\n", *shown[-_FRAMES_MAX:]]
     end = "\n".join([describe(error), *_causes(error)])
     text = _encodable(redacted("".join(shown), bounded=False))
-    return text[-max(0, DETAIL_MAX - len(end)) :] + end if len(end) < DETAIL_MAX else end[:DETAIL_MAX]
+    return (
+        text[-max(0, DETAIL_MAX - len(end)) :] + end if len(end) < DETAIL_MAX else end[:DETAIL_MAX]
+    )
 
 
 def whole_traceback(error: BaseException) -> str:
-    """All frames, Tidemill's too, for errors that are a bug; the end of it, of at most DETAIL_MAX characters, redacted."""
+    """All frames, Tidemill's too, for errors that are a bug; the end of it, of at most DETAIL_MAX
+    characters, redacted.
+    """
     text = "".join(_frame(f) for f in traceback.extract_tb(error.__traceback__))
-    return (_encodable(redacted(text, bounded=False)) + "\n".join([describe(error), *_causes(error)]))[-DETAIL_MAX:]
+    return (
+        _encodable(redacted(text, bounded=False)) + "\n".join([describe(error), *_causes(error)])
+    )[-DETAIL_MAX:]
 
 
 def storable(text: str, limit: int) -> str:
-    """The end of a longer text of the user's, from the beginning of a line on: redacted, at most `limit` characters."""
+    """The end of a longer text of the user's, from the beginning of a line on: redacted, at most
+    `limit` characters.
+    """
     kept = _encodable(redacted(text, bounded=False)).strip("\n")
     return kept if len(kept) <= limit else kept[-limit:].partition("\n")[2] or kept[-limit:]
 
@@ -122,7 +147,10 @@ def is_library(filename: str) -> bool:
 
 
 def redacted(text: str, *, bounded: bool = True) -> str:
-    """The text without what is surely a secret. `bounded`: only its beginning, some thousand characters, is looked at and kept."""
+    """The text without what is surely a secret.
+
+    `bounded`: only its beginning, some thousand characters, is looked at and kept.
+    """
     longer = bounded and len(text) > _READ_MAX
     text = text[:_READ_MAX] if longer else text
     for secret in _secrets(tuple(os.environ.items())):
@@ -134,14 +162,26 @@ def redacted(text: str, *, bounded: bool = True) -> str:
 
 
 def secrets_of(environment: Mapping[str, str]) -> list[str]:
-    """Texts that are secret by the name of the variable they are in, as they may stand in a message; longest first."""
+    """Texts that are secret by the name of the variable they are in, as they may stand in a
+    message; longest first.
+    """
     found: set[str] = set()
     for name, value in environment.items():
         upper = name.upper()
         if len(value) >= _SECRET_CHARACTERS_MIN and any(word in upper for word in _SECRET_NAMES):
-            found |= {value, " ".join(value.split()), repr(value)[1:-1], json.dumps(value)[1:-1], quote(value, safe="")}
-            found |= {line.strip() for line in value.splitlines() if len(line.strip()) >= _SECRET_LINE_MIN}
-    return sorted((text for text in found if len(text) >= _SECRET_CHARACTERS_MIN), key=len, reverse=True)
+            found |= {
+                value,
+                " ".join(value.split()),
+                repr(value)[1:-1],
+                json.dumps(value)[1:-1],
+                quote(value, safe=""),
+            }
+            found |= {
+                line.strip() for line in value.splitlines() if len(line.strip()) >= _SECRET_LINE_MIN
+            }
+    return sorted(
+        (text for text in found if len(text) >= _SECRET_CHARACTERS_MIN), key=len, reverse=True
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -150,7 +190,9 @@ def _secrets(environment: tuple[tuple[str, str], ...]) -> list[str]:
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """The text for a terminal: control characters and escapes are written out, but for line ends with `lines`."""
+    """The text for a terminal: control characters and escapes are written out, but for line ends
+    with `lines`.
+    """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or (lines and c == "\n") else repr(c)[1:-1] for c in text)
@@ -170,7 +212,9 @@ def _encodable(text: str) -> str:
 
 
 def _frames(error: BaseException) -> list[str]:
-    """Each frame from the user's first on, without Tidemill's; of frames in libraries only the innermost of a row."""
+    """Each frame from the user's first on, without Tidemill's; of frames in libraries only the
+    innermost of a row.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     below = [f for f in frames if not is_own(f.filename)] or list(frames)
     inner = [is_library(f.filename) for f in below] + [False]
@@ -192,7 +236,10 @@ def _causes(error: BaseException) -> list[str]:
         chained = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         if chained is None or id(chained) in seen:
             break
-        lines.append(f"{'caused by' if error.__cause__ is not None else 'raised while handling'} {_cause(chained)}")
+        lines.append(
+            f"{'caused by' if error.__cause__ is not None else 'raised while handling'}"
+            f" {_cause(chained)}"
+        )
         seen.add(id(chained))
         error = chained
     return lines
@@ -203,7 +250,9 @@ def _members(error: BaseException) -> tuple[BaseException, ...]:
 
 
 def place(error: BaseException) -> str:
-    """Where in the user's code it was raised, or went through last, as the beginning of a line: `flow.py, line 5: `."""
+    """Where in the user's code it was raised, or went through last, as the beginning of a line:
+    `flow.py, line 5: `.
+    """
     mine = _mine(error)
     return _encodable(f"{mine[-1].filename}, line {mine[-1].lineno}: ") if mine else ""
 
@@ -216,5 +265,7 @@ def _mine(error: BaseException) -> list[traceback.FrameSummary]:
 
 def _cause(error: BaseException) -> str:
     mine = _mine(error)
-    where = f' (File "{mine[-1].filename}", line {mine[-1].lineno}, in {mine[-1].name})' if mine else ""
+    where = (
+        f' (File "{mine[-1].filename}", line {mine[-1].lineno}, in {mine[-1].name})' if mine else ""
+    )
     return describe(error)[:_LINE_MAX] + _encodable(where)

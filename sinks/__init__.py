@@ -1,4 +1,6 @@
-"""Committed rows and where they go: Parquet files, SQL tables and aggregates, and copies in other systems."""
+"""Committed rows and where they go: Parquet files, SQL tables and aggregates, and copies in other
+systems.
+"""
 
 from sinks.targets import Catalogue, Delta, DuckDBFile, Postgres
 

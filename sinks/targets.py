@@ -1,4 +1,7 @@
-"""What users declare with `Pipeline.sink`: where else the tables are kept. Checked when they are made; nothing is opened yet."""
+"""What users declare with `Pipeline.sink`: where else the tables are kept.
+
+Checked when they are made; nothing is opened yet.
+"""
 
 from __future__ import annotations
 
@@ -43,14 +46,20 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Delta(Target):
-    """Delta Lake tables below a prefix of the bucket, `<prefix><table>/` each. Needs the extra `delta`."""
+    """Delta Lake tables below a prefix of the bucket, `<prefix><table>/` each.
+
+    Needs the extra `delta`.
+    """
 
     prefix: str
     needs: ClassVar[tuple[str, ...]] = ("deltalake",)
 
     def __post_init__(self) -> None:
         if not isinstance(self.prefix, str) or not self.prefix.endswith("/"):
-            raise SettingsError(f"Delta({self.prefix!r}): give a prefix of the bucket that ends with '/', like Delta(\"lake/\")")
+            raise SettingsError(
+                f"Delta({self.prefix!r}): give a prefix of the bucket that ends with '/', like"
+                ' Delta("lake/")'
+            )
         _check_key("Delta", self.prefix)
 
     @property
@@ -65,13 +74,19 @@ class Delta(Target):
 
 @dataclass(frozen=True, slots=True)
 class Catalogue(Target):
-    """A DuckDB file in the bucket with views over the committed Parquet. Several pipelines may share it."""
+    """A DuckDB file in the bucket with views over the committed Parquet.
+
+    Several pipelines may share it.
+    """
 
     key: str
 
     def __post_init__(self) -> None:
         if not isinstance(self.key, str) or not self.key.endswith((".duckdb", ".db")):
-            raise SettingsError(f'Catalogue({self.key!r}): give a key of the bucket, like Catalogue("catalogue.duckdb")')
+            raise SettingsError(
+                f"Catalogue({self.key!r}): give a key of the bucket, like"
+                ' Catalogue("catalogue.duckdb")'
+            )
         _check_key("Catalogue", self.key)
 
     @property
@@ -88,8 +103,8 @@ class Catalogue(Target):
 class Postgres(Target):
     """Tables in a schema of a Postgres database. Needs the extra `postgres`.
 
-    dsn_env: the name of the environment variable with the connection string: it is never written into a file. secret: the Modal
-    secret that brings the variable, once deployed.
+    dsn_env: the name of the environment variable with the connection string: it is never written
+    into a file. secret: the Modal secret that brings the variable, once deployed.
     """
 
     dsn_env: str
@@ -100,10 +115,14 @@ class Postgres(Target):
     def __post_init__(self) -> None:
         if not isinstance(self.dsn_env, str) or not _VARIABLE.match(self.dsn_env):
             # not shown: it may be the connection string itself, with a password in it
-            raise SettingsError("Postgres(dsn_env=...) takes the NAME of an environment variable, never a connection string")
+            raise SettingsError(
+                "Postgres(dsn_env=...) takes the NAME of an environment variable, never a"
+                " connection string"
+            )
         if not isinstance(self.schema, str) or not _NAME.match(self.schema):
             raise SettingsError(
-                f"Postgres: schema={self.schema!r}: use a lower-case letter, then letters, digits and _ (at most 63)"
+                f"Postgres: schema={self.schema!r}: use a lower-case letter, then letters, digits"
+                " and _ (at most 63)"
             )
 
     @property
@@ -118,15 +137,25 @@ class Postgres(Target):
 
 @dataclass(frozen=True, slots=True)
 class DuckDBFile(Target):
-    """A DuckDB database file of this machine with the tables in it. A relative path begins at the working directory."""
+    """A DuckDB database file of this machine with the tables in it.
+
+    A relative path begins at the working directory.
+    """
 
     path: str | Path
     stays_here: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         text = str(self.path)
-        if not isinstance(self.path, str | Path) or "://" in text or not text.endswith((".duckdb", ".db")):
-            raise SettingsError(f'DuckDBFile({text!r}): give a path of this machine, like DuckDBFile("warehouse.duckdb")')
+        if (
+            not isinstance(self.path, str | Path)
+            or "://" in text
+            or not text.endswith((".duckdb", ".db"))
+        ):
+            raise SettingsError(
+                f"DuckDBFile({text!r}): give a path of this machine, like"
+                ' DuckDBFile("warehouse.duckdb")'
+            )
 
     def open(self, store: Store) -> Sink:
         from sinks.copies.duckdb_file import DuckDBFileSink
@@ -135,5 +164,12 @@ class DuckDBFile(Target):
 
 
 def _check_key(what: str, key: str) -> None:
-    if "://" in key or key.startswith("/") or any(part in ("", ".", "..") for part in key.rstrip("/").split("/")):
-        raise SettingsError(f"{what}({key!r}): give a key of the pipeline's own bucket, without scheme, '//', '.' or '..' parts")
+    if (
+        "://" in key
+        or key.startswith("/")
+        or any(part in ("", ".", "..") for part in key.rstrip("/").split("/"))
+    ):
+        raise SettingsError(
+            f"{what}({key!r}): give a key of the pipeline's own bucket, without scheme, '//', '.'"
+            " or '..' parts"
+        )

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would all they start
+# a shell's background jobs ignore it, and so would all they start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
-settings.register_profile("tidemill", deadline=None, derandomize=True)  # no timing asserts; the same examples each time
+# no timing asserts; the same examples each time
+settings.register_profile("tidemill", deadline=None, derandomize=True)
 settings.load_profile("tidemill")
 
 SLOW = (
@@ -27,20 +29,26 @@ PARTS = 3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests first in the stretch that each worker gets to begin with, so that all workers end together."""
+    """Slow tests first in the stretch that each worker gets to begin with, so that all workers end
+    together.
+    """
     slow = [item for item in items if item.nodeid.startswith(SLOW)]
     quick = [item for item in items if not item.nodeid.startswith(SLOW)]
     items[:] = [item for part in range(PARTS) for item in (*slow[part::PARTS], *quick[part::PARTS])]
 
 
-# -- nothing of ours stays in the temporary directory --------------------------------------------------------------------
+# -- nothing of ours stays in the temporary directory ----------------------------------------------
 
 LEFT_S = 60.0
-"""For processes that were killed with their tests to have ended, and what they cleared away to be gone."""
+"""For processes that were killed with their tests to have ended, and what they cleared away to be
+gone.
+"""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A temporary directory for this session, for all but pytest's own folders: those are kept to look at after a failure."""
+    """A temporary directory for this session, for all but pytest's own folders: those are kept to
+    look at after a failure.
+    """
     os.environ.pop("PYTHONUNBUFFERED", None)  # what is printed waits in buffers on most machines
     if hasattr(config, "workerinput"):
         return
@@ -48,7 +56,8 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = Path(tempfile.mkdtemp(prefix="tm-"))
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     config.stash[FOLDER] = folder
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the first to register is the last to run
+    # the first to register is the last to run
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 FOLDER = pytest.StashKey[Path]()
@@ -56,7 +65,10 @@ FOLDER = pytest.StashKey[Path]()
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fails a whole session that left something. Where tests run in this process, their servers still have what they need."""
+    """Fails a whole session that left something.
+
+    Where tests run in this process, their servers still have what they need.
+    """
     folder = session.config.stash.get(FOLDER, None)
     if folder is None or not session.config.getoption("numprocesses", None):
         return

@@ -1,10 +1,14 @@
-"""Long documents become passages, one row each, fit for search. They are submitted one by one from a web server (see web.py).
+"""Long documents become passages, one row each, fit for search.
+
+They are submitted one by one from a web server (see web.py).
 
     tidemill deploy examples/documents/pipeline.py --bucket s3://my-bucket --secret my-bucket-keys
-    tidemill submit examples/documents/pipeline.py uploads/documents/report.md --bucket s3://my-bucket --engine modal
+    tidemill submit examples/documents/pipeline.py uploads/documents/report.md \\
+        --bucket s3://my-bucket --engine modal
     tidemill jobs wait examples/documents/pipeline.py JOB --bucket s3://my-bucket
 
-A document may take an hour. What became of a job is kept in the bucket, for as long as the bucket is.
+A document may take an hour. What became of a job is kept in the bucket, for as long as the bucket
+is.
 """
 
 from collections.abc import Iterator
@@ -22,7 +26,13 @@ def passages(obj: Object):
         for first in range(0, len(words), WORDS_MAX):
             number += 1
             some = words[first : first + WORDS_MAX]
-            yield {"document": obj.name, "passage": number, "heading": heading, "words": len(some), "text": " ".join(some)}
+            yield {
+                "document": obj.name,
+                "passage": number,
+                "heading": heading,
+                "words": len(some),
+                "text": " ".join(some),
+            }
     if not number:
         raise InputRejected("the document has no text")
 

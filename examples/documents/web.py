@@ -1,11 +1,14 @@
 """A web server that takes document jobs: 202 and an id at once, what became of them later.
 
     python -m examples.documents.web --bucket s3://my-bucket --port 8000
-    curl -X POST localhost:8000/jobs -d '{"keys": ["uploads/documents/report.md"]}'      {"job": "job-..."}
-    curl localhost:8000/jobs/job-...                                                     {"files": [{"status": "done", ...}], ...}
+    curl -X POST localhost:8000/jobs -d '{"keys": ["uploads/documents/report.md"]}'
+        {"job": "job-..."}
+    curl localhost:8000/jobs/job-...
+        {"files": [{"status": "done", ...}], ...}
 
-The job is written to the bucket before Modal hears of it, and its outcome is read from there: an id is good for years, while
-Modal forgets a call's result after seven days. `tidemill jobs wait, cancel` take the same ids.
+The job is written to the bucket before Modal hears of it, and its outcome is read from there: an id
+is good for years, while Modal forgets a call's result after seven days. `tidemill jobs wait,
+cancel` take the same ids.
 """
 
 import argparse
@@ -32,7 +35,10 @@ BODY_MAX = 1_000_000
 
 
 def submit(bucket: Bucket, keys: list[str]) -> str:
-    """Write the job down and hand it to the deployed app; its id. Raises SettingsError for keys the pipeline does not read."""
+    """Write the job down and hand it to the deployed app; its id.
+
+    Raises SettingsError for keys the pipeline does not read.
+    """
     job = jobs.new_job()
     on_bucket(bucket, lambda runtime: jobs.record(runtime, job, keys, again=False))
     modal.Function.from_name(APP, "submit").spawn(job, keys)
@@ -44,7 +50,11 @@ def outcome(bucket: Bucket, job: str) -> dict[str, object] | None:
 
     async def read(runtime: Runtime) -> dict[str, object] | None:
         record = await jobs.read(runtime, job)
-        return None if record is None else jobs.as_builtins(record, await jobs.outcomes(runtime, record))
+        return (
+            None
+            if record is None
+            else jobs.as_builtins(record, await jobs.outcomes(runtime, record))
+        )
 
     return on_bucket(bucket, read)
 
@@ -71,7 +81,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         try:
-            keys = json.loads(self.rfile.read(min(int(self.headers["Content-Length"]), BODY_MAX)))["keys"]
+            keys = json.loads(self.rfile.read(min(int(self.headers["Content-Length"]), BODY_MAX)))[
+                "keys"
+            ]
             job = submit(self.bucket, [str(key) for key in keys])
         except (SettingsError, ValueError, KeyError, TypeError) as error:
             self.answer(400, {"error": str(error)})
@@ -102,7 +114,9 @@ def main() -> None:
     parser.add_argument("--region")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
-    Handler.bucket = Bucket(url=options.bucket, endpoint_url=options.endpoint_url, region=options.region)
+    Handler.bucket = Bucket(
+        url=options.bucket, endpoint_url=options.endpoint_url, region=options.region
+    )
     server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
     print(f"serving http://127.0.0.1:{server.server_port}/jobs", flush=True)
     server.serve_forever()

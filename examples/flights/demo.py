@@ -1,4 +1,7 @@
-"""`make demo`: the main job from uploads to SQL, with the commands a user would type. Runs in ./demo-bucket, made anew."""
+"""`make demo`: the main job from uploads to SQL, with the commands a user would type.
+
+Runs in ./demo-bucket, made anew.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ def main() -> None:
     started = time.monotonic()
     shutil.rmtree(BUCKET, ignore_errors=True)
     files = daily_files()
-    say(f"A bucket is a directory here: {BUCKET}/. Upload {FIRST:,} CSV files and {len(BROKEN)} that are broken.")
+    say(
+        f"A bucket is a directory here: {BUCKET}/. Upload {FIRST:,} CSV files and {len(BROKEN)}"
+        " that are broken."
+    )
     for name, text in islice(files, FIRST):
         upload(name, text.encode())
     for name, body in BROKEN.items():
@@ -38,7 +44,10 @@ def main() -> None:
     say("What failed, and why:")
     tidemill("quarantine", "list", PIPELINE, code=1)
 
-    say("Now 95 more files arrive, one broken file is mended, one file is replaced by a shorter one, and two are deleted.")
+    say(
+        "Now 95 more files arrive, one broken file is mended, one file is replaced by a shorter"
+        " one, and two are deleted."
+    )
     for name, text in files:
         upload(name, text.encode())
     mended = BROKEN["2013/03/letter-for-digit.csv"].replace(b"14O0", b"1400")
@@ -53,18 +62,26 @@ def main() -> None:
     tidemill("run", PIPELINE)
 
     say("Ask in SQL. `delays` is an aggregate that each run keeps up to date.")
-    worst = "SELECT carrier, sum(flights) AS flights, max(mean_delay) AS worst_month FROM delays GROUP BY 1"
+    worst = (
+        "SELECT carrier, sum(flights) AS flights, max(mean_delay) AS worst_month FROM delays GROUP"
+        " BY 1"
+    )
     tidemill("sql", PIPELINE, f"{worst} ORDER BY 2 DESC LIMIT 5")
-    tidemill("sql", PIPELINE, "SELECT status, count(*) AS files, sum(rows) AS rows FROM sources GROUP BY 1 ORDER BY 1")
+    tidemill(
+        "sql",
+        PIPELINE,
+        "SELECT status, count(*) AS files, sum(rows) AS rows FROM sources GROUP BY 1 ORDER BY 1",
+    )
 
     say("Prove it from the bucket itself: every file in exactly one state, no row lost or doubled.")
     tidemill("audit", PIPELINE)
     say(
-        f"Done in {time.monotonic() - started:.0f} s. Try next:\n"
-        f"  .venv/bin/tidemill quarantine show {PIPELINE} uploads/flights/2013/02/other-columns.csv --bucket {BUCKET}\n"
-        f"  .venv/bin/tidemill lineage {PIPELINE} uploads/flights/2013/01/01-01-EWR.csv --bucket {BUCKET}\n"
-        f"  .venv/bin/tidemill run {PIPELINE} --bucket {BUCKET} --watch     and drop files into {UPLOADS}/\n"
-        f"  .venv/bin/tidemill init my-project                    a project of your own"
+        f"Done in {time.monotonic() - started:.0f} s. Try next:\n  .venv/bin/tidemill quarantine"
+        f" show {PIPELINE} uploads/flights/2013/02/other-columns.csv --bucket {BUCKET}\n "
+        f" .venv/bin/tidemill lineage {PIPELINE} uploads/flights/2013/01/01-01-EWR.csv --bucket"
+        f" {BUCKET}\n  .venv/bin/tidemill run {PIPELINE} --bucket {BUCKET} --watch     and drop"
+        f" files into {UPLOADS}/\n  .venv/bin/tidemill init my-project                    a project"
+        " of your own"
     )
 
 
@@ -74,7 +91,9 @@ def say(text: str) -> None:
 
 
 def upload(name: str, body: bytes) -> None:
-    """As an uploader should: beside the final name, then renamed, so that nobody sees half a file."""
+    """As an uploader should: beside the final name, then renamed, so that nobody sees
+    half a file.
+    """
     target = UPLOADS / name
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=BUCKET, prefix=".upload-", delete=False) as file:

@@ -1,4 +1,6 @@
-"""Departures from New York's airports in 2013: one CSV for each day and airport becomes rows of one table."""
+"""Departures from New York's airports in 2013: one CSV for each day and airport becomes rows of one
+table.
+"""
 
 import csv
 from datetime import date
@@ -39,7 +41,8 @@ flights.aggregate(
     sql="""
     SELECT month, carrier, count(*) AS flights,
            round(avg(departure_delay), 1) AS mean_delay,
-           round(100.0 * count(*) FILTER (departure_delay > 60) / count(*), 1) AS percent_over_an_hour
+           round(100.0 * count(*) FILTER (departure_delay > 60) / count(*),
+               1) AS percent_over_an_hour
     FROM flights GROUP BY month, carrier
     """,
 )

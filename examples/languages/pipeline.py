@@ -1,11 +1,14 @@
-"""Texts go through a model in batches: which language is each in? A class loads the model once for each container.
+"""Texts go through a model in batches: which language is each in?
+
+A class loads the model once for each container.
 
     tidemill deploy examples/languages/pipeline.py --bucket s3://my-bucket --secret my-bucket-keys
     tidemill status examples/languages/pipeline.py --bucket s3://my-bucket
 
-Each call takes up to 32 texts; small uploads that come one by one wait up to half a second for company. `status` says how full
-the batches are: a low figure means that `batch_wait_ms` is too short, or the batch larger than the traffic. The containers get an
-L4, or an A10 where there is none. This model (97 languages, shipped in its package) would do without; load yours in its place.
+Each call takes up to 32 texts; small uploads that come one by one wait up to half a second for
+company. `status` says how full the batches are: a low figure means that `batch_wait_ms` is too
+short, or the batch larger than the traffic. The containers get an L4, or an A10 where there is
+none. This model (97 languages, shipped in its package) would do without; load yours in its place.
 On a laptop the same file runs as it is.
 """
 
@@ -38,4 +41,8 @@ class Detect:
         ]
 
 
-languages.aggregate("by_language", by=["language"], sql="SELECT language, count(*) AS texts FROM languages GROUP BY language")
+languages.aggregate(
+    "by_language",
+    by=["language"],
+    sql="SELECT language, count(*) AS texts FROM languages GROUP BY language",
+)

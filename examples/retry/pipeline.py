@@ -1,13 +1,20 @@
-"""Orders in many currencies become euros, at rates that a web service knows. When it is away, only what failed is tried again.
+"""Orders in many currencies become euros, at rates that a web service knows.
 
-    tidemill run examples/retry/pipeline.py --bucket s3://my-bucket --engine modal --wait      exit code 1: some files failed
-    tidemill quarantine list examples/retry/pipeline.py --bucket s3://my-bucket                which, and why
-    tidemill quarantine retry examples/retry/pipeline.py --all --bucket s3://my-bucket         the service is back
-    tidemill run examples/retry/pipeline.py --bucket s3://my-bucket --engine modal --wait      only those run
+When it is away, only what failed is tried again.
 
-Files that succeeded are not called for again, whether the service, the file or this code was mended. (To run them all again
-after a change of the code there is `tidemill backfill --outdated`.) The service's address is in the Modal secret `rates-service`,
-as RATES_URL; on a laptop, in the environment.
+    tidemill run examples/retry/pipeline.py --bucket s3://my-bucket --engine modal --wait
+        exit code 1: some files failed
+    tidemill quarantine list examples/retry/pipeline.py --bucket s3://my-bucket
+        which, and why
+    tidemill quarantine retry examples/retry/pipeline.py --all --bucket s3://my-bucket
+        the service is back
+    tidemill run examples/retry/pipeline.py --bucket s3://my-bucket --engine modal --wait
+        only those run
+
+Files that succeeded are not called for again, whether the service, the file or this code was
+mended. (To run them all again after a change of the code there is `tidemill backfill --outdated`.)
+The service's address is in the Modal secret `rates-service`, as RATES_URL; on a laptop, in the
+environment.
 """
 
 import csv
@@ -25,7 +32,11 @@ def in_euros(obj: Object):
     currency = obj.name.removesuffix(".csv").rpartition("-")[2]
     rate = rate_of(currency)
     for row in csv.DictReader(obj.lines()):
-        yield {"order_id": row["order"], "currency": currency, "euros": round(float(row["amount"]) * rate, 2)}
+        yield {
+            "order_id": row["order"],
+            "currency": currency,
+            "euros": round(float(row["amount"]) * rate, 2),
+        }
 
 
 def rate_of(currency: str) -> float:

@@ -1,12 +1,14 @@
-"""A folder of images becomes a table with one row for each: a thumbnail as JPEG, the image's size, its mean colour.
+"""A folder of images becomes a table with one row for each: a thumbnail as JPEG, the image's size,
+its mean colour.
 
-Here you wait for the result: the app is deployed once, and each run gathers the answers of its containers.
+Here you wait for the result: the app is deployed once, and each run gathers the answers of its
+containers.
 
     tidemill deploy examples/thumbnails/pipeline.py --bucket s3://my-bucket --secret my-bucket-keys
     tidemill run examples/thumbnails/pipeline.py --bucket s3://my-bucket --engine modal --wait
 
-Images that cannot be read go to quarantine, the others are committed. `--ordered` takes the answers in the order of the files.
-Without `--engine modal` the same file runs on this machine.
+Images that cannot be read go to quarantine, the others are committed. `--ordered` takes the answers
+in the order of the files. Without `--engine modal` the same file runs on this machine.
 """
 
 import io
@@ -15,11 +17,15 @@ from PIL import Image, ImageStat
 
 from pipeline import Object, Pipeline
 
-thumbnails = Pipeline("thumbnails", source="uploads/images/", schedule="0 * * * *", pip=["pillow>=10"])
+thumbnails = Pipeline(
+    "thumbnails", source="uploads/images/", schedule="0 * * * *", pip=["pillow>=10"]
+)
 LONGEST = 128
 
 
-@thumbnails.transform(match=["**/*.jpg", "**/*.jpeg", "**/*.png", "**/*.webp"], cpu=2, memory_mb=2048, timeout_s=60)
+@thumbnails.transform(
+    match=["**/*.jpg", "**/*.jpeg", "**/*.png", "**/*.webp"], cpu=2, memory_mb=2048, timeout_s=60
+)
 def thumbnail(obj: Object):
     with obj.open() as stream:
         image = Image.open(stream).convert("RGB")

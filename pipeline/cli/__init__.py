@@ -1,4 +1,7 @@
-"""The command line. `main` maps every error to one line and an exit code: 0 done, 1 found problems, 2 bad input."""
+"""The command line.
+
+`main` maps every error to one line and an exit code: 0 done, 1 found problems, 2 bad input.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +15,72 @@ import sys
 import click
 
 COMMANDS = {
-    "init": ("pipeline.cli.setup.init", "Make a project with one pipeline, sample uploads and a test."),
+    "init": (
+        "pipeline.cli.setup.init",
+        "Make a project with one pipeline, sample uploads and a test.",
+    ),
     "run": ("pipeline.cli.runs.run", "Process what is new, until nothing is new."),
     "hint": ("pipeline.cli.runs.hint", "Process the objects of these keys now, without a listing."),
     "plan": ("pipeline.cli.reports.plan", "Say what a run would do; change nothing."),
-    "status": ("pipeline.cli.reports.status", "Count sources by state; show the last commits and failures."),
+    "status": (
+        "pipeline.cli.reports.status",
+        "Count sources by state; show the last commits and failures.",
+    ),
     "sql": ("pipeline.cli.tables.sql", "Ask the committed rows, aggregates and state in SQL."),
-    "files": ("pipeline.cli.tables.files", "List the Parquet files that count, for other programs."),
-    "schema": ("pipeline.cli.tables.schema", "Show columns, checks, and which commit changed them."),
-    "quarantine": ("pipeline.cli.runs.quarantine", "List, show, retry or replay files that failed."),
+    "files": (
+        "pipeline.cli.tables.files",
+        "List the Parquet files that count, for other programs.",
+    ),
+    "schema": (
+        "pipeline.cli.tables.schema",
+        "Show columns, checks, and which commit changed them.",
+    ),
+    "quarantine": (
+        "pipeline.cli.runs.quarantine",
+        "List, show, retry or replay files that failed.",
+    ),
     "lineage": ("pipeline.cli.reports.lineage", "From a source to its outputs, and back."),
-    "audit": ("pipeline.cli.reports.audit", "Prove that every object is in exactly one state and every row is there once."),
-    "aggregate": ("pipeline.cli.tables.aggregate", "Bring aggregates up to date, compute them from scratch, or check them."),
-    "sinks": ("pipeline.cli.tables.sinks", "Show what each declared sink holds; bring them up to date."),
-    "compact": ("pipeline.cli.tables.compact", "Merge small Parquet files into few large, sorted ones."),
-    "vacuum": ("pipeline.cli.tables.vacuum", "Delete superseded and orphaned files that retention lets go."),
+    "audit": (
+        "pipeline.cli.reports.audit",
+        "Prove that every object is in exactly one state and every row is there once.",
+    ),
+    "aggregate": (
+        "pipeline.cli.tables.aggregate",
+        "Bring aggregates up to date, compute them from scratch, or check them.",
+    ),
+    "sinks": (
+        "pipeline.cli.tables.sinks",
+        "Show what each declared sink holds; bring them up to date.",
+    ),
+    "compact": (
+        "pipeline.cli.tables.compact",
+        "Merge small Parquet files into few large, sorted ones.",
+    ),
+    "vacuum": (
+        "pipeline.cli.tables.vacuum",
+        "Delete superseded and orphaned files that retention lets go.",
+    ),
     "backfill": ("pipeline.cli.runs.backfill", "Process objects again that were processed before."),
-    "diff": ("pipeline.cli.tables.diff", "Say what differs between two generations, commits or times of a table."),
-    "publish": ("pipeline.cli.tables.publish", "Let readers see the new generation, from one commit to the next."),
+    "diff": (
+        "pipeline.cli.tables.diff",
+        "Say what differs between two generations, commits or times of a table.",
+    ),
+    "publish": (
+        "pipeline.cli.tables.publish",
+        "Let readers see the new generation, from one commit to the next.",
+    ),
     "rollback": ("pipeline.cli.tables.rollback", "Let readers see the generation before again."),
-    "generations": ("pipeline.cli.tables.generations", "List the generations of a table, or drop one."),
+    "generations": (
+        "pipeline.cli.tables.generations",
+        "List the generations of a table, or drop one.",
+    ),
     "submit": ("pipeline.cli.runs.submit", "Have files processed now; print a job id and leave."),
     "jobs": ("pipeline.cli.runs.jobs", "Show, wait for, cancel or list what was submitted."),
     "deploy": ("pipeline.cli.setup.deploy", "Check FILE's pipelines and deploy them to Modal."),
-    "doctor": ("pipeline.cli.setup.doctor", "Say what is missing on this machine and account, and how to mend it."),
+    "doctor": (
+        "pipeline.cli.setup.doctor",
+        "Say what is missing on this machine and account, and how to mend it.",
+    ),
 }
 
 EXIT_PROBLEMS = 1
@@ -51,25 +96,35 @@ class LazyCommands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), f"{cmd_name}_command")
+        command: click.Command = getattr(
+            importlib.import_module(COMMANDS[cmd_name][0]), f"{cmd_name}_command"
+        )
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from pipeline.errors import nearest
 
-            raise click.UsageError(f"there is no command {args[0]!r}{nearest(args[0], list(COMMANDS))}")
+            raise click.UsageError(
+                f"there is no command {args[0]!r}{nearest(args[0], list(COMMANDS))}"
+            )
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyCommands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(None, "--version", package_name="tidemill", prog_name="tidemill")
 def cli() -> None:
-    """Drop files in a bucket, each is processed by your Python function, rows land in Parquet, SQL answers.
+    """Drop files in a bucket, each is processed by your Python function, rows land in Parquet, SQL
+    answers.
 
     \b
     tidemill init flights                                  make a project to start from
@@ -79,7 +134,9 @@ def cli() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line and exit, at once: nothing is left to tear down, and native threads may fail at that."""
+    """Run the command line and exit, at once: nothing is left to tear down, and native threads may
+    fail at that.
+    """
     speak_utf8()
     code = invoke(args, alone=True)
     with contextlib.suppress(OSError, ValueError):
@@ -89,7 +146,9 @@ def main(args: list[str] | None = None) -> None:
 
 
 def speak_utf8() -> None:
-    """Text, names of files and output are UTF-8 whatever locale is set: begins anew in Python's UTF-8 mode where they are not."""
+    """Text, names of files and output are UTF-8 whatever locale is set: begins anew in Python's
+    UTF-8 mode where they are not.
+    """
     spoken = {sys.getfilesystemencoding(), locale.getpreferredencoding(False)}
     if os.name == "posix" and {name.lower().replace("_", "-") for name in spoken} != {"utf-8"}:
         os.environ["PYTHONUTF8"] = "1"
@@ -100,11 +159,18 @@ def speak_utf8() -> None:
 
 
 def invoke(args: list[str] | None = None, *, alone: bool = False) -> int:
-    """Run the command line; the exit code. alone: this process does nothing else, so a command may fork it."""
+    """Run the command line; the exit code. alone: this process does nothing else, so a command may
+    fork it.
+    """
     arguments = sys.argv[1:] if args is None else list(args)
     debug = "--debug" in arguments
     try:
-        result = cli.main(args=arguments, standalone_mode=False, prog_name="tidemill", obj="alone" if alone else None)
+        result = cli.main(
+            args=arguments,
+            standalone_mode=False,
+            prog_name="tidemill",
+            obj="alone" if alone else None,
+        )
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:  # a group without a command
@@ -130,7 +196,12 @@ def invoke(args: list[str] | None = None, *, alone: bool = False) -> int:
 def _report(error: Exception) -> int:
     from pipeline import errors
 
-    later = (errors.StoreUnavailable, errors.ObjectNotFound, errors.CommitConflict, errors.CommitUnknown)
+    later = (
+        errors.StoreUnavailable,
+        errors.ObjectNotFound,
+        errors.CommitConflict,
+        errors.CommitUnknown,
+    )
     if isinstance(error, errors.InvariantViolated) or not isinstance(error, errors.TidemillError):
         what = f"{type(error).__name__}: {_one_line(str(error))}"
         click.echo(f"tidemill: this is a bug of Tidemill: {what} (--debug shows where)", err=True)

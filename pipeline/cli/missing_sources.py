@@ -1,4 +1,7 @@
-"""Sources that are not there: an empty prefix, and keys that no object has. Each is told with the nearest that there is."""
+"""Sources that are not there: an empty prefix, and keys that no object has.
+
+Each is told with the nearest that there is.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,11 @@ LAST = "\U0010ffff"
 async def empty_source(runtime: Runtime) -> str:
     """One line for a source prefix without objects, and where there are some."""
     source, store = runtime.settings.source, runtime.store
-    text = f"there is no object below {source!r} in {store.url}" if source else f"there is no object in {store.url}"
+    text = (
+        f"there is no object below {source!r} in {store.url}"
+        if source
+        else f"there is no object in {store.url}"
+    )
     if not source:
         return text
     found = await _folders_near(store, source, (keys.HOMES, runtime.settings.output))
@@ -26,17 +33,28 @@ async def empty_source(runtime: Runtime) -> str:
         some = await _first(store, "", "", (keys.HOMES, runtime.settings.output))
         return f"{text}; there is {some!r}" if some is not None else f"{text}, nor elsewhere in it"
     close = nearest(source, found)
-    return text + (close if close.startswith("; did") else f"; there are objects below {', '.join(map(repr, found[:5]))}")
+    return text + (
+        close
+        if close.startswith("; did")
+        else f"; there are objects below {', '.join(map(repr, found[:5]))}"
+    )
 
 
 async def _folders_near(store: Store, source: str, own: Sequence[str]) -> list[str]:
-    """Prefixes beside the source's first part that is empty, and below those that might be meant for it."""
+    """Prefixes beside the source's first part that is empty, and below those that might be meant
+    for it.
+    """
     parts, above = source.rstrip("/").split("/"), ""
     for depth, part in enumerate(parts):
-        found = [folder for folder in await _folders(store, above) if not folder.startswith(tuple(own))]
+        found = [
+            folder for folder in await _folders(store, above) if not folder.startswith(tuple(own))
+        ]
         if f"{above}{part}/" not in found:
             deeper = len(parts) - depth - 1
-            return [*found, *[one for folder in found[:5] for one in await _below(store, folder, deeper)]]
+            return [
+                *found,
+                *[one for folder in found[:5] for one in await _below(store, folder, deeper)],
+            ]
         above += f"{part}/"
     return []
 
@@ -49,7 +67,9 @@ async def _below(store: Store, folder: str, levels: int) -> list[str]:
 
 
 async def _folders(store: Store, above: str) -> list[str]:
-    """The folders right below a prefix that have objects, each found by going on behind the one before."""
+    """The folders right below a prefix that have objects, each found by going on behind the one
+    before.
+    """
     found: list[str] = []
     after = ""
     for _ in range(JUMPS_MAX):
@@ -64,7 +84,9 @@ async def _folders(store: Store, above: str) -> list[str]:
 
 
 async def _first(store: Store, prefix: str, after: str, but: Sequence[str] = ()) -> str | None:
-    """The first object's key behind `after` that is no folder marker, and below none of the prefixes `but`."""
+    """The first object's key behind `after` that is no folder marker, and below none of the
+    prefixes `but`.
+    """
     async for page in store.list(prefix, start_after=after):
         for key, size in zip(page.keys, page.sizes, strict=True):
             if not keys.is_folder_marker(key, size) and not key.startswith(tuple(but)):
@@ -79,9 +101,15 @@ def below(runtime: Runtime, names: Sequence[str]) -> list[str]:
 
 
 async def unknown_keys(runtimes: Sequence[Runtime], names: Sequence[str]) -> list[str]:
-    """Which of the names no object has, and no pipeline knows: of others it is news that they are gone."""
+    """Which of the names no object has, and no pipeline knows: of others it is news that they are
+    gone.
+    """
     heads = await runtimes[0].store.head_many(names)
-    gone = [key for key, head in zip(names, heads, strict=True) if head is None or keys.is_folder_marker(key, head.size_bytes)]
+    gone = [
+        key
+        for key, head in zip(names, heads, strict=True)
+        if head is None or keys.is_folder_marker(key, head.size_bytes)
+    ]
     for runtime in runtimes:
         mine = below(runtime, gone)
         if not mine:
@@ -89,13 +117,19 @@ async def unknown_keys(runtimes: Sequence[Runtime], names: Sequence[str]) -> lis
         log = (await runtime.live()).log()
         state = await log.load()
         await log.look_up(state, mine)
-        known = {key for key in mine if state.entry(key) or key in state.quarantine or key in state.wanted}
+        known = {
+            key
+            for key in mine
+            if state.entry(key) or key in state.quarantine or key in state.wanted
+        }
         gone = [key for key in gone if key not in known]
     return gone
 
 
 async def told_absent(store: Store, name: str) -> str:
-    """One line for a key that no object has and that nobody knew, with the nearest one in its folder."""
+    """One line for a key that no object has and that nobody knew, with the nearest one in its
+    folder.
+    """
     folder = name.rpartition("/")[0]
     if name.endswith("/"):
         return f"'{printable(name)}' stands for a folder: name the objects in it"
@@ -104,4 +138,7 @@ async def told_absent(store: Store, name: str) -> str:
         beside = [printable(key) for key in page.keys[:1000]]
         break
     close = nearest(printable(name), beside)
-    return f"there is no object '{printable(name)}' in {store.url}{close if close.startswith('; did') else ''}"
+    return (
+        f"there is no object '{printable(name)}' in"
+        f" {store.url}{close if close.startswith('; did') else ''}"
+    )

@@ -39,26 +39,43 @@ class Target:
             return self.pipelines[0]
         names = ", ".join(p.name for p in self.pipelines)
         example = f"{self.file}:{self.pipelines[0].name}"
-        raise SettingsError(f"{self.file} declares several pipelines ({names}): say which one, as {example}")
+        raise SettingsError(
+            f"{self.file} declares several pipelines ({names}): say which one, as {example}"
+        )
 
 
 def bucket_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Which bucket, and how to answer; the command receives the bucket, None where none is given, as `bucket`."""
+    """Which bucket, and how to answer; the command receives the bucket, None where none is given,
+    as `bucket`.
+    """
 
-    @click.option("--bucket", envvar="TIDEMILL_BUCKET", help="file:///dir, a directory, or s3://bucket/prefix [$TIDEMILL_BUCKET]")
+    @click.option(
+        "--bucket",
+        envvar="TIDEMILL_BUCKET",
+        help="file:///dir, a directory, or s3://bucket/prefix [$TIDEMILL_BUCKET]",
+    )
     @click.option(
         "--endpoint-url",
         envvar=["TIDEMILL_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
         help="another S3 service than AWS (R2, MinIO, ...) [$AWS_ENDPOINT_URL]",
     )
-    @click.option("--region", envvar=["AWS_REGION", "AWS_DEFAULT_REGION"], help="the bucket's region [$AWS_REGION]")
+    @click.option(
+        "--region",
+        envvar=["AWS_REGION", "AWS_DEFAULT_REGION"],
+        help="the bucket's region [$AWS_REGION]",
+    )
     @click.option("--json", "as_json", is_flag=True, help="print JSON for programs")
     @click.option("--debug", is_flag=True, help="show tracebacks of errors")
     @functools.wraps(command)
-    def wrapped(bucket: str | None, endpoint_url: str | None, region: str | None, debug: bool, **rest: Any) -> Any:
+    def wrapped(
+        bucket: str | None, endpoint_url: str | None, region: str | None, debug: bool, **rest: Any
+    ) -> Any:
         from pipeline.runtime.bucket import Bucket
 
-        return command(bucket=Bucket(url=bucket, endpoint_url=endpoint_url, region=region) if bucket else None, **rest)
+        return command(
+            bucket=Bucket(url=bucket, endpoint_url=endpoint_url, region=region) if bucket else None,
+            **rest,
+        )
 
     return wrapped
 
@@ -74,7 +91,10 @@ def on_bucket(command: Callable[..., Any]) -> Callable[..., Any]:
         from pipeline.stores import require_place
 
         if bucket is None:
-            raise click.UsageError("no bucket: give --bucket (file:///dir or s3://bucket/prefix) or set TIDEMILL_BUCKET")
+            raise click.UsageError(
+                "no bucket: give --bucket (file:///dir or s3://bucket/prefix) or set"
+                " TIDEMILL_BUCKET"
+            )
         pipelines = load_pipelines(file)
         require_place(bucket.url)
         return command(Target(file, pipelines, bucket, as_json), **rest)
@@ -85,26 +105,61 @@ def on_bucket(command: Callable[..., Any]) -> Callable[..., Any]:
 def on_engine(command: Callable[..., Any]) -> Callable[..., Any]:
     """Where the work runs; the command receives an `Engine` second."""
 
-    @click.option("--engine", "engine", type=click.Choice(["local", "modal"]), default="local", show_default=True)
-    @click.option("--workers", type=click.IntRange(1, 1024), help="local: worker processes [default: one for each core]")
-    @click.option("--wait", "waits", is_flag=True, help="modal: wait for all answers, and show progress")
-    @click.option("--ordered", is_flag=True, help="modal: with --wait, take the answers in the order of the files")
-    @click.option("--app", envvar="TIDEMILL_APP", help="modal: the deployed app [default: tidemill-<first pipeline>]")
+    @click.option(
+        "--engine",
+        "engine",
+        type=click.Choice(["local", "modal"]),
+        default="local",
+        show_default=True,
+    )
+    @click.option(
+        "--workers",
+        type=click.IntRange(1, 1024),
+        help="local: worker processes [default: one for each core]",
+    )
+    @click.option(
+        "--wait", "waits", is_flag=True, help="modal: wait for all answers, and show progress"
+    )
+    @click.option(
+        "--ordered",
+        is_flag=True,
+        help="modal: with --wait, take the answers in the order of the files",
+    )
+    @click.option(
+        "--app",
+        envvar="TIDEMILL_APP",
+        help="modal: the deployed app [default: tidemill-<first pipeline>]",
+    )
     @functools.wraps(command)
     def wrapped(  # noqa: PLR0917
-        target: Target, engine: str, workers: int | None, waits: bool, ordered: bool, app: str | None, **rest: Any
+        target: Target,
+        engine: str,
+        workers: int | None,
+        waits: bool,
+        ordered: bool,
+        app: str | None,
+        **rest: Any,
     ) -> Any:
         from pipeline.deploy.engines import ModalEngine
         from pipeline.runtime.engines import LocalEngine
 
         if engine == "modal":
             if workers is not None:
-                raise click.UsageError("--workers is for --engine local; max_containers of each transform bounds Modal's")
+                raise click.UsageError(
+                    "--workers is for --engine local; max_containers of each transform bounds"
+                    " Modal's"
+                )
             if ordered and not waits:
                 raise click.UsageError("--ordered needs --wait")
-            return command(target, ModalEngine(target.file, target.bucket, app=app, wait=waits, ordered=ordered), **rest)
+            return command(
+                target,
+                ModalEngine(target.file, target.bucket, app=app, wait=waits, ordered=ordered),
+                **rest,
+            )
         if ordered or waits:
-            raise click.UsageError("--wait and --ordered are for --engine modal; local runs always wait")
+            raise click.UsageError(
+                "--wait and --ordered are for --engine modal; local runs always wait"
+            )
         local = LocalEngine(target.file, target.pipelines, target.bucket, workers)
         if click.get_current_context().obj == "alone":
             local.take_temporary_files()
@@ -122,13 +177,19 @@ class Size(click.ParamType[int]):
 
     name = "size"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
         """The bytes; at least one."""
         if isinstance(value, int):
             return value
         found = _SIZE.match(str(value).strip())
         base = 1024 if found is not None and found[3] else 1000
-        n = int(float(found[1]) * base ** _POWERS[(found[2] or "").lower()]) if found is not None else 0
+        n = (
+            int(float(found[1]) * base ** _POWERS[(found[2] or "").lower()])
+            if found is not None
+            else 0
+        )
         if n < 1:
             self.fail(f"{value!r} is no size: write 500MB, 2GiB or a number of bytes", param, ctx)
         return n
@@ -137,26 +198,48 @@ class Size(click.ParamType[int]):
 def on_limits(command: Callable[..., Any]) -> Callable[..., Any]:
     """How much a run may begin. Below `on_engine`: the command receives the limits as `limits`."""
 
-    @click.option("--limit", "files", type=click.IntRange(1), help="process at most so many files, then stop")
     @click.option(
-        "--limit-bytes", "size_bytes", type=Size(), help="process files of at most so many bytes (500MB, 2GiB), then stop"
+        "--limit", "files", type=click.IntRange(1), help="process at most so many files, then stop"
     )
     @click.option(
-        "--limit-cost", "usd", type=click.FloatRange(0), metavar="USD", help="modal: begin work of at most so many dollars"
+        "--limit-bytes",
+        "size_bytes",
+        type=Size(),
+        help="process files of at most so many bytes (500MB, 2GiB), then stop",
+    )
+    @click.option(
+        "--limit-cost",
+        "usd",
+        type=click.FloatRange(0),
+        metavar="USD",
+        help="modal: begin work of at most so many dollars",
     )
     @functools.wraps(command)
-    def wrapped(target: Target, engine: Engine, files: int | None, size_bytes: int | None, usd: float | None, **rest: Any) -> Any:
+    def wrapped(
+        target: Target,
+        engine: Engine,
+        files: int | None,
+        size_bytes: int | None,
+        usd: float | None,
+        **rest: Any,
+    ) -> Any:
         from pipeline.discover.request import Limits
 
         if usd is not None and not engine.knows_costs:
-            raise click.UsageError("--limit-cost is for --engine modal: what work costs on this machine is not known")
-        return command(target, engine, limits=Limits(files=files, size_bytes=size_bytes, usd=usd), **rest)
+            raise click.UsageError(
+                "--limit-cost is for --engine modal: what work costs on this machine is not known"
+            )
+        return command(
+            target, engine, limits=Limits(files=files, size_bytes=size_bytes, usd=usd), **rest
+        )
 
     return wrapped
 
 
 def priority_of(words: tuple[str, ...]) -> Priority | None:
-    """What `--priority` says: an order, or prefixes (which have a `/`). None where it says nothing."""
+    """What `--priority` says: an order, or prefixes (which have a `/`). None where it
+    says nothing.
+    """
     orders = ["key", "newest", "oldest"]
     if not words:
         return None
@@ -164,12 +247,18 @@ def priority_of(words: tuple[str, ...]) -> Priority | None:
         return Priority(order=words[0])  # type: ignore[arg-type]
     for word in words:
         if "/" not in word or word.startswith("/"):
-            raise click.UsageError(f"--priority {word!r} is no order (key, newest, oldest: one) and no prefix (such as 2026/)")
+            raise click.UsageError(
+                f"--priority {word!r} is no order (key, newest, oldest: one) and no prefix (such as"
+                " 2026/)"
+            )
     return Priority(prefixes=words)
 
 
-def runtime(target: Target, pipeline: Pipeline, *, runs_user_code: bool = False, generation: str = "live") -> Runtime:
-    """The pipeline on its bucket, without workers; on the generation that readers see, or another one.
+def runtime(
+    target: Target, pipeline: Pipeline, *, runs_user_code: bool = False, generation: str = "live"
+) -> Runtime:
+    """The pipeline on its bucket, without workers; on the generation that readers see, or another
+    one.
 
     Raises SettingsError where there is no such generation.
     """
@@ -177,25 +266,45 @@ def runtime(target: Target, pipeline: Pipeline, *, runs_user_code: bool = False,
 
 
 async def chosen(root: Runtime, generation: str) -> Runtime:
-    """The pipeline on the generation of this number, on the `live` one, or on the `new` one that is being filled."""
+    """The pipeline on the generation of this number, on the `live` one, or on the `new` one that is
+    being filled.
+    """
     known = await root.generations() or Generations(kept=[Generation(number=0)])
     named = {"live": known.live, "new": known.candidate, "previous": known.previous}
-    number = named[generation] if generation in named else int(generation) if generation.isdigit() else None
+    number = (
+        named[generation]
+        if generation in named
+        else int(generation)
+        if generation.isdigit()
+        else None
+    )
     if number is None or known.get(number) is None:
-        there = ", ".join([*(str(one.number) for one in known.kept), *(name for name, n in named.items() if n is not None)])
-        raise SettingsError(f"{root.settings.name} has no generation {generation!r}; there are: {there}")
+        there = ", ".join(
+            [
+                *(str(one.number) for one in known.kept),
+                *(name for name, n in named.items() if n is not None),
+            ]
+        )
+        raise SettingsError(
+            f"{root.settings.name} has no generation {generation!r}; there are: {there}"
+        )
     return root.of_generation(number)
 
 
 def generation_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Which generation a command looks at, as `generation`."""
     return click.option(
-        "--generation", default="live", show_default=True, help="of the table: a number, live, previous, or new (being filled)"
+        "--generation",
+        default="live",
+        show_default=True,
+        help="of the table: a number, live, previous, or new (being filled)",
     )(command)
 
 
 def root_runtime(target: Target, pipeline: Pipeline, *, runs_user_code: bool = False) -> Runtime:
-    """The pipeline on its bucket, without workers, on its first generation: its log says which others there are."""
+    """The pipeline on its bucket, without workers, on its first generation: its log says which
+    others there are.
+    """
     from pipeline.executors.none import NoExecutor
     from pipeline.model.policy import Policy
     from pipeline.runtime.arrow_memory import keep_arrow_light

@@ -1,4 +1,6 @@
-"""Commands that other commands print, to be pasted into a shell as they are: with FILE, the bucket, and keys of any kind."""
+"""Commands that other commands print, to be pasted into a shell as they are: with FILE, the bucket,
+and keys of any kind.
+"""
 
 from __future__ import annotations
 
@@ -13,27 +15,36 @@ if TYPE_CHECKING:
 
 
 def pasted(target: Target, words: str, *arguments: str, options: str = "") -> str:
-    """`tidemill WORDS FILE ARGUMENTS OPTIONS --bucket ...`: on what the present command works on. What it has from the environment
-    besides the bucket, another one has too.
+    """`tidemill WORDS FILE ARGUMENTS OPTIONS --bucket ...`: on what the present command works on.
+    What it has from the environment besides the bucket, another one has too.
     """
     positional = [quoted(text) for text in (target.file, *arguments)]
     bucket = target.bucket
     where = [("--bucket", bucket.url)]
     where += [("--endpoint-url", bucket.endpoint_url or "")] if _is_typed("endpoint_url") else []
     where += [("--region", bucket.region or "")] if _is_typed("region") else []
-    named = [*([options] if options else []), *(f"{name} {quoted(value)}" for name, value in where if value)]
-    if any(text.startswith("-") for text in (target.file, *arguments)):  # else it would be taken for an option
+    named = [
+        *([options] if options else []),
+        *(f"{name} {quoted(value)}" for name, value in where if value),
+    ]
+    # else it would be taken for an option
+    if any(text.startswith("-") for text in (target.file, *arguments)):
         return " ".join(["tidemill", words, *named, "--", *positional])
     return " ".join(["tidemill", words, *positional, *named])
 
 
 def _is_typed(parameter: str) -> bool:
     context = click.get_current_context(silent=True)
-    return context is not None and context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
+    return (
+        context is not None
+        and context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE
+    )
 
 
 def quoted(text: str) -> str:
-    """One word for a shell, on one line: what no terminal shows is written as an escape (bash and zsh read `$'...'`)."""
+    """One word for a shell, on one line: what no terminal shows is written as an escape (bash and
+    zsh read `$'...'`).
+    """
     if text.isprintable():
         return shlex.quote(text)
     return "$'" + "".join(_escaped(character) for character in text) + "'"
@@ -45,4 +56,10 @@ def _escaped(character: str) -> str:
     if character.isprintable():
         return character
     code = ord(character)
-    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return (
+        f"\\x{code:02x}"
+        if code < 0x80
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
+    )

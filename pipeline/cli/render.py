@@ -42,22 +42,33 @@ def printable(key: str) -> str:
 
 
 def as_json(value: Any) -> None:
-    """One JSON document on standard output: always a list of objects, so that what reads one command reads all."""
+    """One JSON document on standard output: always a list of objects, so that what reads one
+    command reads all.
+    """
     found = value if isinstance(value, list) else [value]
     click.echo(json.dumps(found, indent=2, default=str, ensure_ascii=False, allow_nan=False))
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[int] = ()) -> None:
+def table(
+    headings: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[int] = ()
+) -> None:
     """A plain table; wide cells fold on a terminal and stay whole in a pipe."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 10_000, highlight=False)
+    console = Console(
+        file=sys.stdout, width=None if sys.stdout.isatty() else 10_000, highlight=False
+    )
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for i, heading in enumerate(headings):
-        drawn.add_column(heading, justify="right" if i in numbers else "left", overflow="fold", no_wrap=not sys.stdout.isatty())
+        drawn.add_column(
+            heading,
+            justify="right" if i in numbers else "left",
+            overflow="fold",
+            no_wrap=not sys.stdout.isatty(),
+        )
     for row in rows:
         drawn.add_row(*(Text(cell(value)) for value in row))
     console.print(drawn)

@@ -23,14 +23,19 @@ if TYPE_CHECKING:
 COLLECTED_MAX = 1_000
 """Ledger runs that one commit gives up; the next vacuum goes on."""
 KEPT_STEPS = 16
-"""Checkpoints that are kept for looking back lie at least this part of the retention time, or of the longest log, apart."""
+"""Checkpoints that are kept for looking back lie at least this part of the retention time, or of
+the longest log, apart.
+"""
 
 
 async def write_checkpoint(log: Log, state: State, ids: Ids) -> str:
-    """Store the state folded so far: new runs first, then the checkpoint, then the hint. Returns its key.
+    """Store the state folded so far: new runs first, then the checkpoint, then the hint.
 
-    It names no run that a commit up to here gave up: that is what makes it safe to delete them (docs/decisions/0030). The in-memory
-    state keeps its meaning; its overlay is empty afterwards. Raises Outdated.
+    Returns its key.
+
+    It names no run that a commit up to here gave up: that is what makes it safe to delete them
+    (docs/decisions/0030). The in-memory state keeps its meaning; its overlay is empty afterwards.
+    Raises Outdated.
     """
     for _ in range(log.policy.loads_max):
         try:
@@ -38,7 +43,9 @@ async def write_checkpoint(log: Log, state: State, ids: Ids) -> str:
             break
         except RunGone as gone:
             if not await log.rebase(state, gone.run.key):
-                raise Outdated(f"runs of {log.pipeline} were moved while a checkpoint was written; run again") from None
+                raise Outdated(
+                    f"runs of {log.pipeline} were moved while a checkpoint was written; run again"
+                ) from None
     key = keys.checkpoint(log.home, state.sequence, ids.nonce())
     await log.store.put(key, codec.encode(state.checkpoint()))
     await log.store.put(keys.hint(log.home), key.encode())
@@ -46,11 +53,23 @@ async def write_checkpoint(log: Log, state: State, ids: Ids) -> str:
 
 
 async def _write_runs(log: Log, state: State, ids: Ids) -> None:
-    """Merge what changed into the runs. All of the state's runs are exchanged at once, or none: they belong to one sequence."""
+    """Merge what changed into the runs.
+
+    All of the state's runs are exchanged at once, or none: they belong to one sequence.
+    """
 
     def compaction(runs: SortedRuns, schema: pa.Schema) -> Compaction:
         policy = log.policy
-        return Compaction(log.store, log.home, state.sequence, ids, runs, schema, policy.run_rows_max, policy.run_fanout)
+        return Compaction(
+            log.store,
+            log.home,
+            state.sequence,
+            ids,
+            runs,
+            schema,
+            policy.run_rows_max,
+            policy.run_fanout,
+        )
 
     outputs, doomed = state.outputs, state.doomed & state.run_names
     spilled = outputs.changed if len(outputs.changed) > log.policy.outputs_inline_max else {}
@@ -62,13 +81,16 @@ async def _write_runs(log: Log, state: State, ids: Ids) -> None:
         await output_work.run(output_rows.table_of(spilled), doomed)
     state.ledger.replace(ledger_work.runs, state.overlay)
     outputs.replace(output_work.runs, changed=bool(spilled))
-    state.overlay, state.base = {}, state.sequence  # no checkpoint of before may replace these runs: it would lack the overlay
+    # no checkpoint of before may replace these runs: it would lack the overlay
+    state.overlay, state.base = {}, state.sequence
     state.doomed.clear()
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a vacuum leaves for looking back: older checkpoints, the runs that they name, and the log above `floor`."""
+    """What a vacuum leaves for looking back: older checkpoints, the runs that they name, and the
+    log above `floor`.
+    """
 
     checkpoints: frozenset[str] = frozenset()
     runs: frozenset[str] = frozenset()
@@ -76,26 +98,36 @@ class Kept:
 
 
 async def what_is_kept(log: Log, state: State, retention_s: float) -> Kept:
-    """The newest checkpoint from before the retention time, from which every later state can be folded, and some younger ones,
-    which take its place one day. By the store's times; where the log is longer than `log_entries_max`, what is too far back counts
-    as old.
+    """The newest checkpoint from before the retention time, from which every later state can be
+    folded, and some younger ones, which take its place one day. By the store's times; where the log
+    is longer than `log_entries_max`, what is too far back counts as old.
     """
     found: list[tuple[int, int, str]] = []
     async for page in log.store.list(keys.checkpoint_prefix(log.home)):
         rows = zip(page.keys, page.modified_us, strict=True)
-        found += [(n, us // 1000, key) for key, us in rows if (n := keys.checkpoint_sequence(key)) is not None]
+        found += [
+            (n, us // 1000, key)
+            for key, us in rows
+            if (n := keys.checkpoint_sequence(key)) is not None
+        ]
     if not found:
         return Kept()
     found.sort()
     floor, entries_max = await log.floor(), log.policy.log_entries_max
-    due_ms, first = max(ms for _, ms, _ in found) - int(1000 * retention_s), state.sequence - entries_max
+    due_ms, first = (
+        max(ms for _, ms, _ in found) - int(1000 * retention_s),
+        state.sequence - entries_max,
+    )
     old = [row for row in found if row[0] >= floor and (row[1] < due_ms or row[0] < first)]
     kept = [old[-1]] if old else []
     for row in found:
         if row[0] < max(floor, kept[0][0] + 1 if old else 0):
             continue
         last = kept[-1] if kept else (0, 0, "")
-        if row[0] - last[0] >= max(entries_max // KEPT_STEPS, 1) or row[1] - last[1] >= 1000 * retention_s / KEPT_STEPS:
+        if (
+            row[0] - last[0] >= max(entries_max // KEPT_STEPS, 1)
+            or row[1] - last[1] >= 1000 * retention_s / KEPT_STEPS
+        ):
             kept.append(row)
     runs: set[str] = set()
     for stored in await log.store.get_many([key for *_, key in kept]):
@@ -106,7 +138,9 @@ async def what_is_kept(log: Log, state: State, retention_s: float) -> Kept:
 
 
 async def unnamed_runs(log: Log, state: State, kept: Kept) -> list[str]:
-    """Runs that neither this state nor what is kept names, written before its sequence: at most COLLECTED_MAX of them."""
+    """Runs that neither this state nor what is kept names, written before its sequence: at most
+    COLLECTED_MAX of them.
+    """
     named, last = state.run_names | kept.runs, keys.ledger_run(log.home, state.sequence, "")
     found: list[str] = []
     async for page in log.store.list(keys.ledger_prefix(log.home)):

@@ -22,14 +22,17 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
     output: str
     generation: int = 0
     probed: Probed | None = None
-    """What was found out about the store when the home was made. For people: nothing depends on it."""
+    """What was found out about the store when the home was made. For people: nothing depends on it.
+    """
 
 
 async def open_home(store: Store, marker: Marker, ids: Ids) -> None:
-    """Make sure that the pipeline's home exists, in a format this version reads, on a store that keeps its promises.
+    """Make sure that the pipeline's home exists, in a format this version reads, on a store that
+    keeps its promises.
 
-    Raises StateInvalid for a newer or damaged format, SettingsError if the pipeline moved its source or output prefix,
-    StoreUnsafe if the store does not keep what commits rely on (see `stores.probe`).
+    Raises StateInvalid for a newer or damaged format, SettingsError if the pipeline moved its
+    source or output prefix, StoreUnsafe if the store does not keep what commits rely on (see
+    `stores.probe`).
     """
     home = keys.of_generation(keys.home(marker.pipeline), marker.generation)
     key = keys.format_marker(home)
@@ -47,9 +50,14 @@ async def open_home(store: Store, marker: Marker, ids: Ids) -> None:
 
 
 async def _moved(store: Store, stored: Stored, wanted: Marker, key: str) -> bool:
-    """Whether the source was moved just now: as long as nothing was ever committed, a misspelt one may be mended."""
+    """Whether the source was moved just now: as long as nothing was ever committed, a misspelt one
+    may be mended.
+    """
     found = read_marker(stored.body, key)
-    if found.source == wanted.source or (found.pipeline, found.output) != (wanted.pipeline, wanted.output):
+    if found.source == wanted.source or (found.pipeline, found.output) != (
+        wanted.pipeline,
+        wanted.output,
+    ):
         return False
     home = key.removesuffix(keys.format_marker(""))
     for prefix in (keys.log_prefix(home), keys.checkpoint_prefix(home)):
@@ -65,20 +73,28 @@ async def _moved(store: Store, stored: Stored, wanted: Marker, key: str) -> bool
 
 
 async def require_home(store: Store, home: str) -> None:
-    """Raises SettingsError if the home is gone that was there before: what a process remembers of it must not be added to."""
+    """Raises SettingsError if the home is gone that was there before: what a process remembers of
+    it must not be added to.
+    """
     try:
         await store.head(keys.format_marker(home))
     except ObjectNotFound:
         raise SettingsError(
-            f"{keys.format_marker(home)} was deleted under this run: bring {home} back from a backup, then run again"
+            f"{keys.format_marker(home)} was deleted under this run: bring {home} back from a"
+            " backup, then run again"
         ) from None
 
 
 async def _refuse_remains(store: Store, marker: Marker, home: str, key: str) -> None:
-    """Raises SettingsError where there is no marker but something that a pipeline left: its home was deleted, in part or whole,
-    or the output prefix is another pipeline's. A new beginning there would process every file again, beside the rows of before.
+    """Raises SettingsError where there is no marker but something that a pipeline left: its home
+    was deleted, in part or whole, or the output prefix is another pipeline's. A new beginning there
+    would process every file again, beside the rows of before.
     """
-    for prefix in (keys.log_prefix(home), keys.checkpoint_prefix(home), keys.rows_prefix(marker.output)):
+    for prefix in (
+        keys.log_prefix(home),
+        keys.checkpoint_prefix(home),
+        keys.rows_prefix(marker.output),
+    ):
         async for page in store.list(prefix):
             if not page.keys:
                 continue
@@ -86,8 +102,9 @@ async def _refuse_remains(store: Store, marker: Marker, home: str, key: str) -> 
                 await store.head(key)
             except ObjectNotFound:
                 raise SettingsError(
-                    f"{key} is missing, but {page.keys[0]} is there: the state of pipeline {marker.pipeline} was deleted;"
-                    f" bring {home} back from a backup, or, to begin anew, delete both {home} and {marker.output}"
+                    f"{key} is missing, but {page.keys[0]} is there: the state of pipeline"
+                    f" {marker.pipeline} was deleted; bring {home} back from a backup, or, to begin"
+                    f" anew, delete both {home} and {marker.output}"
                 ) from None
             return  # another run is making the home right now
 
@@ -100,7 +117,8 @@ def read_marker(body: bytes, key: str) -> Marker:
         raise StateInvalid(f"{key} is damaged: {error}") from None
     if found.format > FORMAT_VERSION:
         raise StateInvalid(
-            f"{key} was written by a newer Tidemill (format {found.format}, this one reads up to {FORMAT_VERSION}): upgrade"
+            f"{key} was written by a newer Tidemill (format {found.format}, this one reads up to"
+            f" {FORMAT_VERSION}): upgrade"
         )
     return found
 
@@ -110,6 +128,6 @@ def _check(found: Marker, wanted: Marker, key: str) -> None:
         there, here = getattr(found, name), getattr(wanted, name)
         if there != here:
             raise SettingsError(
-                f"pipeline {wanted.pipeline} of this bucket has {name}={there!r} ({key}), the file declares {here!r}:"
-                " change it back, or give the pipeline another name"
+                f"pipeline {wanted.pipeline} of this bucket has {name}={there!r} ({key}), the file"
+                f" declares {here!r}: change it back, or give the pipeline another name"
             )

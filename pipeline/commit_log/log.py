@@ -1,7 +1,7 @@
 """The commit log: load the state, catch up with other writers, append one entry exactly once.
 
-The only place that decides whether a commit happened. The rules (numbered create-only entries, the chain of ids, the
-floor, reading back after any doubt) are explained in docs/ARCHITECTURE.md.
+The only place that decides whether a commit happened. The rules (numbered create-only entries, the
+chain of ids, the floor, reading back after any doubt) are explained in docs/ARCHITECTURE.md.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Outdated(CommitConflict):
 class Log:
     """One pipeline's commit log in one store."""
 
-    def __init__(self, store: Store, pipeline: str, *, clock: Clock, policy: Policy, generation: int = 0) -> None:
+    def __init__(
+        self, store: Store, pipeline: str, *, clock: Clock, policy: Policy, generation: int = 0
+    ) -> None:
         self.store = store
         self.pipeline = pipeline
         self.home = keys.of_generation(keys.home(pipeline), generation)
@@ -54,18 +56,23 @@ class Log:
         self.policy = policy
 
     async def load(self) -> State:
-        """The newest state. Raises StateInvalid if it cannot be read, CommitConflict if it never holds still."""
+        """The newest state.
+
+        Raises StateInvalid if it cannot be read, CommitConflict if it never holds still.
+        """
         for _ in range(self.policy.loads_max):
             state = await self._from_checkpoint()
             if state is not None and await self.catch_up(state):
                 return state
-        raise CommitConflict(f"the log of {self.pipeline} kept being collected while it was read; run again")
+        raise CommitConflict(
+            f"the log of {self.pipeline} kept being collected while it was read; run again"
+        )
 
     async def catch_up(self, state: State, *, upto: int | None = None) -> bool:
         """Apply every entry after the state's sequence, those above `upto` excepted.
 
-        False if the state is not a prefix of the log any more (entries it would need are collected, or were re-created by
-        a writer that stalled for long): then only a new `load` helps.
+        False if the state is not a prefix of the log any more (entries it would need are collected,
+        or were re-created by a writer that stalled for long): then only a new `load` helps.
         """
         batch = 1
         while upto is None or state.sequence < upto:
@@ -99,8 +106,9 @@ class Log:
     async def append(self, state: State, commit: Commit) -> bool:
         """Commit at the next sequence and apply it to `state`.
 
-        False if another entry has that number, or the number is below the floor: it did not happen and never will; catch
-        up and propose again. Raises CommitUnknown if the store did not say within `sends_max` tries, Outdated.
+        False if another entry has that number, or the number is below the floor: it did not happen
+        and never will; catch up and propose again. Raises CommitUnknown if the store did not say
+        within `sends_max` tries, Outdated.
         """
         await self._prepare(state, commit)
         key, body = keys.log_entry(self.home, commit.sequence), codec.encode(commit)
@@ -121,14 +129,19 @@ class Log:
                 return await self._read_back(key, commit_id)
             except StoreUnavailable as error:
                 why = str(error)
-        raise CommitUnknown(f"it is not known whether {key} was committed ({why}); the next pass finds out")
+        raise CommitUnknown(
+            f"it is not known whether {key} was committed ({why}); the next pass finds out"
+        )
 
     async def _put_once(self, key: str, body: bytes) -> None:
-        with suppress(PreconditionFailed):  # the number is taken: by us, if an earlier send landed and its answer was lost
+        # the number is taken: by us, if an earlier send landed and its answer was lost
+        with suppress(PreconditionFailed):
             await self.store.put(key, body, create_only=True)
 
     async def _read_back(self, key: str, commit_id: str) -> int | None:
-        """What the store holds under the number, whatever it answered before: its time of our entry, None for another's."""
+        """What the store holds under the number, whatever it answered before: its time of our
+        entry, None for another's.
+        """
         try:
             current = await self.store.get(key)
         except ObjectNotFound:
@@ -143,10 +156,12 @@ class Log:
         except ObjectNotFound:
             return 0
 
-    # -- checkpoints -------------------------------------------------------------------------------------------------
+    # -- checkpoints -------------------------------------------------------------------------------
 
     async def _from_checkpoint(self) -> State | None:
-        """The state of the newest checkpoint, an empty one where there is none at all; None if what was listed has vanished."""
+        """The state of the newest checkpoint, an empty one where there is none at all; None if what
+        was listed has vanished.
+        """
         found = await self._checkpoints()
         for key in found:
             state = await self._restored(key)
@@ -170,43 +185,70 @@ class Log:
         except ObjectNotFound:
             return None
         if checkpoint.pipeline != self.pipeline:
-            raise StateInvalid(f"{key} belongs to pipeline {checkpoint.pipeline!r}, not {self.pipeline!r}")
+            raise StateInvalid(
+                f"{key} belongs to pipeline {checkpoint.pipeline!r}, not {self.pipeline!r}"
+            )
         return checkpoint
 
     async def load_at(self, sequence: int) -> State:
-        """The state as it was at an earlier sequence. Raises SettingsError where that is not kept any more, or not there yet.
+        """The state as it was at an earlier sequence.
 
-        Kept are a checkpoint from before the retention time, and all that came since (see `maintenance.what_is_kept`).
+        Raises SettingsError where that is not kept any more, or not there yet.
+
+        Kept are a checkpoint from before the retention time, and all that came since (see
+        `maintenance.what_is_kept`).
         """
         newest = await self.load()
         if sequence > newest.sequence:
-            raise SettingsError(f"{self.pipeline} has no commit {sequence} yet: the newest is {newest.sequence}")
+            raise SettingsError(
+                f"{self.pipeline} has no commit {sequence} yet: the newest is {newest.sequence}"
+            )
         if sequence == newest.sequence:
             return newest
-        for base in [key for key in await self._checkpoints() if (keys.checkpoint_sequence(key) or 0) <= sequence]:
+        for base in [
+            key
+            for key in await self._checkpoints()
+            if (keys.checkpoint_sequence(key) or 0) <= sequence
+        ]:
             state = await self._restored(base)
             if state is not None and await self._reaches(state, sequence):
                 return state
         state = State(self.pipeline)
         if sequence > 0 and await self._reaches(state, sequence):
             return state
-        raise SettingsError(f"commit {sequence} of {self.pipeline} is not kept any more: {await self._oldest_kept()}")
+        raise SettingsError(
+            f"commit {sequence} of {self.pipeline} is not kept any more:"
+            f" {await self._oldest_kept()}"
+        )
 
     async def _reaches(self, state: State, sequence: int) -> bool:
-        """Bring an old state up to an old sequence; whether all entries up to it are there, and none was re-created."""
+        """Bring an old state up to an old sequence; whether all entries up to it are there, and
+        none was re-created.
+        """
         base = state.sequence
         try:
-            return await self.catch_up(state, upto=sequence) and state.sequence == sequence and await self.floor() <= base
+            return (
+                await self.catch_up(state, upto=sequence)
+                and state.sequence == sequence
+                and await self.floor() <= base
+            )
         except Outdated:
             return False
 
     async def _oldest_kept(self) -> str:
         floor = await self.floor()
-        kept = [n for key in await self._checkpoints() if (n := keys.checkpoint_sequence(key) or 0) >= floor]
+        kept = [
+            n
+            for key in await self._checkpoints()
+            if (n := keys.checkpoint_sequence(key) or 0) >= floor
+        ]
         return f"the oldest is {min(kept, default=floor + 1) if floor else 1}"
 
     async def sequence_at(self, moment_ms: int) -> int:
-        """The last commit at or before a moment by the store's clock. Raises SettingsError where that is not known any more."""
+        """The last commit at or before a moment by the store's clock.
+
+        Raises SettingsError where that is not known any more.
+        """
         floor, found, oldest = await self.floor(), 0, None
         for prefix, number in (
             (keys.checkpoint_prefix(self.home), keys.checkpoint_sequence),
@@ -217,11 +259,17 @@ class Log:
                     sequence = number(key)
                     if sequence is None or sequence < floor:
                         continue
-                    oldest = modified_us // 1000 if oldest is None else min(oldest, modified_us // 1000)
+                    oldest = (
+                        modified_us // 1000 if oldest is None else min(oldest, modified_us // 1000)
+                    )
                     if modified_us // 1000 <= moment_ms:
                         found = max(found, sequence)
         if not found:
-            since = "nothing is committed yet" if oldest is None else f"what is kept begins at {_utc(oldest)}"
+            since = (
+                "nothing is committed yet"
+                if oldest is None
+                else f"what is kept begins at {_utc(oldest)}"
+            )
             raise SettingsError(f"{self.pipeline} at {_utc(moment_ms)}: {since}")
         return found
 
@@ -236,7 +284,9 @@ class Log:
             totals.rows += sum(table.column("rows").to_pylist())
 
     async def _checkpoints(self) -> list[str]:
-        """The keys of all checkpoints, newest first, by listing and by hint: the listing may be stale, and so may the hint."""
+        """The keys of all checkpoints, newest first, by listing and by hint: the listing may be
+        stale, and so may the hint.
+        """
         found: set[str] = set()
         async for page in self.store.list(keys.checkpoint_prefix(self.home)):
             found.update(key for key in page.keys if keys.checkpoint_sequence(key) is not None)
@@ -252,15 +302,24 @@ class Log:
         below = named.startswith(keys.checkpoint_prefix(self.home))
         return named if below and keys.checkpoint_sequence(named) is not None else None
 
-    # -- what lies in the runs ---------------------------------------------------------------------------------------
+    # -- what lies in the runs ---------------------------------------------------------------------
 
     async def look_up(self, state: State, names: Iterable[str]) -> None:
         """Make `state.entry` able to answer for these keys. Raises Outdated."""
 
         async def read() -> None:
-            wanted = sorted({name for name in names if name not in state.overlay and not state.ledger.knows(name)})
+            wanted = sorted(
+                {
+                    name
+                    for name in names
+                    if name not in state.overlay and not state.ledger.knows(name)
+                }
+            )
             if wanted:
-                state.ledger.learn(wanted, await run_reader.rows(self.store, state.ledger.runs, wanted, ledger.schema()))
+                state.ledger.learn(
+                    wanted,
+                    await run_reader.rows(self.store, state.ledger.runs, wanted, ledger.schema()),
+                )
 
         names = list(names)
         await self._reading(state, read)
@@ -271,57 +330,85 @@ class Log:
         async def read() -> None:
             wanted = sorted({name for name in names if not state.outputs.knows(name)})
             if wanted:
-                state.outputs.learn(wanted, await run_reader.rows(self.store, state.outputs.runs, wanted, outputs.schema()))
+                state.outputs.learn(
+                    wanted,
+                    await run_reader.rows(self.store, state.outputs.runs, wanted, outputs.schema()),
+                )
 
         names = list(names)
         while names:  # from an output to the one that it was merged into, and so on
             await self._reading(state, read)
             found = [state.outputs.get(name) for name in names]
-            names = [output.into for output in found if output is not None and output.into is not None]
+            names = [
+                output.into for output in found if output is not None and output.into is not None
+            ]
 
     async def load_outputs(self, state: State) -> None:
         """Make `state.outputs` able to answer for all. Raises Outdated."""
 
         async def read() -> None:
             if not state.outputs.is_whole:
-                async for table in run_reader.everything(self.store, state.outputs.runs, outputs.schema()):
+                async for table in run_reader.everything(
+                    self.store, state.outputs.runs, outputs.schema()
+                ):
                     state.outputs.learn((), table)
                 state.outputs.learn((), outputs.schema().empty_table(), whole=True)
 
         await self._reading(state, read)
 
-    async def committed_between(self, state: State, after: str, upto: str | None) -> pa.Table | None:
-        """The ledger's rows with `after` < key <= `upto`, sorted, without the overlay's changes. Raises Outdated."""
-        return await self._reading(state, lambda: run_reader.between(self.store, state.ledger.runs, after, upto, ledger.schema()))
+    async def committed_between(
+        self, state: State, after: str, upto: str | None
+    ) -> pa.Table | None:
+        """The ledger's rows with `after` < key <= `upto`, sorted, without the overlay's changes.
+
+        Raises Outdated.
+        """
+        return await self._reading(
+            state,
+            lambda: run_reader.between(self.store, state.ledger.runs, after, upto, ledger.schema()),
+        )
 
     async def all_committed(self, state: State) -> AsyncIterator[pa.Table]:
-        """The whole ledger, range by range in order, with the overlay's changes. Raises Outdated."""
+        """The whole ledger, range by range in order, with the overlay's changes.
+        Raises Outdated.
+        """
         fresh = ledger.table_of(state.overlay)
         after = ""
         for upto in (*state.ledger.runs.range_ends("", None), None):
             old = await self.committed_between(state, after, upto)
-            table = merge([t for t in (old, between(fresh, after, upto)) if t is not None], drop_tombstones=True)
+            table = merge(
+                [t for t in (old, between(fresh, after, upto)) if t is not None],
+                drop_tombstones=True,
+            )
             if table.num_rows:
                 yield table
             after = upto or ""
 
     async def _reading(self, state: State, read: Callable[[], Awaitable[T]]) -> T:
-        """The result of `read`, which looks into the state's runs; where those were deleted, into a newer checkpoint's."""
+        """The result of `read`, which looks into the state's runs; where those were deleted, into a
+        newer checkpoint's.
+        """
         for _ in range(self.policy.loads_max):
             try:
                 return await read()
             except RunGone as gone:
                 if not await self.rebase(state, gone.run.key):
                     break
-        raise Outdated(f"what {self.pipeline} had committed was moved while it was being read; run again")
+        raise Outdated(
+            f"what {self.pipeline} had committed was moved while it was being read; run again"
+        )
 
     async def rebase(self, state: State, without: str) -> bool:
-        """Let the state use the runs of the newest checkpoint that it has reached, and that does not name the run `without`."""
+        """Let the state use the runs of the newest checkpoint that it has reached, and that does
+        not name the run `without`.
+        """
         for key in await self._checkpoints():
             if not state.base <= (keys.checkpoint_sequence(key) or 0) <= state.sequence:
                 continue
             checkpoint = await self._checkpoint(key)
-            if checkpoint is not None and all(run.key != without for run in (*checkpoint.runs, *checkpoint.output_runs)):
+            if checkpoint is not None and all(
+                run.key != without for run in (*checkpoint.runs, *checkpoint.output_runs)
+            ):
                 state.rebase(checkpoint)
                 return True
         return False

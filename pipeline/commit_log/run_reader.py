@@ -1,4 +1,6 @@
-"""Reading the sorted runs of a state: the few that a pass has to look into, one range after the other, or all of them."""
+"""Reading the sorted runs of a state: the few that a pass has to look into, one range after the
+other, or all of them.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,15 @@ class RunGone(Exception):
         self.run = run
 
 
-async def tables(store: Store, runs: SortedRuns, wanted: Sequence[Run], schema: pa.Schema) -> list[pa.Table]:
+async def tables(
+    store: Store, runs: SortedRuns, wanted: Sequence[Run], schema: pa.Schema
+) -> list[pa.Table]:
     """The tables of these runs, in their order. Raises RunGone, StateInvalid."""
     found = {run.key: table for run in wanted if (table := runs.at_hand(run)) is not None}
     missing = [run for run in wanted if run.key not in found]
-    for run, stored in zip(missing, await store.get_many([run.key for run in missing]) if missing else (), strict=True):
+    for run, stored in zip(
+        missing, await store.get_many([run.key for run in missing]) if missing else (), strict=True
+    ):
         if stored is None:
             raise RunGone(run)
         found[run.key] = sorted_runs.decode(stored.body, run, schema)
@@ -37,11 +43,16 @@ async def tables(store: Store, runs: SortedRuns, wanted: Sequence[Run], schema: 
 
 
 async def rows(store: Store, runs: SortedRuns, names: Sequence[str], schema: pa.Schema) -> pa.Table:
-    """For sorted `names`: the youngest row of each key that has one, tombstones among them. Raises RunGone, StateInvalid."""
+    """For sorted `names`: the youngest row of each key that has one, tombstones among them.
+
+    Raises RunGone, StateInvalid.
+    """
     left, found = set(names), [schema.empty_table()]
     holding = runs.holding(names)
     for some in (holding[i : i + TOGETHER] for i in range(0, len(holding), TOGETHER)):
-        for table, (_, candidates) in zip(await tables(store, runs, [run for run, _ in some], schema), some, strict=True):
+        for table, (_, candidates) in zip(
+            await tables(store, runs, [run for run, _ in some], schema), some, strict=True
+        ):
             asked = [name for name in candidates if name in left]
             if asked:
                 found.append(sorted_runs.rows_of(table, asked))
@@ -51,10 +62,18 @@ async def rows(store: Store, runs: SortedRuns, names: Sequence[str], schema: pa.
     return pa.concat_tables(found)
 
 
-async def between(store: Store, runs: SortedRuns, after: str, upto: str | None, schema: pa.Schema) -> pa.Table | None:
-    """The rows with `after` < key <= `upto` that count, sorted; None for none. Raises RunGone, StateInvalid."""
+async def between(
+    store: Store, runs: SortedRuns, after: str, upto: str | None, schema: pa.Schema
+) -> pa.Table | None:
+    """The rows with `after` < key <= `upto` that count, sorted; None for none.
+
+    Raises RunGone, StateInvalid.
+    """
     wanted = runs.overlapping(after, upto)
-    parts = [sorted_runs.between(table, after, upto) for table in await tables(store, runs, wanted, schema)]
+    parts = [
+        sorted_runs.between(table, after, upto)
+        for table in await tables(store, runs, wanted, schema)
+    ]
     parts = [part for part in parts if part.num_rows]
     if not parts:
         return None

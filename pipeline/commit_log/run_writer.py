@@ -1,4 +1,6 @@
-"""Writing sorted runs: what changed becomes a new run, and levels that are too large are merged downwards, a piece at a time."""
+"""Writing sorted runs: what changed becomes a new run, and levels that are too large are merged
+downwards, a piece at a time.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Compaction:
-    """One table's runs on their way into the next checkpoint. Nothing that is stored is changed: runs are only added."""
+    """One table's runs on their way into the next checkpoint.
+
+    Nothing that is stored is changed: runs are only added.
+    """
 
     store: Store
     home: str
@@ -30,7 +35,10 @@ class Compaction:
     fanout: int
 
     async def run(self, changed: pa.Table, doomed: Collection[str]) -> None:
-        """Merge `changed` into `runs`, and write doomed ones anew under other names. Raises RunGone, StateInvalid."""
+        """Merge `changed` into `runs`, and write doomed ones anew under other names.
+
+        Raises RunGone, StateInvalid.
+        """
         for run in [run for run in self.runs.runs if run.key in doomed]:
             await self._rewrite(run)
         if changed.num_rows:
@@ -42,12 +50,16 @@ class Compaction:
         """The same rows under a new name, in the same place: level 0 is in order of age."""
         table = (await run_reader.tables(self.store, self.runs, [run], self.schema))[0]
         anew = await self._write(table, run.level)
-        self._become([anew if other.key == run.key else other for other in self.runs.runs], {anew.key: table})
+        self._become(
+            [anew if other.key == run.key else other for other in self.runs.runs], {anew.key: table}
+        )
 
     async def _add(self, changed: pa.Table) -> None:
         absorbed = self.runs.absorbed(changed.num_rows)
         old = await run_reader.tables(self.store, self.runs, absorbed, self.schema)
-        table = sorted_runs.merge([*old, changed], drop_tombstones=len(absorbed) == len(self.runs.runs))
+        table = sorted_runs.merge(
+            [*old, changed], drop_tombstones=len(absorbed) == len(self.runs.runs)
+        )
         await self._replace(absorbed, table, 0)
 
     async def _merge(self, merge: Merge) -> None:
@@ -56,7 +68,11 @@ class Compaction:
             self._become([moved if run.key == moved.key else run for run in self.runs.runs], {})
             return
         old = await run_reader.tables(self.store, self.runs, merge.inputs, self.schema)
-        await self._replace(merge.inputs, sorted_runs.merge(old, drop_tombstones=merge.drops_tombstones), merge.level)
+        await self._replace(
+            merge.inputs,
+            sorted_runs.merge(old, drop_tombstones=merge.drops_tombstones),
+            merge.level,
+        )
 
     async def _replace(self, inputs: list[Run], table: pa.Table, level: int) -> None:
         parts = sorted_runs.parts_of(table, self.run_rows)
@@ -67,7 +83,9 @@ class Compaction:
 
     async def _write(self, table: pa.Table, level: int) -> Run:
         body = sorted_runs.encode(table)
-        run = sorted_runs.described(table, body, keys.ledger_run(self.home, self.sequence, self.ids.nonce()), level)
+        run = sorted_runs.described(
+            table, body, keys.ledger_run(self.home, self.sequence, self.ids.nonce()), level
+        )
         await self.store.put(run.key, body)
         return run
 

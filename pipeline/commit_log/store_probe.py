@@ -1,9 +1,11 @@
-"""Proves before the first commit that a store keeps the promises that exactly-once commits stand on.
+"""Proves before the first commit that a store keeps the promises that exactly-once commits stand
+on.
 
-What a service documents is not asked: what it does is looked at, with a few small objects below the home prefix, about twenty
-requests. An answer that is lost or a store that asks to slow down proves nothing: then the probe asks again, and gives up with
-StoreUnavailable, never with StoreUnsafe. That a store passes is no proof for a race that it loses seldom; eight creators at once
-are what a check followed by a write, the usual mistake, does not get through.
+What a service documents is not asked: what it does is looked at, with a few small objects below the
+home prefix, about twenty requests. An answer that is lost or a store that asks to slow down proves
+nothing: then the probe asks again, and gives up with StoreUnavailable, never with StoreUnsafe. That
+a store passes is no proof for a race that it loses seldom; eight creators at once are what a check
+followed by a write, the usual mistake, does not get through.
 """
 
 from __future__ import annotations
@@ -16,7 +18,13 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from pipeline.errors import ObjectNotFound, PreconditionFailed, StoreDenied, StoreUnavailable, StoreUnsafe
+from pipeline.errors import (
+    ObjectNotFound,
+    PreconditionFailed,
+    StoreDenied,
+    StoreUnavailable,
+    StoreUnsafe,
+)
 from pipeline.model.listing import Page
 from pipeline.ports import Store
 
@@ -27,7 +35,9 @@ TRIES_MAX = 6
 PAUSE_S = 0.05
 """Before the second try of an unanswered request; doubled before each further one."""
 _NAMES = ("B", "a-", "a/b", "a0")
-"""In the order of their bytes; sorted as words, without regard to case, or folder by folder they come in another one."""
+"""In the order of their bytes; sorted as words, without regard to case, or folder by folder they
+come in another one.
+"""
 _WRONG = "0" * 32
 
 
@@ -35,7 +45,9 @@ class Probed(msgspec.Struct, frozen=True, kw_only=True):
     """What the probe found out about a store that it let pass."""
 
     ordered: bool = True
-    """Whether the service lists in byte order; otherwise each listing is collected and sorted in memory."""
+    """Whether the service lists in byte order; otherwise each listing is collected and sorted in
+    memory.
+    """
 
 
 @runtime_checkable
@@ -44,14 +56,17 @@ class Paged(Protocol):
 
     @property
     def sorts(self) -> bool: ...
-    def pages(self, prefix: str, start_after: str = "", *, size: int = 1000) -> AsyncIterator[Page]: ...
+    def pages(
+        self, prefix: str, start_after: str = "", *, size: int = 1000
+    ) -> AsyncIterator[Page]: ...
 
 
 async def probe(store: Store, home: str, nonce: str) -> Probed:
-    """Try what the protocol relies on with objects of our own below `home`, and take them away again.
+    """Try what the protocol relies on with objects of our own below `home`, and take them away
+    again.
 
-    Raises StoreUnsafe with what was seen, why it matters and what to use instead; StoreUnavailable where the store does not
-    answer; StoreDenied where it may not be written.
+    Raises StoreUnsafe with what was seen, why it matters and what to use instead; StoreUnavailable
+    where the store does not answer; StoreDenied where it may not be written.
     """
     prefix = f"{home}probe-{nonce}/"
     names = [prefix + name for name in _NAMES]
@@ -63,7 +78,7 @@ async def probe(store: Store, home: str, nonce: str) -> Probed:
             await _answered(lambda: store.delete(names))
 
 
-# -- one object ----------------------------------------------------------------------------------------------------------
+# -- one object ------------------------------------------------------------------------------------
 
 
 async def _prove_conditions(store: Store, key: str) -> None:
@@ -71,11 +86,23 @@ async def _prove_conditions(store: Store, key: str) -> None:
         await _answered(lambda: store.get(key))
     body = await _race(store, key)
     if await _lets_through(lambda: store.put(key, b"again", create_only=True)):
-        raise _unsafe(store, "overwrote an object that was to be created only if it is absent (If-None-Match: *)", _TWICE)
+        raise _unsafe(
+            store,
+            "overwrote an object that was to be created only if it is absent (If-None-Match: *)",
+            _TWICE,
+        )
     if await _lets_through(lambda: store.put(key, b"at another", if_match=_WRONG)):
-        raise _unsafe(store, "overwrote an object at another version than the one that was named (If-Match)", _TWICE)
+        raise _unsafe(
+            store,
+            "overwrote an object at another version than the one that was named (If-Match)",
+            _TWICE,
+        )
     if await _lets_through(lambda: store.get(key, if_match=_WRONG)):
-        raise _unsafe(store, "answered a read at another version than the one that was named (If-Match)", _MIXED)
+        raise _unsafe(
+            store,
+            "answered a read at another version than the one that was named (If-Match)",
+            _MIXED,
+        )
     before = await _seen(store, key, body, "an object that had just been created")
     await _swap(store, key, before, b"swapped")
     after = await _seen(store, key, b"swapped", "an object that had just been overwritten")
@@ -93,20 +120,33 @@ async def _race(store: Store, key: str) -> bytes:
         results = await asyncio.gather(*(_created(store, key, body) for body in bodies))
         winners = [body for body, won in zip(bodies, results, strict=True) if won is True]
         if len(winners) > 1:
-            what = f"told {len(winners)} of {CREATORS} writers at once that each had created the same object (If-None-Match: *)"
+            what = (
+                f"told {len(winners)} of {CREATORS} writers at once that each had created the same"
+                " object (If-None-Match: *)"
+            )
             raise _unsafe(store, what, _TWICE)
         try:
             found = (await _answered(lambda: store.get(key))).body
         except ObjectNotFound:
             if winners:
-                raise _unsafe(store, "did not show an object that had just been created", _STALE) from None
+                raise _unsafe(
+                    store, "did not show an object that had just been created", _STALE
+                ) from None
             if all(won is False for won in results):
-                raise _unsafe(store, f"refused all {CREATORS} creators of an object that does not exist", _TWICE) from None
+                raise _unsafe(
+                    store,
+                    f"refused all {CREATORS} creators of an object that does not exist",
+                    _TWICE,
+                ) from None
             why = next(won for won in results if isinstance(won, StoreUnavailable))
             await asyncio.sleep(PAUSE_S * 2**attempt)
             continue
         if winners and found != winners[0]:
-            raise _unsafe(store, "told one writer that it had created an object, and holds what another wrote", _TWICE)
+            raise _unsafe(
+                store,
+                "told one writer that it had created an object, and holds what another wrote",
+                _TWICE,
+            )
         return found
     raise why
 
@@ -125,7 +165,10 @@ async def _created(store: Store, key: str, body: bytes) -> bool | StoreUnavailab
 async def _seen(store: Store, key: str, body: bytes, what: str) -> str:
     """The etag, by a read and by a head, of an object that must be seen as it was just written."""
     try:
-        stored, head = await _answered(lambda: store.get(key)), await _answered(lambda: store.head(key))
+        stored, head = (
+            await _answered(lambda: store.get(key)),
+            await _answered(lambda: store.head(key)),
+        )
     except ObjectNotFound:
         raise _unsafe(store, f"did not show {what}", _STALE) from None
     if stored.body != body:
@@ -144,7 +187,11 @@ async def _swap(store: Store, key: str, etag: str, body: bytes) -> None:
         except PreconditionFailed:
             if (await _answered(lambda: store.get(key))).body == body:
                 return  # an earlier try took effect
-            raise _unsafe(store, "refused to overwrite an object at the very version that it has (If-Match)", _FLOOR) from None
+            raise _unsafe(
+                store,
+                "refused to overwrite an object at the very version that it has (If-Match)",
+                _FLOOR,
+            ) from None
         except StoreUnavailable as error:
             why = error
             await asyncio.sleep(PAUSE_S * 2**attempt)
@@ -153,7 +200,7 @@ async def _swap(store: Store, key: str, etag: str, body: bytes) -> None:
     raise why
 
 
-# -- listings ------------------------------------------------------------------------------------------------------------
+# -- listings --------------------------------------------------------------------------------------
 
 
 async def _prove_listings(store: Store, prefix: str, names: Sequence[str]) -> Probed:
@@ -161,11 +208,19 @@ async def _prove_listings(store: Store, prefix: str, names: Sequence[str]) -> Pr
         await _answered(partial(store.put, name, b"listed"))
     listed = await _answered(lambda: _listed(store, prefix))
     if lost := sorted(set(names) - set(listed)):
-        raise _unsafe(store, f"left {len(lost)} of {len(names)} objects that had just been written out of a listing", _UNLISTED)
+        raise _unsafe(
+            store,
+            f"left {len(lost)} of {len(names)} objects that had just been written out of a listing",
+            _UNLISTED,
+        )
     if listed != list(names):
         raise _unsafe(store, "listed keys out of byte order, or some of them twice", _UNLISTED)
     if await _answered(lambda: _listed(store, prefix, names[1])) != list(names[2:]):
-        raise _unsafe(store, "did not go on with a listing after the key that was named (start-after)", _UNLISTED)
+        raise _unsafe(
+            store,
+            "did not go on with a listing after the key that was named (start-after)",
+            _UNLISTED,
+        )
     if not isinstance(store, Paged):
         return Probed()
     raw = await _answered(lambda: _in_pages(store, prefix))
@@ -182,7 +237,7 @@ async def _in_pages(store: Paged, prefix: str) -> list[str]:
     return [key async for page in store.pages(prefix, size=2) for key in page.keys]
 
 
-# -- answers -------------------------------------------------------------------------------------------------------------
+# -- answers ---------------------------------------------------------------------------------------
 
 
 async def _answered(ask: Callable[[], Awaitable[T]]) -> T:
@@ -212,12 +267,15 @@ _STALE = "so a run could go on from a state that is over, and commit files twice
 _FLOOR = "so the log could never be cleared"
 _UNLISTED = "so files could be missed, or taken for deleted"
 ALTERNATIVE = (
-    "use a service that honours If-None-Match and If-Match (AWS S3, Cloudflare R2, MinIO; the S3 interface of Google Cloud Storage"
-    " ignores them), and copy the files there"
+    "use a service that honours If-None-Match and If-Match (AWS S3, Cloudflare R2, MinIO; the S3"
+    " interface of Google Cloud Storage ignores them), and copy the files there"
 )
 
 
-UNORDERED = "the service lists keys in another order than that of their bytes: each listing is collected and sorted in memory"
+UNORDERED = (
+    "the service lists keys in another order than that of their bytes: each listing is collected"
+    " and sorted in memory"
+)
 ORDERED = "for many millions of objects use a service that lists in byte order, as AWS S3 does"
 
 

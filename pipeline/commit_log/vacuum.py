@@ -1,8 +1,10 @@
-"""Keeping the state small: checkpoints, collection of the log, and vacuum. Any number may run at once; none is needed for
-correctness, only for cost.
+"""Keeping the state small: checkpoints, collection of the log, and vacuum.
 
-What may be deleted is decided by what is committed and by the store's own clock, never by a local one, and never by the age
-of a file alone: a slow attempt's output must survive until its task has ended.
+Any number may run at once; none is needed for correctness, only for cost.
+
+What may be deleted is decided by what is committed and by the store's own clock, never by a local
+one, and never by the age of a file alone: a slow attempt's output must survive until its task has
+ended.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ JOBS_KEPT_MS = 90 * 86_400_000
 
 
 async def raise_floor(store: Store, home: str, sequence: int) -> None:
-    """Declare that log entries at or below `sequence` may be gone. Only ever rises, whoever else raises it."""
+    """Declare that log entries at or below `sequence` may be gone.
+
+    Only ever rises, whoever else raises it.
+    """
     key = keys.floor(home)
     body = str(sequence).encode()
     while True:
@@ -77,7 +82,10 @@ class Vacuum:
         self.done = Vacuumed()
 
     async def run(self, checkpoint: str) -> Vacuumed:
-        """Delete what nobody can need any more. `checkpoint` was just written: the store's time of it is now."""
+        """Delete what nobody can need any more.
+
+        `checkpoint` was just written: the store's time of it is now.
+        """
         now_ms = (await self.store.head(checkpoint)).modified_us // 1000
         due_ms = now_ms - int(1000 * self.settings.retention_s)
         await self._removed_outputs(due_ms)
@@ -86,38 +94,62 @@ class Vacuum:
         await self._jobs(now_ms)
         await self._log_and_checkpoints(checkpoint)
         await self._dropped()
-        await self._remove(list(self.collected))  # after the checkpoint: neither it nor any later one names them
+        # after the checkpoint: neither it nor any later one names them
+        await self._remove(list(self.collected))
         return self.done
 
     async def _removed_outputs(self, due_ms: int) -> None:
         """Files whose last live row went away longer ago than retention, by the store's clock."""
         for output, removed in self.state.removed.items():
             if removed.removed_ms < due_ms:
-                await self._delete([file.key for file in removed.files], [file.size_bytes for file in removed.files])
+                await self._delete(
+                    [file.key for file in removed.files],
+                    [file.size_bytes for file in removed.files],
+                )
                 self.done.outputs.append(output)
 
     async def _orphans(self) -> None:
-        """Files of attempts that ended without publishing: their task is over, and no commit names them."""
-        for prefix in (keys.rows_prefix(self.settings.output), keys.rejected_prefix(self.settings.output)):
+        """Files of attempts that ended without publishing: their task is over, and no commit names
+        them.
+        """
+        for prefix in (
+            keys.rows_prefix(self.settings.output),
+            keys.rejected_prefix(self.settings.output),
+        ):
             async for page in self.store.list(prefix):
                 hits = [i for i, key in enumerate(page.keys) if self.is_orphan(key)]
                 await self._delete([page.keys[i] for i in hits], [page.sizes[i] for i in hits])
         known = {file.key for file in self.state.aggregates.values()}
         known.update(file.key for removed in self.state.removed.values() for file in removed.files)
         async for page in self.store.list(keys.aggregate_prefix(self.settings.output)):
-            hits = [i for i, key in enumerate(page.keys) if key not in known and self._is_past_aggregate(key)]
+            hits = [
+                i
+                for i, key in enumerate(page.keys)
+                if key not in known and self._is_past_aggregate(key)
+            ]
             await self._delete([page.keys[i] for i in hits], [page.sizes[i] for i in hits])
 
     def is_orphan(self, key: str) -> bool:
-        """Whether an output file belongs to no live or removed output, and its task can never publish it."""
+        """Whether an output file belongs to no live or removed output, and its task can never
+        publish it.
+        """
         output, task = keys.output_of(key), keys.task_of(key)
-        if output is None or task is None or output in self.state.outputs or output in self.state.removed:
+        if (
+            output is None
+            or task is None
+            or output in self.state.outputs
+            or output in self.state.removed
+        ):
             return False
         return self._is_over(task)
 
     def _is_over(self, task: str) -> bool:
         sequence = keys.task_sequence(task)
-        return sequence is not None and sequence <= self.state.sequence and task not in self.state.tasks
+        return (
+            sequence is not None
+            and sequence <= self.state.sequence
+            and task not in self.state.tasks
+        )
 
     def _is_past_aggregate(self, key: str) -> bool:
         """An aggregate computed over snapshot n is committed at n+1 or never."""
@@ -125,18 +157,28 @@ class Vacuum:
         return sequence is not None and sequence < self.state.sequence
 
     async def _receipts(self) -> None:
-        """Receipts, notes and stored orders of tasks that are over: what they said is in the log's fold."""
+        """Receipts, notes and stored orders of tasks that are over: what they said is in the log's
+        fold.
+        """
         for prefix in (keys.receipt_prefix(self.log.home), keys.assignment_prefix(self.log.home)):
             async for page in self.store.list(prefix + keys.TASKS):
-                hits = [key for key in page.keys if (task := keys.task_of(key)) is not None and self._is_over(task)]
+                hits = [
+                    key
+                    for key in page.keys
+                    if (task := keys.task_of(key)) is not None and self._is_over(task)
+                ]
                 await self._remove(hits)
                 self.done.receipts += len(hits)
 
     async def _jobs(self, now_ms: int) -> None:
-        """Records of jobs that are old by the store's clock: what became of their keys stays in the state."""
+        """Records of jobs that are old by the store's clock: what became of their keys stays in the
+        state.
+        """
         async for page in self.store.list(keys.job_prefix(self.log.home)):
             times = zip(page.keys, page.modified_us, strict=True)
-            await self._remove([key for key, modified_us in times if modified_us // 1000 < now_ms - JOBS_KEPT_MS])
+            await self._remove(
+                [key for key, modified_us in times if modified_us // 1000 < now_ms - JOBS_KEPT_MS]
+            )
 
     async def _log_and_checkpoints(self, checkpoint: str) -> None:
         """Log entries below the oldest checkpoint that is kept, and all checkpoints but those."""
@@ -151,7 +193,11 @@ class Vacuum:
         hinted = await self.log.hinted_checkpoint()
         async for page in self.store.list(keys.checkpoint_prefix(self.log.home)):
             spared = {hinted, *self.kept.checkpoints}
-            older = [key for key in page.keys if key not in spared and (keys.checkpoint_sequence(key) or newest) < newest]
+            older = [
+                key
+                for key in page.keys
+                if key not in spared and (keys.checkpoint_sequence(key) or newest) < newest
+            ]
             await self._remove(older)
             self.done.checkpoints += len(older)
 
@@ -192,14 +238,18 @@ async def vacuum(
     collected: Sequence[str] = (),
     dry_run: bool = False,
 ) -> Vacuumed:
-    """Write a checkpoint, then delete what is superseded, orphaned or collected. The caller commits `outputs` as vacuumed.
+    """Write a checkpoint, then delete what is superseded, orphaned or collected.
 
-    `state` must have been loaded, and not proposed from a listing older than this call. A commit that it has applied must have
-    given up the ledger runs `collected`. kept: what stays for looking back; without it the log stays whole. With `dry_run`
-    nothing is deleted. Raises Outdated.
+    The caller commits `outputs` as vacuumed.
+
+    `state` must have been loaded, and not proposed from a listing older than this call. A commit
+    that it has applied must have given up the ledger runs `collected`. kept: what stays for looking
+    back; without it the log stays whole. With `dry_run` nothing is deleted. Raises Outdated.
     """
     if state.sequence == 0:
         return Vacuumed()
     await log.load_outputs(state)
     checkpoint = await write_checkpoint(log, state, ids)
-    return await Vacuum(log, settings, state, kept=kept, collected=collected, dry_run=dry_run).run(checkpoint)
+    return await Vacuum(log, settings, state, kept=kept, collected=collected, dry_run=dry_run).run(
+        checkpoint
+    )

@@ -1,7 +1,9 @@
-"""A short name for the code of a transform: other code, or other settings that shape its rows, give another name.
+"""A short name for the code of a transform: other code, or other settings that shape its rows, give
+another name.
 
-The code is the function's or class's own text, and what it uses of the project: functions, classes and plain constants of its file,
-of files beside it, and so on from there. Installed packages do not count but by what the pipeline asks for (`pip=`, `apt=`).
+The code is the function's or class's own text, and what it uses of the project: functions, classes
+and plain constants of its file, of files beside it, and so on from there. Installed packages do not
+count but by what the pipeline asks for (`pip=`, `apt=`).
 """
 
 from __future__ import annotations
@@ -20,7 +22,11 @@ _PLAIN = (str, bytes, int, float, bool, type(None))
 def fingerprint(target: Callable[..., object], settings: Sequence[str] = ()) -> str:
     """Twelve hexadecimal digits. settings: what else shapes the rows, as texts."""
     used = _Used(target)
-    texts = [_source(target), *(f"{name}={text}" for name, text in sorted(used.texts.items())), *settings]
+    texts = [
+        _source(target),
+        *(f"{name}={text}" for name, text in sorted(used.texts.items())),
+        *settings,
+    ]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
 
 
@@ -38,7 +44,10 @@ class _Used:
         for function in _functions(value):
             for name in sorted(set(_names(function.__code__))):
                 if name in function.__globals__:
-                    self._note(f"{Path(function.__code__.co_filename).name}:{name}", function.__globals__[name])
+                    self._note(
+                        f"{Path(function.__code__.co_filename).name}:{name}",
+                        function.__globals__[name],
+                    )
 
     def _note(self, name: str, value: object) -> None:
         if id(value) in self._seen:
@@ -58,7 +67,9 @@ class _Used:
     def _is_own(self, value: object) -> bool:
         """Whether it stands in the project: in the folder of the transform's file, or below it."""
         folder = _folder(value)
-        return folder is not None and self._folder is not None and folder.is_relative_to(self._folder)
+        return (
+            folder is not None and self._folder is not None and folder.is_relative_to(self._folder)
+        )
 
 
 def _functions(value: object) -> Iterator[FunctionType]:
@@ -69,7 +80,9 @@ def _functions(value: object) -> Iterator[FunctionType]:
     for kind in getattr(value, "__mro__", ()):
         for member in vars(kind).values():
             found = getattr(member, "__func__", member)
-            if isinstance(found, FunctionType) and kind.__module__ == getattr(value, "__module__", None):
+            if isinstance(found, FunctionType) and kind.__module__ == getattr(
+                value, "__module__", None
+            ):
                 yield found
 
 
@@ -91,7 +104,11 @@ def _source(value: object) -> str:
 def _project(target: object) -> Path | None:
     """The folder of the transform's file; where that is part of a package, the package's own."""
     folder = _folder(target)
-    while folder is not None and (folder.parent / "__init__.py").is_file() and (folder / "__init__.py").is_file():
+    while (
+        folder is not None
+        and (folder.parent / "__init__.py").is_file()
+        and (folder / "__init__.py").is_file()
+    ):
         folder = folder.parent
     return folder
 

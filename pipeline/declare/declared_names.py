@@ -1,4 +1,7 @@
-"""Names, prefixes and figures as users declare them. Raises SettingsError, with one line, for what cannot be one."""
+"""Names, prefixes and figures as users declare them.
+
+Raises SettingsError, with one line, for what cannot be one.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,28 @@ REJECTED_SUFFIX = "__rejected"
 def checked_name(what: str, name: object) -> str:
     """A table's, check's or transform's name."""
     if not isinstance(name, str) or not _NAME.match(name):
-        raise SettingsError(f"{what} name {name!r}: use a lower-case letter, then letters, digits and _ (at most 63)")
+        raise SettingsError(
+            f"{what} name {name!r}: use a lower-case letter, then letters, digits and _ (at"
+            " most 63)"
+        )
     if what != "transform" and (name in STATE_TABLES or name.endswith(REJECTED_SUFFIX)):
-        raise SettingsError(f"{what} name {name!r} is taken by a table of Tidemill's own: choose another")
+        raise SettingsError(
+            f"{what} name {name!r} is taken by a table of Tidemill's own: choose another"
+        )
     return name
 
 
 def checked_prefix(name: str, what: str, prefix: object) -> str:
     """A key prefix that ends with `/`, or ""."""
     if not isinstance(prefix, str) or (prefix and not prefix.endswith("/")):
-        raise SettingsError(f"pipeline {name}: {what}={prefix!r} must be a key prefix that ends with '/'")
+        raise SettingsError(
+            f"pipeline {name}: {what}={prefix!r} must be a key prefix that ends with '/'"
+        )
     if prefix.startswith("/") or any(part in ("", ".", "..") for part in prefix.split("/")[:-1]):
-        raise SettingsError(f"pipeline {name}: {what}={prefix!r} has an empty, '.' or '..' part; write it like 'uploads/flights/'")
+        raise SettingsError(
+            f"pipeline {name}: {what}={prefix!r} has an empty, '.' or '..' part; write it like"
+            " 'uploads/flights/'"
+        )
     return prefix
 
 

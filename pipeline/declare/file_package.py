@@ -1,7 +1,9 @@
-"""Where FILE stands: the package that it is part of, and modules of the user's beside it that are named like ours.
+"""Where FILE stands: the package that it is part of, and modules of the user's beside it that are
+named like ours.
 
-`pipeline`, `sinks` and `infra` are our names, and a project may have folders or modules of these names too. Then each of our
-packages has the user's modules as well, after its own, and what it lacks is looked up in the user's.
+`pipeline`, `sinks` and `infra` are our names, and a project may have folders or modules of these
+names too. Then each of our packages has the user's modules as well, after its own, and what it
+lacks is looked up in the user's.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ _shared: dict[str, list[Path]] = {}
 
 
 def package_of(path: Path) -> tuple[Path, tuple[str, ...]]:
-    """The folder that holds the outermost package that the file is part of, and the names from there to the file."""
+    """The folder that holds the outermost package that the file is part of, and the names from
+    there to the file.
+    """
     path = path.resolve()
     folder, names = path.parent, () if path.stem == "__init__" else (path.stem,)
     while (folder / "__init__.py").is_file() and folder.name.isidentifier():
@@ -28,12 +32,22 @@ def package_of(path: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def share_names(folder: Path, *, but: Path | None = None) -> None:
-    """Let imports find the user's modules in this folder that have names of ours. but: FILE itself is none of them."""
+    """Let imports find the user's modules in this folder that have names of ours. but: FILE itself
+    is none of them.
+    """
     for name in OWN:
-        found = [p for p in (folder / name / "__init__.py", folder / f"{name}.py") if p.is_file() and p != but]
+        found = [
+            p
+            for p in (folder / name / "__init__.py", folder / f"{name}.py")
+            if p.is_file() and p != but
+        ]
         inner = folder / name
         own = importlib.import_module(name) if found or inner.is_dir() else None
-        if own is None or own.__file__ is None or Path(own.__file__).resolve().parent == inner.resolve():
+        if (
+            own is None
+            or own.__file__ is None
+            or Path(own.__file__).resolve().parent == inner.resolve()
+        ):
             continue
         if inner.is_dir() and str(inner) not in own.__path__:
             own.__path__ = [*own.__path__, str(inner)]
@@ -45,7 +59,9 @@ def share_names(folder: Path, *, but: Path | None = None) -> None:
 
 
 def _look_further(own: ModuleType, places: list[Path]) -> None:
-    """What our package does not have is asked of the user's, which runs when that is first needed."""
+    """What our package does not have is asked of the user's, which runs when that is
+    first needed.
+    """
     before = getattr(own, "__getattr__", None)
     loaded: dict[Path, ModuleType] = {}
 
@@ -69,7 +85,9 @@ def _look_further(own: ModuleType, places: list[Path]) -> None:
 def _of_name(name: str, place: Path) -> ModuleType:
     """The user's module as one of that name, beside ours in `sys.modules`."""
     inner = [str(place.parent)] if place.name == "__init__.py" else None
-    return execute(importlib.util.spec_from_file_location(name, place, submodule_search_locations=inner))
+    return execute(
+        importlib.util.spec_from_file_location(name, place, submodule_search_locations=inner)
+    )
 
 
 def execute(spec: ModuleSpec | None, *, known: bool = False) -> ModuleType:
@@ -90,7 +108,9 @@ def execute(spec: ModuleSpec | None, *, known: bool = False) -> ModuleType:
 
 def is_ours(name: str) -> bool:
     """Whether we have a module or package of this name, below a package of ours."""
-    place = Path(importlib.import_module("pipeline").__path__[0]).parent.joinpath(*name.split(".")[:2])
+    place = Path(importlib.import_module("pipeline").__path__[0]).parent.joinpath(
+        *name.split(".")[:2]
+    )
     return place.is_dir() or place.with_suffix(".py").is_file()
 
 
@@ -98,18 +118,26 @@ def is_taken(name: str, folder: Path) -> bool:
     """Whether `import name` means something else than the package in this folder."""
     known = sys.modules.get(name)
     if known is not None:
-        return str(folder) not in [str(Path(place).resolve()) for place in getattr(known, "__path__", ())]
+        return str(folder) not in [
+            str(Path(place).resolve()) for place in getattr(known, "__path__", ())
+        ]
     if name in sys.stdlib_module_names:
         return True
     try:
         found = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return True
-    return found is None or str(folder) not in [str(Path(place).resolve()) for place in found.submodule_search_locations or ()]
+    return found is None or str(folder) not in [
+        str(Path(place).resolve()) for place in found.submodule_search_locations or ()
+    ]
 
 
 def own_of(error: ImportError) -> str:
-    """Which of our packages an import failed in, where the user has one of that name too; else nothing."""
+    """Which of our packages an import failed in, where the user has one of that name too; else
+    nothing.
+    """
     top = (error.name or "").partition(".")[0]
-    shared = top in _shared or any(str(p) for p in getattr(sys.modules.get(top), "__path__", [])[1:])
+    shared = top in _shared or any(
+        str(p) for p in getattr(sys.modules.get(top), "__path__", [])[1:]
+    )
     return top if top in OWN and shared else ""

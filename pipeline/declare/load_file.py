@@ -1,4 +1,6 @@
-"""From `FILE` on the command line to declared pipelines: `path/to/file.py`, `module`, either with `:name` for one pipeline."""
+"""From `FILE` on the command line to declared pipelines: `path/to/file.py`, `module`, either with
+`:name` for one pipeline.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from pipeline.declare.file_package import OWN, execute, is_ours, is_taken, own_of, package_of, share_names
+from pipeline.declare.file_package import (
+    OWN,
+    execute,
+    is_ours,
+    is_taken,
+    own_of,
+    package_of,
+    share_names,
+)
 from pipeline.declare.pipeline import Pipeline
 from pipeline.declare.prefix_overlaps import check_together
 from pipeline.errors import SettingsError, nearest
@@ -22,7 +32,10 @@ from pipeline.tracebacks import describe, is_library, is_own
 
 
 def load_pipelines(file: str) -> list[Pipeline]:
-    """The pipelines that FILE declares, in order. Raises SettingsError, with one line, where there are none."""
+    """The pipelines that FILE declares, in order.
+
+    Raises SettingsError, with one line, where there are none.
+    """
     target, _, name = file.partition(":") if file[1:3] != ":\\" else (file, "", "")
     _refuse_folder(target)
     module = _import(target)
@@ -31,7 +44,10 @@ def load_pipelines(file: str) -> list[Pipeline]:
         if isinstance(value, Pipeline) and value not in found:
             found.append(value)
     if not found:
-        raise SettingsError(f'{target} declares no Pipeline: write one at its top level, like flights = Pipeline("flights", ...)')
+        raise SettingsError(
+            f"{target} declares no Pipeline: write one at its top level, like flights ="
+            ' Pipeline("flights", ...)'
+        )
     check_together(found)
     for p in found:
         p.settings()
@@ -39,19 +55,29 @@ def load_pipelines(file: str) -> list[Pipeline]:
         return found
     chosen = [p for p in found if p.name == name or vars(module).get(name) is p]
     if not chosen:
-        raise SettingsError(f"{target} declares no pipeline {name!r}{nearest(name, [p.name for p in found])}")
+        raise SettingsError(
+            f"{target} declares no pipeline {name!r}{nearest(name, [p.name for p in found])}"
+        )
     return chosen
 
 
 def _refuse_folder(target: str) -> None:
     """Raises SettingsError for a folder, and for nothing at all, where a file was meant."""
     if not target.strip():
-        raise SettingsError("FILE is empty: give the file that declares the pipelines, like pipeline.py")
+        raise SettingsError(
+            "FILE is empty: give the file that declares the pipelines, like pipeline.py"
+        )
     if not set(target) <= {".", "/"} and not (is_path(target) and Path(target).is_dir()):
         return
-    found = sorted(path for path in Path(target).glob("*.py") if _declares(path)) if Path(target).is_dir() else []
+    found = (
+        sorted(path for path in Path(target).glob("*.py") if _declares(path))
+        if Path(target).is_dir()
+        else []
+    )
     named = f", like {found[0]}" if found else ", like pipeline.py"
-    raise SettingsError(f"{target} is a directory: give the file in it that declares the pipelines{named}")
+    raise SettingsError(
+        f"{target} is a directory: give the file in it that declares the pipelines{named}"
+    )
 
 
 def _declares(path: Path) -> bool:
@@ -82,8 +108,14 @@ def _import(target: str) -> ModuleType:
     except _Missing as missing:
         if target == missing.name or target.startswith(f"{missing.name}."):
             if Path(target).is_file():
-                raise SettingsError(f"{target} is no Python file: give one that declares the pipelines, like pipeline.py") from None
-            raise SettingsError(f"{target!r} is neither a file (write {target}.py) nor a module that can be imported") from None
+                raise SettingsError(
+                    f"{target} is no Python file: give one that declares the pipelines, like"
+                    " pipeline.py"
+                ) from None
+            raise SettingsError(
+                f"{target!r} is neither a file (write {target}.py) nor a module that can be"
+                " imported"
+            ) from None
         raise
 
 
@@ -114,7 +146,9 @@ def _explained(target: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def user_output_aside() -> Iterator[None]:
-    """What user code prints, and programs that it calls, goes to standard error: standard output is for our results."""
+    """What user code prints, and programs that it calls, goes to standard error: standard output is
+    for our results.
+    """
     sys.stdout.flush()
     try:
         kept = os.dup(1)
@@ -147,7 +181,11 @@ def _import_path(path: Path) -> ModuleType:
     try:
         return _run(name, path)
     except ModuleNotFoundError as error:
-        above = [p.parent for p in path.resolve().parents if p.name == (error.name or "").partition(".")[0]]
+        above = [
+            p.parent
+            for p in path.resolve().parents
+            if p.name == (error.name or "").partition(".")[0]
+        ]
         if not above:
             raise
         _add_path(above[0])  # a package without __init__.py, named from its project's folder
@@ -163,9 +201,17 @@ def _name_alone(path: Path) -> str:
     """The file's own name; where that belongs to another module, one that keeps both."""
     name = path.stem
     known = sys.modules.get(name)
-    if known is not None and getattr(known, "__file__", None) and Path(str(known.__file__)).resolve() == path.resolve():
+    if (
+        known is not None
+        and getattr(known, "__file__", None)
+        and Path(str(known.__file__)).resolve() == path.resolve()
+    ):
         return name
-    return _private(name, path) if known is not None or name in sys.stdlib_module_names or _is_installed(name, path) else name
+    return (
+        _private(name, path)
+        if known is not None or name in sys.stdlib_module_names or _is_installed(name, path)
+        else name
+    )
 
 
 def _private(name: str, path: Path) -> str:
@@ -173,7 +219,10 @@ def _private(name: str, path: Path) -> str:
 
 
 def _name_in_package(root: Path, names: tuple[str, ...]) -> str:
-    """The file's name below its packages, which are imported. Where the outermost one's name is taken, they have another."""
+    """The file's name below its packages, which are imported.
+
+    Where the outermost one's name is taken, they have another.
+    """
     _add_path(root)
     folder = root / names[0]
     name = ".".join(names)
@@ -182,7 +231,10 @@ def _name_in_package(root: Path, names: tuple[str, ...]) -> str:
         if top not in sys.modules:
             inner = [str(folder)]
             execute(
-                importlib.util.spec_from_file_location(top, folder / "__init__.py", submodule_search_locations=inner), known=True
+                importlib.util.spec_from_file_location(
+                    top, folder / "__init__.py", submodule_search_locations=inner
+                ),
+                known=True,
             )
         name = ".".join((top, *names[1:]))
     importlib.import_module(name.rpartition(".")[0])
@@ -190,16 +242,23 @@ def _name_in_package(root: Path, names: tuple[str, ...]) -> str:
 
 
 def _is_installed(name: str, path: Path) -> bool:
-    """Whether `import name` means another module than this file: one of ours, or a library loaded later on."""
+    """Whether `import name` means another module than this file: one of ours, or a library loaded
+    later on.
+    """
     try:
         found = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return False
-    return found is not None and (found.origin is None or Path(found.origin).resolve() != path.resolve())
+    return found is not None and (
+        found.origin is None or Path(found.origin).resolve() != path.resolve()
+    )
 
 
 class _Fresh(importlib.machinery.SourceFileLoader):
-    """Runs the text as it is now. Python's own cache takes an edit within a second that keeps the length for no edit."""
+    """Runs the text as it is now.
+
+    Python's own cache takes an edit within a second that keeps the length for no edit.
+    """
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
@@ -209,8 +268,14 @@ class _Fresh(importlib.machinery.SourceFileLoader):
 def _where(error: BaseException, target: str) -> str:
     """One line: what went wrong in the user's file, and where."""
     if isinstance(error, SyntaxError):
-        return f"{error.filename or target}, line {error.lineno}: {type(error).__name__}: {error.msg}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not is_own(f.filename) and not is_library(f.filename)]
+        return (
+            f"{error.filename or target}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+        )
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if not is_own(f.filename) and not is_library(f.filename)
+    ]
     at = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else target
     return f"{target} cannot be imported: {at}: {describe(error)}{_way_out(error)}"
 

@@ -1,4 +1,7 @@
-"""Loop guards: what is written must never be what is read. Checked when pipelines are declared, alone and together."""
+"""Loop guards: what is written must never be what is read.
+
+Checked when pipelines are declared, alone and together.
+"""
 
 from __future__ import annotations
 
@@ -38,16 +41,21 @@ class Prefixes(Protocol):
 
 def refuse_overlap(name: str, source: str, output: str) -> None:
     """The loop guard: what a pipeline writes must never be what it, or another one, reads."""
-    for prefix, what in ((output, f"the output prefix {output!r}"), (keys.HOMES, f"Tidemill's own prefix {keys.HOMES!r}")):
+    for prefix, what in (
+        (output, f"the output prefix {output!r}"),
+        (keys.HOMES, f"Tidemill's own prefix {keys.HOMES!r}"),
+    ):
         if source.startswith(prefix) or prefix.startswith(source):
             raise SettingsError(
-                f"pipeline {name}: the source prefix {source!r} overlaps {what}: outputs would be processed as new uploads;"
-                " choose prefixes where neither begins with the other"
+                f"pipeline {name}: the source prefix {source!r} overlaps {what}: outputs would be"
+                " processed as new uploads; choose prefixes where neither begins with the other"
             )
 
 
 def refuse_sink_overlap(pipeline: str, sink: str, writes: str, other: Prefixes) -> None:
-    """The loop guard for what sinks write: never where a pipeline reads, nor where its own rows and state are."""
+    """The loop guard for what sinks write: never where a pipeline reads, nor where its own rows and
+    state are.
+    """
     label = f"pipeline {pipeline}, sink {sink}"
     for prefix, what in (
         (other.source, f"the source prefix {other.source!r} of pipeline {other.name}"),
@@ -59,12 +67,18 @@ def refuse_sink_overlap(pipeline: str, sink: str, writes: str, other: Prefixes) 
 
 
 def check_together(pipelines: Sequence[Prefixes]) -> None:
-    """Pipelines of one bucket: distinct names and tables, and no loops between them. Raises SettingsError."""
+    """Pipelines of one bucket: distinct names and tables, and no loops between them.
+
+    Raises SettingsError.
+    """
     taken: dict[str, str] = {}
     for p in pipelines:
         for table in (p.name, *(a.name for a in p.aggregates), *(d.name for d in p.dimensions)):
             if table in taken:
-                raise SettingsError(f"the table name {table!r} is used by pipelines {taken[table]} and {p.name}: rename one")
+                raise SettingsError(
+                    f"the table name {table!r} is used by pipelines {taken[table]} and {p.name}:"
+                    " rename one"
+                )
             taken[table] = p.name
         for name, target in p.sinks.items():
             for other in pipelines:
@@ -74,5 +88,7 @@ def check_together(pipelines: Sequence[Prefixes]) -> None:
             if other is p:
                 continue
             if p.output.startswith(other.output):
-                raise SettingsError(f"pipelines {other.name} and {p.name} write below the same prefix {p.output!r}")
+                raise SettingsError(
+                    f"pipelines {other.name} and {p.name} write below the same prefix {p.output!r}"
+                )
             refuse_overlap(p.name, p.source, other.output)

@@ -1,4 +1,7 @@
-"""Declared checks: conditions that every row has to meet, in DuckDB's SQL. What can be known without rows is checked here."""
+"""Declared checks: conditions that every row has to meet, in DuckDB's SQL.
+
+What can be known without rows is checked here.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,11 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-ACTIONS: dict[object, CheckAction] = {"quarantine": "quarantine", "reject": "reject", "warn": "warn"}
+ACTIONS: dict[object, CheckAction] = {
+    "quarantine": "quarantine",
+    "reject": "reject",
+    "warn": "warn",
+}
 MODES: dict[object, SchemaMode] = {"evolve": "evolve", "freeze": "freeze", "rescue": "rescue"}
 WIDENINGS: dict[object, Widen] = {"none": "none", "float": "float", "string": "string"}
 OWN_COLUMNS = ("_source_key", "_source_etag", "_task", "_rescued")
@@ -28,38 +35,64 @@ def checked_mode(label: str, mode: object, widen: object) -> tuple[SchemaMode, W
     Raises SettingsError for none of them, and where `widen` contradicts the mode.
     """
     if not isinstance(mode, str) or mode not in MODES:
-        raise SettingsError(f'{label}: schema_mode={mode!r} is not one of "evolve", "freeze", "rescue"')
+        raise SettingsError(
+            f'{label}: schema_mode={mode!r} is not one of "evolve", "freeze", "rescue"'
+        )
     if widen is None:
         return MODES[mode], "float" if mode == "evolve" else "none"
     if not isinstance(widen, str) or widen not in WIDENINGS:
         raise SettingsError(f'{label}: widen={widen!r} is not one of "none", "float", "string"')
     if mode != "evolve" and widen != "none":
-        raise SettingsError(f"{label}: schema_mode={mode!r} never changes a column's type: leave widen={widen!r} out")
+        raise SettingsError(
+            f"{label}: schema_mode={mode!r} never changes a column's type: leave"
+            f" widen={widen!r} out"
+        )
     return MODES[mode], WIDENINGS[widen]
 
 
 def checked_schema(name: str, schema: Any) -> Any:
-    """The declared columns. Raises SettingsError for what is no schema, and for names that are Tidemill's own."""
+    """The declared columns.
+
+    Raises SettingsError for what is no schema, and for names that are Tidemill's own.
+    """
     if schema is None:
         return None
     import pyarrow as pa
 
     if not isinstance(schema, pa.Schema):
-        raise SettingsError(f"pipeline {name}: schema= takes a pyarrow.Schema, not {type(schema).__name__}")
+        raise SettingsError(
+            f"pipeline {name}: schema= takes a pyarrow.Schema, not {type(schema).__name__}"
+        )
     own = [column for column in schema.names if column.lower() in OWN_COLUMNS]
     if own:
-        raise SettingsError(f"pipeline {name}: schema= declares {own[0]!r}, which is Tidemill's own: rename it")
+        raise SettingsError(
+            f"pipeline {name}: schema= declares {own[0]!r}, which is Tidemill's own: rename it"
+        )
     return schema
 
 
 def checked_check(
-    label: str, name: str, sql: object, action: object, *, table: str, timezone: str, declared: pa.Schema | None = None
+    label: str,
+    name: str,
+    sql: object,
+    action: object,
+    *,
+    table: str,
+    timezone: str,
+    declared: pa.Schema | None = None,
 ) -> CheckSettings:
-    """The parsed declaration. Raises SettingsError, with one line, for what is no condition over a row of the table."""
+    """The parsed declaration.
+
+    Raises SettingsError, with one line, for what is no condition over a row of the table.
+    """
     if action not in ACTIONS:
-        raise SettingsError(f'{label}: action={action!r} is not one of "quarantine", "reject", "warn"')
+        raise SettingsError(
+            f'{label}: action={action!r} is not one of "quarantine", "reject", "warn"'
+        )
     if not isinstance(sql, str) or not sql.strip():
-        raise SettingsError(f'{label}: give a condition over the columns of a row, such as "amount >= 0"')
+        raise SettingsError(
+            f'{label}: give a condition over the columns of a row, such as "amount >= 0"'
+        )
     import duckdb
 
     with connect_without_threads(timezone) as connection:
@@ -68,9 +101,16 @@ def checked_check(
             columns = _columns(tree, table)
             _bind(connection, sql, table, columns, declared)
         except (duckdb.Error, ValueError) as error:
-            text = str(error).partition("\n\nLINE ")[0].partition("Candidate ")[0].partition("\nDid you mean")[0]
+            text = (
+                str(error)
+                .partition("\n\nLINE ")[0]
+                .partition("Candidate ")[0]
+                .partition("\nDid you mean")[0]
+            )
             raise SettingsError(f"{label}: {' '.join(text.split())}") from None
-    return CheckSettings(name=name, sql=sql.strip(), action=ACTIONS[action], columns=columns, timezone=timezone)
+    return CheckSettings(
+        name=name, sql=sql.strip(), action=ACTIONS[action], columns=columns, timezone=timezone
+    )
 
 
 def _parsed(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
@@ -78,8 +118,14 @@ def _parsed(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
     answer = parse_tree(connection, f"SELECT (\n{sql}\n)")
     if answer.get("error"):
         hint = quoting_hint(connection, f"SELECT (\n{sql}\n)")
-        raise ValueError(f"{sql.strip()!r} is no SQL expression: {answer.get('error_message')}{hint}")
-    selected = answer["statements"][0]["node"].get("select_list", []) if len(answer["statements"]) == 1 else []
+        raise ValueError(
+            f"{sql.strip()!r} is no SQL expression: {answer.get('error_message')}{hint}"
+        )
+    selected = (
+        answer["statements"][0]["node"].get("select_list", [])
+        if len(answer["statements"]) == 1
+        else []
+    )
     if len(selected) != 1 or "from_table" not in answer["statements"][0]["node"]:
         raise ValueError(f"{sql.strip()!r} is not one SQL expression")
     for part in objects(selected):
@@ -97,7 +143,11 @@ def _columns(tree: Any, table: str) -> tuple[str, ...]:
         if isinstance(part, list):
             waiting += [(one, bound) for one in part]
         elif isinstance(part, dict) and part.get("class") == "LAMBDA":
-            refs = (one["column_names"] for one in objects(part.get("lhs")) if one.get("class") == "COLUMN_REF")
+            refs = (
+                one["column_names"]
+                for one in objects(part.get("lhs"))
+                if one.get("class") == "COLUMN_REF"
+            )
             waiting.append((part.get("expr"), bound | {names[0].lower() for names in refs}))
         elif isinstance(part, dict) and part.get("class") == "COLUMN_REF":
             names = part["column_names"]
@@ -114,14 +164,24 @@ def named_columns(
 ) -> list[tuple[str, str]]:
     """Where a pipeline names columns of its rows, and which."""
     found = [(f"check {check.name}", column) for check in checks for column in check.columns]
-    return found + [("order_by", column) for column in order_by] + [("partition_by", column) for column in partition_by]
+    return (
+        found
+        + [("order_by", column) for column in order_by]
+        + [("partition_by", column) for column in partition_by]
+    )
 
 
-def unknown_columns(named: Sequence[tuple[str, str]], columns: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Of what is named, that which no column is called: where, the name, and a suffix with the nearest one."""
+def unknown_columns(
+    named: Sequence[tuple[str, str]], columns: Sequence[str]
+) -> list[tuple[str, str, str]]:
+    """Of what is named, that which no column is called: where, the name, and a suffix with the
+    nearest one.
+    """
     known = {column.lower() for column in columns}
     others = [column for column in columns if column not in OWN_COLUMNS]
-    return [(where, name, nearest(name, others)) for where, name in named if name.lower() not in known]
+    return [
+        (where, name, nearest(name, others)) for where, name in named if name.lower() not in known
+    ]
 
 
 def is_none_of_them(name: str, mode: SchemaMode, close: str) -> str:
@@ -129,7 +189,9 @@ def is_none_of_them(name: str, mode: SchemaMode, close: str) -> str:
     return f'the columns are fixed (schema_mode="{mode}"), and {name!r} is none of them{close}'
 
 
-def refuse_unknown(label: str, named: Sequence[tuple[str, str]], declared: pa.Schema | None, mode: SchemaMode) -> None:
+def refuse_unknown(
+    label: str, named: Sequence[tuple[str, str]], declared: pa.Schema | None, mode: SchemaMode
+) -> None:
     """Raises SettingsError where a name is no declared column, and no other can come to exist."""
     if declared is None or mode == "evolve":
         return
@@ -139,14 +201,31 @@ def refuse_unknown(label: str, named: Sequence[tuple[str, str]], declared: pa.Sc
 
 
 def _bind(
-    connection: duckdb.DuckDBPyConnection, sql: str, table: str, columns: tuple[str, ...], declared: pa.Schema | None
+    connection: duckdb.DuckDBPyConnection,
+    sql: str,
+    table: str,
+    columns: tuple[str, ...],
+    declared: pa.Schema | None,
 ) -> None:
-    """Names of functions, and types where the schema declares all columns, are known before there are rows."""
+    """Names of functions, and types where the schema declares all columns, are known before there
+    are rows.
+    """
     import duckdb
     import pyarrow as pa
 
-    known = {name.lower(): declared.field(name) for name in declared.names} if declared is not None else {}
-    fields = [pa.field(name, known[name.lower()].type) if name.lower() in known else pa.field(name, pa.null()) for name in columns]
+    known = (
+        {name.lower(): declared.field(name) for name in declared.names}
+        if declared is not None
+        else {}
+    )
+    fields = [
+        (
+            pa.field(name, known[name.lower()].type)
+            if name.lower() in known
+            else pa.field(name, pa.null())
+        )
+        for name in columns
+    ]
     connection.register(table, pa.schema(fields or [pa.field("_", pa.null())]).empty_table())
     try:
         connection.execute(f'SELECT 1 FROM "{table}" WHERE (\n{sql}\n)')

@@ -1,5 +1,8 @@
-"""What `@pipeline.transform(...)` takes, and the checks on each option. Modal's client accepts much that its servers refuse
-or that never works; what is checked here is refused on the laptop, before a deploy."""
+"""What `@pipeline.transform(...)` takes, and the checks on each option.
+
+Modal's client accepts much that its servers refuse or that never works; what is checked here is
+refused on the laptop, before a deploy.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +28,19 @@ _REGION = re.compile(r"[a-z]{2,}(-[a-z0-9]+)*\Z")
 class TransformOptions(TypedDict, total=False):
     """Options of a transform. All have defaults.
 
-    match: globs over the key without the source prefix. version: names the code for lineage; by default a fingerprint of its
-    source and of what that uses of the project. timeout_s: bound on one call. max_attempts: runs before a file whose worker keeps
-    dying is set aside. batch_size: the code takes a list of so many objects; batch_wait_ms: how long a container on Modal waits for
-    small tasks that fill a batch. safe_to_rerun=False: never run again by itself after an attempt that gave no answer (and no
+    match: globs over the key without the source prefix. version: names the code for lineage; by
+    default a fingerprint of its source and of what that uses of the project. timeout_s: bound on
+    one call. max_attempts: runs before a file whose worker keeps dying is set aside. batch_size:
+    the code takes a list of so many objects; batch_wait_ms: how long a container on Modal waits for
+    small tasks that fill a batch. safe_to_rerun=False: never run again by itself after an attempt
+    that gave no answer (and no
     `retries`).
 
-    What containers get on Modal; on one's own machine only memory_mb is enforced: cpu (cores), memory_mb, gpu ("L4", "H100:2", or a
-    list in order of preference), retries (Modal's own, at once), min_containers, max_containers, scaledown_window_s, region,
-    volumes (mount path -> name of a volume), pip, apt (packages of this transform alone), secrets (names),
-    memory_snapshot (classes: start from a snapshot taken after `load`).
+    What containers get on Modal; on one's own machine only memory_mb is enforced: cpu (cores),
+    memory_mb, gpu ("L4", "H100:2", or a list in order of preference), retries (Modal's own, at
+    once), min_containers, max_containers, scaledown_window_s, region, volumes (mount path -> name
+    of a volume), pip, apt (packages of this transform alone), secrets (names), memory_snapshot
+    (classes: start from a snapshot taken after `load`).
     """
 
     match: str | Sequence[str]
@@ -68,7 +74,9 @@ def checked_resources(label: str, options: TransformOptions, *, is_class: bool) 
         retries=whole(label, "retries", options.get("retries", 0), 0, 10),
         min_containers=whole(label, "min_containers", options.get("min_containers", 0), 0, 10_000),
         max_containers=optional(label, "max_containers", options.get("max_containers"), 1, 10_000),
-        scaledown_window_s=whole(label, "scaledown_window_s", options.get("scaledown_window_s", 60), 2, 1_200),
+        scaledown_window_s=whole(
+            label, "scaledown_window_s", options.get("scaledown_window_s", 60), 2, 1_200
+        ),
         region=_names(label, "region", options.get("region", ()), _REGION),
         volumes=_volumes(label, options.get("volumes", {})),
         pip=strings(label, "pip", options.get("pip", ())),
@@ -77,11 +85,19 @@ def checked_resources(label: str, options: TransformOptions, *, is_class: bool) 
         memory_snapshot=boolean(label, "memory_snapshot", options.get("memory_snapshot", False)),
     )
     if found.max_containers is not None and found.min_containers > found.max_containers:
-        raise SettingsError(f"{label}: min_containers={found.min_containers} is more than max_containers={found.max_containers}")
+        raise SettingsError(
+            f"{label}: min_containers={found.min_containers} is more than"
+            f" max_containers={found.max_containers}"
+        )
     if found.memory_snapshot and not is_class:
-        raise SettingsError(f"{label}: memory_snapshot=True is for classes, whose `load` runs before the snapshot")
+        raise SettingsError(
+            f"{label}: memory_snapshot=True is for classes, whose `load` runs before the snapshot"
+        )
     if found.retries and not options.get("safe_to_rerun", True):
-        raise SettingsError(f"{label}: retries={found.retries} contradicts safe_to_rerun=False: leave one of them out")
+        raise SettingsError(
+            f"{label}: retries={found.retries} contradicts safe_to_rerun=False: leave one of"
+            " them out"
+        )
     return found
 
 
@@ -91,47 +107,74 @@ def checked_priority(label: str, value: object) -> Priority:
     if isinstance(value, str):
         if value not in orders:
             also = nearest(value, orders)
-            raise SettingsError(f'{label}: priority={value!r} is not "key", "newest" or "oldest", nor a list of prefixes{also}')
+            raise SettingsError(
+                f'{label}: priority={value!r} is not "key", "newest" or "oldest", nor a list of'
+                f" prefixes{also}"
+            )
         return Priority(order=value)  # type: ignore[arg-type]
     prefixes = strings(label, "priority", value)
     for prefix in prefixes:
         if prefix.startswith("/"):
-            raise SettingsError(f"{label}: priority={prefix!r} is no prefix: write it as keys go on after `source`, such as 2026/")
+            raise SettingsError(
+                f"{label}: priority={prefix!r} is no prefix: write it as keys go on after `source`,"
+                " such as 2026/"
+            )
     return Priority(prefixes=prefixes)
 
 
 def checked_batch_wait(label: str, options: TransformOptions) -> int:
-    """How long batches wait. Raises SettingsError where there are no batches, or for a time beyond Modal's limit."""
+    """How long batches wait.
+
+    Raises SettingsError where there are no batches, or for a time beyond Modal's limit.
+    """
     if "batch_wait_ms" in options and options.get("batch_size") is None:
         raise SettingsError(f"{label}: batch_wait_ms needs a batch_size")
-    return whole(label, "batch_wait_ms", options.get("batch_wait_ms", 0), 0, MODAL_BATCH_WAIT_MAX_MS)
+    return whole(
+        label, "batch_wait_ms", options.get("batch_wait_ms", 0), 0, MODAL_BATCH_WAIT_MAX_MS
+    )
 
 
 def known_options(label: str, options: Mapping[str, Any]) -> None:
     """Refuse options that no transform has."""
     for name in options:
         if name not in TransformOptions.__annotations__:
-            raise SettingsError(f"{label}: there is no option {name!r}{nearest(name, list(TransformOptions.__annotations__))}")
+            raise SettingsError(
+                f"{label}: there is no option"
+                f" {name!r}{nearest(name, list(TransformOptions.__annotations__))}"
+            )
 
 
 def check_target(label: str, target: object, batch_size: int | None) -> None:
-    """Whether the function or class can be called with one object (or one list of them) and nothing else."""
+    """Whether the function or class can be called with one object (or one list of them) and nothing
+    else.
+    """
     function = target
     if inspect.isclass(target):
         function = getattr(target, "__call__", None) if "__call__" in dir(target) else None  # noqa: B004
-        if "__call__" not in vars(target) and not any("__call__" in vars(c) for c in target.__mro__[:-1]):
+        if "__call__" not in vars(target) and not any(
+            "__call__" in vars(c) for c in target.__mro__[:-1]
+        ):
             raise SettingsError(f"{label}: the class needs a method __call__(self, obj)")
         _no_arguments(label, target)
     if not callable(function):
         raise SettingsError(f"{label}: decorate a function or a class, not {type(target).__name__}")
     parameters = list(inspect.signature(function).parameters.values())
     parameters = parameters[1:] if inspect.isclass(target) else parameters
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
-    required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    positional = [
+        p
+        for p in parameters
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    required = [
+        p
+        for p in parameters
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
     if not positional or len(required) > 1 or any(p.kind is p.KEYWORD_ONLY for p in required):
         what = "a list of objects" if batch_size else "one object"
         raise SettingsError(
-            f"{label}: it is called with {what} and nothing else, but its signature is {inspect.signature(function)}"
+            f"{label}: it is called with {what} and nothing else, but its signature is"
+            f" {inspect.signature(function)}"
         )
 
 
@@ -140,19 +183,25 @@ def _no_arguments(label: str, target: type) -> None:
     if init is None:
         return
     needed = [
-        p for p in list(init.parameters.values())[1:] if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        p
+        for p in list(init.parameters.values())[1:]
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     if needed:
-        raise SettingsError(f"{label}: the class is made without arguments, but __init__ needs {needed[0].name}")
+        raise SettingsError(
+            f"{label}: the class is made without arguments, but __init__ needs {needed[0].name}"
+        )
 
 
-# -- single values -------------------------------------------------------------------------------------------------------
+# -- single values ---------------------------------------------------------------------------------
 
 
 def between(label: str, what: str, value: object, low: float, high: float) -> float:
     """A number within its bounds."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise SettingsError(f"{label}: {what}={value!r} is not a number between {low:g} and {high:g}")
+        raise SettingsError(
+            f"{label}: {what}={value!r} is not a number between {low:g} and {high:g}"
+        )
     return value
 
 
@@ -178,7 +227,11 @@ def boolean(label: str, what: str, value: object) -> bool:
 
 def strings(label: str, what: str, values: object) -> tuple[str, ...]:
     """A list of strings, none of them empty; not one string, which is a list of letters too."""
-    if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str) and v for v in values):
+    if (
+        isinstance(values, str)
+        or not isinstance(values, Sequence)
+        or not all(isinstance(v, str) and v for v in values)
+    ):
         raise SettingsError(f"{label}: {what}={values!r} must be a list of strings")
     return tuple(values)
 
@@ -194,7 +247,9 @@ def _names(label: str, what: str, value: object, pattern: re.Pattern[str]) -> tu
 def _gpus(label: str, value: object) -> tuple[str, ...]:
     names = strings(label, "gpu", [value] if isinstance(value, str) else value)
     if len(names) > _GPU_LISTS_MAX:
-        raise SettingsError(f"{label}: gpu= names {len(names)} cards; Modal takes up to {_GPU_LISTS_MAX}")
+        raise SettingsError(
+            f"{label}: gpu= names {len(names)} cards; Modal takes up to {_GPU_LISTS_MAX}"
+        )
     for name in names:
         try:
             split_gpu(name)
@@ -205,11 +260,20 @@ def _gpus(label: str, value: object) -> tuple[str, ...]:
 
 def _volumes(label: str, value: object) -> dict[str, str]:
     if not isinstance(value, Mapping):
-        raise SettingsError(f'{label}: volumes={value!r} must map a mount path to a volume\'s name, like {{"/models": "weights"}}')
+        raise SettingsError(
+            f"{label}: volumes={value!r} must map a mount path to a volume's name, like"
+            ' {"/models": "weights"}'
+        )
     for path, name in value.items():
-        canonical = isinstance(path, str) and path.startswith("/") and posixpath.normpath("/" + path.lstrip("/")) == path
+        canonical = (
+            isinstance(path, str)
+            and path.startswith("/")
+            and posixpath.normpath("/" + path.lstrip("/")) == path
+        )
         if not canonical or path in ("/", "/root", "/tmp"):  # noqa: S108
-            raise SettingsError(f"{label}: volumes: {path!r} must be an absolute path, and not /, /root or /tmp")
+            raise SettingsError(
+                f"{label}: volumes: {path!r} must be an absolute path, and not /, /root or /tmp"
+            )
         if not isinstance(name, str) or not _NAME.match(name):
             raise SettingsError(f"{label}: volumes: {name!r} is no volume's name")
     return dict(value)

@@ -23,7 +23,7 @@ from pipeline.work.order_runner import InChildProcess, InThisProcess, OrderRunne
 if TYPE_CHECKING:
     from pipeline.executors.local.executor import LocalExecutor
 
-# -- workers -------------------------------------------------------------------------------------------------------------
+# -- workers ---------------------------------------------------------------------------------------
 
 
 class StoreBox:
@@ -43,9 +43,15 @@ class StoreBox:
 
 
 def order_runner_for(
-    deployment: Deployment, pipeline: Pipeline, transform: str, *, settled: Callable[[list[str]], None] = lambda tasks: None
+    deployment: Deployment,
+    pipeline: Pipeline,
+    transform: str,
+    *,
+    settled: Callable[[list[str]], None] = lambda tasks: None,
 ) -> OrderRunner:
-    """What one container of `work_<transform>` needs to take orders. For classes, the code is loaded before this returns.
+    """What one container of `work_<transform>` needs to take orders.
+
+    For classes, the code is loaded before this returns.
 
     Raises SettingsError (CodeBroken) where that fails.
     """
@@ -53,13 +59,17 @@ def order_runner_for(
     declared = settings.transform(transform)
     if declared is None:
         raise SettingsError(f"pipeline {pipeline.name} declares no transform {transform!r}")
-    journal = OrderJournal(pipeline.name, _box(deployment, pipeline), WallClock(), RandomIds(), declared.version)
+    journal = OrderJournal(
+        pipeline.name, _box(deployment, pipeline), WallClock(), RandomIds(), declared.version
+    )
     spec = _worker_spec(deployment, pipeline)
     if not declared.keeps_state:
         return OrderRunner(journal, InChildProcess(lambda: _child(spec, pipeline)), settled)
     attempts = LocalAttempts(spec)
     attempts.load(pipeline.name, transform)
-    return OrderRunner(journal, InThisProcess(attempts, journal, timeout_s=declared.timeout_s), settled)
+    return OrderRunner(
+        journal, InThisProcess(attempts, journal, timeout_s=declared.timeout_s), settled
+    )
 
 
 def _box(deployment: Deployment, pipeline: Pipeline) -> Box:
@@ -68,7 +78,9 @@ def _box(deployment: Deployment, pipeline: Pipeline) -> Box:
     settings = pipeline.settings()
     if settings.deployment.access == "api":
         return StoreBox(bucket_of(deployment).open())
-    return MountOutbox(Mounts({m.prefix: m.path for m in mounts_of(settings, deployment.mount_root)}))
+    return MountOutbox(
+        Mounts({m.prefix: m.path for m in mounts_of(settings, deployment.mount_root)})
+    )
 
 
 def _worker_spec(deployment: Deployment, pipeline: Pipeline) -> WorkerSpec:
@@ -93,7 +105,9 @@ def _child(spec: WorkerSpec, pipeline: Pipeline) -> LocalExecutor:
         spec=msgspec.json.encode(spec),
         workers=1,
         limits={
-            f"{pipeline.name}/{t.settings.name}": Limits(timeout_s=t.settings.timeout_s, memory_mb=t.settings.memory_mb)
+            f"{pipeline.name}/{t.settings.name}": Limits(
+                timeout_s=t.settings.timeout_s, memory_mb=t.settings.memory_mb
+            )
             for t in pipeline.transforms
         },
         fork=False,

@@ -1,6 +1,8 @@
-"""The composition root for rented containers: what the deployed functions do, without a word of Modal's own.
+"""The composition root for rented containers: what the deployed functions do, without a word of
+Modal's own.
 
-`Control` is for the few functions that commit: they reach the bucket by the S3 API. `order_runner_for` is for workers.
+`Control` is for the few functions that commit: they reach the bucket by the S3 API.
+`order_runner_for` is for workers.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ Next = Literal["aggregate", "publish"] | None
 
 def bucket_of(deployment: Deployment) -> Bucket:
     """The deployment's bucket, reached by the S3 API."""
-    return Bucket(url=deployment.bucket, endpoint_url=deployment.endpoint_url, region=deployment.region)
+    return Bucket(
+        url=deployment.bucket, endpoint_url=deployment.endpoint_url, region=deployment.region
+    )
 
 
 def modal_executor(
@@ -55,7 +59,9 @@ def modal_executor(
     ordered: bool = False,
     environment: str | None = None,
 ) -> ModalExecutor:
-    """The deployed app's workers as an executor. environment: Modal's, by default the one its client is set to."""
+    """The deployed app's workers as an executor. environment: Modal's, by default the one its
+    client is set to.
+    """
     settings, policy = pipeline.settings(), deployed_policy()
     return ModalExecutor(
         app=app,
@@ -69,9 +75,15 @@ def modal_executor(
 
 
 def deployed_runtime(
-    pipeline: Pipeline, store: Store, executor: Executor, policy: Policy | None = None, usd: float | None = None
+    pipeline: Pipeline,
+    store: Store,
+    executor: Executor,
+    policy: Policy | None = None,
+    usd: float | None = None,
 ) -> Runtime:
-    """The pipeline on a bucket, with rented workers and the pipeline's cost limits; `usd` is a further one for this run."""
+    """The pipeline on a bucket, with rented workers and the pipeline's cost limits; `usd` is a
+    further one for this run.
+    """
     settings = pipeline.settings()
     bounds = policy or deployed_policy()
     runs = [limit for limit in (settings.cost.run_usd, usd) if limit is not None]
@@ -82,7 +94,10 @@ def deployed_runtime(
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """The deployed control functions of one pipeline. Each may run at any time, several at once, and be ended in the middle."""
+    """The deployed control functions of one pipeline.
+
+    Each may run at any time, several at once, and be ended in the middle.
+    """
 
     deployment: Deployment
     pipeline: Pipeline
@@ -92,15 +107,27 @@ class Control:
     def tick(self, names: Sequence[str] | None = None, *, lists: bool = True) -> Next:
         """One pass: settle, find what is new, commit, hand over.
 
-        New is what lies in the bucket, or among `names`; without `lists` only what grew at the end of prefixes that do.
+        New is what lies in the bucket, or among `names`; without `lists` only what grew at the end
+        of prefixes that do.
         """
-        return self._run(lambda runtime: self._pass(runtime, Request(names=names, growing=not lists)))
+        return self._run(
+            lambda runtime: self._pass(runtime, Request(names=names, growing=not lists))
+        )
 
     def backfill(self, wanted: BackfillSettings) -> Next:
         """Process again what a declared backfill selects."""
         settings = self.pipeline.settings()
-        since_us = None if wanted.since_s is None else WallClock().now_ms() * 1000 - int(wanted.since_s * 1e6)
-        chosen = Selection(settings=settings, prefix=settings.source + wanted.prefix, since_us=since_us, outdated=wanted.outdated)
+        since_us = (
+            None
+            if wanted.since_s is None
+            else WallClock().now_ms() * 1000 - int(wanted.since_s * 1e6)
+        )
+        chosen = Selection(
+            settings=settings,
+            prefix=settings.source + wanted.prefix,
+            since_us=since_us,
+            outdated=wanted.outdated,
+        )
         request = Request(again=chosen.again(Router(settings)))
         return self._run(lambda runtime: self._pass(runtime, request))
 
@@ -119,14 +146,17 @@ class Control:
     def _next(self, runtime: Runtime, state: State, report: PassReport) -> Next:
         """Aggregates first: whoever brings them up to date publishes afterwards."""
         behind = runtime.aggregates_are_behind(state)
-        return "aggregate" if behind else "publish" if report.commits and self.pipeline.sinks else None
+        return (
+            "aggregate" if behind else "publish" if report.commits and self.pipeline.sinks else None
+        )
 
     def settle(self, tasks: Iterable[str]) -> Next:
         """Commit the receipts of these tasks, in one append."""
 
         async def work(runtime: Runtime) -> Next:
             told: Next = None
-            for one in await self._kept(runtime):  # tasks of two generations may have one name: each looks for its own receipts
+            # tasks of two generations may have one name: each looks for its own receipts
+            for one in await self._kept(runtime):
                 passing = await again_while_outdated(one, lambda p: p.settle(list(tasks)))
                 told = first_of(told, self._next(one, passing.state, passing.report))
             return told
@@ -147,12 +177,19 @@ class Control:
         self._run(work, aggregates=True)
 
     def publish(self) -> None:
-        """Bring the sinks up to date. Raises SinkFailed where one did not follow, after all had their turn."""
+        """Bring the sinks up to date.
+
+        Raises SinkFailed where one did not follow, after all had their turn.
+        """
         from pipeline.runtime.publish import Publisher
         from sinks.copies.port import SinkFailed
 
         async def work(runtime: Runtime) -> None:
-            problems = [f"sink {one.sink}: {one.problem}" for one in await Publisher(runtime).publish_all() if one.problem]
+            problems = [
+                f"sink {one.sink}: {one.problem}"
+                for one in await Publisher(runtime).publish_all()
+                if one.problem
+            ]
             if problems:
                 raise SinkFailed("; ".join(problems))
 
@@ -180,14 +217,29 @@ class Control:
     async def _kept(self, runtime: Runtime) -> list[Runtime]:
         """All generations there are."""
         known = await runtime.generations()
-        return [runtime] if known is None else [runtime.of_generation(n) for n in kept_numbers(known)]
+        return (
+            [runtime] if known is None else [runtime.of_generation(n) for n in kept_numbers(known)]
+        )
 
-    def _run(self, work: Callable[[Runtime], Coroutine[Any, Any, T]], *, way: Way = "detached", aggregates: bool = False) -> T:
+    def _run(
+        self,
+        work: Callable[[Runtime], Coroutine[Any, Any, T]],
+        *,
+        way: Way = "detached",
+        aggregates: bool = False,
+    ) -> T:
         async def opened() -> T:
             store = bucket_of(self.deployment).open()
             try:
                 d = self.deployment
-                executor = modal_executor(d.app, self.pipeline, store, alone=self.alone, way=way, environment=d.environment)
+                executor = modal_executor(
+                    d.app,
+                    self.pipeline,
+                    store,
+                    alone=self.alone,
+                    way=way,
+                    environment=d.environment,
+                )
                 runtime = deployed_runtime(self.pipeline, store, executor)
                 runtime.aggregates = aggregates
                 await runtime.open()
@@ -199,11 +251,15 @@ class Control:
 
 
 def first_of(one: Next, other: Next) -> Next:
-    """What comes first of two things to be done: aggregates, since whoever computes them publishes afterwards."""
+    """What comes first of two things to be done: aggregates, since whoever computes them publishes
+    afterwards.
+    """
     return "aggregate" if "aggregate" in (one, other) else one or other
 
 
-async def again_while_outdated(runtime: Runtime, work: Callable[[Pass], Coroutine[Any, Any, object]]) -> Pass:
+async def again_while_outdated(
+    runtime: Runtime, work: Callable[[Pass], Coroutine[Any, Any, object]]
+) -> Pass:
     """Do something with a fresh pass, and anew where the log was collected underneath."""
     for _ in range(_AGAIN_MAX):
         passing = Pass(runtime.context())
@@ -212,12 +268,18 @@ async def again_while_outdated(runtime: Runtime, work: Callable[[Pass], Coroutin
         except Outdated:
             continue
         return passing
-    raise SettingsError(f"the log of {runtime.settings.name} is being collected faster than it can be read; run again")
+    raise SettingsError(
+        f"the log of {runtime.settings.name} is being collected faster than it can be read; run"
+        " again"
+    )
 
 
 def summary(name: str, report: PassReport) -> str:
     """A pass in one line, for logs."""
-    told = f"{name}: {report.listed} listed, {report.planned} planned, {report.committed} committed, {report.rows} rows"
+    told = (
+        f"{name}: {report.listed} listed, {report.planned} planned, {report.committed} committed,"
+        f" {report.rows} rows"
+    )
     for n, what in (
         (report.quarantined, "quarantined"),
         (report.deleted, "deleted"),

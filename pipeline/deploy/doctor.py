@@ -1,5 +1,7 @@
-"""What a machine, an account and a bucket need before a pipeline runs or is deployed: each check says what it found, and on
-failure how to mend it. Checks of values are pure; those that ask Modal wait a few seconds, and take silence for a warning."""
+"""What a machine, an account and a bucket need before a pipeline runs or is deployed: each check
+says what it found, and on failure how to mend it. Checks of values are pure; those that ask Modal
+wait a few seconds, and take silence for a warning.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ from pipeline.declare.pipeline import Pipeline
 from pipeline.declare.prefix_overlaps import refuse_overlap
 from pipeline.deploy.machine_checks import Check, _installed
 from pipeline.deploy.workspace_rates import ANSWER_TIMEOUT_S, imported_modal, opened_workspace
-from pipeline.errors import SettingsError, StoreDenied, StoreError, StoreUnavailable, StoreUnsafe, TidemillError
+from pipeline.errors import (
+    SettingsError,
+    StoreDenied,
+    StoreError,
+    StoreUnavailable,
+    StoreUnsafe,
+    TidemillError,
+)
 from pipeline.model import keys
 from pipeline.ports import Clock, Ids, Store
 from pipeline.runtime.bucket import Bucket
@@ -37,17 +46,24 @@ def unsafe(checks: Iterable[Check]) -> bool:
     return any(check.status == "FAIL" and check.mend == ALTERNATIVE for check in checks)
 
 
-# -- the account ---------------------------------------------------------------------------------------------------------
+# -- the account -----------------------------------------------------------------------------------
 
 
 async def account(secrets: Mapping[str, Sequence[str]]) -> list[Check]:
-    """Modal's profile and token, whether the token works, and whether the secrets (by name, with who uses them) exist."""
+    """Modal's profile and token, whether the token works, and whether the secrets (by name, with
+    who uses them) exist.
+    """
     if _installed("modal") is None:
         return []
     try:
         token = _token()
     except Exception as error:  # noqa: BLE001 - whatever a broken configuration file makes Modal's client raise
-        token = Check("modal token", "FAIL", _line(error), "mend or remove the file that MODAL_CONFIG_PATH or ~/.modal.toml names")
+        token = Check(
+            "modal token",
+            "FAIL",
+            _line(error),
+            "mend or remove the file that MODAL_CONFIG_PATH or ~/.modal.toml names",
+        )
     if token.status == "FAIL":
         return [token, *(_unasked(name) for name in secrets)]
     answer = await _answer()
@@ -56,25 +72,46 @@ async def account(secrets: Mapping[str, Sequence[str]]) -> list[Check]:
     return [token, answer, *[await _secret(name, users) for name, users in secrets.items()]]
 
 
-def token_check(profile: str, settings: Mapping[str, object], environment: Mapping[str, str]) -> Check:
-    """Whether the active profile or the environment has a token. Says where from, and never what it is."""
+def token_check(
+    profile: str, settings: Mapping[str, object], environment: Mapping[str, str]
+) -> Check:
+    """Whether the active profile or the environment has a token.
+
+    Says where from, and never what it is.
+    """
     where = f"profile {profile}"
     if settings.get("oauth_refresh_token"):
         return Check("modal token", "ok", f"{where}: a third party's OAuth token")
     absent = [name for name in ("token_id", "token_secret") if not settings.get(name)]
     if len(absent) == 1:
         name = f"MODAL_{absent[0].upper()}"
-        return Check("modal token", "FAIL", f"{where}: {absent[0]} is missing", f"set {name} too, or run  modal token new")
+        return Check(
+            "modal token",
+            "FAIL",
+            f"{where}: {absent[0]} is missing",
+            f"set {name} too, or run  modal token new",
+        )
     if absent:
-        return Check("modal token", "FAIL", f"{where}: no token", "modal token new, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET")
+        return Check(
+            "modal token",
+            "FAIL",
+            f"{where}: no token",
+            "modal token new, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET",
+        )
     named = [name for name in ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET") if environment.get(name)]
-    return Check("modal token", "ok", f"{where}: from {' and '.join(named) if named else 'the configuration file'}")
+    return Check(
+        "modal token",
+        "ok",
+        f"{where}: from {' and '.join(named) if named else 'the configuration file'}",
+    )
 
 
 def _token() -> Check:
     modal_config = imported_modal().config
     names = ("token_id", "token_secret", "oauth_refresh_token")
-    return token_check(modal_config._profile, {name: modal_config.config.get(name) for name in names}, os.environ)
+    return token_check(
+        modal_config._profile, {name: modal_config.config.get(name) for name in names}, os.environ
+    )
 
 
 async def _answer() -> Check:
@@ -84,10 +121,21 @@ async def _answer() -> Check:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             workspace = await opened_workspace()
     except (AuthError, InvalidError) as error:
-        return Check("modal account", "FAIL", f"the token was refused: {_line(error)}", "modal token new")
+        return Check(
+            "modal account", "FAIL", f"the token was refused: {_line(error)}", "modal token new"
+        )
     except Exception as error:  # noqa: BLE001 - a silent network is no fault of the pipeline's, whatever it looks like
-        why = f"no answer in {ANSWER_TIMEOUT_S:g} s" if isinstance(error, TimeoutError) else _line(error)
-        return Check("modal account", "warn", f"Modal cannot be asked: {why}", "check the network, and MODAL_SERVER_URL where set")
+        why = (
+            f"no answer in {ANSWER_TIMEOUT_S:g} s"
+            if isinstance(error, TimeoutError)
+            else _line(error)
+        )
+        return Check(
+            "modal account",
+            "warn",
+            f"Modal cannot be asked: {why}",
+            "check the network, and MODAL_SERVER_URL where set",
+        )
     return Check("modal account", "ok", f"workspace {workspace.name}")
 
 
@@ -99,14 +147,24 @@ async def _secret(name: str, users: Sequence[str]) -> Check:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             await modal.Secret.from_name(name).hydrate.aio()
     except modal.exception.NotFoundError:
-        return Check(label, "FAIL", f"does not exist, but {', '.join(users)} uses it", f"modal secret create {name} KEY=VALUE")
+        return Check(
+            label,
+            "FAIL",
+            f"does not exist, but {', '.join(users)} uses it",
+            f"modal secret create {name} KEY=VALUE",
+        )
     except Exception as error:  # noqa: BLE001 - as above
         return Check(label, "warn", f"Modal cannot be asked: {_line(error)}", "try again")
     return Check(label, "ok", f"exists, for {', '.join(users)}")
 
 
 def _unasked(name: str) -> Check:
-    return Check(f"modal secret {name}", "warn", "not checked: Modal cannot be asked", "mend the Modal checks above first")
+    return Check(
+        f"modal secret {name}",
+        "warn",
+        "not checked: Modal cannot be asked",
+        "mend the Modal checks above first",
+    )
 
 
 def _line(error: BaseException) -> str:
@@ -117,7 +175,7 @@ def _line(error: BaseException) -> str:
     return text[:200]
 
 
-# -- the file ------------------------------------------------------------------------------------------------------------
+# -- the file --------------------------------------------------------------------------------------
 
 
 def declared(file: str, now: datetime) -> tuple[list[Check], list[Pipeline]]:
@@ -129,18 +187,29 @@ def declared(file: str, now: datetime) -> tuple[list[Check], list[Pipeline]]:
     checks = []
     for p in pipelines:
         names = ", ".join(t.settings.name for t in p.transforms)
-        checks += [Check(f"pipeline {p.name}", "ok", f"{p.source} -> {p.output} by {names}"), *schedule_checks(p, now)]
+        checks += [
+            Check(f"pipeline {p.name}", "ok", f"{p.source} -> {p.output} by {names}"),
+            *schedule_checks(p, now),
+        ]
     return checks, pipelines
 
 
 def schedule_checks(pipeline: Pipeline, now: datetime) -> list[Check]:
     """When a deployed pipeline runs by itself."""
     d, label = pipeline.settings().deployment, f"schedule {pipeline.name}"
-    named = {label: d.schedule, f"sweep {pipeline.name}": d.sweep, **{f"backfill {b.name}": b.schedule for b in d.backfills}}
+    named = {
+        label: d.schedule,
+        f"sweep {pipeline.name}": d.sweep,
+        **{f"backfill {b.name}": b.schedule for b in d.backfills},
+    }
     if d.schedule is None and d.sweep is None:
         mend = 'give it one before a deploy, like schedule="*/5 * * * *"'
         return [Check(label, "warn", "none: deployed, it would run only when it is called", mend)]
-    return [Check(name, "ok", fires(when, d.timezone, now)) for name, when in named.items() if when is not None]
+    return [
+        Check(name, "ok", fires(when, d.timezone, now))
+        for name, when in named.items()
+        if when is not None
+    ]
 
 
 def fires(schedule: str | float, timezone: str, now: datetime) -> str:
@@ -163,29 +232,39 @@ def secrets_used(pipelines: Sequence[Pipeline]) -> dict[str, list[str]]:
     return used
 
 
-# -- the bucket ----------------------------------------------------------------------------------------------------------
+# -- the bucket ------------------------------------------------------------------------------------
 
 
-async def bucket_checks(bucket: Bucket, pipelines: Sequence[Pipeline], clock: Clock, ids: Ids) -> list[Check]:
-    """Whether the bucket can be listed and written as the pipelines need (without pipelines: at its root), and from Modal."""
+async def bucket_checks(
+    bucket: Bucket, pipelines: Sequence[Pipeline], clock: Clock, ids: Ids
+) -> list[Check]:
+    """Whether the bucket can be listed and written as the pipelines need (without pipelines: at its
+    root), and from Modal.
+    """
     try:
         store = bucket.open()
     except TidemillError as error:
         return [_refused("bucket", error)]
     checks = []
     try:
-        for source, home in [(p.source, keys.home(p.name)) for p in pipelines] or [("", keys.HOMES)]:
+        for source, home in [(p.source, keys.home(p.name)) for p in pipelines] or [
+            ("", keys.HOMES)
+        ]:
             checks += await store_checks(store, source, home, clock, ids)
     finally:
         await store.close()
     checks.append(reach_check(store.url, bucket.endpoint_url))
     outputs = [p.output for p in pipelines]
-    mounted = [p for p in pipelines if p.deployment.access == "mount" and store.url.startswith("s3:")]
+    mounted = [
+        p for p in pipelines if p.deployment.access == "mount" and store.url.startswith("s3:")
+    ]
     return checks + [mount_check(p.name, p.source, outputs) for p in mounted]
 
 
 async def store_checks(store: Store, source: str, home: str, clock: Clock, ids: Ids) -> list[Check]:
-    """List the source prefix, prove below the home prefix what commits rely on, compare the clocks. Leaves no object behind."""
+    """List the source prefix, prove below the home prefix what commits rely on, compare the clocks.
+    Leaves no object behind.
+    """
 
     async def listed() -> Check:
         await store.check(source)
@@ -196,7 +275,9 @@ async def store_checks(store: Store, source: str, home: str, clock: Clock, ids: 
 
     async def probed() -> Check:
         found.append(await probe(store, home, ids.nonce()))
-        return Check(f"write {home}", "ok", "conditional writes and reads are honoured, and seen at once")
+        return Check(
+            f"write {home}", "ok", "conditional writes and reads are honoured, and seen at once"
+        )
 
     async def compared() -> Check:
         return clock_check(await _skew_s(store, f"{home}clock-{ids.nonce()}", clock))
@@ -206,14 +287,21 @@ async def store_checks(store: Store, source: str, home: str, clock: Clock, ids: 
     for name, check in ((f"write {home}", probed), ("clock", compared)):
         if not failed(checks):
             checks.append(await _tried(name, check))
-    return checks + [Check(f"order {home}", "warn", UNORDERED, ORDERED) for probed in found if not probed.ordered]
+    return checks + [
+        Check(f"order {home}", "warn", UNORDERED, ORDERED) for probed in found if not probed.ordered
+    ]
 
 
 def clock_check(skew_s: float) -> Check:
     """The store's clock against this machine's; only deadlines of attempts depend on it."""
     if abs(skew_s) > SKEW_MAX_S:
         way = "ahead of" if skew_s > 0 else "behind"
-        return Check("clock", "warn", f"the store's clock is {abs(skew_s):.0f} s {way} this machine's", "set this clock by NTP")
+        return Check(
+            "clock",
+            "warn",
+            f"the store's clock is {abs(skew_s):.0f} s {way} this machine's",
+            "set this clock by NTP",
+        )
     return Check("clock", "ok", f"within {SKEW_MAX_S:g} s of the store's")
 
 
@@ -221,7 +309,10 @@ def reach_check(url: str, endpoint_url: str | None) -> Check:
     """Whether containers on Modal could use this bucket."""
     if not url.startswith("s3:"):
         return Check(
-            "from modal", "warn", f"{url} is on this machine: only local runs reach it", "give --bucket s3://... for Modal"
+            "from modal",
+            "warn",
+            f"{url} is on this machine: only local runs reach it",
+            "give --bucket s3://... for Modal",
         )
     host = urlsplit(endpoint_url).hostname or "" if endpoint_url else ""
     if _is_private(host):
@@ -231,7 +322,9 @@ def reach_check(url: str, endpoint_url: str | None) -> Check:
 
 
 def mount_check(name: str, source: str, outputs: Sequence[str]) -> Check:
-    """Whether workers may get the bucket as mounts: whole prefixes, and none that is read lies where rows are written."""
+    """Whether workers may get the bucket as mounts: whole prefixes, and none that is read lies
+    where rows are written.
+    """
     label = f"mount {name}"
     mend = 'choose prefixes that end with "/" and do not overlap, or access="api"'
     for prefix in (source, *outputs):
@@ -255,17 +348,24 @@ async def _tried(name: str, check: Callable[[], Awaitable[Check]]) -> Check:
 def _refused(name: str, error: TidemillError) -> Check:
     mends = {
         StoreUnsafe: ALTERNATIVE,
-        StoreDenied: "check the credentials; python -m infra.iam_policy FILE s3://... prints what they must allow",
+        StoreDenied: (
+            "check the credentials; python -m infra.iam_policy FILE s3://... prints what they must"
+            " allow"
+        ),
         StoreUnavailable: "check the network and --endpoint-url, and try again",
         StoreError: "check --bucket, --region and --endpoint-url",
         TidemillError: "check --bucket, --region and --endpoint-url",
     }
     text = " ".join(str(error).split()).removesuffix(f": {ALTERNATIVE}")
-    return Check(name, "FAIL", text, next(mend for kind, mend in mends.items() if isinstance(error, kind)))
+    return Check(
+        name, "FAIL", text, next(mend for kind, mend in mends.items() if isinstance(error, kind))
+    )
 
 
 async def _skew_s(store: Store, key: str, clock: Clock) -> float:
-    """Seconds by which the store's clock is surely ahead (or, below zero, behind): it may count whole seconds only."""
+    """Seconds by which the store's clock is surely ahead (or, below zero, behind): it may count
+    whole seconds only.
+    """
     try:
         before_ms = clock.now_ms()
         await store.put(key, b"1", create_only=True)

@@ -1,4 +1,6 @@
-"""What a machine needs before a pipeline runs or is deployed from it: Python, Modal's client, the `modal` command."""
+"""What a machine needs before a pipeline runs or is deployed from it: Python, Modal's client, the
+`modal` command.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ class Check(msgspec.Struct, frozen=True):
     mend: str = ""
 
 
-# -- the machine ---------------------------------------------------------------------------------------------------------
+# -- the machine -----------------------------------------------------------------------------------
 
 
 def machine() -> list[Check]:
@@ -45,7 +47,12 @@ def python_check(version: tuple[int, int, int]) -> Check:
     """Python itself."""
     text, least = ".".join(map(str, version)), ".".join(map(str, PYTHON_MIN))
     if version < PYTHON_MIN:
-        return Check("python", "FAIL", f"{text} is too old", f"make an environment with Python {least} or newer")
+        return Check(
+            "python",
+            "FAIL",
+            f"{text} is too old",
+            f"make an environment with Python {least} or newer",
+        )
     return Check("python", "ok", text)
 
 
@@ -60,9 +67,13 @@ def client_check(version: str | None, pin: str) -> Check:
 
 
 def modal_pin(requirements: Sequence[str]) -> str:
-    """The versions of Modal's client that tidemill's metadata takes; MODAL_PIN where it names none."""
+    """The versions of Modal's client that tidemill's metadata takes; MODAL_PIN where
+    it names none.
+    """
     named = [Requirement(text) for text in requirements]
-    return next((str(one.specifier) for one in named if one.name == "modal" and one.specifier), MODAL_PIN)
+    return next(
+        (str(one.specifier) for one in named if one.name == "modal" and one.specifier), MODAL_PIN
+    )
 
 
 def command_check(command: str | None, interpreter: str | None, executable: str) -> Check:
@@ -71,9 +82,16 @@ def command_check(command: str | None, interpreter: str | None, executable: str)
     if command is None:
         return Check("modal command", "warn", "not on PATH", mend)
     if interpreter is None:
-        return Check("modal command", "warn", f"{command} does not say which Python it runs with", mend)
+        return Check(
+            "modal command", "warn", f"{command} does not say which Python it runs with", mend
+        )
     if Path(interpreter).parent.resolve() != Path(executable).parent.resolve():
-        return Check("modal command", "warn", f"{command} runs with {interpreter}, tidemill with {executable}", mend)
+        return Check(
+            "modal command",
+            "warn",
+            f"{command} runs with {interpreter}, tidemill with {executable}",
+            mend,
+        )
     return Check("modal command", "ok", command)
 
 
@@ -88,7 +106,8 @@ def interpreter_of(script: Path) -> str | None:
     words = lines[0][2:].split()
     if words and Path(words[0]).name == "env":
         return shutil.which(words[-1]) if "python" in words[-1] else None
-    if words and words[0] == "/bin/sh" and len(lines) > 1:  # how installers write paths too long for a first line
+    # how installers write paths too long for a first line
+    if words and words[0] == "/bin/sh" and len(lines) > 1:
         found = re.match(r"'''exec' (?:\"([^\"]+)\"|(\S+))", lines[1])
         return (found[1] or found[2]) if found else None
     return words[0] if words and "python" in Path(words[0]).name else None

@@ -11,10 +11,12 @@ from pipeline.model.settings import PipelineSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """See `discovery.Again`. prefix: of the whole key. since_us, until_us: bounds on the time of change, the later one excluded.
+    """See `discovery.Again`. prefix: of the whole key. since_us, until_us: bounds on the time of
+    change, the later one excluded.
 
-    transform: only objects that this transform takes. outdated: only those whose rows another version of the code made.
-    committed_upto: only those whose rows were committed at or before this sequence: what a broken-off backfill has not done yet.
+    transform: only objects that this transform takes. outdated: only those whose rows another
+    version of the code made. committed_upto: only those whose rows were committed at or before this
+    sequence: what a broken-off backfill has not done yet.
     """
 
     settings: PipelineSettings
@@ -38,9 +40,13 @@ class _Test:
 
     def __call__(self, key: str, modified_us: int, known: Known) -> bool:
         w = self.wanted
-        if not key.startswith(w.prefix) or (w.committed_upto is not None and known.sequence > w.committed_upto):
+        if not key.startswith(w.prefix) or (
+            w.committed_upto is not None and known.sequence > w.committed_upto
+        ):
             return False
-        if (w.since_us is not None and modified_us < w.since_us) or (w.until_us is not None and modified_us >= w.until_us):
+        if (w.since_us is not None and modified_us < w.since_us) or (
+            w.until_us is not None and modified_us >= w.until_us
+        ):
             return False
         if w.transform is None and not w.outdated:
             return True

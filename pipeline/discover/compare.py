@@ -1,4 +1,7 @@
-"""From a page of a listing to what is new, changed or missing. The comparison is pure; the two requests it needs are named."""
+"""From a page of a listing to what is new, changed or missing.
+
+The comparison is pure; the two requests it needs are named.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ class Known(NamedTuple):
 
 @dataclass(slots=True)
 class Judged:
-    """What one page says: objects to process by transform, known keys that the page lacks, and what no route takes."""
+    """What one page says: objects to process by transform, known keys that the page lacks, and what
+    no route takes.
+    """
 
     found: list[Found] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
@@ -44,7 +49,9 @@ class Judged:
 
 
 Again = Callable[[str, int, Known], bool]
-"""Whether an object at its committed version is to be processed again: its key, its time of change, and what is known of it."""
+"""Whether an object at its committed version is to be processed again: its key, its time of change,
+and what is known of it.
+"""
 
 
 def judge(  # noqa: PLR0917
@@ -56,10 +63,12 @@ def judge(  # noqa: PLR0917
     upto: str | None,
     again: Again | None = None,
 ) -> Judged:
-    """Compare a page that covers the keys in (`after`, `upto`] with what the ledger's runs hold there, and with the overlay.
+    """Compare a page that covers the keys in (`after`, `upto`] with what the ledger's runs hold
+    there, and with the overlay.
 
-    Objects at their committed version cost nothing further, but for those that `again` picks. `replaces` of what is found is
-    exact as long as no commit decides about the key before it is planned (the planner checks that).
+    Objects at their committed version cost nothing further, but for those that `again` picks.
+    `replaces` of what is found is exact as long as no commit decides about the key before it is
+    planned (the planner checks that).
     """
     unusable, page = page.unusable, without_markers(page)
     judged = Judged(listed=len(page.keys), listed_bytes=sum(page.sizes))
@@ -78,7 +87,8 @@ def judge(  # noqa: PLR0917
 
 
 def differing(page: Page, committed: pa.Table, keep: Iterable[str]) -> tuple[Page, pa.Table]:
-    """The page's objects and the ledger's rows without those that are the same in both; keys in `keep` stay, whatever they are.
+    """The page's objects and the ledger's rows without those that are the same in both; keys in
+    `keep` stay, whatever they are.
 
     On whole columns: of millions of objects, Python sees those that matter.
     """
@@ -109,8 +119,12 @@ def _array(table: pa.Table, name: str) -> pa.Array:
     return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
 
 
-def in_ranges(page: Page, after: str, upto: str | None, ends: Sequence[str]) -> Iterator[tuple[Page, str, str | None]]:
-    """The page in pieces, each with the range (above, end] that it covers: none spans two of the ranges that `ends` end."""
+def in_ranges(
+    page: Page, after: str, upto: str | None, ends: Sequence[str]
+) -> Iterator[tuple[Page, str, str | None]]:
+    """The page in pieces, each with the range (above, end] that it covers: none spans two of the
+    ranges that `ends` end.
+    """
     start = 0
     for end in ends:
         stop = bisect_right(page.keys, end)
@@ -143,15 +157,26 @@ def _taken(page: Page, indexes: list[int]) -> Page:
 
 
 def without_markers(page: Page) -> Page:
-    """The page's objects without those that only stand for folders. Names that can be no keys are left out where there are some."""
+    """The page's objects without those that only stand for folders.
+
+    Names that can be no keys are left out where there are some.
+    """
     if 0 not in page.sizes:
         return page
     sized = enumerate(zip(page.keys, page.sizes, strict=True))
     return _taken(page, [i for i, (key, size) in sized if not keys.is_folder_marker(key, size)])
 
 
-def judge_named(heads: Sequence[Head | None], names: Sequence[str], state: State, router: Router, again: Again | None) -> Judged:
-    """Compare objects that were asked for by name, each with its head or None where there is none, with the ledger."""
+def judge_named(
+    heads: Sequence[Head | None],
+    names: Sequence[str],
+    state: State,
+    router: Router,
+    again: Again | None,
+) -> Judged:
+    """Compare objects that were asked for by name, each with its head or None where there is none,
+    with the ledger.
+    """
     heads = [_source(head) for head in heads]
     there = [head for head in heads if head is not None]
     page = Page(
@@ -161,7 +186,11 @@ def judge_named(heads: Sequence[Head | None], names: Sequence[str], state: State
         modified_us=[head.modified_us for head in there],
     )
     entries = {head.key: state.entry(head.key) for head in there}
-    known = {key: Known(e.etag, e.output, e.version, e.sequence) for key, e in entries.items() if e is not None}
+    known = {
+        key: Known(e.etag, e.output, e.version, e.sequence)
+        for key, e in entries.items()
+        if e is not None
+    }
     judged = Judged(listed=len(there))
     _compare(judged, page, known, router, _also_waiting(state, again))
     for found in judged.found:
@@ -171,22 +200,38 @@ def judge_named(heads: Sequence[Head | None], names: Sequence[str], state: State
 
 
 def judge_unknown(page: Page, state: State, router: Router) -> Judged:
-    """Of a listing that may be days old: the objects that no commit ever spoke of. What is known may be newer than the page."""
+    """Of a listing that may be days old: the objects that no commit ever spoke of.
+
+    What is known may be newer than the page.
+    """
     page = without_markers(page)
     judged = Judged(listed=len(page.keys))
     fresh = [
-        i for i, key in enumerate(page.keys) if key not in state.wanted and key not in state.quarantine and state.entry(key) is None
+        i
+        for i, key in enumerate(page.keys)
+        if key not in state.wanted and key not in state.quarantine and state.entry(key) is None
     ]
     _compare(judged, _taken(page, fresh), {}, router, None)
     return judged
 
 
-def _compare(judged: Judged, page: Page, known: dict[str, Known], router: Router, again: Again | None) -> None:
-    """Sort the page's objects by transform: new and changed, then those for once more. Takes the page's keys out of `known`."""
+def _compare(
+    judged: Judged, page: Page, known: dict[str, Known], router: Router, again: Again | None
+) -> None:
+    """Sort the page's objects by transform: new and changed, then those for once more.
+
+    Takes the page's keys out of `known`.
+    """
     columns: dict[tuple[bool, str], Inputs] = {}
-    for key, etag, size, modified in zip(page.keys, page.etags, page.sizes, page.modified_us, strict=True):
+    for key, etag, size, modified in zip(
+        page.keys, page.etags, page.sizes, page.modified_us, strict=True
+    ):
         before = known.pop(key, None)
-        if before is not None and before.etag == etag and (again is None or not again(key, modified, before)):
+        if (
+            before is not None
+            and before.etag == etag
+            and (again is None or not again(key, modified, before))
+        ):
             continue
         if not router.includes(key):
             continue
@@ -199,17 +244,24 @@ def _compare(judged: Judged, page: Page, known: dict[str, Known], router: Router
         kind = (before is not None and before.etag == etag, transform)
         inputs = columns.get(kind)
         if inputs is None:
-            inputs = columns[kind] = Inputs(keys=[], etags=[], sizes=[], modified_us=[], replaces=[])
+            inputs = columns[kind] = Inputs(
+                keys=[], etags=[], sizes=[], modified_us=[], replaces=[]
+            )
         inputs.keys.append(key)
         inputs.etags.append(etag)
         inputs.sizes.append(size)
         inputs.modified_us.append(modified)
         inputs.replaces.append(before.output if before is not None else None)
-    judged.found = sorted((Found(name, inputs, again) for (again, name), inputs in columns.items()), key=lambda f: f.again)
+    judged.found = sorted(
+        (Found(name, inputs, again) for (again, name), inputs in columns.items()),
+        key=lambda f: f.again,
+    )
 
 
 def _also_waiting(state: State, again: Again | None) -> Again | None:
-    """Committed versions that were to be processed once more, and whose attempt gave no answer, still are."""
+    """Committed versions that were to be processed once more, and whose attempt gave no answer,
+    still are.
+    """
     quarantine = state.quarantine
     if not quarantine:
         return again
@@ -224,7 +276,11 @@ def _also_waiting(state: State, again: Again | None) -> Again | None:
 
 def _all_new(page: Page) -> Inputs:
     return Inputs(
-        keys=page.keys, etags=page.etags, sizes=page.sizes, modified_us=page.modified_us, replaces=[None] * len(page.keys)
+        keys=page.keys,
+        etags=page.etags,
+        sizes=page.sizes,
+        modified_us=page.modified_us,
+        replaces=[None] * len(page.keys),
     )
 
 
@@ -242,8 +298,13 @@ def _known(committed: pa.Table | None, changed: Mapping[str, Entry | None]) -> d
     return known
 
 
-def _absent_quarantined(page: Page, state: State, known: Iterable[str], set_aside: Sequence[str]) -> list[str]:
-    """Quarantined keys of the range that the page lacks. Names that can be no key are listed nowhere: they stay."""
+def _absent_quarantined(
+    page: Page, state: State, known: Iterable[str], set_aside: Sequence[str]
+) -> list[str]:
+    """Quarantined keys of the range that the page lacks.
+
+    Names that can be no key are listed nowhere: they stay.
+    """
     candidates = [key for key in set_aside if state.quarantine[key].kind != "key"]
     if not candidates:
         return []
@@ -273,10 +334,16 @@ async def with_more(pages: AsyncIterator[Page]) -> AsyncIterator[tuple[Page, boo
 
 
 async def confirm_missing(store: Store, absent: Sequence[str]) -> list[str]:
-    """Those keys of `absent` that a request for each does not find either: a listing may be stale, a HEAD is not."""
+    """Those keys of `absent` that a request for each does not find either: a listing may be stale,
+    a HEAD is not.
+    """
     if not absent:
         return []
-    return [key for key, head in zip(absent, await store.head_many(absent), strict=True) if _source(head) is None]
+    return [
+        key
+        for key, head in zip(absent, await store.head_many(absent), strict=True)
+        if _source(head) is None
+    ]
 
 
 def _source(head: Head | None) -> Head | None:

@@ -1,7 +1,9 @@
-"""S3 Inventory as the listing of a first run: files that S3 writes each day or week with all keys of a bucket.
+"""S3 Inventory as the listing of a first run: files that S3 writes each day or week with all keys
+of a bucket.
 
-An inventory is up to two days old. So it only says what to look at: keys that are not known at all are planned at the version that
-it names, workers read that very version or find that it is gone, and nothing is judged deleted. Listings see to the rest.
+An inventory is up to two days old. So it only says what to look at: keys that are not known at all
+are planned at the version that it names, workers read that very version or find that it is gone,
+and nothing is judged deleted. Listings see to the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ ROWS = 10_000
 CHUNK_BYTES = 8 * 2**20
 MANIFEST_BYTES_MAX = 64 * 2**20
 NEEDED = {"key": "Key", "size": "Size", "lastmodifieddate": "LastModifiedDate", "etag": "ETag"}
-"""Columns that must be there, as S3 calls the fields; of each format's names letters alone count (`e_tag`, `ETag`)."""
+"""Columns that must be there, as S3 calls the fields; of each format's names letters alone count
+(`e_tag`, `ETag`).
+"""
 VERSIONED = ("islatest", "isdeletemarker")
 """Columns of inventories of all versions."""
 
@@ -42,9 +46,11 @@ class _File:
 
 
 class Inventory:
-    """One inventory report. store: of the bucket that the reports are written to. manifest: the key of its manifest.json.
+    """One inventory report. store: of the bucket that the reports are written to. manifest: the key
+    of its manifest.json.
 
-    bucket, prefix: whose objects are wanted; pages hold keys without `prefix`, as the store of the sources does.
+    bucket, prefix: whose objects are wanted; pages hold keys without `prefix`, as the store of the
+    sources does.
     """
 
     def __init__(self, store: Store, manifest: str, *, bucket: str, prefix: str = "") -> None:
@@ -54,30 +60,50 @@ class Inventory:
         self._files: list[_File] = []
 
     async def open(self) -> None:
-        """Read the manifest. Raises SettingsError where it is none, of another bucket, or lacks a field that is needed."""
+        """Read the manifest.
+
+        Raises SettingsError where it is none, of another bucket, or lacks a field that is needed.
+        """
         where = f"{self._store.url}{self._manifest}"
         try:
             head = await self._store.head(self._manifest)
-            body = (await self._store.get(self._manifest)).body if head.size_bytes <= MANIFEST_BYTES_MAX else b""
+            body = (
+                (await self._store.get(self._manifest)).body
+                if head.size_bytes <= MANIFEST_BYTES_MAX
+                else b""
+            )
         except ObjectNotFound:
             raise SettingsError(f"{where}: there is no such manifest") from None
         try:
             told = json.loads(body)
             self._format, schema = str(told["fileFormat"]), str(told["fileSchema"])
-            self._files = [_File(str(file["key"]), str(file["MD5checksum"])) for file in told["files"]]
+            self._files = [
+                _File(str(file["key"]), str(file["MD5checksum"])) for file in told["files"]
+            ]
             source = str(told["sourceBucket"])
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise SettingsError(f"{where} is no manifest of S3 Inventory: give the URL of its manifest.json") from None
+            raise SettingsError(
+                f"{where} is no manifest of S3 Inventory: give the URL of its manifest.json"
+            ) from None
         if source != self._bucket:
-            raise SettingsError(f"{where} is an inventory of bucket {source!r}, not of {self._bucket!r}")
+            raise SettingsError(
+                f"{where} is an inventory of bucket {source!r}, not of {self._bucket!r}"
+            )
         if self._format not in _READERS:
-            raise SettingsError(f"{where}: files are {self._format!r}; CSV, ORC and Parquet can be read")
-        self._columns = [_plain(name) for name in re.split(r"[\s,]+", schema)] if self._format == "CSV" else []
+            raise SettingsError(
+                f"{where}: files are {self._format!r}; CSV, ORC and Parquet can be read"
+            )
+        self._columns = (
+            [_plain(name) for name in re.split(r"[\s,]+", schema)] if self._format == "CSV" else []
+        )
         if self._columns:
             self._require(self._columns, where)
 
     async def pages(self, source: str) -> AsyncIterator[Page]:
-        """The newest versions below `source`, file by file, each in its own order. Raises SettingsError for a damaged file."""
+        """The newest versions below `source`, file by file, each in its own order.
+
+        Raises SettingsError for a damaged file.
+        """
         for file in self._files:
             content = await self._fetch(file)
             try:
@@ -99,7 +125,10 @@ class Inventory:
         content = self._store.open_content(file.key, head.etag, head.size_bytes)
         if await asyncio.to_thread(_md5, content.path) != file.md5:
             content.close()
-            raise SettingsError(f"{where} is not what the manifest says (its MD5 differs): it was changed or damaged")
+            raise SettingsError(
+                f"{where} is not what the manifest says (its MD5 differs): it was changed or"
+                " damaged"
+            )
         return content
 
     def _batches(self, file: _File, path: Path) -> Iterator[pa.Table]:
@@ -114,15 +143,24 @@ class Inventory:
                 for start in range(0, table.num_rows, ROWS):
                     yield table.slice(start, ROWS)
         except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{where} cannot be read as {self._format}: {' '.join(str(error).split())[:200]}") from None
+            raise SettingsError(
+                f"{where} cannot be read as {self._format}: {' '.join(str(error).split())[:200]}"
+            ) from None
 
     def _require(self, columns: Iterable[str], where: str) -> None:
         absent = [NEEDED[name] for name in NEEDED if name not in columns]
         if absent:
-            raise SettingsError(f"{where}: the inventory lacks {', '.join(absent)}: add it to the inventory's optional fields")
+            raise SettingsError(
+                f"{where}: the inventory lacks {', '.join(absent)}: add it to the inventory's"
+                " optional fields"
+            )
 
     def _page(self, table: pa.Table, source: str) -> Page:
-        columns = {name: table.column(name).to_pylist() for name in (*NEEDED, *VERSIONED) if name in table.column_names}
+        columns = {
+            name: table.column(name).to_pylist()
+            for name in (*NEEDED, *VERSIONED)
+            if name in table.column_names
+        }
         page = Page(keys=[], etags=[], sizes=[], modified_us=[])
         below, encoded = self._prefix + source, self._format == "CSV"
         for i, name in enumerate(columns["key"]):
@@ -190,7 +228,9 @@ def _csv(path: Path, columns: list[str]) -> Iterator[pa.Table]:
 
     types = dict.fromkeys(columns, pa.string())
     read = csv.ReadOptions(column_names=columns, block_size=CHUNK_BYTES)
-    convert = csv.ConvertOptions(column_types=types, include_columns=[c for c in columns if c in (*NEEDED, *VERSIONED)])
+    convert = csv.ConvertOptions(
+        column_types=types, include_columns=[c for c in columns if c in (*NEEDED, *VERSIONED)]
+    )
     with gzip.open(path) as stream:
         for batch in csv.open_csv(stream, read_options=read, convert_options=convert):
             yield pa.Table.from_batches([batch])

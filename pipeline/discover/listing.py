@@ -1,12 +1,22 @@
-"""What a pass is to look at, page by page, each compared with the ledger: the bucket's own listing, somebody else's, or keys
-that were named."""
+"""What a pass is to look at, page by page, each compared with the ledger: the bucket's own listing,
+somebody else's, or keys that were named.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
 from pipeline.commit_log.log import Log
-from pipeline.discover.compare import Again, Judged, confirm_missing, in_ranges, judge, judge_named, judge_unknown, with_more
+from pipeline.discover.compare import (
+    Again,
+    Judged,
+    confirm_missing,
+    in_ranges,
+    judge,
+    judge_named,
+    judge_unknown,
+    with_more,
+)
 from pipeline.discover.request import Request
 from pipeline.discover.router import Router
 from pipeline.model.listing import Page
@@ -15,21 +25,35 @@ from pipeline.state.key_growth import Frontier, Growth, Stretch, Survey, stretch
 from pipeline.state.state import State
 
 Look = tuple[Judged, list[str], int, bool]
-"""What a page says, the keys that are surely missing, the sequence known before it was asked for, and whether more follow."""
+"""What a page says, the keys that are surely missing, the sequence known before it was asked for,
+and whether more follow.
+"""
 
 
 TOUCHED_MAX = 50_000
-"""Decisions remembered for a listing under way, before those about keys that it has passed are let go."""
+"""Decisions remembered for a listing under way, before those about keys that it has passed are let
+go.
+"""
 
 
 class Finder:
-    """What a request is about, found and compared with the state. The caller may commit between two looks."""
+    """What a request is about, found and compared with the state.
+
+    The caller may commit between two looks.
+    """
 
     def __init__(
-        self, log: Log, state: State, settings: PipelineSettings, request: Request, scopes: Sequence[tuple[str, Again | None]] = ()
+        self,
+        log: Log,
+        state: State,
+        settings: PipelineSettings,
+        request: Request,
+        scopes: Sequence[tuple[str, Again | None]] = (),
     ) -> None:
-        """scopes: prefixes to list one after the other, each with what is processed once more there; by default the source. The
-        last one is the source: only there objects are counted, and missed."""
+        """scopes: prefixes to list one after the other, each with what is processed once more
+        there; by default the source. The last one is the source: only there objects are counted,
+        and missed.
+        """
         self.log = log
         self.state = state
         self.settings = settings
@@ -56,7 +80,13 @@ class Finder:
     async def _named(self, names: Sequence[str]) -> AsyncIterator[Look]:
         names, base = sorted(set(names)), self.state.sequence
         await self.log.look_up(self.state, names)
-        judged = judge_named(await self.log.store.head_many(names), names, self.state, self.router, self.request.again)
+        judged = judge_named(
+            await self.log.store.head_many(names),
+            names,
+            self.state,
+            self.router,
+            self.request.again,
+        )
         yield judged, judged.absent, base, False
 
     async def _told(self, pages: AsyncIterator[Page]) -> AsyncIterator[Look]:
@@ -68,7 +98,9 @@ class Finder:
     async def _whole(self) -> AsyncIterator[Look]:
         *ahead, (source, again) = self.scopes
         for prefix, first in ahead:
-            async for judged, _, base, _ in self._listed([Stretch(prefix, "", prefix[:-1], None)], first, None):
+            async for judged, _, base, _ in self._listed(
+                [Stretch(prefix, "", prefix[:-1], None)], first, None
+            ):
                 yield Judged(found=judged.found), [], base, True
         survey = Survey(source)
         async for look in self._listed([Stretch(source, "", "", None)], again, survey):
@@ -76,7 +108,9 @@ class Finder:
         self.growth = survey.growth()
 
     async def _grown(self) -> AsyncIterator[Look]:
-        """Only where keys grow, from the last one on; what is late is for a notice or a whole listing to find."""
+        """Only where keys grow, from the last one on; what is late is for a notice or a whole
+        listing to find.
+        """
         frontiers = grown(self.state, self.settings)
         survey = Survey(self.settings.source, self.state.growth)
         stretches = [stretch_of(frontier, self.settings.source) for frontier in frontiers]
@@ -84,8 +118,13 @@ class Finder:
             yield look
         self.growth = survey.further(frontiers)
 
-    async def _listed(self, stretches: Sequence[Stretch], again: Again | None, survey: Survey | None) -> AsyncIterator[Look]:
-        """Pages of the stretches. Without a survey: ahead of the whole listing, so nothing is missed yet."""
+    async def _listed(
+        self, stretches: Sequence[Stretch], again: Again | None, survey: Survey | None
+    ) -> AsyncIterator[Look]:
+        """Pages of the stretches.
+
+        Without a survey: ahead of the whole listing, so nothing is missed yet.
+        """
         state, base = self.state, self.state.sequence
         for last, stretch in [(stretch is stretches[-1], stretch) for stretch in stretches]:
             splits = state.ledger.runs.split_keys(stretch.after, stretch.upto)
@@ -93,13 +132,22 @@ class Finder:
                 if survey is not None:
                     survey.note(page)
                 upto = to if survey is not None else (page.keys or [after])[-1]
-                for part, above, end in in_ranges(page, after, upto, state.ledger.runs.range_ends(after, upto)):
+                for part, above, end in in_ranges(
+                    page, after, upto, state.ledger.runs.range_ends(after, upto)
+                ):
                     committed = await self.log.committed_between(state, above, end)
                     judged = judge(part, state, committed, self.router, above, end, again)
-                    missing = await confirm_missing(self.log.store, judged.absent) if survey is not None else []
+                    missing = (
+                        await confirm_missing(self.log.store, judged.absent)
+                        if survey is not None
+                        else []
+                    )
                     yield judged, missing, base, not last or end != stretch.upto
-                    if len(state.touched) > TOUCHED_MAX and end is not None:  # no later page asks about these
-                        state.touched = {key: sequence for key, sequence in state.touched.items() if key > end}
+                    # no later page asks about these
+                    if len(state.touched) > TOUCHED_MAX and end is not None:
+                        state.touched = {
+                            key: sequence for key, sequence in state.touched.items() if key > end
+                        }
 
 
 def grown(state: State, settings: PipelineSettings) -> list[Frontier]:
@@ -109,10 +157,14 @@ def grown(state: State, settings: PipelineSettings) -> list[Frontier]:
     return state.growth.grown(always=settings.listing == "growing")
 
 
-async def ranged_pages(log: Log, stretch: Stretch, split_at: Sequence[str] = ()) -> AsyncIterator[tuple[Page, str, str | None]]:
+async def ranged_pages(
+    log: Log, stretch: Stretch, split_at: Sequence[str] = ()
+) -> AsyncIterator[tuple[Page, str, str | None]]:
     """The stretch's pages, each with the key range (after, upto] that it covers."""
     held, after = None, stretch.after
-    async for page in log.store.list(stretch.prefix, start_after=stretch.start_after, split_at=split_at):
+    async for page in log.store.list(
+        stretch.prefix, start_after=stretch.start_after, split_at=split_at
+    ):
         if held is not None and held.keys:
             yield held, after, held.keys[-1]
             after = held.keys[-1]

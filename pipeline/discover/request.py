@@ -12,9 +12,11 @@ from pipeline.model.settings import Priority
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a pass may begin at most, None: no limit. size_bytes: the first file goes whatever its size: none waits for ever.
+    """What a pass may begin at most, None: no limit. size_bytes: the first file goes whatever its
+    size: none waits for ever.
 
-    usd: estimated dollars, for a whole run; an engine that knows what work costs sees to it (see `cost.Budget`).
+    usd: estimated dollars, for a whole run; an engine that knows what work costs sees to it (see
+    `cost.Budget`).
     """
 
     files: int | None = None
@@ -27,11 +29,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a pass is asked for. limits: how much of it. priority: what goes first, None: as the pipeline declares.
+    """What a pass is asked for. limits: how much of it. priority: what goes first, None: as the
+    pipeline declares.
 
-    names: only these keys, and no listing. again: which objects at their committed version are processed once more. listing:
-    instead of the store's own, what somebody listed a while ago, below the source prefix that it is called with: of that, only what
-    is not known at all, and nothing is missing. growing: list only the prefixes whose keys grow, from the last key on (see
+    names: only these keys, and no listing. again: which objects at their committed version are
+    processed once more. listing: instead of the store's own, what somebody listed a while ago,
+    below the source prefix that it is called with: of that, only what is not known at all, and
+    nothing is missing. growing: list only the prefixes whose keys grow, from the last key on (see
     `growth.Growth`).
     """
 
@@ -45,4 +49,6 @@ class Request:
     @property
     def is_once(self) -> bool:
         """Whether a single pass answers it, whatever is left."""
-        return bool(self.limits) or any(asked is not None for asked in (self.names, self.again, self.listing))
+        return bool(self.limits) or any(
+            asked is not None for asked in (self.names, self.again, self.listing)
+        )

@@ -9,7 +9,8 @@ from pipeline.model.settings import PipelineSettings
 
 
 def glob_to_regex(pattern: str) -> str:
-    """A glob over keys as a regular expression: `*` and `?` stay within one path part, `**/` spans any number of parts.
+    """A glob over keys as a regular expression: `*` and `?` stay within one path part, `**/` spans
+    any number of parts.
 
     `[abc]`, `[a-z]`, `[!x]` as in the shell. `**` at the end matches everything below.
     """
@@ -37,7 +38,9 @@ def _matcher(globs: Sequence[str]) -> Callable[[str], object] | None:
 
 
 class Router:
-    """Which transform takes a key: the first whose `match` fits, within the pipeline's include and exclude."""
+    """Which transform takes a key: the first whose `match` fits, within the pipeline's include and
+    exclude.
+    """
 
     __slots__ = ("_cut", "_exclude", "_include", "_routes", "everything")
 
@@ -47,7 +50,11 @@ class Router:
         self._exclude = _matcher(settings.exclude) if settings.exclude else lambda _: False
         self._routes = [(t.name, _matcher(t.match)) for t in settings.transforms]
         unfiltered = self._include is None and not settings.exclude
-        self.everything = self._routes[0][0] if unfiltered and self._routes and self._routes[0][1] is None else None
+        self.everything = (
+            self._routes[0][0]
+            if unfiltered and self._routes and self._routes[0][1] is None
+            else None
+        )
         """The transform that takes every key, where there is one: no key needs to be looked at."""
 
     def includes(self, key: str) -> bool:

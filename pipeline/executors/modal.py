@@ -1,8 +1,12 @@
-"""The deployed app on Modal as an executor. Orders go to its functions; what they did is read from the bucket.
+"""The deployed app on Modal as an executor.
 
-Three of Modal's ways of running batches meet here. `gather` (`.map`): the pass waits for all answers. `detached` (`.spawn_map`):
-the pass leaves as soon as all orders are handed over; receipts are found later. `jobs` (`.spawn`): detached too, and each call's
-id is kept. The fourth, `@modal.batched`, is how deployed functions take small orders together (see pipeline/work/worker_pools.py).
+Orders go to its functions; what they did is read from the bucket.
+
+Three of Modal's ways of running batches meet here. `gather` (`.map`): the pass waits for all
+answers. `detached` (`.spawn_map`): the pass leaves as soon as all orders are handed over; receipts
+are found later. `jobs` (`.spawn`): detached too, and each call's id is kept. The fourth,
+`@modal.batched`, is how deployed functions take small orders together (see
+pipeline/work/worker_pools.py).
 """
 
 from __future__ import annotations
@@ -32,11 +36,16 @@ def explained_modal(what: str, *, missing: str = "run  tidemill deploy  first") 
     try:
         yield
     except modal.AuthError as error:
-        raise SettingsError(f"Modal refused the token: {_line(error)}; run  modal token new,  or see  tidemill doctor") from None
+        raise SettingsError(
+            f"Modal refused the token: {_line(error)}; run  modal token new,  or see  tidemill"
+            " doctor"
+        ) from None
     except modal.NotFoundError as error:
         raise SettingsError(f"{what}: {_line(error)}; {missing}") from None
     except (modal.ConnectionError, modal.ServiceError, modal.InternalError, TimeoutError) as error:
-        raise StoreUnavailable(f"Modal does not answer ({_line(error)}); {what} can be run again") from None
+        raise StoreUnavailable(
+            f"Modal does not answer ({_line(error)}); {what} can be run again"
+        ) from None
 
 
 def _line(error: BaseException) -> str:
@@ -92,13 +101,20 @@ class ModalExecutor:
         return 0
 
     async def dispatch(self, assignments: Sequence[Assignment]) -> None:
-        """Hand the attempts over. Raises SettingsError where the app is not deployed, StoreUnavailable where Modal is away."""
+        """Hand the attempts over.
+
+        Raises SettingsError where the app is not deployed, StoreUnavailable where Modal is away.
+        """
         by_function: dict[str, list[tuple[Assignment, str]]] = {}
         for assignment in assignments:
-            order, body = order_for(assignment, keys.home(assignment.pipeline), awaited=self._way == "gather")
+            order, body = order_for(
+                assignment, keys.home(assignment.pipeline), awaited=self._way == "gather"
+            )
             if body is not None:
                 await self._store.put(order.stored, body)
-            function = self._pools[assignment.task.transform].function_for(len(assignment.task.inputs))
+            function = self._pools[assignment.task.transform].function_for(
+                len(assignment.task.inputs)
+            )
             by_function.setdefault(function, []).append((assignment, encode(order)))
         for function, orders in by_function.items():
             with explained_modal(f"app {self._app}"):
@@ -115,7 +131,9 @@ class ModalExecutor:
                 self.calls[assignment.task.id] = (await function.spawn.aio(text)).object_id
         else:
             self._waiting |= {assignment.task.id: assignment for assignment, _ in orders}
-            self._gathering.append(asyncio.create_task(self._gather(function, [a.task.id for a, _ in orders], texts)))
+            self._gathering.append(
+                asyncio.create_task(self._gather(function, [a.task.id for a, _ in orders], texts))
+            )
 
     def _function(self, full_name: str) -> Any:
         import modal
@@ -126,13 +144,18 @@ class ModalExecutor:
             return getattr(cls(), method)
         return modal.Function.from_name(self._app, name, environment_name=self._environment)
 
-    # -- answers -----------------------------------------------------------------------------------------------------
+    # -- answers -----------------------------------------------------------------------------------
 
     async def _gather(self, function: Any, tasks: list[str], texts: list[str]) -> None:
-        """Take the answers of one `.map`. Exceptions do not end it; what has no answer in the end is lost."""
+        """Take the answers of one `.map`.
+
+        Exceptions do not end it; what has no answer in the end is lost.
+        """
         problem = "the container failed without an answer"
         try:
-            answers: AsyncIterator[object] = function.map.aio(texts, order_outputs=self._ordered, return_exceptions=True)
+            answers: AsyncIterator[object] = function.map.aio(
+                texts, order_outputs=self._ordered, return_exceptions=True
+            )
             async for answer in answers:
                 if isinstance(answer, BaseException):
                     problem = f"{type(answer).__name__}: {_line(answer)}"

@@ -11,7 +11,10 @@ from pipeline.ports import Finished
 
 
 class NoExecutor:
-    """Dispatches nothing. With an owner's name, knows which others of this machine have ended; else takes none for dead."""
+    """Dispatches nothing.
+
+    With an owner's name, knows which others of this machine have ended; else takes none for dead.
+    """
 
     owner = ""
     outstanding = 0

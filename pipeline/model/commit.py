@@ -1,8 +1,11 @@
-"""The values that travel between the parts and that are written into the bucket. Frozen, typed, no behaviour beyond themselves.
+"""The values that travel between the parts and that are written into the bucket.
 
-Types that are stored (`Commit`, `Receipt`, `Checkpoint`, ...) are msgspec structs: decoding checks every field's type,
-so an object that somebody else wrote is refused by name and never half understood. Times named `_ms` are milliseconds
-since 1970 UTC by the clock the field names; `modified_us` is the store's own last-modified time in microseconds.
+Frozen, typed, no behaviour beyond themselves.
+
+Types that are stored (`Commit`, `Receipt`, `Checkpoint`, ...) are msgspec structs: decoding checks
+every field's type, so an object that somebody else wrote is refused by name and never half
+understood. Times named `_ms` are milliseconds since 1970 UTC by the clock the field names;
+`modified_us` is the store's own last-modified time in microseconds.
 """
 
 from __future__ import annotations
@@ -15,10 +18,13 @@ from pipeline.model.receipt import OutputFile, SourceProblem
 from pipeline.model.task import Task
 
 FORMAT_VERSION = 3
-"""Version of every stored object. A larger number in the bucket was written by a newer Tidemill and is refused.
+"""Version of every stored object.
 
-1: outputs in the checkpoint alone. 2: runs in levels, of outputs too, and commits give runs up before they are deleted.
-3: compaction of outputs; generations."""
+A larger number in the bucket was written by a newer Tidemill and is refused.
+
+1: outputs in the checkpoint alone. 2: runs in levels, of outputs too, and commits give runs up
+before they are deleted. 3: compaction of outputs; generations.
+"""
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,8 +62,10 @@ class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     etag: str
     kind: Literal["failed", "lost", "key", "cancelled"]
-    """failed: the user's own code or result, final for this version. lost: attempts died without an answer, retried with
-    backoff. key: the key itself cannot be processed. cancelled: a person cancelled the job it was in."""
+    """failed: the user's own code or result, final for this version. lost: attempts died without an
+    answer, retried with backoff. key: the key itself cannot be processed. cancelled: a person
+    cancelled the job it was in.
+    """
     reason: str
     detail: str = ""
     tries: int = 1
@@ -89,7 +97,9 @@ class AggregateFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
-    """New and changed objects that a listing found and its pass left to later ones: limits, costs, as many open tasks as may be."""
+    """New and changed objects that a listing found and its pass left to later ones: limits, costs,
+    as many open tasks as may be.
+    """
 
     files: int = 0
     size_bytes: int = 0
@@ -106,14 +116,19 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
     number: int
     versions: dict[str, str] = {}
-    """Transform -> version of the code it is filled with; empty for the first, which takes what comes."""
+    """Transform -> version of the code it is filled with; empty for the first, which takes what
+    comes.
+    """
     created_ms: int = 0
     sample: int | None = None
     """It was filled with so many objects only, to be looked at."""
 
 
 class Generations(msgspec.Struct, frozen=True, kw_only=True):
-    """Which generations a pipeline's table has, and which of them readers see. Kept in the log of the first one."""
+    """Which generations a pipeline's table has, and which of them readers see.
+
+    Kept in the log of the first one.
+    """
 
     live: int = 0
     previous: int | None = None
@@ -121,7 +136,9 @@ class Generations(msgspec.Struct, frozen=True, kw_only=True):
     candidate: int | None = None
     """The one that is being filled, to be published."""
     uploads: Literal["both", "live", "new"] = "new"
-    """Where runs of the candidate's code put new uploads; runs of other code always fill the live one."""
+    """Where runs of the candidate's code put new uploads; runs of other code always fill the live
+    one.
+    """
     kept: list[Generation] = []
     dropped: list[int] = []
     """Their files are to be deleted; a number is never used again."""

@@ -1,13 +1,14 @@
 """The key layout: where each kind of object lives, and how names are read back. Pure.
 
-    _tidemill/<pipeline>/format.json  log/ checkpoint/ ledger/ hint gc/floor                the home prefix
+    _tidemill/<pipeline>/format.json  log/ checkpoint/ ledger/ hint gc/floor    the home prefix
                          receipts/ assignments/ jobs/
-    <output>rows/<hive partitions>/<task>.<nonce>.<n>.parquet                                rows
-    <output>rejected/<task>.<nonce>.<n>.parquet                                              rejected rows
-    <output>aggregates/<name>/<sequence>.<nonce>.parquet                                     aggregates
+    <output>rows/<hive partitions>/<task>.<nonce>.<n>.parquet                   rows
+    <output>rejected/<task>.<nonce>.<n>.parquet                                 rejected rows
+    <output>aggregates/<name>/<sequence>.<nonce>.parquet                        aggregates
 
-A further generation of a table has a home and an output of its own below these: generations/<n>/. Its receipts and assignments lie
-below those of the pipeline, which is what workers may reach. Sequence numbers have 20 digits, so that byte order is numeric order.
+A further generation of a table has a home and an output of its own below these: generations/<n>/.
+Its receipts and assignments lie below those of the pipeline, which is what workers may reach.
+Sequence numbers have 20 digits, so that byte order is numeric order.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def home(pipeline: str) -> str:
 
 
 def of_generation(prefix: str, generation: int) -> str:
-    """The home, or the output prefix, of one generation of a pipeline's table; 0 has the pipeline's own."""
+    """The home, or the output prefix, of one generation of a pipeline's table; 0 has the pipeline's
+    own.
+    """
     return f"{prefix}generations/{generation}/" if generation else prefix
 
 
@@ -87,12 +90,16 @@ def floor(home: str) -> str:
 
 
 def is_folder_marker(key: str, size_bytes: int) -> bool:
-    """Whether an object only stands for a folder: consoles and copying programs make them, of no bytes. Nobody's file."""
+    """Whether an object only stands for a folder: consoles and copying programs make them, of no
+    bytes. Nobody's file.
+    """
     return size_bytes == 0 and key.endswith(("/", "_$folder$"))
 
 
 TASKS = "0"
-"""What the names of all tasks begin with: it tells what lies directly below a prefix from other generations' folders there."""
+"""What the names of all tasks begin with: it tells what lies directly below a prefix from other
+generations' folders there.
+"""
 
 
 def receipt_prefix(home: str) -> str:
@@ -121,7 +128,9 @@ def loss_note(home: str, task: str, dispatch: int) -> str:
 def began_dispatch(key: str) -> tuple[str, int] | None:
     """Task and dispatch in a `began` key, None for any other."""
     parts = key.rsplit("/", 1)[-1].split(".")
-    is_one = len(parts) == 3 and parts[2] == "began" and _TASK.match(parts[0]) and parts[1][1:].isdigit()
+    is_one = (
+        len(parts) == 3 and parts[2] == "began" and _TASK.match(parts[0]) and parts[1][1:].isdigit()
+    )
     return (parts[0], int(parts[1][1:])) if is_one else None
 
 
@@ -162,7 +171,9 @@ def task_sequence(task: str) -> int | None:
 
 
 def task_of(key: str) -> str | None:
-    """The task named by the last part of a receipt's or output file's key, None if there is none."""
+    """The task named by the last part of a receipt's or output file's key, None if
+    there is none.
+    """
     name = key.rsplit("/", 1)[-1].split(".", 1)[0]
     return name if _TASK.match(name) else None
 

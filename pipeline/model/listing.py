@@ -8,7 +8,8 @@ import msgspec
 class Page(msgspec.Struct, frozen=True, kw_only=True):
     """One page of a listing: parallel columns in UTF-8 byte order of `keys`.
 
-    `unusable` holds printable forms of names that cannot be object keys at all (say, file names that are not UTF-8).
+    `unusable` holds printable forms of names that cannot be object keys at all (say, file names
+    that are not UTF-8).
     """
 
     keys: list[str]

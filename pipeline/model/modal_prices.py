@@ -1,7 +1,7 @@
 """What Modal's machines are called and what a second of them costs, in one table. Pure.
 
-Public list prices as of July 2026, in US dollars. A workspace may have others: `Rates` takes them, and `tidemill plan`
-says which it used. Update the table here and nowhere else.
+Public list prices as of July 2026, in US dollars. A workspace may have others: `Rates` takes them,
+and `tidemill plan` says which it used. Update the table here and nowhere else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ GPU_USD_PER_S: dict[str, float] = {
     "B200": 0.001736,
 }
 GPU_ALIASES = {"A100": "A100-40GB", "A10G": "A10", "H100!": "H100"}
-"""Other names that Modal takes: `A100` may be given a larger card at the same price; `H100!` refuses an upgrade."""
+"""Other names that Modal takes: `A100` may be given a larger card at the same price; `H100!`
+refuses an upgrade.
+"""
 GPUS_MAX = {"A10": 4}
 GPUS_MAX_DEFAULT = 8
 
@@ -42,9 +44,16 @@ class Rates:
     source: str = "list prices of July 2026"
 
     def usd_per_s(self, *, cpu: float, memory_mb: int, gpu: tuple[str, ...]) -> float:
-        """One container for one second. For a list of GPUs the dearest counts: which one is given is not known before."""
+        """One container for one second.
+
+        For a list of GPUs the dearest counts: which one is given is not known before.
+        """
         cards = max((self._cards(name) for name in gpu), default=0.0)
-        return max(cpu, CPU_MIN) * self.cpu_usd_per_core_s + memory_mb / 1024 * self.memory_usd_per_gib_s + cards
+        return (
+            max(cpu, CPU_MIN) * self.cpu_usd_per_core_s
+            + memory_mb / 1024 * self.memory_usd_per_gib_s
+            + cards
+        )
 
     def _cards(self, name: str) -> float:
         card, count = split_gpu(name)
@@ -52,7 +61,10 @@ class Rates:
 
 
 def split_gpu(name: str) -> tuple[str, int]:
-    """`H100:2` as a known card's name and a count. Raises ValueError, saying what is wrong, for anything Modal has not."""
+    """`H100:2` as a known card's name and a count.
+
+    Raises ValueError, saying what is wrong, for anything Modal has not.
+    """
     card, colon, count = name.partition(":")
     known = card.upper()
     known = GPU_ALIASES.get(known, known)

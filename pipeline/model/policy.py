@@ -25,7 +25,9 @@ class Policy:
     losses_max: int = 20
     """Dispatches whose runner vanished, before they count as failed attempts."""
     innocent_losses_max: int = 3
-    """Dispatches of a task that the store or the deployment made impossible, before it is given back: a later pass plans it."""
+    """Dispatches of a task that the store or the deployment made impossible, before it is given
+    back: a later pass plans it.
+    """
     lost_backoff_s: float = 60.0
     lost_backoff_max_s: float = DAY_S
     lost_tries_max: int = 12
@@ -39,7 +41,9 @@ class Policy:
     outstanding_sources_max: int = 20_000
     """Sources dispatched and not settled before listing goes on."""
     settle_sources_min: int = 4_000
-    """Sources whose receipts are gathered before they are committed, while attempts are outstanding."""
+    """Sources whose receipts are gathered before they are committed, while attempts are
+    outstanding.
+    """
     checkpoint_every: int = 64
     """Commits between checkpoints."""
     overlay_max: int = 20_000
@@ -53,23 +57,42 @@ class Policy:
     vacuum_every: int = 512
     """Commits after which a pass ends with a vacuum."""
     log_entries_max: int = 20_000
-    """Log entries that a vacuum leaves, however young they are: what they said is in the checkpoint."""
+    """Log entries that a vacuum leaves, however young they are: what they said is in the
+    checkpoint.
+    """
     open_tasks_max: int | None = None
     """Open tasks above which nothing more is planned; the next pass goes on. None: no bound."""
     again_share: float = 0.75
-    """Of `open_tasks_max`: what tasks of objects that are processed once more (a backfill) may take. The rest is for new ones."""
+    """Of `open_tasks_max`: what tasks of objects that are processed once more (a backfill) may
+    take. The rest is for new ones.
+    """
     containers_max: int | None = None
-    """Where containers are rented: how many a transform gets that declares no `max_containers`. None: the executor says."""
+    """Where containers are rented: how many a transform gets that declares no `max_containers`.
+
+    None: the executor says.
+    """
 
     @property
     def again_tasks_max(self) -> int | None:
         """Open tasks of objects that are processed once more; None: no bound."""
-        return None if self.open_tasks_max is None else max(1, int(self.open_tasks_max * self.again_share))
+        return (
+            None
+            if self.open_tasks_max is None
+            else max(1, int(self.open_tasks_max * self.again_share))
+        )
 
     def lease_ms(self, transform: TransformSettings, *, ahead: int = 0) -> int:
-        """How long an attempt may take before anyone may dispatch its task again; `ahead` tasks may have to run before it."""
-        queue_s = 0.0 if self.containers_max is None else self.attempt_budget_s * (ahead / self.containers(transform))
-        return int(1000 * (self.attempt_budget_s + transform.timeout_s + self.lease_margin_s + queue_s))
+        """How long an attempt may take before anyone may dispatch its task again; `ahead` tasks may
+        have to run before it.
+        """
+        queue_s = (
+            0.0
+            if self.containers_max is None
+            else self.attempt_budget_s * (ahead / self.containers(transform))
+        )
+        return int(
+            1000 * (self.attempt_budget_s + transform.timeout_s + self.lease_margin_s + queue_s)
+        )
 
     def containers(self, transform: TransformSettings) -> int:
         """Containers that a transform may have at the same time, where they are rented."""
@@ -77,7 +100,9 @@ class Policy:
 
 
 def deployed_policy() -> Policy:
-    """Bounds for detached work on rented containers (Modal: at most 2,000 inputs of a function may be pending)."""
+    """Bounds for detached work on rented containers (Modal: at most 2,000 inputs of a function may
+    be pending).
+    """
     return Policy(
         lease_margin_s=180.0,
         open_tasks_max=1_000,

@@ -12,13 +12,17 @@ REJECTED_TABLE = "rejected"
 SourceStatus = Literal["ok", "failed", "stale", "gone", "deferred"]
 """What an attempt did with one source.
 
-ok: its rows are in the outputs. failed: the user's function raised, or what it returned cannot be stored.
-stale / gone: the object was overwritten / deleted after planning. deferred: the attempt's time was used up before its turn.
+ok: its rows are in the outputs. failed: the user's function raised, or what it returned cannot be
+stored. stale / gone: the object was overwritten / deleted after planning. deferred: the attempt's
+time was used up before its turn.
 """
 
 
 class OutputFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One Parquet file that an attempt wrote. Its key is new for each attempt and never overwritten."""
+    """One Parquet file that an attempt wrote.
+
+    Its key is new for each attempt and never overwritten.
+    """
 
     table: str
     """`rows` or `rejected`."""
@@ -26,7 +30,9 @@ class OutputFile(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     rows: int
     partition: dict[str, str | None]
-    """Hive partition values of the file's rows, in the declared order; empty where the table is not partitioned."""
+    """Hive partition values of the file's rows, in the declared order; empty where the table is not
+    partitioned.
+    """
     schema_id: str
     """Fingerprint of the file's Arrow schema: files with the same one can be scanned together."""
     sha256: str
@@ -45,7 +51,10 @@ class SourceProblem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """What one attempt did, source by source. Written last, under a new key; the only thing that can publish rows."""
+    """What one attempt did, source by source.
+
+    Written last, under a new key; the only thing that can publish rows.
+    """
 
     format: int
     task: str
@@ -59,26 +68,39 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """Every source that is not ok, by index."""
     files: list[OutputFile]
     schema: str | None
-    """Base64 of the Arrow IPC schema of the main table's rows of this attempt, partition columns included."""
+    """Base64 of the Arrow IPC schema of the main table's rows of this attempt, partition columns
+    included.
+    """
     seconds: float
     """Wall time of the attempt."""
     bytes_read: int
     engine: str = ""
     """Where it ran: a host and process, or a Modal call id."""
     slots: float = 0.0
-    """For batch transforms: the sum over all sources of batch_size / size of the source's batch; sources / slots is the fill."""
+    """For batch transforms: the sum over all sources of batch_size / size of the source's batch;
+    sources / slots is the fill.
+    """
     mounted: bool = False
-    """The attempt read and wrote through a file system without versions: whoever settles it asks the store first."""
+    """The attempt read and wrote through a file system without versions: whoever settles it asks
+    the store first.
+    """
     unverified: list[int] = []
     """Sources, by index, whose bytes the attempt could not tie to the planned version by itself."""
     merged_dead: list[int] = []
-    """Of a compaction: how many keys of each merged output were dead when its rows were read (see `snapshot.Output.dead`)."""
+    """Of a compaction: how many keys of each merged output were dead when its rows were read (see
+    `snapshot.Output.dead`).
+    """
     broken: dict[str, int] = {}
-    """Rows that broke each declared check, whatever became of them; checks that none broke are left out."""
+    """Rows that broke each declared check, whatever became of them; checks that none broke are left
+    out.
+    """
 
 
 class LossNote(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt's own word that it cannot give a receipt. Written under a name of its own for each attempt."""
+    """An attempt's own word that it cannot give a receipt.
+
+    Written under a name of its own for each attempt.
+    """
 
     format: int
     task: str
@@ -88,4 +110,6 @@ class LossNote(msgspec.Struct, frozen=True, kw_only=True):
     suspect: int | None = None
     detail: str = ""
     innocent: bool = False
-    """The attempt could not even begin (say, the code cannot be loaded): that says nothing about the inputs."""
+    """The attempt could not even begin (say, the code cannot be loaded): that says nothing about
+    the inputs.
+    """

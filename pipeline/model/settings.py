@@ -1,4 +1,7 @@
-"""Parsed settings: plain values that the core reads. `api.Pipeline` makes them from what the user wrote and checks them."""
+"""Parsed settings: plain values that the core reads.
+
+`api.Pipeline` makes them from what the user wrote and checks them.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ class CostLimits:
 class Priority:
     """Which objects go first where not all can go at once.
 
-    order: `key` is the listing's own. prefixes: of the key, without the source prefix; what is below the first one goes first, and
-    so on, then the rest (with order `key` alone).
+    order: `key` is the listing's own. prefixes: of the key, without the source prefix; what is
+    below the first one goes first, and so on, then the rest (with order `key` alone).
     """
 
     order: Literal["key", "newest", "oldest"] = "key"
@@ -36,7 +39,10 @@ class Priority:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What a transform's containers get where machines are rented. On one's own machine only `memory_mb` is enforced."""
+    """What a transform's containers get where machines are rented.
+
+    On one's own machine only `memory_mb` is enforced.
+    """
 
     cpu: float = 1.0
     memory_mb: int | None = None
@@ -44,7 +50,9 @@ class Resources:
     gpu: tuple[str, ...] = ()
     """Cards in order of preference, such as `L4` or `H100:2`."""
     retries: int = 0
-    """Times the engine itself runs a failed container's work again, at once; the protocol's own attempts come later."""
+    """Times the engine itself runs a failed container's work again, at once; the protocol's own
+    attempts come later.
+    """
     min_containers: int = 0
     max_containers: int | None = None
     scaledown_window_s: int = 60
@@ -70,12 +78,16 @@ class TransformSettings:
     name: str
     version: str
     match: tuple[str, ...]
-    """Globs over the key without the source prefix; the first transform that matches takes the object."""
+    """Globs over the key without the source prefix; the first transform that matches takes the
+    object.
+    """
     timeout_s: float = 600.0
     """Bound on one call of the user's code."""
     max_attempts: int = 3
     batch_size: int | None = None
-    """Objects handed to one call (the function takes and returns lists), or None for one object a call."""
+    """Objects handed to one call (the function takes and returns lists), or None for one object a
+    call.
+    """
     batch_wait_ms: int = 0
     """How long a container waits for further small tasks to fill a batch."""
     safe_to_rerun: bool = True
@@ -92,7 +104,9 @@ class TransformSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AggregateSettings:
-    """One declared SQL aggregate: `by` maps output columns to SQL expressions over the table's rows."""
+    """One declared SQL aggregate: `by` maps output columns to SQL expressions over the table's
+    rows.
+    """
 
     name: str
     by: dict[str, str]
@@ -102,7 +116,9 @@ class AggregateSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckSettings:
-    """One declared condition over a row, as an SQL expression; a row for which it is false breaks it."""
+    """One declared condition over a row, as an SQL expression; a row for which it is false breaks
+    it.
+    """
 
     name: str
     sql: str
@@ -114,7 +130,9 @@ class CheckSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DimensionSettings:
-    """A table that aggregates and queries may join: a file of the bucket, or all files below a prefix (which ends with `/`)."""
+    """A table that aggregates and queries may join: a file of the bucket, or all files below a
+    prefix (which ends with `/`).
+    """
 
     name: str
     key: str
@@ -136,11 +154,16 @@ class BackfillSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentSettings:
-    """When and how a deployed pipeline runs. A schedule is a cron string, a period in seconds, or None."""
+    """When and how a deployed pipeline runs.
+
+    A schedule is a cron string, a period in seconds, or None.
+    """
 
     schedule: str | float | None = None
     sweep: str | float | None = None
-    """With a sweep, only the sweep lists the bucket; scheduled ticks settle, and take the keys that were hinted."""
+    """With a sweep, only the sweep lists the bucket; scheduled ticks settle, and take the keys that
+    were hinted.
+    """
     timezone: str = "UTC"
     access: Literal["mount", "api"] = "mount"
     """How workers reach the bucket: through mounts and without credentials, or by the S3 API."""
@@ -168,7 +191,9 @@ class PipelineSettings:
     deployment: DeploymentSettings = field(default_factory=DeploymentSettings)
     cost: CostLimits = field(default_factory=CostLimits)
     listing: Literal["auto", "whole", "growing"] = "auto"
-    """Whether passes between two whole listings list from the last key on: where listings showed that keys grow, never, always."""
+    """Whether passes between two whole listings list from the last key on: where listings showed
+    that keys grow, never, always.
+    """
     order_by: tuple[str, ...] = ()
     """Columns by which compaction sorts the rows of each file."""
     file_bytes: int = 128 * 2**20
@@ -178,7 +203,9 @@ class PipelineSettings:
     schema_mode: SchemaMode = "evolve"
     checks: tuple[CheckSettings, ...] = ()
     generation: int = 0
-    """Which generation of the table this is about: 0, the first one, lies where the pipeline's own home and output are."""
+    """Which generation of the table this is about: 0, the first one, lies where the pipeline's own
+    home and output are.
+    """
 
     @property
     def home(self) -> str:

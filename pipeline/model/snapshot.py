@@ -1,4 +1,7 @@
-"""What readers see: one pipeline at one sequence number, whole. Readers use this file list and never a listing or a glob."""
+"""What readers see: one pipeline at one sequence number, whole.
+
+Readers use this file list and never a listing or a glob.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,23 @@ from pipeline.model.receipt import OutputFile
 
 
 class Output(msgspec.Struct, kw_only=True):
-    """The files of one settled attempt, shared by the sources that attempt processed; or of a compaction of several such."""
+    """The files of one settled attempt, shared by the sources that attempt processed; or of a
+    compaction of several such.
+    """
 
     files: list[OutputFile]
     live: int
     """Sources whose current rows are in these files."""
     dead: list[str] = []
-    """Source keys whose rows in these files do not count any more: superseded, deleted, or never published. Only added to."""
+    """Source keys whose rows in these files do not count any more: superseded, deleted, or never
+    published. Only added to.
+    """
     dead_tasks: list[str] = []
     """For each of `dead`, the `_task` of those rows; empty where it is the output's own."""
     into: str | None = None
-    """The output that has its rows since a compaction: this one has no files, and stays known while sources name it."""
+    """The output that has its rows since a compaction: this one has no files, and stays known while
+    sources name it.
+    """
 
 
 def dead_rows(output_id: str, output: Output) -> list[tuple[str, str]]:
@@ -31,7 +40,10 @@ def dead_rows(output_id: str, output: Output) -> list[tuple[str, str]]:
 
 
 class Removed(msgspec.Struct, kw_only=True):
-    """An output without live sources. Its files stay until retention has passed, for readers and aggregates in flight."""
+    """An output without live sources.
+
+    Its files stay until retention has passed, for readers and aggregates in flight.
+    """
 
     files: list[OutputFile]
     removed_ms: int
@@ -46,7 +58,9 @@ class Changes(msgspec.Struct, kw_only=True):
     added: list[str] = []
     """Outputs published since (they may have been removed again)."""
     gone: list[tuple[str, str]] = []
-    """(output, source key) pairs whose rows ceased to be live since, whether published before or since."""
+    """(output, source key) pairs whose rows ceased to be live since, whether published before or
+    since.
+    """
     everything: bool = False
     """The two lists would be too long: compute from scratch."""
 
@@ -54,14 +68,17 @@ class Changes(msgspec.Struct, kw_only=True):
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One pipeline at one sequence.
 
-    `outputs` maps output ids (`task.nonce`) to their files and dead keys. A row is live if its file belongs to an output here
-    and its `_task` and `_source_key` are not among that output's `dead_rows`. An output never holds two versions of a key.
+    `outputs` maps output ids (`task.nonce`) to their files and dead keys. A row is live if its file
+    belongs to an output here and its `_task` and `_source_key` are not among that output's
+    `dead_rows`. An output never holds two versions of a key.
     """
 
     pipeline: str
     sequence: int
     schema: str | None
-    """Base64 of the Arrow IPC schema of the main table: partition columns included, provenance columns not."""
+    """Base64 of the Arrow IPC schema of the main table: partition columns included, provenance
+    columns not.
+    """
     outputs: dict[str, Output]
     removed: dict[str, Removed]
     aggregates: dict[str, AggregateFile]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 
 RENTED = "modal:"
-"""How the owner of tasks begins whose attempts run detached in rented containers: they queue there, and note that they began."""
+"""How the owner of tasks begins whose attempts run detached in rented containers: they queue there,
+and note that they began.
+"""
 
 
 class Inputs(msgspec.Struct, kw_only=True):
@@ -16,7 +18,9 @@ class Inputs(msgspec.Struct, kw_only=True):
     sizes: list[int]
     modified_us: list[int]
     replaces: list[str | None]
-    """For each key, the output that holds the rows of its previous version (None where there is none)."""
+    """For each key, the output that holds the rows of its previous version (None where there is
+    none).
+    """
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -33,7 +37,9 @@ class Inputs(msgspec.Struct, kw_only=True):
 
 
 class Task(msgspec.Struct, kw_only=True):
-    """A unit of work that was committed: some source objects, one transform at one version, into one generation."""
+    """A unit of work that was committed: some source objects, one transform at one version, into
+    one generation.
+    """
 
     id: str
     transform: str
@@ -43,7 +49,8 @@ class Task(msgspec.Struct, kw_only=True):
     attempt: int
     """1 for the first dispatch; rises when an attempt died or ran past its deadline."""
     losses: int
-    """Dispatches whose whole runner vanished; they do not count as attempts until there are many."""
+    """Dispatches whose whole runner vanished; they do not count as attempts until there are many.
+    """
     deadline_ms: int
     """After this moment of the committing runner's clock anyone may dispatch the task again."""
     owner: str
@@ -51,18 +58,27 @@ class Task(msgspec.Struct, kw_only=True):
     reason: str = ""
     """Why the last attempt did not finish, where somebody saw it."""
     again: bool = False
-    """Of objects that are processed once more at their committed version (a backfill): such tasks leave room for others."""
+    """Of objects that are processed once more at their committed version (a backfill): such tasks
+    leave room for others.
+    """
     merges: list[str] = []
-    """A compaction: the outputs whose live rows are written anew, together. It has no transform and no inputs."""
+    """A compaction: the outputs whose live rows are written anew, together.
+
+    It has no transform and no inputs.
+    """
 
     @property
     def dispatch(self) -> int:
-        """Counts every dispatch of the task, whatever ended the one before: names what an attempt notes about itself."""
+        """Counts every dispatch of the task, whatever ended the one before: names what an attempt
+        notes about itself.
+        """
         return self.attempt + self.losses
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """A task as handed to a worker: the task, the attempt's own nonce, and the table's schema so far."""
+    """A task as handed to a worker: the task, the attempt's own nonce, and the table's schema so
+    far.
+    """
 
     pipeline: str
     task: Task

@@ -1,6 +1,8 @@
-"""Notices of uploads over HTTP, as a plain ASGI application: S3's own, EventBridge's, R2's, or a list of keys.
+"""Notices of uploads over HTTP, as a plain ASGI application: S3's own, EventBridge's, R2's, or a
+list of keys.
 
-A notice is a hint and nothing more: what it names is looked up in the bucket. Whoever serves this authenticates callers.
+A notice is a hint and nothing more: what it names is looked up in the bucket. Whoever serves this
+authenticates callers.
 """
 
 from __future__ import annotations
@@ -19,14 +21,20 @@ Message = MutableMapping[str, Any]
 
 def hint_application(
     hinted: Callable[[list[str]], int], *, bucket: str, prefix: str = ""
-) -> Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]:
-    """POST a notice; 202 and {"accepted": n} for keys that some pipeline reads. 400 for a body that holds no notice.
+) -> Callable[
+    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]],
+    Awaitable[None],
+]:
+    """POST a notice; 202 and {"accepted": n} for keys that some pipeline reads. 400 for a body that
+    holds no notice.
 
     hinted: takes keys relative to `prefix`; returns how many it took.
     """
 
     async def application(
-        scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
     ) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
@@ -38,17 +46,33 @@ def hint_application(
             body = await _body(receive)
             names = keys_in(body, bucket=bucket, prefix=prefix) if body is not None else None
             if names is None:
-                status, answer = 400, {"error": 'this is no notice: send S3\'s event, or {"keys": ["..."]}, below 256 kB'}
+                status, answer = (
+                    400,
+                    {
+                        "error": (
+                            'this is no notice: send S3\'s event, or {"keys": ["..."]}, below'
+                            " 256 kB"
+                        )
+                    },
+                )
             else:
                 accepted = await asyncio.to_thread(hinted, names) if names else 0
                 status, answer = 202, {"accepted": accepted}  # type: ignore[dict-item]
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(b"content-type", b"application/json")],
+            }
+        )
         await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
     return application
 
 
-async def _lifespan(receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:
+async def _lifespan(
+    receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+) -> None:
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})

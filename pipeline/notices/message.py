@@ -11,9 +11,11 @@ KEY_BYTES_MAX = 1_024
 
 
 def keys_in(body: bytes, *, bucket: str, prefix: str = "") -> list[str] | None:
-    """The keys that a notice names, without `prefix`, in order and once each; None if it is no notice.
+    """The keys that a notice names, without `prefix`, in order and once each; None if it is no
+    notice.
 
-    S3 writes keys URL-encoded (`+` for a blank), EventBridge, R2 and plain lists as they are. Other buckets' keys are left out.
+    S3 writes keys URL-encoded (`+` for a blank), EventBridge, R2 and plain lists as they are. Other
+    buckets' keys are left out.
     """
     try:
         notice = json.loads(body)
@@ -22,11 +24,19 @@ def keys_in(body: bytes, *, bucket: str, prefix: str = "") -> list[str] | None:
     named = _named(notice, bucket)
     if named is None or len(named) > KEYS_MAX:
         return None
-    return list(dict.fromkeys(key[len(prefix) :] for key in named if key.startswith(prefix) and key != prefix and _may_be_one(key)))
+    return list(
+        dict.fromkeys(
+            key[len(prefix) :]
+            for key in named
+            if key.startswith(prefix) and key != prefix and _may_be_one(key)
+        )
+    )
 
 
 def _may_be_one(key: str) -> bool:
-    """Whether a store can be asked for the key at all: else the look-up would fail, and the other keys with it."""
+    """Whether a store can be asked for the key at all: else the look-up would fail, and the other
+    keys with it.
+    """
     try:
         return len(key.encode()) <= KEY_BYTES_MAX
     except UnicodeEncodeError:
@@ -44,7 +54,11 @@ def _named(notice: Any, bucket: str) -> list[str] | None:
     if notice.get("Event") == "s3:TestEvent":
         return []
     detail = notice.get("detail", notice)  # EventBridge; R2 has the object at the top
-    if isinstance(detail, dict) and isinstance(detail.get("object"), dict) and isinstance(detail["object"].get("key"), str):
+    if (
+        isinstance(detail, dict)
+        and isinstance(detail.get("object"), dict)
+        and isinstance(detail["object"].get("key"), str)
+    ):
         named = detail.get("bucket")
         other = named.get("name") if isinstance(named, dict) else named
         return [detail["object"]["key"]] if other in (None, bucket) else []

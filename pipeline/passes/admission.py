@@ -1,8 +1,9 @@
 """Which of the objects that a pass found go now, in which order, and what is left for later passes.
 
-Pages come in key order. Where the newest or the oldest are to go first and not all can go, the best are held until the listing has
-ended: as many as the limits allow, and never more than HELD_MAX. What is held may be decided about meanwhile, by this pass or by
-others; such objects are let go before the listing moves on, because from then on the state may forget who decided about them.
+Pages come in key order. Where the newest or the oldest are to go first and not all can go, the best
+are held until the listing has ended: as many as the limits allow, and never more than HELD_MAX.
+What is held may be decided about meanwhile, by this pass or by others; such objects are let go
+before the listing moves on, because from then on the state may forget who decided about them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ Scope = tuple[str, Again | None]
 
 
 class Held(NamedTuple):
-    """An object that waits for its turn; larger ones go first: new before once more, then by time, then in key order."""
+    """An object that waits for its turn; larger ones go first: new before once more, then by time,
+    then in key order.
+    """
 
     is_new: bool
     time: int
@@ -62,7 +65,10 @@ class Left:
 
 
 class Admission:
-    """Takes what each page brings, gives what goes now. One for each pass; changes nothing but itself and its budget."""
+    """Takes what each page brings, gives what goes now.
+
+    One for each pass; changes nothing but itself and its budget.
+    """
 
     def __init__(self, context: PassContext, request: Request) -> None:
         priority, limits = request.priority or context.settings.priority, request.limits
@@ -73,7 +79,9 @@ class Admission:
         limited = limits.files is not None or limits.size_bytes is not None
         self._at_once = priority.order == "key" and not limited
         """Whole pages go as they come."""
-        self._is_bounded = limited or context.budget is not None or context.policy.open_tasks_max is not None
+        self._is_bounded = (
+            limited or context.budget is not None or context.policy.open_tasks_max is not None
+        )
         room = HELD_MAX if self._is_bounded else context.policy.outstanding_sources_max
         self._room = min(room, HELD_MAX, HELD_MAX if limits.files is None else limits.files)
         self._page: list[Found] = []
@@ -89,7 +97,7 @@ class Admission:
         self.over_budget = 0
         self.new, self.again = Left(), Left()
 
-    # -- what comes --------------------------------------------------------------------------------------------------
+    # -- what comes --------------------------------------------------------------------------------
 
     def offer(self, found: list[Found], base: int, state: State, now_ms: int) -> None:
         """Take what a page brought, listed after `base`."""
@@ -103,7 +111,19 @@ class Admission:
                 time = {"newest": modified_us, "oldest": -modified_us, "key": 0}[self._order]
                 self._places -= 1
                 replaces = one.inputs.replaces[i]
-                self._hold(Held(not one.again, time, self._places, one.transform, key, etag, size, modified_us, replaces))
+                self._hold(
+                    Held(
+                        not one.again,
+                        time,
+                        self._places,
+                        one.transform,
+                        key,
+                        etag,
+                        size,
+                        modified_us,
+                        replaces,
+                    )
+                )
 
     def _hold(self, one: Held) -> None:
         heapq.heappush(self._held, one)
@@ -111,7 +131,9 @@ class Admission:
         if not self._is_bounded or self._order == "key":
             return
         most = self._limits.size_bytes
-        while len(self._held) > self._room or (most is not None and self._held_bytes - self._held[0].size >= most):
+        while len(self._held) > self._room or (
+            most is not None and self._held_bytes - self._held[0].size >= most
+        ):
             worst = heapq.heappop(self._held)
             self._held_bytes -= worst.size
             self._leave(worst)
@@ -128,7 +150,7 @@ class Admission:
         """Whether further objects are to go right after those that were given last."""
         return bool(self._queue)
 
-    # -- what goes ---------------------------------------------------------------------------------------------------
+    # -- what goes ---------------------------------------------------------------------------------
 
     def take(self, state: State, report: PassReport, now_ms: int) -> list[Found]:
         """What goes now, the first ones first, within limits and budget."""
@@ -176,16 +198,20 @@ class Admission:
             kept.append(Found(one.transform, one.inputs.take(going), one.again))
         return kept
 
-    # -- what is left ------------------------------------------------------------------------------------------------
+    # -- what is left ------------------------------------------------------------------------------
 
     def note(self, evidence: Evidence, state: State, now_ms: int) -> None:
-        """Count what a commit could have planned and did not, because as many tasks are open as may be."""
+        """Count what a commit could have planned and did not, because as many tasks are open as may
+        be.
+        """
         for one in evidence.found if self._is_bounded else ():
             for i, _, _ in _due(one, evidence.base, state, now_ms):
                 self._left(one).add(one.inputs.sizes[i], one.inputs.modified_us[i])
 
     def let_go(self, state: State, now_ms: int) -> int:
-        """Let go of held objects that somebody decided about since they were listed; how many of them are due none the less."""
+        """Let go of held objects that somebody decided about since they were listed; how many of
+        them are due none the less.
+        """
         if state.sequence == self._sequence or not (self._held or self._queue):
             return 0
         self._sequence, held = state.sequence, [*self._held, *self._queue]
@@ -207,7 +233,9 @@ class Admission:
         report.left_bytes = self.new.size_bytes + self.again.size_bytes
         report.left_oldest_us = self.new.oldest_us
         report.limited = self.is_over(report) and (bool(report.left) or not complete)
-        report.held_back |= bool(self.again.files) and policy.open_tasks_max is not None and not report.limited
+        report.held_back |= (
+            bool(self.again.files) and policy.open_tasks_max is not None and not report.limited
+        )
 
     def is_over(self, report: PassReport) -> bool:
         """Whether the limits let nothing more go."""
@@ -217,9 +245,18 @@ class Admission:
         return self.is_spent or (most.files is not None and report.planned >= most.files)
 
     def backlog(self, now_ms: int, *, complete: bool) -> Backlog:
-        """What to leave word of. Objects that are processed once more have their rows: they are no backlog."""
+        """What to leave word of.
+
+        Objects that are processed once more have their rows: they are no backlog.
+        """
         new = self.new
-        return Backlog(files=new.files, size_bytes=new.size_bytes, oldest_us=new.oldest_us, at_ms=now_ms, complete=complete)
+        return Backlog(
+            files=new.files,
+            size_bytes=new.size_bytes,
+            oldest_us=new.oldest_us,
+            at_ms=now_ms,
+            complete=complete,
+        )
 
     def _leave(self, one: Held) -> None:
         (self.new if one.is_new else self.again).add(one.size, one.modified_us)
@@ -240,24 +277,31 @@ def _grouped(held: list[Held]) -> list[Found]:
     columns: dict[tuple[bool, str], Inputs] = {}
     for one in held:
         inputs = columns.setdefault(
-            (not one.is_new, one.transform), Inputs(keys=[], etags=[], sizes=[], modified_us=[], replaces=[])
+            (not one.is_new, one.transform),
+            Inputs(keys=[], etags=[], sizes=[], modified_us=[], replaces=[]),
         )
         inputs.keys.append(one.key)
         inputs.etags.append(one.etag)
         inputs.sizes.append(one.size)
         inputs.modified_us.append(one.modified_us)
         inputs.replaces.append(one.replaces)
-    return sorted((Found(name, inputs, again) for (again, name), inputs in columns.items()), key=lambda found: found.again)
+    return sorted(
+        (Found(name, inputs, again) for (again, name), inputs in columns.items()),
+        key=lambda found: found.again,
+    )
 
 
-# -- the order of listing ------------------------------------------------------------------------------------------------
+# -- the order of listing --------------------------------------------------------------------------
 
 
 def scopes(request: Request, settings: PipelineSettings, policy: Policy) -> list[Scope]:
-    """What to list, one after the other. The last one is the whole source; only there it is asked what is missing.
+    """What to list, one after the other.
 
-    Prefixes that go first are listed first. A backfill begins with what is new, unless open tasks are bounded: then the planner
-    keeps room for new objects, also for those that another pass finds meanwhile.
+    The last one is the whole source; only there it is asked what is missing.
+
+    Prefixes that go first are listed first. A backfill begins with what is new, unless open tasks
+    are bounded: then the planner keeps room for new objects, also for those that another pass finds
+    meanwhile.
     """
     priority = request.priority or settings.priority
     if request.names is not None or request.listing is not None:
@@ -277,4 +321,6 @@ def _beyond(again: Again | None, prefixes: tuple[str, ...]) -> Again | None:
     """The same without what is below prefixes that were listed before: once more is once."""
     if again is None or not prefixes:
         return again
-    return lambda key, modified_us, known: not key.startswith(prefixes) and again(key, modified_us, known)
+    return lambda key, modified_us, known: (
+        not key.startswith(prefixes) and again(key, modified_us, known)
+    )

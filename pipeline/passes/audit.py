@@ -1,4 +1,6 @@
-"""The audit: proves from the bucket itself that every object is in exactly one state, and every row is there once."""
+"""The audit: proves from the bucket itself that every object is in exactly one state, and every row
+is there once.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +44,17 @@ class AuditReport:
 
 
 class Audit:
-    """One audit of one pipeline. `rows_by_source` counts live rows in the output files themselves, source by source."""
+    """One audit of one pipeline.
+
+    `rows_by_source` counts live rows in the output files themselves, source by source.
+    """
 
     def __init__(
-        self, store: Store, settings: PipelineSettings, log: Log, rows_by_source: Callable[[State], Mapping[str, int]]
+        self,
+        store: Store,
+        settings: PipelineSettings,
+        log: Log,
+        rows_by_source: Callable[[State], Mapping[str, int]],
     ) -> None:
         self.store = store
         self.settings = settings
@@ -71,7 +80,9 @@ class Audit:
             self.report.problems.append(text)
 
     async def _sources(self, state: State, entries: Mapping[str, Entry]) -> None:
-        """Each listed object is in exactly one state; each known key that is not listed is said to be gone."""
+        """Each listed object is in exactly one state; each known key that is not listed is said to
+        be gone.
+        """
         router, seen = Router(self.settings), set()
         async for page in self.store.list(self.settings.source):
             for key, etag, size in zip(page.keys, page.etags, page.sizes, strict=True):
@@ -83,8 +94,14 @@ class Audit:
             if key not in seen:
                 self.report.sources["deleted, rows still live until the next pass"] += 1
 
-    def _state_of(self, state: State, entries: Mapping[str, Entry], router: Router, key: str, etag: str) -> str:
-        entry, quarantined, wanted = entries.get(key), state.quarantine.get(key), state.wanted.get(key)
+    def _state_of(
+        self, state: State, entries: Mapping[str, Entry], router: Router, key: str, etag: str
+    ) -> str:
+        entry, quarantined, wanted = (
+            entries.get(key),
+            state.quarantine.get(key),
+            state.wanted.get(key),
+        )
         states = []
         if entry is not None and entry.etag == etag:
             states.append("committed")
@@ -92,8 +109,13 @@ class Audit:
             states.append("quarantined")
         if wanted is not None and wanted[1] == etag:
             states.append("in progress")
-        if len(states) > 1 and entry is not None and (keys.task_sequence(_task_of(quarantined, wanted)) or 0) > entry.sequence:
-            return f"committed, and {states[1]} once more"  # a backfill: the old rows count until there are new ones
+        if (
+            len(states) > 1
+            and entry is not None
+            and (keys.task_sequence(_task_of(quarantined, wanted)) or 0) > entry.sequence
+        ):
+            # a backfill: the old rows count until there are new ones
+            return f"committed, and {states[1]} once more"
         if len(states) > 1:
             self._problem(f"{key!r} is {' and '.join(states)} at the same version")
         if states:
@@ -105,7 +127,9 @@ class Audit:
         return "new" if entry is None else "changed"
 
     def _ledger_against_outputs(self, state: State, entries: Mapping[str, Entry]) -> None:
-        """Every committed source names a live output that counts it, and no output counts one that is not committed."""
+        """Every committed source names a live output that counts it, and no output counts one that
+        is not committed.
+        """
         live: Counter[str] = Counter()
         dead = {name: set(dead_rows(name, output)) for name, output in state.stored().items()}
         for key, entry in entries.items():
@@ -116,11 +140,16 @@ class Audit:
                 if holder is None:
                     self._problem(f"{key!r} is committed in output {name}, which is not live")
                 elif holder.into is None and (entry.output.partition(".")[0], key) in dead[name]:
-                    self._problem(f"{key!r} is committed in output {name}, which counts its rows as superseded")
+                    self._problem(
+                        f"{key!r} is committed in output {name}, which counts its rows as"
+                        " superseded"
+                    )
                 name = holder.into if holder is not None else None
         for output, holder in state.outputs.items():
             if live[output] != holder.live:
-                self._problem(f"output {output} counts {holder.live} live sources, the ledger {live[output]}")
+                self._problem(
+                    f"output {output} counts {holder.live} live sources, the ledger {live[output]}"
+                )
 
     async def _files(self, state: State) -> None:
         """Each live file exists with its recorded size."""
@@ -146,22 +175,31 @@ class Audit:
             self._problem(f"{key} has {found.size_bytes} bytes, its commit recorded {size_bytes}")
 
     def _rows(self, state: State, entries: Mapping[str, Entry]) -> None:
-        """The rows in the files are the rows that the ledger counts, for each source: none missing, none twice."""
+        """The rows in the files are the rows that the ledger counts, for each source: none missing,
+        none twice.
+        """
         if self.report.problems and any("missing" in p for p in self.report.problems):
             return  # the files cannot be scanned
         counted = self.rows_by_source(state)
         self.report.rows = sum(counted.values())
         for key, entry in entries.items():
             if counted.get(key, 0) != entry.rows:
-                self._problem(f"{key!r} has {counted.get(key, 0)} live rows, its commit recorded {entry.rows}")
+                self._problem(
+                    f"{key!r} has {counted.get(key, 0)} live rows, its commit recorded {entry.rows}"
+                )
         for key in counted:
             if key not in entries:
                 self._problem(f"{key!r} has live rows and is not committed")
 
     async def _orphans(self, state: State) -> None:
-        """Files that no commit names: harmless until retention has passed, then the vacuum is overdue."""
+        """Files that no commit names: harmless until retention has passed, then the vacuum is
+        overdue.
+        """
         judge = Vacuum(self.log, self.settings, state, dry_run=True)
-        for prefix in (keys.rows_prefix(self.settings.output), keys.rejected_prefix(self.settings.output)):
+        for prefix in (
+            keys.rows_prefix(self.settings.output),
+            keys.rejected_prefix(self.settings.output),
+        ):
             async for page in self.store.list(prefix):
                 for key, size in zip(page.keys, page.sizes, strict=True):
                     if judge.is_orphan(key):

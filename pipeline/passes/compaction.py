@@ -1,7 +1,9 @@
-"""Compaction of the table's files: many small ones, and those with superseded rows, become few large and sorted ones.
+"""Compaction of the table's files: many small ones, and those with superseded rows, become few
+large and sorted ones.
 
-A compaction is a task, so that no two take the same outputs, and a vacuum leaves its files alone until it is over. It
-replaces outputs, not rows: readers see the one file list or the other. What dies while it runs is dead in its result, too.
+A compaction is a task, so that no two take the same outputs, and a vacuum leaves its files alone
+until it is over. It replaces outputs, not rows: readers see the one file list or the other. What
+dies while it runs is dead in its result, too.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ TOGETHER_MAX = 2_000
 SPREAD_MAX = 16
 """Target sizes that one compaction writes in all its partitions together."""
 SMALL_SHARE = 0.25
-"""Of the target size: what was merged to it may well be half of it, as large files compress better than small ones."""
+"""Of the target size: what was merged to it may well be half of it, as large files compress better
+than small ones.
+"""
 DEAD_SHARE = 0.2
 """Of an output's sources: with more of them superseded it is written anew, whatever its size."""
 
@@ -35,8 +39,9 @@ DEAD_SHARE = 0.2
 class Wanted:
     """Which outputs are worth being written anew.
 
-    target_bytes: the size of file that is aimed at. few: merge even two small ones; otherwise only where as many of about one size
-    have gathered as make it worth while. purge: also all that have any superseded rows.
+    target_bytes: the size of file that is aimed at. few: merge even two small ones; otherwise only
+    where as many of about one size have gathered as make it worth while. purge: also all that have
+    any superseded rows.
     """
 
     target_bytes: int
@@ -60,11 +65,15 @@ class Merged:
 def choose(outputs: Mapping[str, Output], wanted: Wanted) -> list[list[str]]:
     """Groups of outputs to merge, each into one. Pure.
 
-    Small outputs go together in the order they were made, until a partition has its file. A group is worth while if its largest
-    member is at most twice as large as all others together: so the cost follows what is small, and a row is written
-    again only when its file grows by half.
+    Small outputs go together in the order they were made, until a partition has its file. A group
+    is worth while if its largest member is at most twice as large as all others together: so the
+    cost follows what is small, and a row is written again only when its file grows by half.
     """
-    found = [[name] for name, output in sorted(outputs.items()) if _is_worn(output, wanted) and not _is_small(output, wanted)]
+    found = [
+        [name]
+        for name, output in sorted(outputs.items())
+        if _is_worn(output, wanted) and not _is_small(output, wanted)
+    ]
     tiers: dict[int, list[str]] = {}
     for name, output in sorted(outputs.items()):
         if _is_small(output, wanted):
@@ -83,7 +92,10 @@ def _groups(outputs: Mapping[str, Output], names: list[str], wanted: Wanted) -> 
             if file.table == MAIN_TABLE:
                 held[tuple(file.partition.items())] += file.size_bytes
         group.append(name)
-        full = max(held.values(), default=0) >= wanted.target_bytes or held.total() >= SPREAD_MAX * wanted.target_bytes
+        full = (
+            max(held.values(), default=0) >= wanted.target_bytes
+            or held.total() >= SPREAD_MAX * wanted.target_bytes
+        )
         if full or len(group) == TOGETHER_MAX:
             yield group
             group, held = [], Counter()
@@ -92,11 +104,17 @@ def _groups(outputs: Mapping[str, Output], names: list[str], wanted: Wanted) -> 
 
 
 def _worth(outputs: Mapping[str, Output], group: list[str], wanted: Wanted) -> list[str]:
-    """The group without members that are too large to be written again for the others' sake; empty if nothing is left to merge."""
+    """The group without members that are too large to be written again for the others' sake; empty
+    if nothing is left to merge.
+    """
     worn = [name for name in group if _is_worn(outputs[name], wanted)]
     by_size = sorted(group, key=lambda name: _size(outputs[name]))
     left = sum(_size(outputs[name]) for name in by_size)
-    while by_size and by_size[-1] not in worn and _size(outputs[by_size[-1]]) > 2 * (left - _size(outputs[by_size[-1]])):
+    while (
+        by_size
+        and by_size[-1] not in worn
+        and _size(outputs[by_size[-1]]) > 2 * (left - _size(outputs[by_size[-1]]))
+    ):
         left -= _size(outputs[by_size.pop()])
     chosen = set(by_size) if len(by_size) >= (2 if wanted.few else 8) else set()
     return [name for name in group if name in chosen or name in worn]
@@ -121,7 +139,9 @@ def _mean(output: Output) -> int:
 
 
 class Compactor:
-    """One compaction of one pipeline's table, commit by commit: it can be stopped after any of them."""
+    """One compaction of one pipeline's table, commit by commit: it can be stopped after any of
+    them.
+    """
 
     def __init__(self, passing: Pass, wanted: Wanted) -> None:
         self.passing = passing
@@ -129,7 +149,10 @@ class Compactor:
         self.done = Merged()
 
     async def run(self) -> Merged:
-        """Merge what is worth it. Uploads, passes and other compactions may go on meanwhile. Raises Outdated, SettingsError."""
+        """Merge what is worth it.
+
+        Uploads, passes and other compactions may go on meanwhile. Raises Outdated, SettingsError.
+        """
         passing = self.passing
         await passing.open()
         await passing.log.load_outputs(passing.state)
@@ -143,12 +166,16 @@ class Compactor:
         """These outputs alone, whatever their size."""
         await self._one(names)
         if self.done.outdone:
-            raise CommitConflict(f"others changed table {self.passing.context.settings.name} meanwhile: run it again")
+            raise CommitConflict(
+                f"others changed table {self.passing.context.settings.name} meanwhile: run it again"
+            )
 
     async def _one(self, names: list[str]) -> None:
         passing, rewriter = self.passing, self.passing.context.rewriter
         assert rewriter is not None, "only who has one compacts"  # noqa: S101
-        commit = await passing.commit(Evidence(base=passing.state.sequence, runs_work=False, merge=names))
+        commit = await passing.commit(
+            Evidence(base=passing.state.sequence, runs_work=False, merge=names)
+        )
         if commit is None or not commit.plan:
             self.done.outdone += 1
             return
@@ -158,10 +185,13 @@ class Compactor:
         try:
             files = await rewriter.rewrite(merged, task.id, nonce, state.schema)
         except TidemillError:
-            await passing.cancel([task.id], "its compaction failed")  # else its outputs would wait for the deadline
+            # else its outputs would wait for the deadline
+            await passing.cancel([task.id], "its compaction failed")
             raise
         receipt = _receipt(task, nonce, files, dead)
-        settled = await passing.commit(Evidence(base=state.sequence, runs_work=False, receipts={task.id: receipt}))
+        settled = await passing.commit(
+            Evidence(base=state.sequence, runs_work=False, receipts={task.id: receipt})
+        )
         if settled is None or not settled.settle:
             self.done.outdone += 1
             return
@@ -174,7 +204,9 @@ class Compactor:
 
 
 def _receipt(task: Task, nonce: str, files: list[OutputFile], dead: list[int]) -> Receipt:
-    """A compaction speaks of no sources: of files alone, and of what was dead when they were made."""
+    """A compaction speaks of no sources: of files alone, and of what was dead when
+    they were made.
+    """
     return Receipt(
         format=FORMAT_VERSION,
         task=task.id,

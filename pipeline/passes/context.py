@@ -19,8 +19,12 @@ from pipeline.state.state import State
 class Budget(Protocol):
     """Says how many more files may be dispatched (see `cost.Budget`)."""
 
-    def files_affordable(self, state: State, transform: TransformSettings, mean_bytes: float, now_ms: int) -> int | None: ...
-    def take(self, state: State, transform: TransformSettings, files: int, mean_bytes: float) -> None: ...
+    def files_affordable(
+        self, state: State, transform: TransformSettings, mean_bytes: float, now_ms: int
+    ) -> int | None: ...
+    def take(
+        self, state: State, transform: TransformSettings, files: int, mean_bytes: float
+    ) -> None: ...
 
 
 class Aggregator(Protocol):
@@ -35,15 +39,21 @@ class Aggregator(Protocol):
         ...
 
     async def compute(self, snapshot: Snapshot, nonce: str) -> list[AggregateFile]:
-        """Write all aggregates of this snapshot under new keys; those that need no change keep their file."""
+        """Write all aggregates of this snapshot under new keys; those that need no change keep
+        their file.
+        """
         ...
 
 
 class Rewriter(Protocol):
     """Writes live rows of several outputs anew, together."""
 
-    async def rewrite(self, outputs: Mapping[str, Output], task: str, nonce: str, schema: str | None) -> list[OutputFile]:
-        """Write the outputs' live rows as one output of this task and nonce, in the table's schema as it is now."""
+    async def rewrite(
+        self, outputs: Mapping[str, Output], task: str, nonce: str, schema: str | None
+    ) -> list[OutputFile]:
+        """Write the outputs' live rows as one output of this task and nonce, in the table's schema
+        as it is now.
+        """
         ...
 
 

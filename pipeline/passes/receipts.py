@@ -1,6 +1,8 @@
-"""What detached attempts left in the bucket: receipts, notes that they began, notes that they are lost.
+"""What detached attempts left in the bucket: receipts, notes that they began, notes that they are
+lost.
 
-A receipt of an attempt that worked through mounts is only believed after the store itself was asked: mounts know no versions.
+A receipt of an attempt that worked through mounts is only believed after the store itself was
+asked: mounts know no versions.
 """
 
 from __future__ import annotations
@@ -29,8 +31,11 @@ class Gathered:
     began: set[tuple[str, int]] = field(default_factory=set)
 
 
-async def gather(store: Store, home: str, state: State, output: str, tasks: Iterable[str] | None = None) -> Gathered:
-    """All that lies under the receipts prefix about open tasks; of those named in `tasks` alone where given.
+async def gather(
+    store: Store, home: str, state: State, output: str, tasks: Iterable[str] | None = None
+) -> Gathered:
+    """All that lies under the receipts prefix about open tasks; of those named in `tasks` alone
+    where given.
 
     `output` is the prefix that their files must lie below.
     """
@@ -39,14 +44,18 @@ async def gather(store: Store, home: str, state: State, output: str, tasks: Iter
     if not state.tasks:
         return found
     for prefix in (
-        [keys.receipt_prefix(home) + keys.TASKS] if tasks is None else [f"{keys.receipt_prefix(home)}{task}." for task in tasks]
+        [keys.receipt_prefix(home) + keys.TASKS]
+        if tasks is None
+        else [f"{keys.receipt_prefix(home)}{task}." for task in tasks]
     ):
         async for page in store.list(prefix):
             for key, size in zip(page.keys, page.sizes, strict=True):
                 began = keys.began_dispatch(key)
                 if began is not None:
                     found.began.add(began)
-                elif keys.task_of(key) in state.tasks and codec.may_be(LossNote if keys.is_loss_note(key) else Receipt, size):
+                elif keys.task_of(key) in state.tasks and codec.may_be(
+                    LossNote if keys.is_loss_note(key) else Receipt, size
+                ):
                     names.append(key)
     for key, stored in zip(names, await store.get_many(names), strict=True):
         if stored is not None:
@@ -54,20 +63,36 @@ async def gather(store: Store, home: str, state: State, output: str, tasks: Iter
     return found
 
 
-async def _note(store: Store, state: State, found: Gathered, key: str, body: bytes, *, output: str) -> None:
+async def _note(
+    store: Store, state: State, found: Gathered, key: str, body: bytes, *, output: str
+) -> None:
     try:
         if keys.is_loss_note(key):
             note = codec.decode(LossNote, body, key)
             task = state.tasks.get(note.task)
             if task is not None and task.dispatch == note.dispatch:
-                loss = Loss(task.attempt, task.owner, note.reason, note.suspect, note.detail, note.innocent, note.dispatch)
+                loss = Loss(
+                    task.attempt,
+                    task.owner,
+                    note.reason,
+                    note.suspect,
+                    note.detail,
+                    note.innocent,
+                    note.dispatch,
+                )
                 found.losses[task.id] = loss
             return
         receipt = codec.decode(Receipt, body, key) if keys.is_receipt(key) else None
     except StateInvalid:
-        return  # damaged, cut off or foreign: as if it did not exist, so its task expires and runs again
+        # damaged, cut off or foreign: as if it did not exist, so its task expires and runs again
+        return
     task = state.tasks.get(receipt.task) if receipt is not None else None
-    if receipt is None or task is None or receipt.task in found.receipts or not fits(receipt, task, output):
+    if (
+        receipt is None
+        or task is None
+        or receipt.task in found.receipts
+        or not fits(receipt, task, output)
+    ):
         return
     checked = await verified(store, task, receipt)
     if checked is not None:
@@ -75,21 +100,33 @@ async def _note(store: Store, state: State, found: Gathered, key: str, body: byt
 
 
 async def verified(store: Store, task: Task, receipt: Receipt) -> Receipt | None:
-    """The receipt as it may be settled: sources that are not at their planned version any more are `stale` or `gone`.
+    """The receipt as it may be settled: sources that are not at their planned version any more are
+    `stale` or `gone`.
 
-    None if an output is not there at the size that was recorded: a mount publishes what a killed writer had written so far.
+    None if an output is not there at the size that was recorded: a mount publishes what a killed
+    writer had written so far.
     """
     if not receipt.mounted or len(receipt.rows) != len(task.inputs):
         return receipt
     heads = await store.head_many([file.key for file in receipt.files])
-    if any(head is None or head.size_bytes != file.size_bytes for head, file in zip(heads, receipt.files, strict=True)):
+    if any(
+        head is None or head.size_bytes != file.size_bytes
+        for head, file in zip(heads, receipt.files, strict=True)
+    ):
         return None
     ailing = {p.index for p in receipt.problems}
     doubtful = [i for i in receipt.unverified if 0 <= i < len(task.inputs) and i not in ailing]
     problems = list(receipt.problems)
-    for i, head in zip(doubtful, await store.head_many([task.inputs.keys[i] for i in doubtful]), strict=True):
+    for i, head in zip(
+        doubtful, await store.head_many([task.inputs.keys[i] for i in doubtful]), strict=True
+    ):
         if head is None:
             problems.append(SourceProblem(index=i, status="gone"))
-        elif head.etag != task.inputs.etags[i] or head.modified_us // 1_000_000 != task.inputs.modified_us[i] // 1_000_000:
+        elif (
+            head.etag != task.inputs.etags[i]
+            or head.modified_us // 1_000_000 != task.inputs.modified_us[i] // 1_000_000
+        ):
             problems.append(SourceProblem(index=i, status="stale"))
-    return msgspec.structs.replace(receipt, problems=sorted(problems, key=lambda p: p.index), unverified=[])
+    return msgspec.structs.replace(
+        receipt, problems=sorted(problems, key=lambda p: p.index), unverified=[]
+    )

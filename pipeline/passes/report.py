@@ -28,11 +28,15 @@ class PassReport:
     quarantined: int = 0
     deleted: int = 0
     changed: int = 0
-    """Sources that were overwritten or deleted under way, or whose transform is no longer declared: a further pass sees to them."""
+    """Sources that were overwritten or deleted under way, or whose transform is no longer declared:
+    a further pass sees to them.
+    """
     respawned: int = 0
     """Sources whose attempt was lost and that were dispatched again."""
     unread: int = 0
-    """Sources that the store did not give, or whose rows it did not take: a later pass tries them again."""
+    """Sources that the store did not give, or whose rows it did not take: a later pass tries them
+    again.
+    """
     unread_reason: str = ""
     unmatched: int = 0
     unmatched_sample: list[str] = field(default_factory=list)
@@ -45,7 +49,9 @@ class PassReport:
     limited: bool = False
     """The limits of the request were reached, and something is left or was not looked at."""
     left: int = 0
-    """Sources that were seen and wait for a later pass: by limits, costs, or because as many tasks are open as may be."""
+    """Sources that were seen and wait for a later pass: by limits, costs, or because as many tasks
+    are open as may be.
+    """
     left_bytes: int = 0
     left_oldest_us: int | None = None
     commits: int = 0
@@ -57,7 +63,17 @@ class PassReport:
 
 
 SUMS = (
-    *("planned", "planned_bytes", "committed", "committed_bytes", "rows", "rejected", "quarantined", "deleted", "changed"),
+    *(
+        "planned",
+        "planned_bytes",
+        "committed",
+        "committed_bytes",
+        "rows",
+        "rejected",
+        "quarantined",
+        "deleted",
+        "changed",
+    ),
     *("respawned", "commits", "aggregates"),
 )
 
@@ -70,10 +86,16 @@ def combine(total: PassReport, report: PassReport) -> PassReport:
 
 
 def commit(  # noqa: PLR0917
-    report: PassReport, done: Commit, tasks: Mapping[str, Task], state: State, settings: PipelineSettings, counted: set[str]
+    report: PassReport,
+    done: Commit,
+    tasks: Mapping[str, Task],
+    state: State,
+    settings: PipelineSettings,
+    counted: set[str],
 ) -> None:
-    """Add a commit. tasks: those that it ended, as they were before. state: with the commit. counted: the tasks whose sources are
-    in `planned`: what they leave without an answer is taken out again, so that a file counts once, however many attempts it takes.
+    """Add a commit. tasks: those that it ended, as they were before. state: with the commit.
+    counted: the tasks whose sources are in `planned`: what they leave without an answer is taken
+    out again, so that a file counts once, however many attempts it takes.
     """
     report.commits += 1
     report.planned += sum(len(t.inputs) for t in done.plan if t.owner)
@@ -84,13 +106,21 @@ def commit(  # noqa: PLR0917
     ended = {entry.key for entry in done.quarantine}
     for task in retired:
         if task.id in counted:
-            _give_back(report, task, [i for i, key in enumerate(task.inputs.keys) if key not in ended])
+            _give_back(
+                report, task, [i for i, key in enumerate(task.inputs.keys) if key not in ended]
+            )
     report.changed += sum(len(t.inputs) for t in retired if _is_of_other_code(t, settings))
     report.quarantined += len(done.quarantine)
-    report.respawned += sum(len(state.tasks[r.task].inputs) for r in done.respawn if r.task in state.tasks)
+    report.respawned += sum(
+        len(state.tasks[r.task].inputs) for r in done.respawn if r.task in state.tasks
+    )
     for settled in done.settle:
         if settled.task in counted:
-            _give_back(report, tasks[settled.task], [p.index for p in settled.problems if p.status != "failed"])
+            _give_back(
+                report,
+                tasks[settled.task],
+                [p.index for p in settled.problems if p.status != "failed"],
+            )
         by_status: dict[str, int] = {}
         for problem in settled.problems:
             by_status[problem.status] = by_status.get(problem.status, 0) + 1
@@ -110,9 +140,15 @@ def _give_back(report: PassReport, task: Task, indexes: Sequence[int]) -> None:
 
 
 def losses(
-    report: PassReport, done: Commit, tasks: Mapping[str, Task], known: Mapping[str, Loss], settings: PipelineSettings
+    report: PassReport,
+    done: Commit,
+    tasks: Mapping[str, Task],
+    known: Mapping[str, Loss],
+    settings: PipelineSettings,
 ) -> None:
-    """Add the sources that a commit put off: what became of their attempts says nothing about them."""
+    """Add the sources that a commit put off: what became of their attempts says
+    nothing about them.
+    """
     for task_id in done.retire:
         loss = known.get(task_id)
         if loss is not None and loss.innocent and not _is_of_other_code(tasks[task_id], settings):
@@ -126,12 +162,16 @@ def expected(report: PassReport, waiting: Iterable[Receipt]) -> PassReport:
     seen = PassReport(planned=report.planned, planned_bytes=report.planned_bytes)
     seen.committed = report.committed + sum(len(r.rows) - len(r.problems) for r in receipts)
     seen.rows = report.rows + sum(sum(r.rows) for r in receipts)
-    seen.quarantined = report.quarantined + sum(1 for r in receipts for p in r.problems if p.status == "failed")
+    seen.quarantined = report.quarantined + sum(
+        1 for r in receipts for p in r.problems if p.status == "failed"
+    )
     seen.committed_bytes = report.committed_bytes + sum(r.bytes_read for r in receipts)
     return seen
 
 
 def _is_of_other_code(task: Task, settings: PipelineSettings) -> bool:
-    """Whether its transform is not declared any more, or at another version: what is left of it is planned anew."""
+    """Whether its transform is not declared any more, or at another version: what is left of it is
+    planned anew.
+    """
     transform = settings.transform(task.transform)
     return transform is None or transform.version != task.version

@@ -1,6 +1,9 @@
-"""One pass: discover, plan, dispatch, settle. Any number of passes may run at once, on any number of machines.
+"""One pass: discover, plan, dispatch, settle.
 
-The pass owns no rule: `planner` decides what a commit says, `log` whether it happened, `state` what it means.
+Any number of passes may run at once, on any number of machines.
+
+The pass owns no rule: `planner` decides what a commit says, `log` whether it happened, `state` what
+it means.
 """
 
 from __future__ import annotations
@@ -32,13 +35,20 @@ from pipeline.state.state import State
 
 
 class Pass:
-    """One bounded pass over the source prefix. Make a new one for each pass; `state` may be carried over."""
+    """One bounded pass over the source prefix.
+
+    Make a new one for each pass; `state` may be carried over.
+    """
 
     def __init__(self, context: PassContext, state: State | None = None) -> None:
         self.context = context
         self.settings = context.settings
         self.log = Log(
-            context.store, context.settings.name, clock=context.clock, policy=context.policy, generation=context.settings.generation
+            context.store,
+            context.settings.name,
+            clock=context.clock,
+            policy=context.policy,
+            generation=context.settings.generation,
         )
         self.report = PassReport()
         self.loaded = state
@@ -69,16 +79,24 @@ class Pass:
         return self.loaded
 
     async def run(self, request: Request | None = None) -> PassReport:
-        """Bring the pipeline up to date with what the bucket held when the pass began, or do what `request` asks for.
+        """Bring the pipeline up to date with what the bucket held when the pass began, or do what
+        `request` asks for.
 
-        With an attached executor this waits for the work it dispatched; with a detached one it returns after dispatch.
+        With an attached executor this waits for the work it dispatched; with a detached one it
+        returns after dispatch.
         """
         request = request or Request()
         if not self._is_open:
             await self.open()
         await self.gather()
         admission, ended = Admission(self.context, request), False
-        finder = Finder(self.log, self.state, self.settings, request, scopes(request, self.settings, self.context.policy))
+        finder = Finder(
+            self.log,
+            self.state,
+            self.settings,
+            request,
+            scopes(request, self.settings, self.context.policy),
+        )
         async for judged, missing, base, more in finder.looks():
             self._count(judged)
             if self.context.stopping():
@@ -109,12 +127,18 @@ class Pass:
         self.loaded.touched.clear()
         self.loaded.ledger.forget()
 
-    # -- what was found ----------------------------------------------------------------------------------------------
+    # -- what was found ----------------------------------------------------------------------------
 
-    async def _take(self, admission: Admission, judged: Judged, missing: list[str], base: int, more: bool) -> None:
+    async def _take(
+        self, admission: Admission, judged: Judged, missing: list[str], base: int, more: bool
+    ) -> None:
         now_ms, first = self.context.clock.now_ms(), True
         admission.offer(judged.found, base, self.state, now_ms)
-        while first or (admission.is_ready(more=more) and not admission.is_over(self.report) and not self._is_full(admission)):
+        while first or (
+            admission.is_ready(more=more)
+            and not admission.is_over(self.report)
+            and not self._is_full(admission)
+        ):
             evidence = self._collected()
             evidence.base = admission.base
             if admission.is_ready(more=more):
@@ -132,7 +156,9 @@ class Pass:
             await self._settle_while_full()
 
     def _left_word(self, admission: Admission, request: Request, *, read_to_end: bool) -> Evidence:
-        """What is held and not committed yet, with word of what a listing of the pass's own left to later ones."""
+        """What is held and not committed yet, with word of what a listing of the pass's own left to
+        later ones.
+        """
         listed = request.names is None and request.listing is None and not request.growing
         self.report.complete = listed and read_to_end
         admission.end(self.report, self.context.policy, complete=read_to_end)
@@ -142,16 +168,22 @@ class Pass:
         return evidence
 
     async def _left_over(self, evidence: Evidence) -> int:
-        """Objects that changed or went while an older version of theirs was only settled by the same commit."""
+        """Objects that changed or went while an older version of theirs was only settled by the
+        same commit.
+        """
         now_ms, left = self.context.clock.now_ms(), 0
         columns = ((found.inputs.keys, found.inputs.etags) for found in evidence.found)
         objects = [pair for keys, etags in columns for pair in zip(keys, etags, strict=True)]
-        due = [(key, etag) for key, etag in objects if self.state.is_due(key, etag, now_ms)]  # few: most are planned by now
+        # few: most are planned by now
+        due = [(key, etag) for key, etag in objects if self.state.is_due(key, etag, now_ms)]
         await self.log.look_up(self.state, [*(key for key, _ in due), *evidence.missing])
         for key, etag in due:
             entry = self.state.entry(key)
             left += entry is None or entry.etag != etag
-        return left + sum(self.state.entry(key) is not None and key not in self.state.wanted for key in evidence.missing)
+        return left + sum(
+            self.state.entry(key) is not None and key not in self.state.wanted
+            for key in evidence.missing
+        )
 
     def _count(self, judged: Judged) -> None:
         self.report.listed += judged.listed
@@ -165,22 +197,35 @@ class Pass:
         self.report.held_back |= most is not None and len(self.state.tasks) >= most
         return self.report.held_back or admission.over_budget > 0
 
-    # -- receipts ----------------------------------------------------------------------------------------------------
+    # -- receipts ----------------------------------------------------------------------------------
 
     async def gather(self, tasks: Iterable[str] | None = None) -> None:
-        """Take what lies in the bucket of open tasks (or of `tasks`): of detached attempts, and of runners that died."""
-        found = await gather(self.context.store, self.log.home, self.state, self.settings.output, tasks)
+        """Take what lies in the bucket of open tasks (or of `tasks`): of detached attempts, and of
+        runners that died.
+        """
+        found = await gather(
+            self.context.store, self.log.home, self.state, self.settings.output, tasks
+        )
         for task_id, receipt in found.receipts.items():
             self._receipts.setdefault(task_id, receipt)
-        self._losses |= {task_id: loss for task_id, loss in found.losses.items() if task_id not in self._receipts}
+        self._losses |= {
+            task_id: loss for task_id, loss in found.losses.items() if task_id not in self._receipts
+        }
         self._began |= found.began
 
     async def _settle_while_full(self) -> None:
-        while self._in_flight() > self.context.policy.outstanding_sources_max and self.context.executor.outstanding:
+        while (
+            self._in_flight() > self.context.policy.outstanding_sources_max
+            and self.context.executor.outstanding
+        ):
             await self._absorb()
 
     def _in_flight(self) -> int:
-        return sum(len(self.state.tasks[t].inputs) for t, _ in self._attempts.values() if t in self.state.tasks)
+        return sum(
+            len(self.state.tasks[t].inputs)
+            for t, _ in self._attempts.values()
+            if t in self.state.tasks
+        )
 
     async def drain(self) -> None:
         """Wait for this executor's attempts and commit what they did, until none is left."""
@@ -211,21 +256,34 @@ class Pass:
             self.context.on_progress(report.expected(self.report, self._receipts.values()))
             return
         owner = self.context.executor.owner
-        self._losses[task_id] = Loss(attempt, owner, lost, finished.suspect, finished.detail, finished.innocent)
+        self._losses[task_id] = Loss(
+            attempt, owner, lost, finished.suspect, finished.detail, finished.innocent
+        )
 
     def _collected(self) -> Evidence:
         """What this pass holds and has not committed yet."""
-        return Evidence(base=self.state.sequence, receipts=self._receipts, losses=self._losses, began=self._began)
+        return Evidence(
+            base=self.state.sequence,
+            receipts=self._receipts,
+            losses=self._losses,
+            began=self._began,
+        )
 
-    # -- commits -----------------------------------------------------------------------------------------------------
+    # -- commits -----------------------------------------------------------------------------------
 
     async def commit(self, evidence: Evidence) -> Commit | None:
-        """Append what the evidence calls for, then dispatch. Proposes anew whenever another writer was first."""
+        """Append what the evidence calls for, then dispatch.
+
+        Proposes anew whenever another writer was first.
+        """
         for _ in range(self.context.policy.proposals_max):
             await self.log.look_up(self.state, self._asked(evidence))
             await self.log.look_up_outputs(self.state, self._merged(evidence))
             proposal = self.proposer.propose(
-                self.state, evidence, now_ms=self.context.clock.now_ms(), commit_id=self.context.ids.nonce()
+                self.state,
+                evidence,
+                now_ms=self.context.clock.now_ms(),
+                commit_id=self.context.ids.nonce(),
             )
             if proposal.is_empty():
                 self._forget_evidence()
@@ -235,7 +293,9 @@ class Pass:
             if await self.log.append(self.state, proposal):
                 report.losses(self.report, proposal, tasks, self._losses, self.settings)
                 self._forget_evidence()
-                report.commit(self.report, proposal, tasks, self.state, self.settings, self._counted)
+                report.commit(
+                    self.report, proposal, tasks, self.state, self.settings, self._counted
+                )
                 self.context.on_progress(self.report)
                 if proposal.schema is not None:
                     self.context.on_columns(proposal.schema)
@@ -244,34 +304,49 @@ class Pass:
                 return proposal
             await self._catch_up()
         raise CommitConflict(
-            f"other writers of {self.settings.name} were faster {self.context.policy.proposals_max} times; run again"
+            f"other writers of {self.settings.name} were faster {self.context.policy.proposals_max}"
+            " times; run again"
         )
 
     def _asked(self, evidence: Evidence) -> list[str]:
         """Keys about which the proposer may ask the ledger."""
-        lost = (self.state.tasks[task].inputs.keys for task in evidence.losses if task in self.state.tasks)
+        lost = (
+            self.state.tasks[task].inputs.keys
+            for task in evidence.losses
+            if task in self.state.tasks
+        )
         return [*evidence.missing, *(key for names in lost for key in names)]
 
     def _merged(self, evidence: Evidence) -> list[str]:
         """Outputs about which the proposer may ask."""
-        ended = (self.state.tasks[task].merges for task in evidence.receipts if task in self.state.tasks)
+        ended = (
+            self.state.tasks[task].merges for task in evidence.receipts if task in self.state.tasks
+        )
         return [*evidence.merge, *(name for names in ended for name in names)]
 
     async def _catch_up(self) -> None:
         if not await self.log.catch_up(self.state):
-            raise Outdated(f"the log of {self.settings.name} was collected while it was being used; run again")
+            raise Outdated(
+                f"the log of {self.settings.name} was collected while it was being used; run again"
+            )
 
     def _forget_evidence(self) -> None:
         self._receipts, self._losses, self._held = {}, {}, 0
 
     async def _dispatch(self, commit: Commit) -> None:
         """Only after the append: work that no commit knows would never be settled."""
-        wanted = [task.id for task in commit.plan if not task.merges] + [respawn.task for respawn in commit.respawn]
+        wanted = [task.id for task in commit.plan if not task.merges] + [
+            respawn.task for respawn in commit.respawn
+        ]
         assignments = []
         for task_id in wanted:
             task, nonce = self.state.tasks[task_id], self.context.ids.nonce()
             self._attempts[nonce] = (task_id, task.attempt)
-            assignments.append(Assignment(pipeline=self.settings.name, task=task, nonce=nonce, schema=self.state.schema))
+            assignments.append(
+                Assignment(
+                    pipeline=self.settings.name, task=task, nonce=nonce, schema=self.state.schema
+                )
+            )
         if assignments:
             await self.context.executor.dispatch(assignments)
 
@@ -282,8 +357,11 @@ class Pass:
             await self.checkpoint()
 
     async def aggregate(self) -> None:
-        """Bring the aggregates up to the snapshot. They are committed right after the snapshot they were computed over, or
-        not at all; where other writers never leave room for that, readers compute what is missing."""
+        """Bring the aggregates up to the snapshot.
+
+        They are committed right after the snapshot they were computed over, or not at all; where
+        other writers never leave room for that, readers compute what is missing.
+        """
         aggregator, from_scratch = self.context.aggregator, False
         if aggregator is not None:
             await aggregator.prepare()
@@ -296,12 +374,15 @@ class Pass:
                 snapshot = msgspec.structs.replace(snapshot, changes=Changes(everything=True))
             try:
                 files = await aggregator.compute(snapshot, self.context.ids.nonce())
-            except ObjectNotFound:  # another run's vacuum removed a file, or somebody deleted it though it counts
+            except ObjectNotFound:
+                # another run's vacuum removed a file, or somebody deleted it though it counts
                 before = self.state.sequence
                 await self._catch_up()
                 from_scratch = self.state.sequence == before
                 continue
-            commit = self.proposer.blank(self.state, now_ms=self.context.clock.now_ms(), commit_id=self.context.ids.nonce())
+            commit = self.proposer.blank(
+                self.state, now_ms=self.context.clock.now_ms(), commit_id=self.context.ids.nonce()
+            )
             commit.aggregates = files
             if await self.log.append(self.state, commit):
                 self.report.commits += 1
@@ -316,7 +397,9 @@ class Pass:
             await write_checkpoint(self.log, self.state, self.context.ids)
 
     async def settle(self, tasks: Iterable[str] | None = None) -> None:
-        """Commit what receipts say, and nothing else; a pass makes good whatever this does not come to."""
+        """Commit what receipts say, and nothing else; a pass makes good whatever this does not come
+        to.
+        """
         await self.open()
         await self.gather(tasks)
         evidence = self._collected()
@@ -324,20 +407,29 @@ class Pass:
         await self.commit(evidence)
 
     async def change_generations(self, change: Change) -> Generations:
-        """Begin, publish, roll back or drop a generation, in one commit. Raises SettingsError where that makes no sense."""
+        """Begin, publish, roll back or drop a generation, in one commit.
+
+        Raises SettingsError where that makes no sense.
+        """
         await self.open()
         await self.commit(Evidence(base=self.state.sequence, runs_work=False, change=change))
         return self.state.generations or Generations()
 
     async def cancel(self, tasks: Iterable[str], reason: str) -> int:
-        """End open tasks; what they would have published waits for a person. How many there were."""
+        """End open tasks; what they would have published waits for a person. How many
+        there were.
+        """
         await self.open()
         wanted = {task: reason for task in tasks if task in self.state.tasks}
-        commit = await self.commit(Evidence(base=self.state.sequence, runs_work=False, cancel=wanted))
+        commit = await self.commit(
+            Evidence(base=self.state.sequence, runs_work=False, cancel=wanted)
+        )
         return len(commit.retire) if commit is not None else 0
 
     async def requeue(self, names: Iterable[str]) -> int:
         """Let quarantined keys be planned again by the next pass; how many there were."""
         await self.open()
-        commit = await self.commit(Evidence(base=self.state.sequence, runs_work=False, requeue=list(names)))
+        commit = await self.commit(
+            Evidence(base=self.state.sequence, runs_work=False, requeue=list(names))
+        )
         return len(commit.requeue) if commit is not None else 0

@@ -11,7 +11,9 @@ from pipeline.plan.evidence import Evidence
 
 
 async def keep_tidy(running: Pass) -> None:
-    """After a pass that committed: a checkpoint, so that the next process starts fast, and now and then a vacuum."""
+    """After a pass that committed: a checkpoint, so that the next process starts fast, and now and
+    then a vacuum.
+    """
     if not running.report.commits:
         return
     every, sequence = running.context.policy.vacuum_every, running.state.sequence
@@ -23,10 +25,15 @@ async def keep_tidy(running: Pass) -> None:
 
 
 async def compact(running: Pass, *, few: bool = False, purge: bool = False) -> Merged:
-    """Merge small outputs into files of the declared size (see `merging.Wanted`). Raises SettingsError for a wrong order_by."""
+    """Merge small outputs into files of the declared size (see `merging.Wanted`).
+
+    Raises SettingsError for a wrong order_by.
+    """
     if running.context.rewriter is None:
         return Merged()
-    return await Compactor(running, Wanted(target_bytes=running.settings.file_bytes, few=few, purge=purge)).run()
+    return await Compactor(
+        running, Wanted(target_bytes=running.settings.file_bytes, few=few, purge=purge)
+    ).run()
 
 
 async def vacuum(running: Pass, *, dry_run: bool = False) -> Vacuumed:
@@ -38,8 +45,16 @@ async def vacuum(running: Pass, *, dry_run: bool = False) -> Vacuumed:
     commit = await running.commit(Evidence(base=state.sequence, runs_work=False, collected=unnamed))
     collected = commit.collected if commit is not None else []
     done = await maintenance.vacuum(
-        log, settings, running.state, running.context.ids, kept=kept, collected=collected, dry_run=dry_run
+        log,
+        settings,
+        running.state,
+        running.context.ids,
+        kept=kept,
+        collected=collected,
+        dry_run=dry_run,
     )
     if done.outputs and not dry_run:
-        await running.commit(Evidence(base=running.state.sequence, runs_work=False, vacuumed=done.outputs))
+        await running.commit(
+            Evidence(base=running.state.sequence, runs_work=False, vacuumed=done.outputs)
+        )
     return done

@@ -1,4 +1,6 @@
-"""Entries of a commit made from tasks and receipts, and what can be asked of them without the state. Pure."""
+"""Entries of a commit made from tasks and receipts, and what can be asked of them without the
+state. Pure.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ def is_stored(output: Output | None) -> bool:
 
 def is_about(loss: Loss, task: Task) -> bool:
     """Whether the loss is that of the task's current attempt."""
-    return (loss.attempt, loss.owner) == (task.attempt, task.owner) and loss.dispatch in (None, task.dispatch)
+    return (loss.attempt, loss.owner) == (task.attempt, task.owner) and loss.dispatch in (
+        None,
+        task.dispatch,
+    )
 
 
 def settled(receipt: Receipt) -> Settled:

@@ -1,4 +1,7 @@
-"""What work costs on rented containers, before and while it is done. Pure: prices and earlier receipts in, dollars out."""
+"""What work costs on rented containers, before and while it is done.
+
+Pure: prices and earlier receipts in, dollars out.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,17 @@ from pipeline.state.usage import Took, day_of
 
 ASSUMED_S_PER_FILE = 0.2
 ASSUMED_BYTES_PER_S = 20e6
-"""What is assumed of code that never ran: so long for each file, and so many bytes a second besides."""
+"""What is assumed of code that never ran: so long for each file, and so many bytes a second
+besides.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What some files of one transform would take. `seconds` are container seconds of work, `wall_s` the time until all is done."""
+    """What some files of one transform would take.
+
+    `seconds` are container seconds of work, `wall_s` the time until all is done.
+    """
 
     transform: str
     files: int
@@ -46,8 +54,13 @@ class Prices:
         r = transform.resources
         return self.rates.usd_per_s(cpu=r.cpu, memory_mb=r.memory_mb_deployed, gpu=r.gpu)
 
-    def estimate(self, transform: TransformSettings, took: Took, *, files: int, size_bytes: int) -> Estimate:
-        """Work, containers and dollars for so many files. Containers are paid while they idle before they end, too."""
+    def estimate(
+        self, transform: TransformSettings, took: Took, *, files: int, size_bytes: int
+    ) -> Estimate:
+        """Work, containers and dollars for so many files.
+
+        Containers are paid while they idle before they end, too.
+        """
         per_file, basis = seconds_per_file(took, size_bytes / files if files else 0.0)
         seconds = files * per_file
         tasks = max(1, math.ceil(seconds / self.policy.attempt_budget_s)) if files else 0
@@ -66,7 +79,9 @@ class Prices:
         )
 
     def spent_usd(self, by_transform: Mapping[str, float]) -> float:
-        """Seconds by transform in dollars; a transform that is no longer declared counts at the cheapest rate."""
+        """Seconds by transform in dollars; a transform that is no longer declared counts at the
+        cheapest rate.
+        """
         known = {t.name: self.usd_per_s(t) for t in self.settings.transforms}
         cheapest = min(known.values(), default=0.0)
         return sum(seconds * known.get(name, cheapest) for name, seconds in by_transform.items())
@@ -78,19 +93,32 @@ def seconds_per_file(took: Took, mean_bytes: float) -> tuple[float, str]:
     if measured is not None:
         return measured, f"{took.files:,.0f} earlier files"
     per_file = ASSUMED_S_PER_FILE + mean_bytes / ASSUMED_BYTES_PER_S
-    return per_file, f"assumed: {ASSUMED_S_PER_FILE:g} s a file and {ASSUMED_BYTES_PER_S / 1e6:g} MB/s; nothing ran yet"
+    return (
+        per_file,
+        (
+            f"assumed: {ASSUMED_S_PER_FILE:g} s a file and {ASSUMED_BYTES_PER_S / 1e6:g} MB/s;"
+            " nothing ran yet"
+        ),
+    )
 
 
 class Budget:
-    """How much more may be dispatched. Counts what today's receipts took, and what open tasks and this run are estimated to."""
+    """How much more may be dispatched.
+
+    Counts what today's receipts took, and what open tasks and this run are estimated to.
+    """
 
     def __init__(self, limits: CostLimits, prices: Prices) -> None:
         self._limits = limits
         self._prices = prices
         self._run_usd = 0.0
 
-    def files_affordable(self, state: State, transform: TransformSettings, mean_bytes: float, now_ms: int) -> int | None:
-        """How many more files of this transform the limits allow now; None where there is no limit."""
+    def files_affordable(
+        self, state: State, transform: TransformSettings, mean_bytes: float, now_ms: int
+    ) -> int | None:
+        """How many more files of this transform the limits allow now; None where
+        there is no limit.
+        """
         left = []
         if self._limits.run_usd is not None:
             left.append(self._limits.run_usd - self._run_usd)
@@ -99,9 +127,13 @@ class Budget:
             left.append(self._limits.day_usd - spent - self._open_usd(state))
         if not left:
             return None
-        return max(0, math.floor(min(left) / self._usd_per_file(state, transform, mean_bytes) + 1e-9))
+        return max(
+            0, math.floor(min(left) / self._usd_per_file(state, transform, mean_bytes) + 1e-9)
+        )
 
-    def take(self, state: State, transform: TransformSettings, files: int, mean_bytes: float) -> None:
+    def take(
+        self, state: State, transform: TransformSettings, files: int, mean_bytes: float
+    ) -> None:
         """Count files that this run dispatches."""
         self._run_usd += files * self._usd_per_file(state, transform, mean_bytes)
 

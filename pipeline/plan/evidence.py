@@ -1,4 +1,7 @@
-"""What was seen outside the log, on its way into a proposal: found objects, receipts, losses. Pure values."""
+"""What was seen outside the log, on its way into a proposal: found objects, receipts, losses.
+
+Pure values.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ class Loss:
 
 @dataclass(slots=True)
 class Found:
-    """New or changed objects of one transform, as parallel columns, with the output their previous version is in."""
+    """New or changed objects of one transform, as parallel columns, with the output their previous
+    version is in.
+    """
 
     transform: str
     inputs: Inputs
@@ -38,7 +43,9 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Mended:
-    """The table's columns as they are to be, where they are still what they were `before` (see `tables/schema_repair.py`)."""
+    """The table's columns as they are to be, where they are still what they were `before` (see
+    `tables/schema_repair.py`).
+    """
 
     before: str | None
     after: str
@@ -46,7 +53,10 @@ class Mended:
 
 @dataclass(slots=True)
 class Evidence:
-    """What was seen outside the log. `base` is the sequence that was loaded before `found` and `missing` were listed."""
+    """What was seen outside the log.
+
+    `base` is the sequence that was loaded before `found` and `missing` were listed.
+    """
 
     base: int = 0
     found: list[Found] = field(default_factory=list)
@@ -58,7 +68,9 @@ class Evidence:
     receipts: dict[str, Receipt] = field(default_factory=dict)
     losses: dict[str, Loss] = field(default_factory=dict)
     runs_work: bool = True
-    """Whether the proposer can dispatch: otherwise attempts without an answer are left to somebody who can."""
+    """Whether the proposer can dispatch: otherwise attempts without an answer are left to somebody
+    who can.
+    """
     began: set[tuple[str, int]] = field(default_factory=set)
     """Tasks and dispatches that noted their beginning (see `model.RENTED`)."""
     requeue: list[str] = field(default_factory=list)
@@ -77,9 +89,11 @@ class Evidence:
 
 
 def fits(receipt: Receipt, task: Task, output: str) -> bool:
-    """Whether the receipt speaks of this task's inputs, and names only files that its own attempt may have written below `output`.
+    """Whether the receipt speaks of this task's inputs, and names only files that its own attempt
+    may have written below `output`.
 
-    A damaged or foreign one is ignored: what it names would be read by queries, and deleted by a vacuum one day.
+    A damaged or foreign one is ignored: what it names would be read by queries, and deleted by a
+    vacuum one day.
     """
     n = len(task.inputs)
     return (
@@ -91,13 +105,20 @@ def fits(receipt: Receipt, task: Task, output: str) -> bool:
         and all(0 <= p.index < n for p in receipt.problems)
         and len({p.index for p in receipt.problems}) == len(receipt.problems)
         and len({file.key for file in receipt.files}) == len(receipt.files)
-        and all(_is_own(file, keys.output_id(task.id, receipt.nonce), output) for file in receipt.files)
+        and all(
+            _is_own(file, keys.output_id(task.id, receipt.nonce), output) for file in receipt.files
+        )
     )
 
 
 def _is_own(file: OutputFile, output_id: str, output: str) -> bool:
-    prefix = {MAIN_TABLE: keys.rows_prefix(output), REJECTED_TABLE: keys.rejected_prefix(output)}.get(file.table)
+    prefix = {
+        MAIN_TABLE: keys.rows_prefix(output),
+        REJECTED_TABLE: keys.rejected_prefix(output),
+    }.get(file.table)
     if prefix is None or not file.key.startswith(prefix) or min(file.size_bytes, file.rows) < 0:
         return False
     folders = file.key.removeprefix(prefix).split("/")[:-1]
-    return keys.output_of(file.key) == output_id and not any(part in ("", ".", "..") for part in folders)
+    return keys.output_of(file.key) == output_id and not any(
+        part in ("", ".", "..") for part in folders
+    )

@@ -1,7 +1,10 @@
-"""What a commit should say, given the state and what was seen. Pure: the same inputs give the same commit.
+"""What a commit should say, given the state and what was seen.
 
-`propose` may run several times for the same evidence, each time against a newer state, until its commit wins the race for
-the next sequence number. So every rule here asks the state it is given and remembers nothing.
+Pure: the same inputs give the same commit.
+
+`propose` may run several times for the same evidence, each time against a newer state, until its
+commit wins the race for the next sequence number. So every rule here asks the state it is given and
+remembers nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +34,10 @@ MERGE_MS = 2 * 3_600_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposer:
-    """Makes commits for one pipeline. Everything it depends on besides state and evidence is fixed here."""
+    """Makes commits for one pipeline.
+
+    Everything it depends on besides state and evidence is fixed here.
+    """
 
     settings: PipelineSettings
     policy: Policy
@@ -40,7 +46,9 @@ class Proposer:
     parallelism: int
     is_gone: Callable[[str], bool]
     unify: Callable[[str | None, str], str]
-    """The table's schema with another one added; raises InputRejected where they contradict each other."""
+    """The table's schema with another one added; raises InputRejected where they contradict each
+    other.
+    """
 
     def propose(self, state: State, evidence: Evidence, *, now_ms: int, commit_id: str) -> Commit:
         """The commit that should follow `state`; possibly empty."""
@@ -75,7 +83,9 @@ class Proposer:
 class _Draft:
     """One commit being written, with the keys it has already decided about."""
 
-    def __init__(self, proposer: Proposer, state: State, evidence: Evidence, now_ms: int, commit_id: str) -> None:
+    def __init__(
+        self, proposer: Proposer, state: State, evidence: Evidence, now_ms: int, commit_id: str
+    ) -> None:
         self.p = proposer
         self.state = state
         self.evidence = evidence
@@ -85,10 +95,13 @@ class _Draft:
         self.ended: set[str] = set()
         self.commit = proposer.blank(state, now_ms=now_ms, commit_id=commit_id)
 
-    # -- receipts ----------------------------------------------------------------------------------------------------
+    # -- receipts ----------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """End each open task that has a receipt, with the first one seen. Receipts of any other task are ignored."""
+        """End each open task that has a receipt, with the first one seen.
+
+        Receipts of any other task are ignored.
+        """
         for task_id, receipt in self.evidence.receipts.items():
             task = self.state.tasks.get(task_id)
             if task is None or not fits(receipt, task, self.p.settings.output):
@@ -98,7 +111,9 @@ class _Draft:
                 self.commit.retire.append(task_id)
                 continue
             try:
-                schema = self.p.unify(self.schema, receipt.schema) if receipt.schema else self.schema
+                schema = (
+                    self.p.unify(self.schema, receipt.schema) if receipt.schema else self.schema
+                )
             except InputRejected:
                 self._run_anew(task)
                 continue
@@ -114,13 +129,20 @@ class _Draft:
             self.commit.schema = self.schema
 
     def _still_holds(self, task: Task, receipt: Receipt) -> bool:
-        """Whether the outputs of a compaction are still there to be replaced; else a later one sees to what is left of them."""
+        """Whether the outputs of a compaction are still there to be replaced; else a later one sees
+        to what is left of them.
+        """
         found = [self.state.outputs.get(name) for name in task.merges]
         pairs = zip(found, receipt.merged_dead, strict=True)
-        return all(output is not None and is_stored(output) and 0 <= seen <= len(output.dead) for output, seen in pairs)
+        return all(
+            output is not None and is_stored(output) and 0 <= seen <= len(output.dead)
+            for output, seen in pairs
+        )
 
     def _run_anew(self, task: Task) -> None:
-        """Its receipt contradicts the table as it is by now: a new task meets the table's types, and finds no such receipt."""
+        """Its receipt contradicts the table as it is by now: a new task meets the table's types,
+        and finds no such receipt.
+        """
         self.ended.add(task.id)
         self.commit.retire.append(task.id)
         wanted = [i for i, key in enumerate(task.inputs.keys) if self.state.is_wanted(key, task.id)]
@@ -134,10 +156,12 @@ class _Draft:
         if left:
             self._plan_again(task, task.inputs.take(left))
 
-    # -- attempts without an answer ----------------------------------------------------------------------------------
+    # -- attempts without an answer ----------------------------------------------------------------
 
     def expire(self) -> None:
-        """Dispatch again, split or quarantine every open task whose attempt is lost, overdue, or whose runner is gone."""
+        """Dispatch again, split or quarantine every open task whose attempt is lost, overdue, or
+        whose runner is gone.
+        """
         for task in self.state.tasks.values():
             if task.id in self.ended:
                 continue
@@ -145,10 +169,17 @@ class _Draft:
             if loss is not None and is_about(loss, task):
                 self._lost(task, loss)
             elif task.deadline_ms <= self.now_ms:
-                if task.owner.startswith(RENTED) and (task.id, task.dispatch) not in self.evidence.began:
-                    self._runner_vanished(task, "it was never begun: lost on its way, or too long in the queue")
+                if (
+                    task.owner.startswith(RENTED)
+                    and (task.id, task.dispatch) not in self.evidence.began
+                ):
+                    self._runner_vanished(
+                        task, "it was never begun: lost on its way, or too long in the queue"
+                    )
                 else:
-                    self._attempt_failed(task, Loss(task.attempt, task.owner, "no answer before its deadline"))
+                    self._attempt_failed(
+                        task, Loss(task.attempt, task.owner, "no answer before its deadline")
+                    )
             elif self.p.is_gone(task.owner):
                 self._runner_vanished(task, "its runner ended")
 
@@ -161,8 +192,10 @@ class _Draft:
             self._give_back(task, loss)
 
     def _give_back(self, task: Task, loss: Loss) -> None:
-        """An outage says nothing about the inputs: a later pass finds those that are still there and plans them. One that is
-        committed, and was to be processed once more, would not be found: it waits in quarantine for that."""
+        """An outage says nothing about the inputs: a later pass finds those that are still there
+        and plans them. One that is committed, and was to be processed once more, would not be
+        found: it waits in quarantine for that.
+        """
         self.commit.retire.append(task.id)
         for i, key in enumerate(task.inputs.keys):
             if self.state.is_wanted(key, task.id):
@@ -182,7 +215,11 @@ class _Draft:
     def _attempt_failed(self, task: Task, loss: Loss) -> None:
         transform = self.p.settings.transform(task.transform)
         alone = len(task.inputs) == 1
-        if transform is not None and (alone or loss.suspect is None) and task.attempt < transform.max_attempts:
+        if (
+            transform is not None
+            and (alone or loss.suspect is None)
+            and task.attempt < transform.max_attempts
+        ):
             self._respawn(task, attempt=task.attempt + 1, losses=task.losses, reason=loss.reason)
             return
         self.commit.retire.append(task.id)
@@ -214,12 +251,20 @@ class _Draft:
         )
 
     def _quarantine_lost(self, task: Task, i: int, loss: Loss) -> None:
-        """No attempt gave an answer: the file may be poison or the machines unwell, so it is tried again, ever later."""
+        """No attempt gave an answer: the file may be poison or the machines unwell, so it is tried
+        again, ever later.
+        """
         policy, key, etag = self.p.policy, task.inputs.keys[i], task.inputs.etags[i]
         before = self.state.quarantine.get(key)
-        tries = before.tries + 1 if before is not None and before.etag == etag and before.kind == "lost" else 1
+        tries = (
+            before.tries + 1
+            if before is not None and before.etag == etag and before.kind == "lost"
+            else 1
+        )
         transform = self.p.settings.transform(task.transform)
-        for_good = tries >= policy.lost_tries_max or (transform is not None and not transform.safe_to_rerun)
+        for_good = tries >= policy.lost_tries_max or (
+            transform is not None and not transform.safe_to_rerun
+        )
         wait_s = min(policy.lost_backoff_s * 2 ** (tries - 1), policy.lost_backoff_max_s)
         self.commit.quarantine.append(
             Quarantined(
@@ -238,7 +283,9 @@ class _Draft:
         )
 
     def cancel(self) -> None:
-        """End tasks that a person does not want any more; what they would have published waits for a person."""
+        """End tasks that a person does not want any more; what they would have published waits for
+        a person.
+        """
         for task_id, reason in self.evidence.cancel.items():
             task = self.state.tasks.get(task_id)
             if task is None or task_id in self.ended:
@@ -250,7 +297,7 @@ class _Draft:
                     self.decided.add(key)
                     self.commit.quarantine.append(cancelled(task, i, reason))
 
-    # -- the listing -------------------------------------------------------------------------------------------------
+    # -- the listing -------------------------------------------------------------------------------
 
     def requeue(self) -> None:
         """Let quarantined keys go, so that the next listing plans them."""
@@ -270,7 +317,12 @@ class _Draft:
             for start, end in self._ranges(inputs.sizes, transform):
                 if self._is_full(found.again):
                     break  # the next pass finds the rest
-                self._plan(transform, transform.version, inputs.take(list(range(start, end))), again=found.again)
+                self._plan(
+                    transform,
+                    transform.version,
+                    inputs.take(list(range(start, end))),
+                    again=found.again,
+                )
         for entry in self.evidence.unusable:
             before = self.state.quarantine.get(entry.key)
             if before is None or before.etag != entry.etag:
@@ -283,29 +335,44 @@ class _Draft:
         return self.state.is_due(key, etag, self.now_ms)
 
     def _is_full(self, again: bool) -> bool:
-        """Whether no further task may be open; those of a backfill take a share at most, so that new objects find room."""
+        """Whether no further task may be open; those of a backfill take a share at most, so that
+        new objects find room.
+        """
         most, share = self.p.policy.open_tasks_max, self.p.policy.again_tasks_max
         if most is None or share is None:
             return False
         if len(self.state.tasks) + len(self.commit.plan) >= most:
             return True
-        return again and sum(task.again for task in (*self.state.tasks.values(), *self.commit.plan)) >= share
+        return (
+            again
+            and sum(task.again for task in (*self.state.tasks.values(), *self.commit.plan)) >= share
+        )
 
     def _ranges(self, sizes: list[int], transform: TransformSettings) -> list[tuple[int, int]]:
         policy = self.p.policy
         return task_ranges(
             sizes,
             policy,
-            workers=self.p.parallelism if policy.containers_max is None else policy.containers(transform),
+            workers=(
+                self.p.parallelism
+                if policy.containers_max is None
+                else policy.containers(transform)
+            ),
             batch=transform.batch_size or 1,
             seconds_per_file=self.state.usage.took(transform.name).seconds_per_file,
             more_to_come=self.evidence.more_to_come,
         )
 
     def forget(self) -> None:
-        """Record sources that are gone, unless something newer than the listing is known or under way."""
+        """Record sources that are gone, unless something newer than the listing is known or under
+        way.
+        """
         for key in self.evidence.missing:
-            if key in self.decided or key in self.state.wanted or self.state.decided_since(key, self.evidence.base):
+            if (
+                key in self.decided
+                or key in self.state.wanted
+                or self.state.decided_since(key, self.evidence.base)
+            ):
                 continue
             entry = self.state.entry(key)
             if entry is not None or key in self.state.quarantine:
@@ -313,43 +380,70 @@ class _Draft:
 
     def merge(self) -> None:
         """Plan a compaction of what is still there of the wanted outputs, and in nobody else's."""
-        running = (t for t in self.state.tasks.values() if t.deadline_ms > self.now_ms and not self.p.is_gone(t.owner))
+        running = (
+            t
+            for t in self.state.tasks.values()
+            if t.deadline_ms > self.now_ms and not self.p.is_gone(t.owner)
+        )
         taken = {name for task in running for name in task.merges}
-        names = [name for name in self.evidence.merge if name not in taken and is_stored(self.state.outputs.get(name))]
+        names = [
+            name
+            for name in self.evidence.merge
+            if name not in taken and is_stored(self.state.outputs.get(name))
+        ]
         if names:
-            self.commit.plan.append(self._task("", "", deadline_ms=self.now_ms + MERGE_MS, merges=names))
+            self.commit.plan.append(
+                self._task("", "", deadline_ms=self.now_ms + MERGE_MS, merges=names)
+            )
 
     def vacuumed(self) -> None:
-        """Record removed outputs whose files are gone, and give up ledger runs that are not named any more."""
-        self.commit.vacuumed = [output for output in self.evidence.vacuumed if output in self.state.removed]
+        """Record removed outputs whose files are gone, and give up ledger runs that are not named
+        any more.
+        """
+        self.commit.vacuumed = [
+            output for output in self.evidence.vacuumed if output in self.state.removed
+        ]
         if self.evidence.collected:
             named = self.state.run_names
             self.commit.collected = [run for run in self.evidence.collected if run not in named]
 
     def remember_backlog(self) -> None:
-        """Leave word of what the listing left for later, unless that is known; the time alone is no news."""
+        """Leave word of what the listing left for later, unless that is known; the time alone is no
+        news.
+        """
         seen, known = self.evidence.backlog, self.state.backlog or Backlog()
         if seen is not None and msgspec.structs.replace(seen, at_ms=known.at_ms) != known:
             self.commit.backlog = seen
 
     def change_generations(self) -> None:
-        """Begin, publish, roll back or drop a generation. Raises SettingsError where that makes no sense by now."""
+        """Begin, publish, roll back or drop a generation.
+
+        Raises SettingsError where that makes no sense by now.
+        """
         if self.evidence.change is not None:
             before = self.state.generations
             after = changed(self.state.pipeline, before, self.evidence.change, self.now_ms)
             self.commit.generations = after if after != before else None
 
-    # -- tasks -------------------------------------------------------------------------------------------------------
+    # -- tasks -------------------------------------------------------------------------------------
 
     def _plan_again(self, task: Task, inputs: Inputs) -> None:
         transform = self.p.settings.transform(task.transform)
         if transform is not None and transform.version == task.version:
             self._plan(transform, task.version, inputs, again=task.again)
 
-    def _plan(self, transform: TransformSettings, version: str, inputs: Inputs, *, again: bool) -> None:
+    def _plan(
+        self, transform: TransformSettings, version: str, inputs: Inputs, *, again: bool
+    ) -> None:
         self.decided.update(inputs.keys)
         self.commit.plan.append(
-            self._task(transform.name, version, deadline_ms=self._deadline_ms(transform), inputs=inputs, again=again)
+            self._task(
+                transform.name,
+                version,
+                deadline_ms=self._deadline_ms(transform),
+                inputs=inputs,
+                again=again,
+            )
         )
 
     def _task(self, transform: str, version: str, *, deadline_ms: int, **rest: Any) -> Task:

@@ -1,4 +1,6 @@
-"""How large tasks are: few enough that a million files need no million calls, many enough that all workers have some. Pure."""
+"""How large tasks are: few enough that a million files need no million calls, many enough that all
+workers have some. Pure.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ def task_ranges(
 ) -> list[tuple[int, int]]:
     """Positions [start, end) of each task's objects, given all objects' sizes in bytes.
 
-    Full tasks first, smaller ones towards the end so that all workers finish together. A task is bounded by bytes, by number, and
-    by the time that files took so far (None: unknown). All but the last are a multiple of `batch`, so that batches are full.
+    Full tasks first, smaller ones towards the end so that all workers finish together. A task is
+    bounded by bytes, by number, and by the time that files took so far (None: unknown). All but the
+    last are a multiple of `batch`, so that batches are full.
     """
     timely = policy.task_files_max
     if seconds_per_file:
@@ -30,10 +33,16 @@ def task_ranges(
         share, files_max = policy.task_bytes_max, policy.task_files_max
         if not more_to_come:
             share = min(share, max(left // (2 * workers), policy.task_bytes_min))
-            files_max = min(files_max, max((len(sizes) - start) // (2 * workers), policy.task_files_min))
+            files_max = min(
+                files_max, max((len(sizes) - start) // (2 * workers), policy.task_files_min)
+            )
         files_max = min(files_max, timely)
         end, weight = start, 0
-        while end < len(sizes) and end - start < files_max and (end == start or weight + weights[end] <= share):
+        while (
+            end < len(sizes)
+            and end - start < files_max
+            and (end == start or weight + weights[end] <= share)
+        ):
             weight += weights[end]
             end += 1
         end = min(len(sizes), start + -(-(end - start) // batch) * batch)

@@ -1,4 +1,6 @@
-"""The runner's aggregator on DuckDB: computes in this process, writes each table as one Parquet object under a new key."""
+"""The runner's aggregator on DuckDB: computes in this process, writes each table as one Parquet
+object under a new key.
+"""
 
 from __future__ import annotations
 
@@ -28,19 +30,31 @@ class WarehouseAggregator:
         self._dimensions: Sequence[Dimension] = ()
 
     async def prepare(self) -> None:
-        """Look at the dimensions: the aggregates that read them follow their changes. Raises SettingsError where one is missing."""
+        """Look at the dimensions: the aggregates that read them follow their changes.
+
+        Raises SettingsError where one is missing.
+        """
         self._dimensions = await look_up(self._store, self._settings.dimensions)
 
     def is_behind(self, state: State) -> bool:
-        """Whether the state's aggregates do not follow from its rows, the dimensions and the declarations."""
-        wanted = definitions(self._settings.aggregates, {d.name: d.version for d in self._dimensions})
+        """Whether the state's aggregates do not follow from its rows, the dimensions and the
+        declarations.
+        """
+        wanted = definitions(
+            self._settings.aggregates, {d.name: d.version for d in self._dimensions}
+        )
         return is_behind(state, wanted) or (self._anew and state.schema is not None)
 
     async def compute(self, snapshot: Snapshot, nonce: str) -> list[AggregateFile]:
-        """Write all aggregates of this snapshot; those that need no change keep their file. Raises SettingsError for bad SQL."""
+        """Write all aggregates of this snapshot; those that need no change keep their file.
+
+        Raises SettingsError for bad SQL.
+        """
         aggregates = self._settings.aggregates
         if self._anew:
-            snapshot = msgspec.structs.replace(snapshot, aggregates={}, changes=Changes(everything=True))
+            snapshot = msgspec.structs.replace(
+                snapshot, aggregates={}, changes=Changes(everything=True)
+            )
         rows = promised(snapshot, self._settings)
         tables = AggregateRun(files_of(self._store), rows, aggregates, self._dimensions).compute()
         wanted = definitions(aggregates, {d.name: d.version for d in self._dimensions})
@@ -51,9 +65,19 @@ class WarehouseAggregator:
                 files.append(snapshot.aggregates[aggregate.name])
                 continue
             body = encode(table)
-            key = keys.aggregate_file(self._settings.output, aggregate.name, snapshot.sequence, nonce)
+            key = keys.aggregate_file(
+                self._settings.output, aggregate.name, snapshot.sequence, nonce
+            )
             await self._store.put(key, body)
             name, definition = aggregate.name, wanted[aggregate.name]
-            files.append(AggregateFile(name=name, definition=definition, key=key, size_bytes=len(body), rows=table.num_rows))
+            files.append(
+                AggregateFile(
+                    name=name,
+                    definition=definition,
+                    key=key,
+                    size_bytes=len(body),
+                    rows=table.num_rows,
+                )
+            )
         self._anew = False
         return files

@@ -6,11 +6,13 @@ import sys
 
 
 def keep_arrow_light() -> None:
-    """For processes that see no data of the user's: pyarrow without pandas, and with the system's allocator.
+    """For processes that see no data of the user's: pyarrow without pandas, and with the system's
+    allocator.
 
-    With its first array pyarrow imports pandas where that is installed: half a second and 60 MB, for nothing here. Its own
-    allocator keeps 30 MB more than it hands out. Do not call this in a process that runs transforms, or that forks the ones that
-    do: their results may be pandas frames.
+    With its first array pyarrow imports pandas where that is installed: half a second and 60 MB,
+    for nothing here. Its own allocator keeps 30 MB more than it hands out. Do not call this in a
+    process that runs transforms, or that forks the ones that do: their results may be pandas
+    frames.
     """
     loaded = "pandas" in sys.modules
     if not loaded:

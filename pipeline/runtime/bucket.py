@@ -17,4 +17,6 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
 
     def open(self, *, create: bool = False) -> Store:
         """A store for this process. Raises SettingsError for a URL that names no bucket."""
-        return open_store(self.url, endpoint_url=self.endpoint_url, region=self.region, create=create)
+        return open_store(
+            self.url, endpoint_url=self.endpoint_url, region=self.region, create=create
+        )

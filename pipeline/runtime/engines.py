@@ -1,4 +1,8 @@
-"""Where work runs. One port, so that `run`, `backfill` and `submit` are the same code on this machine's processes and on Modal."""
+"""Where work runs.
+
+One port, so that `run`, `backfill` and `submit` are the same code on this machine's processes and
+on Modal.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +30,16 @@ class Engine(Protocol):
     """Whether dollars can be a limit."""
 
     def runtime(self, pipeline: Pipeline, store: Store, usd: float | None = None) -> Runtime:
-        """The pipeline on the store, with this engine's workers. usd: estimated dollars after which nothing more is dispatched."""
+        """The pipeline on the store, with this engine's workers. usd: estimated dollars after which
+        nothing more is dispatched.
+        """
         ...
 
     @property
     def under_way(self) -> int:
-        """Inputs that running attempts are done with, as far as that is known: for progress, nothing else."""
+        """Inputs that running attempts are done with, as far as that is known: for progress,
+        nothing else.
+        """
         ...
 
     async def close(self) -> None:
@@ -45,7 +53,9 @@ class LocalEngine:
     detached = False
     knows_costs = False
 
-    def __init__(self, file: str, pipelines: Sequence[Pipeline], bucket: Bucket, workers: int | None) -> None:
+    def __init__(
+        self, file: str, pipelines: Sequence[Pipeline], bucket: Bucket, workers: int | None
+    ) -> None:
         self._policy = Policy()
         self._executor = local_executor(file, pipelines, bucket, workers, self._policy)
 
@@ -65,5 +75,8 @@ class LocalEngine:
         await self._executor.close()
 
     def take_temporary_files(self) -> None:
-        """Those of this process go when it ends, even if it is killed. For a process that does nothing else."""
+        """Those of this process go when it ends, even if it is killed.
+
+        For a process that does nothing else.
+        """
         tempfile.tempdir = self._executor.scratch

@@ -1,7 +1,9 @@
-"""What cannot work, told before anything runs: names of columns that cannot come to exist, and aggregates that cannot be computed.
+"""What cannot work, told before anything runs: names of columns that cannot come to exist, and
+aggregates that cannot be computed.
 
-Where a table's columns are fixed (frozen or rescued, declared or committed) a name that is none of them is refused. Where they may
-still grow it is a warning: a later file may bring the column. An aggregate whose definition was computed before is not looked at.
+Where a table's columns are fixed (frozen or rescued, declared or committed) a name that is none of
+them is refused. Where they may still grow it is a warning: a later file may bring the column. An
+aggregate whose definition was computed before is not looked at.
 """
 
 from __future__ import annotations
@@ -11,7 +13,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.declare.pipeline import Pipeline
-from pipeline.declare.table_options import OWN_COLUMNS, is_none_of_them, named_columns, unknown_columns
+from pipeline.declare.table_options import (
+    OWN_COLUMNS,
+    is_none_of_them,
+    named_columns,
+    unknown_columns,
+)
 from pipeline.errors import InputRejected, SettingsError
 from pipeline.model.snapshot import Changes, Snapshot
 from pipeline.runtime.runtime import Runtime
@@ -47,7 +54,9 @@ def is_needed(pipeline: Pipeline) -> bool:
 
 
 async def filled_state(runtime: Runtime, state: State) -> tuple[Runtime, State]:
-    """The generation whose columns count for what a run of this code commits: `state` is the first one's."""
+    """The generation whose columns count for what a run of this code commits: `state` is the first
+    one's.
+    """
     number = filled(state.generations, runtime.settings.versions)[0]
     if number == runtime.settings.generation:
         return runtime, state
@@ -85,7 +94,7 @@ async def foreseen(root: Runtime) -> Foreseen:
     return await foresee(root, await root.of_generation(0).log().load())
 
 
-# -- columns -------------------------------------------------------------------------------------------------------------
+# -- columns ---------------------------------------------------------------------------------------
 
 
 def of_columns(pipeline: Pipeline, committed: str | None) -> Foreseen:
@@ -99,13 +108,19 @@ def of_columns(pipeline: Pipeline, committed: str | None) -> Foreseen:
         if is_fixed(pipeline, committed):
             found.refused.append(f"{label}: {is_none_of_them(name, pipeline.schema_mode, close)}")
         elif committed is not None:
-            idle = "nothing is checked until a file brings" if where.startswith("check") else "no file has brought"
+            idle = (
+                "nothing is checked until a file brings"
+                if where.startswith("check")
+                else "no file has brought"
+            )
             found.warnings.append(f"{label}: {idle} a column {name!r}{close}")
     return found
 
 
 def of_schema(pipeline: Pipeline) -> list[str]:
-    """What no table, or no partition, can have of the columns that `schema=` declares: every file would be set aside for it."""
+    """What no table, or no partition, can have of the columns that `schema=` declares: every file
+    would be set aside for it.
+    """
     if pipeline.schema is None:
         return []
     from sinks.parquet.partitions import why_not
@@ -117,12 +132,18 @@ def of_schema(pipeline: Pipeline) -> list[str]:
         return [f"pipeline {pipeline.name}, schema=: {error}"]
     declared = [column for column in pipeline.partition_by if column in plain.names]
     refused = [(column, why_not(column, plain.field(column).type)) for column in declared]
-    return [f"pipeline {pipeline.name}, partition_by={column!r}: {reason}" for column, reason in refused if reason]
+    return [
+        f"pipeline {pipeline.name}, partition_by={column!r}: {reason}"
+        for column, reason in refused
+        if reason
+    ]
 
 
 def is_fixed(pipeline: Pipeline, committed: str | None) -> bool:
     """Whether no column can be added any more."""
-    return pipeline.schema_mode != "evolve" and (committed is not None or pipeline.schema is not None)
+    return pipeline.schema_mode != "evolve" and (
+        committed is not None or pipeline.schema is not None
+    )
 
 
 def columns_of(pipeline: Pipeline, committed: str | None) -> list[str] | None:
@@ -131,17 +152,22 @@ def columns_of(pipeline: Pipeline, committed: str | None) -> list[str] | None:
 
     if committed is None and pipeline.schema is None:
         return None
-    names = [*(decode(committed).names if committed is not None else ()), *(pipeline.schema.names if pipeline.schema else ())]
+    names = [
+        *(decode(committed).names if committed is not None else ()),
+        *(pipeline.schema.names if pipeline.schema else ()),
+    ]
     own = [name for name in OWN_COLUMNS if name != "_rescued" or pipeline.schema_mode == "rescue"]
     return list(dict.fromkeys([*names, *own]))
 
 
-# -- aggregates ----------------------------------------------------------------------------------------------------------
+# -- aggregates ------------------------------------------------------------------------------------
 
 
 def unparsed(pipeline: Pipeline) -> list[str]:
     """Aggregates whose SQL is no SELECT, whatever the columns: one line each."""
-    return [f"aggregate {name} of {pipeline.name}: {reason}" for name, reason in _unparsed(pipeline)]
+    return [
+        f"aggregate {name} of {pipeline.name}: {reason}" for name, reason in _unparsed(pipeline)
+    ]
 
 
 def _unparsed(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
@@ -159,7 +185,11 @@ def _unparsed(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
             statement = aggregate.sql.strip().rstrip(";")
             try:
                 reason = why_not(parse_tree(connection, statement), aggregate)
-                wrong = [by for by in aggregate.by.values() if not reason and not _is_expression(connection, by)]
+                wrong = [
+                    by
+                    for by in aggregate.by.values()
+                    if not reason and not _is_expression(connection, by)
+                ]
             except (duckdb.Error, UnicodeError) as error:
                 reason, wrong = " ".join(str(error).partition("\n\nLINE ")[0].split()), []
             if reason:
@@ -181,7 +211,9 @@ async def _dimensions(runtime: Runtime, found: Foreseen) -> Sequence[Dimension] 
     try:
         return await look_up(runtime.store, runtime.settings.dimensions)
     except SettingsError as error:
-        found.warnings.append(f"pipeline {runtime.settings.name}: {error}; aggregates that need it cannot be computed")
+        found.warnings.append(
+            f"pipeline {runtime.settings.name}: {error}; aggregates that need it cannot be computed"
+        )
         return None
 
 
@@ -189,11 +221,18 @@ def _are_computed(runtime: Runtime, state: State, dimensions: Sequence[Dimension
     """Whether each aggregate was computed before as it is declared now: then it can be."""
     from sinks.aggregates.compute import definitions
 
-    wanted = definitions(runtime.settings.aggregates, {dimension.name: dimension.version for dimension in dimensions})
-    return all(name in state.aggregates and state.aggregates[name].definition == wanted[name] for name in wanted)
+    wanted = definitions(
+        runtime.settings.aggregates, {dimension.name: dimension.version for dimension in dimensions}
+    )
+    return all(
+        name in state.aggregates and state.aggregates[name].definition == wanted[name]
+        for name in wanted
+    )
 
 
-def _of_aggregates(runtime: Runtime, state: State, dimensions: Sequence[Dimension], found: Foreseen) -> None:
+def _of_aggregates(
+    runtime: Runtime, state: State, dimensions: Sequence[Dimension], found: Foreseen
+) -> None:
     """Binds them to the columns that are known."""
     pipeline = runtime.pipeline
     schema = known_schema(pipeline, state.schema)
@@ -201,14 +240,19 @@ def _of_aggregates(runtime: Runtime, state: State, dimensions: Sequence[Dimensio
         return
     for name, reason in unbound(runtime, schema, dimensions):
         if is_fixed(pipeline, state.schema):
-            found.refused.append(f"aggregate {name} of {pipeline.name} cannot be computed: {reason}")
+            found.refused.append(
+                f"aggregate {name} of {pipeline.name} cannot be computed: {reason}"
+            )
         else:
             found.warnings.append(warning(pipeline.name, name, reason))
 
 
 def warning(pipeline: str, aggregate: str, reason: str) -> str:
     """What is said where a later file may still bring what an aggregate needs."""
-    return f"aggregate {aggregate} of {pipeline} cannot be computed: {reason}; the rows are committed all the same"
+    return (
+        f"aggregate {aggregate} of {pipeline} cannot be computed: {reason}; the rows are committed"
+        " all the same"
+    )
 
 
 def _bound(warehouse: Warehouse, name: str, aggregate: AggregateSettings) -> pa.Table:
@@ -217,7 +261,9 @@ def _bound(warehouse: Warehouse, name: str, aggregate: AggregateSettings) -> pa.
         warehouse.query(f"SELECT ({expression}) FROM {name} LIMIT 0")
     lacking = [column for column in aggregate.by if column not in table.column_names]
     if lacking:
-        raise SettingsError(f"by={lacking[0]!r} is not a column of its result ({', '.join(table.column_names)})")
+        raise SettingsError(
+            f"by={lacking[0]!r} is not a column of its result ({', '.join(table.column_names)})"
+        )
     return table
 
 
@@ -227,11 +273,20 @@ def known_schema(pipeline: Pipeline, committed: str | None) -> str | None:
 
     if committed is not None:
         return committed
-    return encode(pipeline.schema) if pipeline.schema is not None and is_fixed(pipeline, None) else None
+    return (
+        encode(pipeline.schema)
+        if pipeline.schema is not None and is_fixed(pipeline, None)
+        else None
+    )
 
 
-def unbound(runtime: Runtime, schema: str, dimensions: Sequence[Dimension] = ()) -> list[tuple[str, str]]:
-    """Aggregates that cannot be computed over a table of these columns, each with the reason. Reads no rows."""
+def unbound(
+    runtime: Runtime, schema: str, dimensions: Sequence[Dimension] = ()
+) -> list[tuple[str, str]]:
+    """Aggregates that cannot be computed over a table of these columns, each with the reason.
+
+    Reads no rows.
+    """
     from sinks.parquet.promised_columns import promised
     from sinks.query.object_files import files_of
     from sinks.query.warehouse import Warehouse

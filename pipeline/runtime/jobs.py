@@ -1,4 +1,7 @@
-"""Jobs in the bucket: submit keys by name, look at what became of them, cancel them. The record outlives any engine's memory."""
+"""Jobs in the bucket: submit keys by name, look at what became of them, cancel them.
+
+The record outlives any engine's memory.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ def new_job() -> str:
 
 
 async def record(runtime: Runtime, job: str, names: list[str], *, again: bool) -> Job:
-    """Write the job down before anything is done about it. Raises SettingsError for keys the pipeline does not read."""
+    """Write the job down before anything is done about it.
+
+    Raises SettingsError for keys the pipeline does not read.
+    """
     if not 0 < len(names) <= KEYS_MAX:
         raise SettingsError(f"a job has 1 to {KEYS_MAX:,} keys, not {len(names):,}")
     source, router = runtime.settings.source, Router(runtime.settings)
@@ -39,9 +45,13 @@ async def record(runtime: Runtime, job: str, names: list[str], *, again: bool) -
         if name.encode("utf-8", "replace").decode() != name:
             raise SettingsError(f"{name!r} is not valid UTF-8, so it cannot be an object key")
         if not name.startswith(source):
-            raise SettingsError(f"{name!r} is not below {source!r}, the source of pipeline {runtime.settings.name}")
+            raise SettingsError(
+                f"{name!r} is not below {source!r}, the source of pipeline {runtime.settings.name}"
+            )
         if not router.includes(name) or router.route(name) is None:
-            raise SettingsError(f"{name!r} is taken by no transform of pipeline {runtime.settings.name}")
+            raise SettingsError(
+                f"{name!r} is taken by no transform of pipeline {runtime.settings.name}"
+            )
     made = Job(
         format=FORMAT_VERSION,
         id=job,
@@ -56,9 +66,11 @@ async def record(runtime: Runtime, job: str, names: list[str], *, again: bool) -
 
 
 async def run(runtime: Runtime, job: Job) -> tuple[PassReport, State]:
-    """Commit tasks for the job's keys at their present versions and dispatch them; then complete the job's record.
+    """Commit tasks for the job's keys at their present versions and dispatch them; then complete
+    the job's record.
 
-    With an attached executor this returns when the work is done, with a detached one when it is handed over.
+    With an attached executor this returns when the work is done, with a detached one when it is
+    handed over.
     """
     heads = await runtime.store.head_many(job.keys)
     before = await runtime.log().load()
@@ -66,17 +78,25 @@ async def run(runtime: Runtime, job: Job) -> tuple[PassReport, State]:
         return PassReport(), before
     if job.again:
         before = await _without_quarantine(runtime, job, before)
-    versions = {head.key: head.etag for head in heads if head is not None and not keys.is_folder_marker(head.key, head.size_bytes)}
+    versions = {
+        head.key: head.etag
+        for head in heads
+        if head is not None and not keys.is_folder_marker(head.key, head.size_bytes)
+    }
     job.etags = [versions.get(key, "") for key in job.keys]
     job.base, job.planned = before.sequence, True
     await _write(runtime, job)
-    report, state = await runtime.run(before, request=Request(names=list(versions), again=_always if job.again else None))
+    report, state = await runtime.run(
+        before, request=Request(names=list(versions), again=_always if job.again else None)
+    )
     await note_calls(runtime, job, state)
     return report, state
 
 
 async def _without_quarantine(runtime: Runtime, job: Job, state: State) -> State:
-    """The state after the job's quarantined keys were let go: who asks for a file again means those too."""
+    """The state after the job's quarantined keys were let go: who asks for a file again means those
+    too.
+    """
     set_aside = [key for key in job.keys if key in state.quarantine]
     if not set_aside:
         return state
@@ -94,7 +114,9 @@ async def cancel(runtime: Runtime, job: Job) -> int:
     passing = Pass(runtime.context())
     await passing.open()
     # A local run notes a job's tasks only once they are done.
-    return await passing.cancel([*job.tasks, *open_tasks(job, passing.state)], f"cancelled with {job.id}")
+    return await passing.cancel(
+        [*job.tasks, *open_tasks(job, passing.state)], f"cancelled with {job.id}"
+    )
 
 
 async def submit(runtime: Runtime, job: str, names: Sequence[str], *, again: bool) -> None:
@@ -106,12 +128,18 @@ async def submit(runtime: Runtime, job: str, names: Sequence[str], *, again: boo
 def open_tasks(job: Job, state: State) -> list[str]:
     """Tasks under way that were planned since the job's beginning and hold nothing but its keys."""
     wanted = set(job.keys)
-    fresh = [t for t in state.tasks.values() if job.planned and (keys.task_sequence(t.id) or 0) > job.base]
+    fresh = [
+        t
+        for t in state.tasks.values()
+        if job.planned and (keys.task_sequence(t.id) or 0) > job.base
+    ]
     return [t.id for t in fresh if wanted.issuperset(t.inputs.keys)]
 
 
 async def note_calls(runtime: Runtime, job: Job, state: State) -> None:
-    """Remember which tasks are the job's alone, and which calls run them, so that it can be cancelled."""
+    """Remember which tasks are the job's alone, and which calls run them, so that it can be
+    cancelled.
+    """
     mine = open_tasks(job, state)
     calls: dict[str, str] = getattr(runtime.executor, "calls", {})
     job.tasks = list(dict.fromkeys([*job.tasks, *mine]))
@@ -137,20 +165,34 @@ async def read(runtime: Runtime, job: str) -> Job | None:
 
 
 async def outcomes(runtime: Runtime, job: Job) -> list[Outcome]:
-    """What became of each key, by the state as it is now, and by the bucket for keys of which the state knows nothing."""
+    """What became of each key, by the state as it is now, and by the bucket for keys of which the
+    state knows nothing.
+    """
     log = runtime.log()
     state = await log.load()
     await log.look_up(state, job.keys)
     found = [
-        outcome(job, i, entry=state.entry(key), quarantined=state.quarantine.get(key), wanted=state.wanted.get(key))
+        outcome(
+            job,
+            i,
+            entry=state.entry(key),
+            quarantined=state.quarantine.get(key),
+            wanted=state.wanted.get(key),
+        )
         for i, key in enumerate(job.keys)
     ]
     unknown = [i for i, one in enumerate(found) if one.status == "waiting" and job.planned]
-    for i, head in zip(unknown, await runtime.store.head_many([job.keys[i] for i in unknown]), strict=True):
+    for i, head in zip(
+        unknown, await runtime.store.head_many([job.keys[i] for i in unknown]), strict=True
+    ):
         if head is None:
             found[i] = Outcome(key=job.keys[i], status="missing", reason="the object was deleted")
         elif head.etag != job.etags[i]:
-            found[i] = Outcome(key=job.keys[i], status="superseded", reason="the object was overwritten; a later pass takes it")
+            found[i] = Outcome(
+                key=job.keys[i],
+                status="superseded",
+                reason="the object was overwritten; a later pass takes it",
+            )
     return found
 
 
@@ -167,4 +209,9 @@ async def listed(runtime: Runtime, *, last: int) -> list[Job]:
 
 def as_builtins(job: Job, found: list[Outcome]) -> dict[str, object]:
     """A job for JSON."""
-    return {"id": job.id, "pipeline": job.pipeline, "submitted_ms": job.submitted_ms, "files": msgspec.to_builtins(found)}
+    return {
+        "id": job.id,
+        "pipeline": job.pipeline,
+        "submitted_ms": job.submitted_ms,
+        "files": msgspec.to_builtins(found),
+    }

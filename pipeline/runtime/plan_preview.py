@@ -1,4 +1,6 @@
-"""What a pass would do, without doing it: the same listing and the same comparison as a pass, and no commit."""
+"""What a pass would do, without doing it: the same listing and the same comparison as a pass, and
+no commit.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ class RouteCost(msgspec.Struct, kw_only=True):
 
 
 class PlanCost(msgspec.Struct, kw_only=True):
-    """What a plan would take on rented containers, and what its limits allow. Transforms run side by side."""
+    """What a plan would take on rented containers, and what its limits allow.
+
+    Transforms run side by side.
+    """
 
     containers: int = 0
     container_s: float = 0.0
@@ -91,7 +96,9 @@ async def preview(runtime: Runtime, now_ms: int, rates: Rates | None = None) -> 
         _note(judged, state, now_ms, plan, routes)
     plan.routes = list(routes.values())
     plan.behind = await _behind(runtime, state)
-    plan.listing = explained(finder.growth, runtime.settings.listing) if finder.growth is not None else ""
+    plan.listing = (
+        explained(finder.growth, runtime.settings.listing) if finder.growth is not None else ""
+    )
     if rates is not None:
         add_cost(plan, state, Prices(runtime.settings, deployed_policy(), rates), now_ms)
     return plan
@@ -114,7 +121,10 @@ async def _behind(runtime: Runtime, state: State) -> dict[str, int]:
 
 
 def add_cost(plan: Plan, state: State, prices: Prices, now_ms: int) -> None:
-    """Reckon each route and the whole plan, and what the cost limits would let a run begin now. Pure."""
+    """Reckon each route and the whole plan, and what the cost limits would let a run begin now.
+
+    Pure.
+    """
     limits = prices.settings.cost
     total = plan.cost = PlanCost(
         max_cost_usd=limits.run_usd,
@@ -130,9 +140,16 @@ def add_cost(plan: Plan, state: State, prices: Prices, now_ms: int) -> None:
         room = budget.files_affordable(state, transform, route.bytes / files, now_ms)
         allowed = files if room is None else min(files, room)
         budget.take(state, transform, allowed, route.bytes / files)
-        e = prices.estimate(transform, state.usage.took(transform.name), files=files, size_bytes=route.bytes)
+        e = prices.estimate(
+            transform, state.usage.took(transform.name), files=files, size_bytes=route.bytes
+        )
         route.cost = RouteCost(
-            containers=e.containers, container_s=e.seconds, wall_s=e.wall_s, usd=e.usd, basis=e.basis, files_allowed=allowed
+            containers=e.containers,
+            container_s=e.seconds,
+            wall_s=e.wall_s,
+            usd=e.usd,
+            basis=e.basis,
+            files_allowed=allowed,
         )
         total.containers += e.containers
         total.container_s += e.seconds

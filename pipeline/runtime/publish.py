@@ -1,8 +1,11 @@
-"""Publishing to the declared sinks: what each holds is compared with the newest snapshot, and what is missing is handed over.
+"""Publishing to the declared sinks: what each holds is compared with the newest snapshot, and what
+is missing is handed over.
 
-Nothing about sinks is in the pipeline's own state: a target's mark says what it holds. So publishing may be left out, repeated, or
-killed at any moment, and the next one goes on from what the target holds. Where the snapshot that a target holds cannot be read any
-more (the log was collected), or the change cannot be made as it is, the target gets everything anew in one transaction.
+Nothing about sinks is in the pipeline's own state: a target's mark says what it holds. So
+publishing may be left out, repeated, or killed at any moment, and the next one goes on from what
+the target holds. Where the snapshot that a target holds cannot be read any more (the log was
+collected), or the change cannot be made as it is, the target gets everything anew in one
+transaction.
 """
 
 from __future__ import annotations
@@ -15,7 +18,14 @@ from typing import cast
 import msgspec
 
 from pipeline.declare.pipeline import Pipeline
-from pipeline.errors import CommitConflict, ObjectNotFound, SettingsError, StateInvalid, TidemillError, nearest
+from pipeline.errors import (
+    CommitConflict,
+    ObjectNotFound,
+    SettingsError,
+    StateInvalid,
+    TidemillError,
+    nearest,
+)
 from pipeline.model.snapshot import Snapshot
 from pipeline.runtime.runtime import Runtime
 from sinks.aggregates.compute import definitions
@@ -35,7 +45,9 @@ SnapshotAt = Callable[[int], Awaitable[Snapshot | None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """How one sink stands beside its table. problem: why it could not be asked or brought up to date, in one line."""
+    """How one sink stands beside its table. problem: why it could not be asked or brought up to
+    date, in one line.
+    """
 
     sink: str
     mark: Mark | None = None
@@ -57,7 +69,9 @@ class Published:
 
 
 class Publisher:
-    """The sinks of one pipeline on one bucket. snapshot_at: the snapshot at a sequence, None where it is not kept."""
+    """The sinks of one pipeline on one bucket. snapshot_at: the snapshot at a sequence, None where
+    it is not kept.
+    """
 
     def __init__(self, runtime: Runtime, snapshot_at: SnapshotAt | None = None) -> None:
         self._runtime = runtime
@@ -74,13 +88,21 @@ class Publisher:
         return [await self.publish(name) for name in self._pipeline.sinks]
 
     async def publish(self, name: str, *, rebuild: bool = False) -> Published:
-        """Bring one sink up to date; with `rebuild`, all its rows anew. Raises SettingsError for a name that is not declared."""
+        """Bring one sink up to date; with `rebuild`, all its rows anew.
+
+        Raises SettingsError for a name that is not declared.
+        """
         sink = self._open(name)
         try:
             return await self._bring(name, sink, rebuild=rebuild)
         except _expected() as error:
             newest, generation = await self._seen()
-            return Published(sink=name, generation=generation, sequence=newest, problem=str(error) or type(error).__name__)
+            return Published(
+                sink=name,
+                generation=generation,
+                sequence=newest,
+                problem=str(error) or type(error).__name__,
+            )
         finally:
             await sink.close()
 
@@ -90,15 +112,24 @@ class Publisher:
         sink, state = self._open(name), await self._runtime.log().load()
         newest = state.sequence if state.schema is not None else 0
         try:
-            return Published(sink=name, mark=await sink.mark(self._pipeline.name), generation=self._generation, sequence=newest)
+            return Published(
+                sink=name,
+                mark=await sink.mark(self._pipeline.name),
+                generation=self._generation,
+                sequence=newest,
+            )
         except _expected() as error:
             problem = str(error) or type(error).__name__
-            return Published(sink=name, generation=self._generation, sequence=newest, problem=problem)
+            return Published(
+                sink=name, generation=self._generation, sequence=newest, problem=problem
+            )
         finally:
             await sink.close()
 
     async def _seen(self) -> tuple[int, int]:
-        """The table's newest commit and live generation, however the sink fares; zeros where the table cannot be asked either."""
+        """The table's newest commit and live generation, however the sink fares; zeros where the
+        table cannot be asked either.
+        """
         with suppress(TidemillError):
             self._runtime = await self._runtime.live()
             state = await self._runtime.log().load()
@@ -107,28 +138,43 @@ class Publisher:
 
     def _open(self, name: str) -> Sink:
         if name not in self._pipeline.sinks:
-            raise SettingsError(f"pipeline {self._pipeline.name} has no sink {name!r}{nearest(name, list(self._pipeline.sinks))}")
+            raise SettingsError(
+                f"pipeline {self._pipeline.name} has no sink"
+                f" {name!r}{nearest(name, list(self._pipeline.sinks))}"
+            )
         return cast(Target, self._pipeline.sinks[name]).open(self._runtime.store)
 
-    # -- one sink ----------------------------------------------------------------------------------------------------
+    # -- one sink ----------------------------------------------------------------------------------
 
     async def _bring(self, name: str, sink: Sink, *, rebuild: bool) -> Published:
         for _ in range(TRIES):
             held = await sink.mark(self._pipeline.name)
-            new = await self._newest()  # after the mark: so it cannot be older than what anybody published before
+            # after the mark: so it cannot be older than what anybody published before
+            new = await self._newest()
             if new.schema is None and held is None:
                 return Published(sink=name)
             target = mark_of(new)
             if held == target and not rebuild:
-                return Published(sink=name, mark=held, generation=self._generation, sequence=new.sequence)
-            if held is not None and held.generation == target.generation and held.sequence > new.sequence and not rebuild:
+                return Published(
+                    sink=name, mark=held, generation=self._generation, sequence=new.sequence
+                )
+            if (
+                held is not None
+                and held.generation == target.generation
+                and held.sequence > new.sequence
+                and not rebuild
+            ):
                 raise SinkFailed(
-                    f"it holds commit {held.sequence}, and the table is at {new.sequence}: is it another bucket's?"
-                    f" `tidemill sinks --rebuild {name}` replaces what it holds"
+                    f"it holds commit {held.sequence}, and the table is at {new.sequence}: is it"
+                    f" another bucket's? `tidemill sinks --rebuild {name}` replaces what it holds"
                 )
             old = await self._old(held, target) if not rebuild else None
             change = await self._possible(sink, old, new, held)
-            declared = Declared(self._aggregates if new.schema is not None else (), self._definitions(new), self._dimensions)
+            declared = Declared(
+                self._aggregates if new.schema is not None else (),
+                self._definitions(new),
+                self._dimensions,
+            )
             with Rows(files_of(self._runtime.store), change, old, new, declared) as rows:
                 if await sink.publish(change, rows):
                     return Published(
@@ -169,14 +215,18 @@ class Publisher:
             return None
         return await self._snapshot_at(held.sequence)
 
-    async def _possible(self, sink: Sink, old: Snapshot | None, new: Snapshot, held: Mark | None) -> Change:
+    async def _possible(
+        self, sink: Sink, old: Snapshot | None, new: Snapshot, held: Mark | None
+    ) -> Change:
         change = changes_between(old, new, self._definitions(new), held)
         if change.whole or (await self._are_kept(change) and await sink.follows(change)):
             return change
         return changes_between(None, new, self._definitions(new), held)
 
     async def _are_kept(self, change: Change) -> bool:
-        """Whether the files of outputs that went are still there: which rows go is read from them."""
+        """Whether the files of outputs that went are still there: which rows go is
+        read from them.
+        """
         wanted = [file.key for output in change.vanished.values() for file in output.files]
         return all(head is not None for head in await self._runtime.store.head_many(wanted))
 
@@ -187,7 +237,9 @@ class Publisher:
 
 
 def _expected() -> tuple[type[Exception], ...]:
-    """What publishing may raise: errors of ours, and while rows are read those of files that went meanwhile, or of a full disk."""
+    """What publishing may raise: errors of ours, and while rows are read those of files that went
+    meanwhile, or of a full disk.
+    """
     import duckdb
     import pyarrow as pa
 

@@ -1,7 +1,8 @@
-"""One object through its transform, here and now, as a worker would do it, with nothing committed and no limits.
+"""One object through its transform, here and now, as a worker would do it, with nothing committed
+and no limits.
 
-The attempt is a worker's own (`Worker`, the real writer, the table's schema as committed); only its outputs go to a temporary
-directory. So what cannot be stored in a run cannot be stored here.
+The attempt is a worker's own (`Worker`, the real writer, the table's schema as committed); only its
+outputs go to a temporary directory. So what cannot be stored in a run cannot be stored here.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Subject:
 
 @dataclass(slots=True, kw_only=True)
 class Replayed:
-    """How it went. `failed`: the code, or what it returned, is at fault. `stale`, `gone`: the object changed meanwhile.
+    """How it went. `failed`: the code, or what it returned, is at fault.
+
+    `stale`, `gone`: the object changed meanwhile.
 
     `lost`: this machine could not do it.
     """
@@ -64,13 +67,17 @@ class Replayed:
 
 
 async def choose(opened: Runtime, state: State, key: str, *, current: bool) -> Subject:
-    """The version to replay: the quarantined one; with `current`, or where nothing is quarantined, the present one.
+    """The version to replay: the quarantined one; with `current`, or where nothing is quarantined,
+    the present one.
 
-    Raises SettingsError, with one line, where there is no such object, or the quarantined version cannot be read any more.
+    Raises SettingsError, with one line, where there is no such object, or the quarantined version
+    cannot be read any more.
     """
     entry = state.quarantine.get(key)
     if entry is not None and entry.kind == "key":
-        raise SettingsError(f"{key!r} can be no object key, so no code has seen it: rename the file")
+        raise SettingsError(
+            f"{key!r} can be no object key, so no code has seen it: rename the file"
+        )
     try:
         head = await opened.store.head(key)
     except ObjectNotFound:
@@ -85,19 +92,31 @@ async def choose(opened: Runtime, state: State, key: str, *, current: bool) -> S
     if entry is not None:
         notes += _about(opened, entry, transform)
     if head is not None and (entry is None or current or head.etag == entry.etag):
-        return Subject(head=head, open=_opener(opened.store, head), transform=transform, entry=entry, notes=notes)
+        return Subject(
+            head=head,
+            open=_opener(opened.store, head),
+            transform=transform,
+            entry=entry,
+            notes=notes,
+        )
     if entry is None:
         raise SettingsError(f"there is no object {key!r} in the bucket")
     older = await _older(opened.store, key, entry.etag)
     if older is None:
         raise SettingsError(_gone(key, entry, head))
     now = "is deleted" if head is None else f"is at version {head.etag} now"
-    notes.append(f"{key!r} {now}; replaying the quarantined version {entry.etag}, which the bucket keeps")
+    notes.append(
+        f"{key!r} {now}; replaying the quarantined version {entry.etag}, which the bucket keeps"
+    )
     return Subject(head=older[0], open=older[1], transform=transform, entry=entry, notes=notes)
 
 
-async def replay(opened: Runtime, state: State, subject: Subject, *, shown: int = 0, debug: Debug | None = None) -> Replayed:
-    """Run the attempt in this process. `shown`: rows to return. `debug` is called where the user's code raises.
+async def replay(
+    opened: Runtime, state: State, subject: Subject, *, shown: int = 0, debug: Debug | None = None
+) -> Replayed:
+    """Run the attempt in this process.
+
+    `shown`: rows to return. `debug` is called where the user's code raises.
 
     Raises CodeBroken if the transform cannot be loaded, StoreError if the object cannot be read.
     """
@@ -110,7 +129,9 @@ async def replay(opened: Runtime, state: State, subject: Subject, *, shown: int 
             contents=_Contents(subject),
             home=keys.home(state.pipeline),
             code=lambda name: replace(code, call=watch.calling(code.call)),
-            make_writer=lambda assignment: _Watched(_writer(opened, assignment, Path(folder)), watch),
+            make_writer=lambda assignment: _Watched(
+                _writer(opened, assignment, Path(folder)), watch
+            ),
             clock=WallClock(),
             budget_s=math.inf,
             engine="replay",
@@ -123,23 +144,35 @@ async def replay(opened: Runtime, state: State, subject: Subject, *, shown: int 
         return _replayed(receipt, outputs, shown)
 
 
-# -- the version -----------------------------------------------------------------------------------------------------
+# -- the version -----------------------------------------------------------------------------------
 
 
 def _present(state: State, key: str, head: Head, entry: Quarantined | None) -> str:
     if entry is not None:
-        same = "which is the quarantined one" if head.etag == entry.etag else f"not the quarantined {entry.etag}"
+        same = (
+            "which is the quarantined one"
+            if head.etag == entry.etag
+            else f"not the quarantined {entry.etag}"
+        )
         return f"replaying the present version {head.etag} of {key!r}, {same}"
     committed = state.entry(key)
-    which = "the committed version" if committed is not None and committed.etag == head.etag else "the new version"
+    which = (
+        "the committed version"
+        if committed is not None and committed.etag == head.etag
+        else "the new version"
+    )
     return f"{key!r} is not quarantined; replaying {which} {head.etag}"
 
 
 def _gone(key: str, entry: Quarantined, head: Head | None) -> str:
     if head is None:
-        return f"{key!r} is deleted, and its quarantined version {entry.etag} with it: there is nothing to replay"
+        return (
+            f"{key!r} is deleted, and its quarantined version {entry.etag} with it: there is"
+            " nothing to replay"
+        )
     return (
-        f"the quarantined version {entry.etag} of {key!r} is gone: it is at version {head.etag} now; replay that one with --current"
+        f"the quarantined version {entry.etag} of {key!r} is gone: it is at version {head.etag}"
+        " now; replay that one with --current"
     )
 
 
@@ -158,21 +191,28 @@ async def _older(store: Store, key: str, etag: str) -> tuple[Head, Callable[[], 
     return (found.head, found.content) if found is not None else None
 
 
-# -- the code --------------------------------------------------------------------------------------------------------
+# -- the code --------------------------------------------------------------------------------------
 
 
 def _transform(opened: Runtime, key: str, entry: Quarantined | None, notes: list[str]) -> str:
-    """The transform that failed; where it is not declared any more, or never was, the one that takes the key now."""
+    """The transform that failed; where it is not declared any more, or never was, the one that
+    takes the key now.
+    """
     name = opened.settings.name
     router = Router(opened.settings)
     routed = router.route(key) if router.includes(key) else None
     was = entry.transform if entry is not None else ""
     if was and opened.settings.transform(was) is not None:
         if routed != was:
-            notes.append(f"{was} does not take this key any more: a run gives it to {routed or 'no transform'}")
+            notes.append(
+                f"{was} does not take this key any more: a run gives it to"
+                f" {routed or 'no transform'}"
+            )
         return was
     if routed is None:
-        raise SettingsError(f"no transform of {name} takes {key!r}: see match=, include= and exclude=")
+        raise SettingsError(
+            f"no transform of {name} takes {key!r}: see match=, include= and exclude="
+        )
     if was:
         notes.append(f"transform {was} is not declared any more; replaying with {routed}")
     return routed
@@ -182,9 +222,14 @@ def _about(opened: Runtime, entry: Quarantined, transform: str) -> list[str]:
     notes = []
     declared = opened.settings.transform(transform)
     if declared is not None and entry.transform == transform and declared.version != entry.version:
-        notes.append(f"the code has changed: it failed at version {entry.version} of {transform}, which is {declared.version} now")
+        notes.append(
+            f"the code has changed: it failed at version {entry.version} of {transform}, which is"
+            f" {declared.version} now"
+        )
     if entry.kind == "lost" and " limit" in entry.reason:
-        notes.append(f"it was quarantined for a limit ({entry.reason}); a replay has none, in time or memory")
+        notes.append(
+            f"it was quarantined for a limit ({entry.reason}); a replay has none, in time or memory"
+        )
     return notes
 
 
@@ -239,7 +284,14 @@ class _Watched:
         self.finish = writer.finish
         self.close = writer.close
 
-    def add(self, index: int, key: str, etag: str, result: object, rejected: Sequence[tuple[object, str]] = ()) -> None:
+    def add(
+        self,
+        index: int,
+        key: str,
+        etag: str,
+        result: object,
+        rejected: Sequence[tuple[object, str]] = (),
+    ) -> None:
         """See `pipeline.worker.Writer`."""
         try:
             self._writer.add(index, key, etag, result, rejected)
@@ -248,7 +300,7 @@ class _Watched:
             raise
 
 
-# -- the attempt -----------------------------------------------------------------------------------------------------
+# -- the attempt -----------------------------------------------------------------------------------
 
 
 class _Contents:
@@ -267,7 +319,10 @@ class _Contents:
 
 
 class _Outputs:
-    """Keeps what an attempt writes in a directory. Keys that the store could not hold are refused as it would."""
+    """Keeps what an attempt writes in a directory.
+
+    Keys that the store could not hold are refused as it would.
+    """
 
     def __init__(self, store: Store, folder: Path) -> None:
         self._local = store.url.startswith("file:")
@@ -299,7 +354,9 @@ def _writer(opened: Runtime, assignment: Assignment, folder: Path) -> Writer:
 
     task = assignment.task
     table = table_spec(opened.pipeline)
-    return AttemptWriter(table, schema=assignment.schema, task=task.id, nonce=assignment.nonce, scratch=folder)
+    return AttemptWriter(
+        table, schema=assignment.schema, task=task.id, nonce=assignment.nonce, scratch=folder
+    )
 
 
 def _assignment(opened: Runtime, state: State, subject: Subject) -> Assignment:
@@ -310,13 +367,21 @@ def _assignment(opened: Runtime, state: State, subject: Subject) -> Assignment:
         transform=subject.transform,
         version=declared.version if declared is not None else "",
         generation=0,
-        inputs=Inputs(keys=[head.key], etags=[head.etag], sizes=[head.size_bytes], modified_us=[head.modified_us], replaces=[None]),
+        inputs=Inputs(
+            keys=[head.key],
+            etags=[head.etag],
+            sizes=[head.size_bytes],
+            modified_us=[head.modified_us],
+            replaces=[None],
+        ),
         attempt=1,
         losses=0,
         deadline_ms=0,
         owner="replay",
     )
-    return Assignment(pipeline=state.pipeline, task=task, nonce=RandomIds().nonce(), schema=state.schema)
+    return Assignment(
+        pipeline=state.pipeline, task=task, nonce=RandomIds().nonce(), schema=state.schema
+    )
 
 
 def _replayed(receipt: Receipt, outputs: _Outputs, shown: int) -> Replayed:
@@ -334,7 +399,9 @@ def _replayed(receipt: Receipt, outputs: _Outputs, shown: int) -> Replayed:
 
 
 def _first(path: Path, count: int) -> list[dict[str, Any]]:
-    """The first rows of a Parquet file, without their provenance: every value as `sql --format json` has it."""
+    """The first rows of a Parquet file, without their provenance: every value as `sql --format
+    json` has it.
+    """
     from pipeline.sql import quoting
     from sinks.query.result_text import rows_of
     from sinks.values.schema import PROVENANCE
@@ -342,5 +409,11 @@ def _first(path: Path, count: int) -> list[dict[str, Any]]:
     if count <= 0:
         return []
     with connect_without_threads() as connection:
-        read = f"SELECT * FROM read_parquet({quoting.texts([str(path)])}, hive_partitioning = false) LIMIT {count}"
-        return [{k: v for k, v in row.items() if k not in PROVENANCE} for row in rows_of(connection.sql(read))]
+        read = (
+            f"SELECT * FROM read_parquet({quoting.texts([str(path)])}, hive_partitioning = false)"
+            f" LIMIT {count}"
+        )
+        return [
+            {k: v for k, v in row.items() if k not in PROVENANCE}
+            for row in rows_of(connection.sql(read))
+        ]

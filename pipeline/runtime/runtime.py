@@ -1,4 +1,6 @@
-"""The composition root for one machine: stores, executors and sinks are joined to the protocol here and nowhere else."""
+"""The composition root for one machine: stores, executors and sinks are joined to the protocol here
+and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,11 @@ class Runtime:
             ids=RandomIds(),
             writer=f"tidemill/{__version__} {self.executor.owner}",
             unify=table_spec(self.pipeline).rules.settled,
-            aggregator=WarehouseAggregator(self.store, self.settings) if self.settings.aggregates and self.aggregates else None,
+            aggregator=(
+                WarehouseAggregator(self.store, self.settings)
+                if self.settings.aggregates and self.aggregates
+                else None
+            ),
             rewriter=ParquetRewriter(self.store, self.settings.output, self.settings.order_by),
             budget=self.budget,
             on_progress=self.on_progress,
@@ -79,20 +85,32 @@ class Runtime:
         """Check the bucket and make or check the pipeline's home."""
         s = self.settings
         await self.store.check(s.source)
-        marker = Marker(format=FORMAT_VERSION, pipeline=s.name, source=s.source, output=s.output, generation=s.generation)
+        marker = Marker(
+            format=FORMAT_VERSION,
+            pipeline=s.name,
+            source=s.source,
+            output=s.output,
+            generation=s.generation,
+        )
         await open_home(self.store, marker, RandomIds())
 
-    async def run(self, state: State | None = None, *, request: Request | None = None) -> tuple[PassReport, State]:
-        """Passes until nothing that the first one could see is left to do. Returns the sum, and the state to carry over.
+    async def run(
+        self, state: State | None = None, *, request: Request | None = None
+    ) -> tuple[PassReport, State]:
+        """Passes until nothing that the first one could see is left to do.
 
-        Of the pipeline's first generation, where others take the uploads by now, only the state is brought up to date: what it says
-        of generations tells which others are to be run (`filled`).
+        Returns the sum, and the state to carry over.
+
+        Of the pipeline's first generation, where others take the uploads by now, only the state is
+        brought up to date: what it says of generations tells which others are to be run (`filled`).
         """
         total = PassReport()
         if state is not None:
             await require_home(self.store, self.settings.home)
         for _ in range(RUN_PASSES_MAX):
-            running = Pass(replace(self.context(), on_progress=partial(self._progressed, total)), state)
+            running = Pass(
+                replace(self.context(), on_progress=partial(self._progressed, total)), state
+            )
             try:
                 if self.settings.generation == 0:
                     await running.open()
@@ -108,12 +126,21 @@ class Runtime:
             if not report.changed or self.stopping() or (request is not None and request.is_once):
                 break
         if state is None:
-            raise SettingsError(f"the log of {self.settings.name} is being collected faster than it can be read; run again")
+            raise SettingsError(
+                f"the log of {self.settings.name} is being collected faster than it can be read;"
+                " run again"
+            )
         return total, state
 
     def _progressed(self, before: PassReport, report: PassReport) -> None:
-        """Shows the passes so far as one: what a later pass sees to again was planned by an earlier one, and given back."""
-        self.on_progress(replace(report, **{name: getattr(before, name) + getattr(report, name) for name in SUMS}))
+        """Shows the passes so far as one: what a later pass sees to again was planned by an earlier
+        one, and given back.
+        """
+        self.on_progress(
+            replace(
+                report, **{name: getattr(before, name) + getattr(report, name) for name in SUMS}
+            )
+        )
 
     def aggregates_are_behind(self, state: State) -> bool:
         """Whether the declared aggregates do not follow from this state."""
@@ -122,13 +149,20 @@ class Runtime:
         if not self.settings.aggregates:
             return False
         as_computed = {name: file.definition for name, file in state.aggregates.items()}
-        wanted = definitions(self.settings.aggregates, {}) if not self.settings.dimensions else as_computed
-        return is_behind(state, wanted)  # a dimension that changed is noticed by the next computation
+        wanted = (
+            definitions(self.settings.aggregates, {})
+            if not self.settings.dimensions
+            else as_computed
+        )
+        # a dimension that changed is noticed by the next computation
+        return is_behind(state, wanted)
 
     def log(self) -> Log:
         """The pipeline's log."""
         s = self.settings
-        return Log(self.store, s.name, clock=WallClock(), policy=self.policy, generation=s.generation)
+        return Log(
+            self.store, s.name, clock=WallClock(), policy=self.policy, generation=s.generation
+        )
 
     def of_generation(self, generation: int) -> Runtime:
         """The same on another generation of the table."""
@@ -141,7 +175,9 @@ class Runtime:
         return f"{s.name}, generation {s.generation}" if s.generation else s.name
 
     async def generations(self) -> Generations | None:
-        """Which generations the table has; None where there is but one, which is the usual case and costs one request."""
+        """Which generations the table has; None where there is but one, which is the usual case and
+        costs one request.
+        """
         async for page in self.store.list(keys.generations_prefix(keys.home(self.settings.name))):
             if page.keys:
                 return (await self.of_generation(0).log().load()).generations
@@ -150,7 +186,11 @@ class Runtime:
     async def kept(self) -> list[Runtime]:
         """The same on each generation that the table still has."""
         known = await self.generations()
-        return [self] if known is None else [self.of_generation(number) for number in kept_numbers(known)]
+        return (
+            [self]
+            if known is None
+            else [self.of_generation(number) for number in kept_numbers(known)]
+        )
 
     async def live(self) -> Runtime:
         """The same on the generation that readers see."""

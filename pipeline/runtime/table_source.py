@@ -1,8 +1,11 @@
-"""Stages: a pipeline whose source is another one's table. For the protocol that table is a prefix like any other.
+"""Stages: a pipeline whose source is another one's table.
 
-Below `<upstream>:` lies one object for each source of the upstream table: its rows at one commit. Its version is the attempt that
-made them, so a source whose rows are made anew, changed or deleted is new, changed or gone for the stage as well. A listing is one
-state of the upstream's log, never half of a commit; all else goes to the bucket's own store.
+For the protocol that table is a prefix like any other.
+
+Below `<upstream>:` lies one object for each source of the upstream table: its rows at one commit.
+Its version is the attempt that made them, so a source whose rows are made anew, changed or deleted
+is new, changed or gone for the stage as well. A listing is one state of the upstream's log, never
+half of a commit; all else goes to the bucket's own store.
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ ROW_BYTES = 256
 """What a row counts for where tasks are sized."""
 CACHED_BYTES = 256 * 2**20
 WHOLE_FILE_BYTES = 32 * 2**20
-"""Files up to this size are read whole: the rows of a task's sources lie side by side in few of them."""
+"""Files up to this size are read whole: the rows of a task's sources lie side by side in few of
+them.
+"""
 _PROVENANCE = ("_source_key", "_source_etag", "_task")
 
 
@@ -51,7 +56,10 @@ class Place:
 
 
 class TableStore:
-    """A store with the rows of one pipeline's live table below a prefix of their own. Read only there."""
+    """A store with the rows of one pipeline's live table below a prefix of their own.
+
+    Read only there.
+    """
 
     def __init__(self, store: Store, upstream: Pipeline, *, clock: Clock, policy: Policy) -> None:
         self._store = store
@@ -68,7 +76,7 @@ class TableStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    # -- the table -----------------------------------------------------------------------------------------------------
+    # -- the table ---------------------------------------------------------------------------------
 
     async def _newest(self) -> tuple[Log, State]:
         """The live generation's log and its newest state."""
@@ -84,7 +92,9 @@ class TableStore:
             return await self._newest()
         return self._log, self._state
 
-    async def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
+    async def list(
+        self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()
+    ) -> AsyncIterator[Page]:
         if not prefix.startswith(self.prefix):
             async for page in self._store.list(prefix, start_after=start_after, split_at=split_at):
                 yield page
@@ -96,8 +106,14 @@ class TableStore:
                 yield page
 
     def _page(self, some: pa.Table, prefix: str, start_after: str) -> Page:
-        columns = (some.column(name).to_pylist() for name in ("key", "output", "rows", "modified_us"))
-        rows = [(f"{self.prefix}{key}", output, n * ROW_BYTES, us) for key, output, n, us in zip(*columns, strict=True) if n]
+        columns = (
+            some.column(name).to_pylist() for name in ("key", "output", "rows", "modified_us")
+        )
+        rows = [
+            (f"{self.prefix}{key}", output, n * ROW_BYTES, us)
+            for key, output, n, us in zip(*columns, strict=True)
+            if n
+        ]
         rows = [row for row in rows if row[0].startswith(prefix) and row[0] > start_after]
         return Page(
             keys=[row[0] for row in rows],
@@ -127,14 +143,21 @@ class TableStore:
         if entry is None or not entry.rows:
             return None
         await self._locate(log, state, key, entry)
-        return Head(key=key, etag=entry.output, size_bytes=entry.rows * ROW_BYTES, modified_us=entry.modified_us)
+        return Head(
+            key=key,
+            etag=entry.output,
+            size_bytes=entry.rows * ROW_BYTES,
+            modified_us=entry.modified_us,
+        )
 
     async def _locate(self, log: Log, state: State, key: str, entry: Entry) -> Place:
         await log.look_up_outputs(state, [entry.output])
         holder = state.holder_of(entry.output)
         files = state.outputs[holder].files if holder is not None else []
         own = tuple(file for file in files if file.table == MAIN_TABLE)
-        place = Place(key.removeprefix(self.prefix), entry.output.partition(".")[0], own, state.schema)
+        place = Place(
+            key.removeprefix(self.prefix), entry.output.partition(".")[0], own, state.schema
+        )
         self._places[key, entry.output] = place
         return place
 
@@ -149,14 +172,22 @@ class TableStore:
         if not anew:
             return await self.rows(key, etag, anew=True)
         gone = entry is None or not entry.rows
-        problem = ObjectNotFound(f"{key} has no rows any more") if gone else SourceChanged(f"the rows of {key} were made anew")
+        problem = (
+            ObjectNotFound(f"{key} has no rows any more")
+            if gone
+            else SourceChanged(f"the rows of {key} were made anew")
+        )
         return RowsContent(self._reader, None, problem)
 
     def open_content(self, key: str, etag: str, size_bytes: int) -> Content:
         if not key.startswith(self.prefix):
             return self._store.open_content(key, etag, size_bytes)
         place = self._places.get((key, etag))
-        return RowsContent(self._reader, place, None if place else SourceChanged(f"the rows of {key} were made anew"))
+        return RowsContent(
+            self._reader,
+            place,
+            None if place else SourceChanged(f"the rows of {key} were made anew"),
+        )
 
     async def check(self, prefix: str = "") -> None:
         if not prefix.startswith(self.prefix):
@@ -164,9 +195,11 @@ class TableStore:
             return
         await self._store.check(keys.checkpoint_prefix(keys.home(self._upstream.name)))
 
-    # -- everything else -----------------------------------------------------------------------------------------------
+    # -- everything else ---------------------------------------------------------------------------
 
-    async def get(self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None) -> Stored:
+    async def get(
+        self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None
+    ) -> Stored:
         if key.startswith(self.prefix):
             raise KeyUnsupported(f"{key} names rows of a table, not an object")
         return await self._store.get(key, if_match=if_match, byte_range=byte_range)
@@ -174,7 +207,9 @@ class TableStore:
     async def get_many(self, keys: Sequence[str]) -> Sequence[Stored | None]:
         return await self._store.get_many(keys)
 
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+    async def put(
+        self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> None:
         await self._store.put(key, body, create_only=create_only, if_match=if_match)
 
     async def put_file(self, key: str, path: Path) -> None:
@@ -203,14 +238,19 @@ class TableContents:
 
 
 class FileRows:
-    """Reads sources' rows out of Parquet files, and keeps the files it read last, up to CACHED_BYTES of them."""
+    """Reads sources' rows out of Parquet files, and keeps the files it read last, up to
+    CACHED_BYTES of them.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._kept: dict[str, pa.Table] = {}
 
     def read(self, place: Place) -> bytes:
-        """The rows as an Arrow stream, without provenance. Raises StoreUnavailable where a file was replaced meanwhile."""
+        """The rows as an Arrow stream, without provenance.
+
+        Raises StoreUnavailable where a file was replaced meanwhile.
+        """
         import pyarrow as pa
 
         schema = decode(place.schema) if place.schema is not None else pa.schema([])
@@ -243,5 +283,8 @@ class FileRows:
 
     def _keep(self, name: str, rows: pa.Table) -> None:
         self._kept[name] = rows
-        while len(self._kept) > 1 and sum(table.nbytes for table in self._kept.values()) > CACHED_BYTES:
+        while (
+            len(self._kept) > 1
+            and sum(table.nbytes for table in self._kept.values()) > CACHED_BYTES
+        ):
             del self._kept[next(iter(self._kept))]

@@ -1,4 +1,6 @@
-"""What runs in a worker process: the user's code loaded once, and attempts with it; and the executor that starts such processes."""
+"""What runs in a worker process: the user's code loaded once, and attempts with it; and the
+executor that starts such processes.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def table_spec(pipeline: Pipeline) -> TableSpec:
 
 
 class LocalAttempts:
-    """Runs attempts of all pipelines of one file in this process (see `executors.local` for who calls it)."""
+    """Runs attempts of all pipelines of one file in this process (see `executors.local` for who
+    calls it).
+    """
 
     def __init__(self, spec: WorkerSpec) -> None:
         from sinks.parquet.writer import AttemptWriter
@@ -82,7 +86,9 @@ class LocalAttempts:
 
             def make_writer(assignment: Assignment, table: TableSpec = table) -> AttemptWriter:
                 return AttemptWriter(
-                    replace(table, output=keys.of_generation(table.output, assignment.task.generation)),
+                    replace(
+                        table, output=keys.of_generation(table.output, assignment.task.generation)
+                    ),
                     schema=assignment.schema,
                     task=assignment.task.id,
                     nonce=assignment.nonce,
@@ -91,7 +97,9 @@ class LocalAttempts:
 
             self._workers[pipeline.name] = Worker(
                 store=outbox,
-                contents=contents if pipeline.upstream is None else self._tables(spec, pipeline.upstream),
+                contents=contents
+                if pipeline.upstream is None
+                else self._tables(spec, pipeline.upstream),
                 home=keys.home(pipeline.name),
                 code=loaded_on_use(pipeline, calls),
                 make_writer=make_writer,
@@ -105,13 +113,19 @@ class LocalAttempts:
         from pipeline.runtime.table_source import TableContents, TableStore
 
         policy = Policy() if spec.mounts is None else deployed_policy()
-        return TableContents(TableStore(spec.bucket.open(), upstream, clock=WallClock(), policy=policy))
+        return TableContents(
+            TableStore(spec.bucket.open(), upstream, clock=WallClock(), policy=policy)
+        )
 
     def run(self, assignment: Assignment, starting: Callable[[int], None]) -> Receipt:
         """One attempt, from reading to receipt."""
-        return self._loop.run_until_complete(self._workers[assignment.pipeline].run(assignment, starting))
+        return self._loop.run_until_complete(
+            self._workers[assignment.pipeline].run(assignment, starting)
+        )
 
-    def run_together(self, assignments: Sequence[Assignment], starting: Callable[[int], None]) -> Sequence[Receipt | TidemillError]:
+    def run_together(
+        self, assignments: Sequence[Assignment], starting: Callable[[int], None]
+    ) -> Sequence[Receipt | TidemillError]:
         """Attempts of one transform as one (see `Worker.run_together`)."""
         worker = self._workers[assignments[0].pipeline]
         return self._loop.run_until_complete(worker.run_together(assignments, starting))
@@ -122,7 +136,9 @@ class LocalAttempts:
 
 
 def loaded_on_use(pipeline: Pipeline, calls: Calls) -> Callable[[str], Code | None]:
-    """The pipeline's code by transform name; each is loaded when the first task asks for it, once. Raises CodeBroken."""
+    """The pipeline's code by transform name; each is loaded when the first task asks for it, once.
+    Raises CodeBroken.
+    """
     declared = {t.settings.name: t for t in pipeline.transforms}
 
     @functools.cache
@@ -134,10 +150,14 @@ def loaded_on_use(pipeline: Pipeline, calls: Calls) -> Callable[[str], Code | No
             settings = transform.settings
             with calls:
                 loaded = transform.load(calls.settled)
-            return Code(call=loaded, batch_size=settings.batch_size, safe_to_rerun=settings.safe_to_rerun)
+            return Code(
+                call=loaded, batch_size=settings.batch_size, safe_to_rerun=settings.safe_to_rerun
+            )
         except (Exception, SystemExit) as error:
             why = f"{place(error)}{describe(error)}"
-            raise CodeBroken(f"transform {name} of {pipeline.name} cannot be loaded: {why}") from error
+            raise CodeBroken(
+                f"transform {name} of {pipeline.name} cannot be loaded: {why}"
+            ) from error
 
     return code
 
@@ -150,7 +170,9 @@ async def _access(spec: WorkerSpec) -> tuple[Outbox, Contents]:
         mounts = Mounts(spec.mounts)
         return MountOutbox(mounts), MountContents(mounts)
     store = spec.bucket.open()
-    return store, LazyContents(store) if store.url.startswith("file:") else PrefetchedContents(store)
+    return store, LazyContents(store) if store.url.startswith("file:") else PrefetchedContents(
+        store
+    )
 
 
 def preload() -> None:
@@ -168,12 +190,19 @@ def local_attempts(spec: bytes) -> LocalAttempts:
     return LocalAttempts(msgspec.json.decode(spec, type=WorkerSpec))
 
 
-def local_executor(file: str, pipelines: Sequence[Pipeline], bucket: Bucket, workers: int | None, policy: Policy) -> LocalExecutor:
-    """Worker processes for these pipelines. Call it before anything in this process starts a thread."""
+def local_executor(
+    file: str, pipelines: Sequence[Pipeline], bucket: Bucket, workers: int | None, policy: Policy
+) -> LocalExecutor:
+    """Worker processes for these pipelines.
+
+    Call it before anything in this process starts a thread.
+    """
     from pipeline.executors.local.executor import Limits, LocalExecutor
 
     limits = {
-        f"{p.name}/{t.settings.name}": Limits(timeout_s=t.settings.timeout_s, memory_mb=t.settings.memory_mb)
+        f"{p.name}/{t.settings.name}": Limits(
+            timeout_s=t.settings.timeout_s, memory_mb=t.settings.memory_mb
+        )
         for p in pipelines
         for t in p.transforms
     }

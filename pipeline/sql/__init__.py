@@ -1,1 +1,3 @@
-"""SQL as DuckDB reads it: the one place that opens DuckDB, its parse tree, quoting, reserved words."""
+"""SQL as DuckDB reads it: the one place that opens DuckDB, its parse tree, quoting,
+reserved words.
+"""

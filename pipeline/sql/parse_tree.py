@@ -1,4 +1,6 @@
-"""SQL as DuckDB's own parser reads it: decisions about a text are taken on its tree, not on its letters."""
+"""SQL as DuckDB's own parser reads it: decisions about a text are taken on its tree, not on its
+letters.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,24 @@ NESTED_MAX = 20_000
 
 
 def parse_tree(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
-    """The answer of `json_serialize_sql`: "statements", or "error" with "error_type" and "error_message".
+    """The answer of `json_serialize_sql`: "statements", or "error" with "error_type" and
+    "error_message".
 
-    Expressions may be nested 1,000 deep, which are several times as many objects. Raises duckdb.Error, UnicodeError.
+    Expressions may be nested 1,000 deep, which are several times as many objects. Raises
+    duckdb.Error, UnicodeError.
     """
-    asked = connection.execute("SELECT json_serialize_sql(?, skip_null := true, skip_empty := true)", [text])
+    asked = connection.execute(
+        "SELECT json_serialize_sql(?, skip_null := true, skip_empty := true)", [text]
+    )
     try:
         with deep():
             tree: dict[str, Any] = json.loads(asked.fetchall()[0][0])
     except RecursionError:
-        return {"error": True, "error_type": "parser", "error_message": "the statement is nested too deeply"}
+        return {
+            "error": True,
+            "error_type": "parser",
+            "error_message": "the statement is nested too deeply",
+        }
     return tree
 
 

@@ -1,4 +1,6 @@
-"""Quoting, the only way names and texts get into SQL; and the names in SQL that are Tidemill's own."""
+"""Quoting, the only way names and texts get into SQL; and the names in SQL that are
+Tidemill's own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a checkpoint holds: the small head of the state, and the names of the runs that hold the rest."""
+"""What a checkpoint holds: the small head of the state, and the names of the runs that hold the
+rest.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Totals(msgspec.Struct, kw_only=True):
 
 
 class Checkpoint(msgspec.Struct, kw_only=True):
-    """The log folded up to one sequence: the small head, and the names of the runs that hold the rest."""
+    """The log folded up to one sequence: the small head, and the names of the runs that hold the
+    rest.
+    """
 
     format: int
     pipeline: str
@@ -45,7 +49,9 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     totals: Totals | None = None
     """None: written by format 1, which did not add up."""
     superseded: dict[str, list[int]] = {}
-    """Inputs of open tasks that may not publish any more, by position: a newer task took or already settled their key."""
+    """Inputs of open tasks that may not publish any more, by position: a newer task took or already
+    settled their key.
+    """
     growth: Growth | None = None
     """Advice for listings, from whoever wrote the checkpoint."""
     usage: Usage = msgspec.field(default_factory=Usage)

@@ -1,4 +1,7 @@
-"""Stored objects to bytes and back. Everything read from the bucket is checked here before anyone believes it. Pure."""
+"""Stored objects to bytes and back.
+
+Everything read from the bucket is checked here before anyone believes it. Pure.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,16 @@ STORED_BYTES_MAX: dict[type, int] = {
 }
 """A larger object of this kind is neither written nor read.
 
-Commit: 1,000 tasks of 2,000 keys, at 130 bytes each. Checkpoint: two million outputs and quarantined files, at 500 bytes each.
-Receipt: 2,000 sources that all failed, each with a traceback of 4,000 characters and as much again. LossNote: one such, with room.
-Job: 10,000 keys of 1,024 bytes, all of them escaped. A decoder holds about three times as much.
+Commit: 1,000 tasks of 2,000 keys, at 130 bytes each. Checkpoint: two million outputs and
+quarantined files, at 500 bytes each. Receipt: 2,000 sources that all failed, each with a traceback
+of 4,000 characters and as much again. LossNote: one such, with room. Job: 10,000 keys of 1,024
+bytes, all of them escaped. A decoder holds about three times as much.
 """
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind, strict=True) for kind in (Commit, Receipt, Checkpoint, LossNote, Job)
+    kind: msgspec.json.Decoder(kind, strict=True)
+    for kind in (Commit, Receipt, Checkpoint, LossNote, Job)
 }
 
 
@@ -49,20 +54,28 @@ class _Named(msgspec.Struct):
 
 
 def encode(value: Commit | Receipt | Checkpoint | LossNote | Job) -> bytes:
-    """The value as JSON. Raises InvariantViolated rather than write what could not be read again."""
+    """The value as JSON. Raises InvariantViolated rather than write what could not be
+    read again.
+    """
     body = _encode(value)
     if len(body) > STORED_BYTES_MAX[type(value)]:
-        raise InvariantViolated(f"a {type(value).__name__.lower()} of {len(body)} bytes could not be read again: it is not written")
+        raise InvariantViolated(
+            f"a {type(value).__name__.lower()} of {len(body)} bytes could not be read again: it is"
+            " not written"
+        )
     return body
 
 
 def may_be(kind: type, size_bytes: int) -> bool:
-    """Whether an object of so many bytes can be one of this kind: listings tell sizes before anything is read."""
+    """Whether an object of so many bytes can be one of this kind: listings tell sizes before
+    anything is read.
+    """
     return size_bytes <= STORED_BYTES_MAX[kind]
 
 
 def decode(kind: type[T], body: bytes, key: str) -> T:
-    """The value stored under `key`, whole in itself: parallel columns are equally long, positions lie within them.
+    """The value stored under `key`, whole in itself: parallel columns are equally long, positions
+    lie within them.
 
     Raises StateInvalid with one line that names the key and what is wrong, whatever the bytes are.
     """
@@ -97,7 +110,8 @@ def _refuse_newer(body: bytes, key: str) -> None:
         return
     if written > FORMAT_VERSION:
         raise StateInvalid(
-            f"{key} was written by a newer Tidemill (format {written}, this one reads up to {FORMAT_VERSION}): upgrade"
+            f"{key} was written by a newer Tidemill (format {written}, this one reads up to"
+            f" {FORMAT_VERSION}): upgrade"
         ) from None
 
 
@@ -108,7 +122,9 @@ def _contradiction(value: object) -> str:
         odd = [settled.task for settled in value.settle if not _is_whole(settled)]
         return _no_sequence(value.sequence) or _named("task", uneven) or _named("settled task", odd)
     if isinstance(value, Checkpoint):
-        uneven = [name for name, task in value.tasks.items() if task.id != name or not is_even(task)]
+        uneven = [
+            name for name, task in value.tasks.items() if task.id != name or not is_even(task)
+        ]
         return _no_sequence(value.sequence) or _named("task", uneven)
     if isinstance(value, Job) and value.etags and len(value.keys) != len(value.etags):
         return f"it has {len(value.keys)} keys and {len(value.etags)} etags"
@@ -126,9 +142,17 @@ def _named(what: str, wrong: list[str]) -> str:
 def is_even(task: Task) -> bool:
     """Whether the columns of the task's inputs are equally long."""
     inputs = task.inputs
-    return len(inputs.keys) == len(inputs.etags) == len(inputs.sizes) == len(inputs.modified_us) == len(inputs.replaces)
+    return (
+        len(inputs.keys)
+        == len(inputs.etags)
+        == len(inputs.sizes)
+        == len(inputs.modified_us)
+        == len(inputs.replaces)
+    )
 
 
 def _is_whole(settled: Settled) -> bool:
     n = len(settled.rows)
-    return len(settled.rejected) == n and all(0 <= problem.index < n for problem in settled.problems)
+    return len(settled.rejected) == n and all(
+        0 <= problem.index < n for problem in settled.problems
+    )

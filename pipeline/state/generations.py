@@ -1,7 +1,8 @@
 """Generations of a table: what may become of them, and which of them a run fills. Pure.
 
-Each is a table of its own, with its own log, below the pipeline's prefixes (see `keys`). The log of the first one also says which
-of them is live, so that one commit there publishes a generation, or rolls back.
+Each is a table of its own, with its own log, below the pipeline's prefixes (see `keys`). The log of
+the first one also says which of them is live, so that one commit there publishes a generation, or
+rolls back.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from pipeline.model.commit import Generation, Generations
 class Change:
     """What somebody wants of the generations.
 
-    begin: a new one, or to go on with the candidate; of these versions of the code, with a sample of objects or all of them (None).
-    publish: the candidate becomes live. rollback: the one before does. drop: the one of this number goes.
+    begin: a new one, or to go on with the candidate; of these versions of the code, with a sample
+    of objects or all of them (None). publish: the candidate becomes live. rollback: the one before
+    does. drop: the one of this number goes.
     """
 
     kind: Literal["begin", "publish", "rollback", "drop"]
@@ -37,8 +39,13 @@ def changed(pipeline: str, before: Generations | None, change: Change, now_ms: i
         return _begun(pipeline, known, change, now_ms)
     if change.kind == "publish":
         if known.candidate is None:
-            raise SettingsError(f"{pipeline} has no new generation to publish: fill one with  tidemill backfill --new-generation")
-        return msgspec.structs.replace(known, live=known.candidate, previous=known.live, candidate=None)
+            raise SettingsError(
+                f"{pipeline} has no new generation to publish: fill one with  tidemill backfill"
+                " --new-generation"
+            )
+        return msgspec.structs.replace(
+            known, live=known.candidate, previous=known.live, candidate=None
+        )
     if change.kind == "rollback":
         if known.previous is None:
             raise SettingsError(f"{pipeline} has no earlier generation to roll back to")
@@ -50,15 +57,25 @@ def _begun(pipeline: str, known: Generations, change: Change, now_ms: int) -> Ge
     versions, uploads = dict(change.versions or {}), change.uploads or known.uploads
     candidate = known.get(known.candidate) if known.candidate is not None else None
     if candidate is None:
-        number = 1 + max([*(generation.number for generation in known.kept), *known.dropped], default=0)
-        fresh = Generation(number=number, versions=versions, created_ms=now_ms, sample=change.sample)
-        return msgspec.structs.replace(known, candidate=number, kept=[*known.kept, fresh], uploads=change.uploads or "new")
+        number = 1 + max(
+            [*(generation.number for generation in known.kept), *known.dropped], default=0
+        )
+        fresh = Generation(
+            number=number, versions=versions, created_ms=now_ms, sample=change.sample
+        )
+        return msgspec.structs.replace(
+            known, candidate=number, kept=[*known.kept, fresh], uploads=change.uploads or "new"
+        )
     if candidate.versions != versions:
         raise SettingsError(
-            f"generation {candidate.number} of {pipeline} was begun by other code: publish it, or drop it with"
-            f"  tidemill generations --drop {candidate.number}"
+            f"generation {candidate.number} of {pipeline} was begun by other code: publish it, or"
+            f" drop it with  tidemill generations --drop {candidate.number}"
         )
-    larger = candidate.sample if change.sample is None or candidate.sample is None else max(change.sample, candidate.sample)
+    larger = (
+        candidate.sample
+        if change.sample is None or candidate.sample is None
+        else max(change.sample, candidate.sample)
+    )
     grown = msgspec.structs.replace(candidate, sample=larger if change.sample is not None else None)
     kept = [grown if generation.number == grown.number else generation for generation in known.kept]
     return msgspec.structs.replace(known, kept=kept, uploads=uploads)
@@ -69,7 +86,9 @@ def _dropped(pipeline: str, known: Generations, number: int | None) -> Generatio
         there = ", ".join(str(generation.number) for generation in known.kept)
         raise SettingsError(f"{pipeline} has no generation {number}; there are: {there}")
     if number == known.live:
-        raise SettingsError(f"generation {number} of {pipeline} is live: readers would find nothing")
+        raise SettingsError(
+            f"generation {number} of {pipeline} is live: readers would find nothing"
+        )
     return msgspec.structs.replace(
         known,
         kept=[generation for generation in known.kept if generation.number != number],
@@ -87,12 +106,17 @@ def kept_numbers(known: Generations) -> list[int]:
 def filled(known: Generations | None, versions: dict[str, str]) -> list[int]:
     """The generations that a run of this code brings up to date, the live one first.
 
-    A candidate is filled by the code it was begun with, and no other: whoever still runs older code goes on with the live one. A
-    sample is filled by no run.
+    A candidate is filled by the code it was begun with, and no other: whoever still runs older code
+    goes on with the live one. A sample is filled by no run.
     """
     if known is None:
         return [0]
     candidate = known.get(known.candidate) if known.candidate is not None else None
-    if candidate is None or candidate.sample is not None or candidate.versions != versions or known.uploads == "live":
+    if (
+        candidate is None
+        or candidate.sample is not None
+        or candidate.versions != versions
+        or known.uploads == "live"
+    ):
         return [known.live]
     return [known.live, candidate.number] if known.uploads == "both" else [candidate.number]

@@ -1,6 +1,7 @@
 """Jobs: keys that somebody submitted by name, and what became of them. Pure.
 
-A job's record holds what was asked; the outcome of each key is read from the state, which outlives any engine's memory.
+A job's record holds what was asked; the outcome of each key is read from the state, which outlives
+any engine's memory.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from pipeline.state.ledger import Entry
 Status = Literal["waiting", "running", "done", "failed", "cancelled", "superseded", "missing"]
 """What became of one key.
 
-waiting: not planned yet. running: in an open task. done: its rows are committed. failed: quarantined. cancelled: by a person.
-superseded: a newer version of the object took its place. missing: there was no such object, or it is gone.
+waiting: not planned yet. running: in an open task. done: its rows are committed. failed:
+quarantined. cancelled: by a person. superseded: a newer version of the object took its place.
+missing: there was no such object, or it is gone.
 """
 
 ENDED: frozenset[Status] = frozenset(("done", "failed", "cancelled", "superseded", "missing"))
 
 
 class Job(msgspec.Struct, kw_only=True):
-    """`jobs/<id>.json`: the keys at the versions they had when the job was planned (etag "" where there was no object)."""
+    """`jobs/<id>.json`: the keys at the versions they had when the job was planned (etag "" where
+    there was no object).
+    """
 
     format: int
     id: str
@@ -79,4 +83,6 @@ def outcome(
         return Outcome(key=key, status="done", rows=entry.rows)
     if (entry is None or is_there) and quarantined is None and wanted is None:
         return Outcome(key=key, status="waiting")
-    return Outcome(key=key, status="superseded", reason="a newer version of the object took its place")
+    return Outcome(
+        key=key, status="superseded", reason="a newer version of the object took its place"
+    )

@@ -1,7 +1,8 @@
-"""Which prefixes grow at their end, as dates and sequence numbers do: there a pass lists from the last key on, not all there is.
+"""Which prefixes grow at their end, as dates and sequence numbers do: there a pass lists from the
+last key on, not all there is.
 
-Advice only, gathered while a whole listing goes by, and kept in checkpoints: a key that comes late, below the last one, is found by
-a notice or by the next whole listing. Pure.
+Advice only, gathered while a whole listing goes by, and kept in checkpoints: a key that comes late,
+below the last one, is found by a notice or by the next whole listing. Pure.
 """
 
 from __future__ import annotations
@@ -17,20 +18,26 @@ import msgspec
 from pipeline.model.listing import Page
 
 OVERLAP_S = 120
-"""Uploads may end in another order than that of their keys: what was uploaded so long before the newest is listed again."""
+"""Uploads may end in another order than that of their keys: what was uploaded so long before the
+newest is listed again.
+"""
 LATE_MAX = 0.001
 """Share of late keys above which a prefix is not taken to grow."""
 LISTED_MIN = 50_000
 """Objects below which a whole listing is cheap enough to be made each time."""
 PREFIXES_MAX = 16
-"""Folders right below the source that are looked at one by one; with more, the source grows as a whole or not at all."""
+"""Folders right below the source that are looked at one by one; with more, the source grows as a
+whole or not at all.
+"""
 MARK_KEYS = 500
 _MARKS = 512
 _SAMPLES = 1000
 
 
 class Frontier(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a prefix was listed, and how often a key would have been missed by listing from the last one."""
+    """How far a prefix was listed, and how often a key would have been missed by listing from the
+    last one.
+    """
 
     prefix: str
     start_after: str
@@ -55,7 +62,9 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
     """The folders right below it, if they are few and all there is."""
 
     def grown(self, *, always: bool) -> list[Frontier]:
-        """Where to list from the last key on; empty if nowhere. `always`: whatever listings showed."""
+        """Where to list from the last key on; empty if nowhere. `always`: whatever
+        listings showed.
+        """
         if not always and self.listed < LISTED_MIN:
             return []
         if _grows(self.whole):
@@ -71,12 +80,16 @@ def explained(growth: Growth, listing: str) -> str:
     found = growth.grown(always=listing == "growing")
     if found:
         names = ", ".join(repr(frontier.prefix) for frontier in found)
-        why = f"{sum(f.late for f in found):,} of {sum(f.seen for f in found):,} objects came below a key of {OVERLAP_S} s before"
+        why = (
+            f"{sum(f.late for f in found):,} of {sum(f.seen for f in found):,} objects came below a"
+            f" key of {OVERLAP_S} s before"
+        )
         return f"between two whole listings only from the last key on below {names}: {why}"
     if growth.listed < LISTED_MIN:
         return f"listed whole each time: below {LISTED_MIN:,} objects that is cheap"
     return (
-        f"listed whole each time: {growth.whole.share_late:.1%} of {growth.listed:,} objects came below a key that was there before"
+        f"listed whole each time: {growth.whole.share_late:.1%} of {growth.listed:,} objects came"
+        " below a key that was there before"
     )
 
 
@@ -85,7 +98,9 @@ def _grows(frontier: Frontier) -> bool:
 
 
 class Stretch(NamedTuple):
-    """A part of the key space to list: keys with `prefix` above `start_after`; it covers (after, upto]."""
+    """A part of the key space to list: keys with `prefix` above `start_after`; it covers (after,
+    upto].
+    """
 
     prefix: str
     start_after: str
@@ -97,7 +112,8 @@ def stretch_of(frontier: Frontier, source: str) -> Stretch:
     """The stretch from a frontier to the end of its prefix."""
     if frontier.prefix == source:
         return Stretch(source, frontier.start_after, frontier.start_after, None)
-    folder = frontier.prefix[:-1]  # what sorts between its neighbours and itself is no key that anybody would use
+    # what sorts between its neighbours and itself is no key that anybody would use
+    folder = frontier.prefix[:-1]
     below, above = folder + chr(ord("/") - 1) + chr(0x10FFFF), folder + chr(ord("/") + 1)
     return Stretch(frontier.prefix, frontier.start_after, frontier.start_after or below, above)
 
@@ -118,11 +134,15 @@ class Survey:
         start = 0
         while self._folders is not None and start < len(page.keys):
             folder = self._folder(page.keys[start])
-            if folder is None or (folder not in self._folders and len(self._folders) == PREFIXES_MAX):
+            if folder is None or (
+                folder not in self._folders and len(self._folders) == PREFIXES_MAX
+            ):
                 self._folders = None
                 return
             end = bisect_left(page.keys, folder[:-1] + chr(ord("/") + 1), start)
-            self._folders.setdefault(folder, _Tally()).add(page.keys[start:end], page.modified_us[start:end])
+            self._folders.setdefault(folder, _Tally()).add(
+                page.keys[start:end], page.modified_us[start:end]
+            )
             start = end
 
     def _folder(self, key: str) -> str | None:
@@ -133,7 +153,9 @@ class Survey:
     def growth(self) -> Growth:
         """What a whole listing showed."""
         folders = [tally.frontier(prefix) for prefix, tally in (self._folders or {}).items()]
-        return Growth(listed=self._whole.seen, whole=self._whole.frontier(self._source), folders=folders)
+        return Growth(
+            listed=self._whole.seen, whole=self._whole.frontier(self._source), folders=folders
+        )
 
     def further(self, listed: Sequence[Frontier]) -> Growth | None:
         """How far listings came now that what `listed` says was listed from there on."""
@@ -142,13 +164,19 @@ class Survey:
         names = {frontier.prefix for frontier in listed}
         before, tallies = self._before, self._folders or {}
         whole = self._whole.further(before.whole) if before.whole.prefix in names else before.whole
-        folders = [tallies[f.prefix].further(f) if f.prefix in names and f.prefix in tallies else f for f in before.folders]
+        folders = [
+            tallies[f.prefix].further(f) if f.prefix in names and f.prefix in tallies else f
+            for f in before.folders
+        ]
         return msgspec.structs.replace(before, whole=whole, folders=folders)
 
 
 @dataclass(slots=True)
 class _Tally:
-    """Counts of one prefix. What is late is judged on samples within a page, and on pages against each other."""
+    """Counts of one prefix.
+
+    What is late is judged on samples within a page, and on pages against each other.
+    """
 
     seen: int = 0
     last: str = ""
@@ -183,9 +211,17 @@ class _Tally:
 
     def frontier(self, prefix: str) -> Frontier:
         first = self.marks[0][0] if len(self.marks) == _MARKS else ""
-        return Frontier(prefix=prefix, start_after=self._start_after(first), last=self.last, seen=self.seen, late=self._late())
+        return Frontier(
+            prefix=prefix,
+            start_after=self._start_after(first),
+            last=self.last,
+            seen=self.seen,
+            late=self._late(),
+        )
 
     def further(self, before: Frontier) -> Frontier:
         if self.last <= before.last:
             return before
-        return msgspec.structs.replace(before, start_after=self._start_after(before.start_after), last=self.last)
+        return msgspec.structs.replace(
+            before, start_after=self._start_after(before.start_after), last=self.last
+        )

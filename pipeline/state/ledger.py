@@ -1,8 +1,8 @@
 """The ledger: for every source key, which version is committed and which output holds its rows.
 
-Stored as sorted runs (`pipeline.runs`), plus an overlay of what commits changed since (`state.State.overlay`). Rows with
-`output` null are tombstones: the key was deleted. Pure: what a commit needs to know is looked up before it is applied
-(`pipeline.log.Log.look_up`).
+Stored as sorted runs (`pipeline.runs`), plus an overlay of what commits changed since
+(`state.State.overlay`). Rows with `output` null are tombstones: the key was deleted. Pure: what a
+commit needs to know is looked up before it is applied (`pipeline.log.Log.look_up`).
 """
 
 from __future__ import annotations
@@ -105,6 +105,8 @@ def table_of(overlay: Mapping[str, Entry | None]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema())
 
 
-def overlay_between(overlay: Mapping[str, Entry | None], after: str, upto: str | None) -> Iterable[tuple[str, Entry | None]]:
+def overlay_between(
+    overlay: Mapping[str, Entry | None], after: str, upto: str | None
+) -> Iterable[tuple[str, Entry | None]]:
     """The overlay's items with `after` < key <= `upto`."""
     return ((k, e) for k, e in overlay.items() if k > after and (upto is None or k <= upto))

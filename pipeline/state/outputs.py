@@ -1,4 +1,5 @@
-"""The outputs that hold live rows: the latest in memory and in the checkpoint itself, older ones in runs beside the ledger's.
+"""The outputs that hold live rows: the latest in memory and in the checkpoint itself, older ones in
+runs beside the ledger's.
 
 A pass looks up the few whose sources change; readers load all of them.
 """
@@ -25,22 +26,32 @@ _decode = msgspec.json.Decoder(Output, strict=True).decode
 class Outputs(Mapping[str, Output]):
     """Output id -> its files and dead keys.
 
-    Asking for one that was not looked up, or for all while some are in runs alone, raises InvariantViolated: an answer from what
-    happens to be at hand would be wrong.
+    Asking for one that was not looked up, or for all while some are in runs alone, raises
+    InvariantViolated: an answer from what happens to be at hand would be wrong.
     """
 
-    def __init__(self, changed: dict[str, Output] | None = None, gone: Iterable[str] = (), runs: Iterable[Run] = ()) -> None:
+    def __init__(
+        self,
+        changed: dict[str, Output] | None = None,
+        gone: Iterable[str] = (),
+        runs: Iterable[Run] = (),
+    ) -> None:
         self.runs = SortedRuns(runs)
         self.changed: dict[str, Output | None] = {**(changed or {}), **dict.fromkeys(gone)}
         """What is not in the runs yet; None: not live any more."""
         self._found: dict[str, Output | None] = {}
         self._whole = False
 
-    # -- reading -----------------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
     def knows(self, output: str) -> bool:
         """Whether its value can be told without another look at the runs."""
-        return output in self.changed or output in self._found or self.is_whole or not self.runs.may_hold(output)
+        return (
+            output in self.changed
+            or output in self._found
+            or self.is_whole
+            or not self.runs.may_hold(output)
+        )
 
     @property
     def is_whole(self) -> bool:
@@ -63,13 +74,17 @@ class Outputs(Mapping[str, Output]):
     def __iter__(self) -> Iterator[str]:
         if not self.is_whole:
             raise InvariantViolated("the outputs were not loaded whole")
-        yield from (name for name, value in self._found.items() if value is not None and name not in self.changed)
+        yield from (
+            name
+            for name, value in self._found.items()
+            if value is not None and name not in self.changed
+        )
         yield from (name for name, value in self.changed.items() if value is not None)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    # -- changing ----------------------------------------------------------------------------------------------------
+    # -- changing ----------------------------------------------------------------------------------
 
     def __setitem__(self, output: str, value: Output) -> None:
         self.changed[output] = value
@@ -83,7 +98,9 @@ class Outputs(Mapping[str, Output]):
     def learn(self, names: Iterable[str], rows: pa.Table, *, whole: bool = False) -> None:
         """What the runs hold for these outputs, or for all: `rows`, and nothing for the others."""
         self._found.update(dict.fromkeys(names))
-        for name, body in zip(rows.column("key").to_pylist(), rows.column("output").to_pylist(), strict=True):
+        for name, body in zip(
+            rows.column("key").to_pylist(), rows.column("output").to_pylist(), strict=True
+        ):
             self._found[name] = _parse(name, body) if body is not None else None
         self._whole = self._whole or whole
 
@@ -129,4 +146,6 @@ def table_of(changed: Mapping[str, Output | None]) -> pa.Table:
 
     names = sorted(changed)
     bodies = [_encode(value) if (value := changed[name]) is not None else None for name in names]
-    return pa.Table.from_arrays([pa.array(names, pa.string()), pa.array(bodies, pa.binary())], schema=schema())
+    return pa.Table.from_arrays(
+        [pa.array(names, pa.string()), pa.array(bodies, pa.binary())], schema=schema()
+    )

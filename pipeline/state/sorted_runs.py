@@ -1,9 +1,12 @@
-"""Sorted runs: a table as immutable Parquet objects in levels, of which a reader takes only what overlaps the keys it looks at.
+"""Sorted runs: a table as immutable Parquet objects in levels, of which a reader takes only what
+overlaps the keys it looks at.
 
-Level 0 is what checkpoints wrote lately: runs that may overlap, the oldest first. Each further level holds runs that do not
-overlap, and may be `fanout` times larger than the one before; the deeper, the older. For each key the youngest row counts; one
-whose `output` is null is a tombstone. A merge takes one run, or level 0, and what it overlaps in the next level: never the whole
-table for a small change (a log-structured merge tree with partial merges: O'Neil et al. 1996; LevelDB's notes on levels). Pure.
+Level 0 is what checkpoints wrote lately: runs that may overlap, the oldest first. Each further
+level holds runs that do not overlap, and may be `fanout` times larger than the one before; the
+deeper, the older. For each key the youngest row counts; one whose `output` is null is a tombstone.
+A merge takes one run, or level 0, and what it overlaps in the next level: never the whole table for
+a small change (a log-structured merge tree with partial merges: O'Neil et al. 1996; LevelDB's notes
+on levels). Pure.
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ABSORB_FACTOR = 4
-"""What is written absorbs a run beside it that has at most this many times its own rows: each row is rewritten a logarithmic number
-of times, and the number of small runs stays logarithmic too."""
+"""What is written absorbs a run beside it that has at most this many times its own rows: each row
+is rewritten a logarithmic number of times, and the number of small runs stays logarithmic too.
+"""
 SPLIT_ROWS = 16_384
 """Rows between the keys at which a run says that a listing may be split."""
 HELD_ROWS_MAX = 300_000
@@ -59,7 +63,9 @@ class Merge(NamedTuple):
 
 
 class SortedRuns:
-    """The runs that a checkpoint names, oldest first, and those of their tables that are at hand. Holds no more than it must."""
+    """The runs that a checkpoint names, oldest first, and those of their tables that are at hand.
+    Holds no more than it must.
+    """
 
     __slots__ = ("_lasts", "_levels", "held", "runs")
 
@@ -71,9 +77,14 @@ class SortedRuns:
                 levels.setdefault(run.level, []).append(run)
             else:
                 recent.append(run)
-        self._levels = {level: sorted(levels[level], key=lambda run: run.first) for level in sorted(levels, reverse=True)}
+        self._levels = {
+            level: sorted(levels[level], key=lambda run: run.first)
+            for level in sorted(levels, reverse=True)
+        }
         self._levels[0] = recent
-        self._lasts = {level: [run.last for run in found] for level, found in self._levels.items() if level}
+        self._lasts = {
+            level: [run.last for run in found] for level, found in self._levels.items() if level
+        }
         self.runs = [run for found in self._levels.values() for run in found]
         self.held: OrderedDict[str, pa.Table] = OrderedDict()
 
@@ -92,7 +103,9 @@ class SortedRuns:
         return sum(run.rows for run in self.runs)
 
     def overlapping(self, after: str, upto: str | None) -> list[Run]:
-        """Runs that may hold a key with `after` < key <= `upto` (no upper bound for None), oldest first."""
+        """Runs that may hold a key with `after` < key <= `upto` (no upper bound for None), oldest
+        first.
+        """
         found: list[Run] = []
         for level in self._levels:
             found += self._within(level, after, upto)
@@ -109,7 +122,9 @@ class SortedRuns:
         return runs[start:end]
 
     def holding(self, names: Sequence[str]) -> list[tuple[Run, list[str]]]:
-        """For sorted `names`: the runs that may hold one of them, youngest first, each with the names in question."""
+        """For sorted `names`: the runs that may hold one of them, youngest first, each with the
+        names in question.
+        """
         found: dict[str, tuple[Run, list[str]]] = {}
         for level in reversed(self._levels):
             for name in names:
@@ -129,16 +144,24 @@ class SortedRuns:
         return any(self._of(level, name) for level in self._levels)
 
     def range_ends(self, after: str, upto: str | None) -> list[str]:
-        """Keys strictly between the bounds at which ranges end that are not larger than a run of the deepest level."""
+        """Keys strictly between the bounds at which ranges end that are not larger than a run of
+        the deepest level.
+        """
         runs = self._within(self.deepest, after, upto) if self.deepest else []
         return [run.last for run in runs if upto is None or run.last < upto]
 
     def split_keys(self, after: str, upto: str | None) -> list[str]:
-        """Keys between the bounds, in order, at which a listing of the same keys may be split: quantiles of the deepest level."""
-        found = (key for run in self._within(self.deepest, after, upto) for key in (*run.splits, run.last))
+        """Keys between the bounds, in order, at which a listing of the same keys may be split:
+        quantiles of the deepest level.
+        """
+        found = (
+            key
+            for run in self._within(self.deepest, after, upto)
+            for key in (*run.splits, run.last)
+        )
         return sorted({key for key in found if key > after and (upto is None or key < upto)})
 
-    # -- tables at hand ----------------------------------------------------------------------------------------------
+    # -- tables at hand ----------------------------------------------------------------------------
 
     def hold(self, run: Run, table: pa.Table) -> None:
         """Keep a run's table at hand; tables that were not looked at for longest are let go."""
@@ -164,7 +187,7 @@ class SortedRuns:
                 fresh.held[run.key] = table
         return fresh
 
-    # -- levels ------------------------------------------------------------------------------------------------------
+    # -- levels ------------------------------------------------------------------------------------
 
     def absorbed(self, new_rows: int) -> list[Run]:
         """The newest runs of level 0 that a new one of `new_rows` takes in (see ABSORB_FACTOR)."""
@@ -178,7 +201,9 @@ class SortedRuns:
         return recent[len(recent) - count :]
 
     def next_merge(self, run_rows: int, fanout: int) -> Merge | None:
-        """What to merge so that no level is larger than it may be: level 0 has room for `run_rows`."""
+        """What to merge so that no level is larger than it may be: level 0 has room
+        for `run_rows`.
+        """
         if sum(run.rows for run in self.level(0)) > run_rows:
             return self._merge(self.level(0), 1, run_rows)
         for level in range(1, self.deepest + 1):
@@ -189,7 +214,9 @@ class SortedRuns:
 
     def _cheapest(self, level: int) -> Run:
         """The run of the level that overlaps the fewest rows of the next."""
-        below = {run.key: sum(r.rows for r in self._beneath(run, level + 1)) for run in self.level(level)}
+        below = {
+            run.key: sum(r.rows for r in self._beneath(run, level + 1)) for run in self.level(level)
+        }
         return min(self.level(level), key=lambda run: (below[run.key], run.first))
 
     def _beneath(self, run: Run, level: int) -> list[Run]:
@@ -197,8 +224,12 @@ class SortedRuns:
         return self.level(level)[start:end]
 
     def _span(self, level: int, first: str, last: str) -> tuple[int, int]:
-        """Positions [start, end) of the level's runs that overlap [first, last]; not for level 0."""
-        return bisect_left(self._lasts.get(level, []), first), bisect_right([run.first for run in self.level(level)], last)
+        """Positions [start, end) of the level's runs that overlap [first, last]; not
+        for level 0.
+        """
+        return bisect_left(self._lasts.get(level, []), first), bisect_right(
+            [run.first for run in self.level(level)], last
+        )
 
     def _merge(self, upper: list[Run], level: int, run_rows: int) -> Merge:
         first, last = min(run.first for run in upper), max(run.last for run in upper)
@@ -213,7 +244,12 @@ class SortedRuns:
             end += 1
         inputs = [*runs[start:end], *upper]
         first, last = min(run.first for run in inputs), max(run.last for run in inputs)
-        deeper = any(run.last >= first and run.first <= last for n, found in self._levels.items() if n > level for run in found)
+        deeper = any(
+            run.last >= first and run.first <= last
+            for n, found in self._levels.items()
+            if n > level
+            for run in found
+        )
         return Merge(inputs, level, not deeper)
 
 
@@ -222,7 +258,7 @@ def _is_small(run: Run, rows: int, run_rows: int) -> bool:
     return run.rows <= ABSORB_FACTOR * rows and rows + run.rows <= run_rows
 
 
-# -- tables ----------------------------------------------------------------------------------------------------------------
+# -- tables ----------------------------------------------------------------------------------------
 
 
 def between(table: pa.Table, after: str, upto: str | None) -> pa.Table:
@@ -255,18 +291,28 @@ def rows_of(table: pa.Table, names: Sequence[str]) -> pa.Table:
 
 
 def merge(oldest_first: Sequence[pa.Table], *, drop_tombstones: bool) -> pa.Table:
-    """One sorted table out of several, at least one: for each key the row of the last one that has it."""
+    """One sorted table out of several, at least one: for each key the row of the last one that has
+    it.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     tables = [t for t in oldest_first if t.num_rows] or oldest_first[:1]
     both = pa.concat_tables(tables)
     if len(tables) == 1:
-        return both.filter(pc.is_valid(both.column("output"))) if drop_tombstones and both.column("output").null_count else both
-    # One copy at the end, of the rows that stay: ledgers are large, and whole columns copied at each step would add up.
-    ages = pa.chunked_array([pa.repeat(pa.scalar(age, pa.int32()), t.num_rows) for age, t in enumerate(tables)])
+        return (
+            both.filter(pc.is_valid(both.column("output")))
+            if drop_tombstones and both.column("output").null_count
+            else both
+        )
+    # One copy at the end, of the rows that stay: ledgers are large, and whole columns copied at
+    # each step would add up.
+    ages = pa.chunked_array(
+        [pa.repeat(pa.scalar(age, pa.int32()), t.num_rows) for age, t in enumerate(tables)]
+    )
     order = pc.sort_indices(
-        pa.table({"key": both.column("key"), "age": ages}), sort_keys=[("key", "ascending"), ("age", "descending")]
+        pa.table({"key": both.column("key"), "age": ages}),
+        sort_keys=[("key", "ascending"), ("age", "descending")],
     )
     keys = both.column("key").take(order).combine_chunks()
     keys = keys.chunk(0) if isinstance(keys, pa.ChunkedArray) else keys
@@ -320,8 +366,12 @@ def decode(body: bytes, run: Run, schema: pa.Schema) -> pa.Table:
     import pyarrow.parquet as pq
 
     if hashlib.sha256(body).hexdigest() != run.sha256:
-        raise StateInvalid(f"ledger run {run.key} is damaged: its checksum is not the one its checkpoint recorded")
+        raise StateInvalid(
+            f"ledger run {run.key} is damaged: its checksum is not the one its checkpoint recorded"
+        )
     try:
         return pq.read_table(pa.BufferReader(body), use_threads=False).select(schema.names)
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise StateInvalid(f"ledger run {run.key} is no ledger run: {' '.join(str(error).split())[:200]}") from None
+        raise StateInvalid(
+            f"ledger run {run.key} is no ledger run: {' '.join(str(error).split())[:200]}"
+        ) from None

@@ -1,6 +1,9 @@
-"""The folded state: what is true after a number of commits. Pure; `apply` is the only thing that changes it.
+"""The folded state: what is true after a number of commits.
 
-Every rule about what a commit means is here, and nowhere else: runner, readers, vacuum and audit all fold the same log.
+Pure; `apply` is the only thing that changes it.
+
+Every rule about what a commit means is here, and nowhere else: runner, readers, vacuum and audit
+all fold the same log.
 """
 
 from __future__ import annotations
@@ -25,12 +28,13 @@ from pipeline.state.usage import Usage, note
 class State(TableFiles):
     """One pipeline's state at `sequence`.
 
-    tasks: open tasks. wanted: source key -> the only task that may publish it, and at which etag. outputs, removed: files with
-    and without live rows. usage: what attempts took so far. overlay: ledger entries changed since the runs were written (None:
-    deleted). base: the sequence of the checkpoint that the runs are from. doomed: runs that commits since gave up.
-    touched: source key -> the commit that last decided about it, for commits applied in this process. growth: advice for listings;
-    no commit changes it. backlog: what the last listing that said so left for later. generations: only in the log of the first one;
-    None: there never was another.
+    tasks: open tasks. wanted: source key -> the only task that may publish it, and at which etag.
+    outputs, removed: files with and without live rows. usage: what attempts took so far. overlay:
+    ledger entries changed since the runs were written (None: deleted). base: the sequence of the
+    checkpoint that the runs are from. doomed: runs that commits since gave up. touched: source key
+    -> the commit that last decided about it, for commits applied in this process. growth: advice
+    for listings; no commit changes it. backlog: what the last listing that said so left for later.
+    generations: only in the log of the first one; None: there never was another.
     """
 
     __slots__ = (
@@ -71,10 +75,13 @@ class State(TableFiles):
         self.backlog: Backlog | None = None
         self.generations: Generations | None = None
 
-    # -- reading -----------------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
     def entry(self, key: str) -> Entry | None:
-        """The committed version of a source key. Raises InvariantViolated if it had to be looked up first (`Log.look_up`)."""
+        """The committed version of a source key.
+
+        Raises InvariantViolated if it had to be looked up first (`Log.look_up`).
+        """
         return self.overlay[key] if key in self.overlay else self.ledger.get(key)
 
     def needed_for(self, commit: Commit) -> tuple[list[str], list[str]]:
@@ -83,7 +90,9 @@ class State(TableFiles):
         for settled in commit.settle:
             task = self.tasks.get(settled.task)
             outputs += task.merges if task is not None else []
-            for key, replaced in zip(task.inputs.keys, task.inputs.replaces, strict=True) if task is not None else ():
+            for key, replaced in (
+                zip(task.inputs.keys, task.inputs.replaces, strict=True) if task is not None else ()
+            ):
                 if replaced is not None:
                     names.append(key)
                     outputs.append(replaced)
@@ -94,7 +103,9 @@ class State(TableFiles):
         return names, outputs
 
     def decided_since(self, key: str, base: int) -> bool:
-        """Whether a commit above `base` decided about the key: a listing taken at `base` must not judge it."""
+        """Whether a commit above `base` decided about the key: a listing taken at `base` must not
+        judge it.
+        """
         return self.touched.get(key, 0) > base
 
     def is_wanted(self, key: str, task_id: str) -> bool:
@@ -103,7 +114,9 @@ class State(TableFiles):
         return wanted is not None and wanted[0] == task_id
 
     def is_due(self, key: str, etag: str, now_ms: int) -> bool:
-        """Whether this version, found in the bucket and not committed, may be planned: nobody has it, and it is not set aside."""
+        """Whether this version, found in the bucket and not committed, may be planned: nobody has
+        it, and it is not set aside.
+        """
         quarantined, wanted = self.quarantine.get(key), self.wanted.get(key)
         if quarantined is not None and quarantined.etag == etag:
             retry_at_ms = quarantined.retry_at_ms
@@ -112,10 +125,13 @@ class State(TableFiles):
         return wanted is None or wanted[1] != etag
 
     def snapshot(self, sources: Iterable[str] | None = None) -> Snapshot:
-        """What readers see now. Shares its values with the state: take it, use it, do not apply commits meanwhile.
+        """What readers see now.
 
-        sources: with the outputs alone that have rows of these, which must have been looked up. Raises InvariantViolated if they
-        were not, or, where all are wanted, if the outputs were not loaded whole (`Log.load_outputs`).
+        Shares its values with the state: take it, use it, do not apply commits meanwhile.
+
+        sources: with the outputs alone that have rows of these, which must have been looked up.
+        Raises InvariantViolated if they were not, or, where all are wanted, if the outputs were not
+        loaded whole (`Log.load_outputs`).
         """
         return Snapshot(
             pipeline=self.pipeline,
@@ -133,7 +149,7 @@ class State(TableFiles):
         names = {self.holder_of(entry.output) for entry in entries if entry is not None}
         return {name: self.outputs[name] for name in names if name is not None}
 
-    # -- changing ----------------------------------------------------------------------------------------------------
+    # -- changing ----------------------------------------------------------------------------------
 
     def apply(self, commit: Commit, at_ms: int) -> None:  # noqa: PLR0912 - one short branch for each part of a commit
         """Make one commit true. `at_ms` is the log entry's time by the store's clock.
@@ -148,7 +164,11 @@ class State(TableFiles):
         for respawn in commit.respawn:
             task = self._open(respawn.task)
             task.attempt, task.losses = respawn.attempt, respawn.losses
-            task.deadline_ms, task.owner, task.reason = respawn.deadline_ms, respawn.owner, respawn.reason
+            task.deadline_ms, task.owner, task.reason = (
+                respawn.deadline_ms,
+                respawn.owner,
+                respawn.reason,
+            )
         for task_id in commit.retire:
             self._retire(task_id)
         for entry in commit.quarantine:
@@ -169,7 +189,10 @@ class State(TableFiles):
             self.schema = commit.schema
         if commit.aggregates:
             if commit.settle or commit.deleted:
-                raise StateInvalid(f"log entry {commit.sequence} mixes aggregates with the rows they were computed from")
+                raise StateInvalid(
+                    f"log entry {commit.sequence} mixes aggregates with the rows they were computed"
+                    " from"
+                )
             self.publish_aggregates(commit.aggregates, at_ms)
         for output in commit.vacuumed:
             self.removed.pop(output, None)
@@ -180,14 +203,19 @@ class State(TableFiles):
                 self._forget_rows()
 
     def _forget_rows(self) -> None:
-        """The first generation was dropped: what is left here is the log, which says what became of the others."""
+        """The first generation was dropped: what is left here is the log, which says what became of
+        the others.
+        """
         super().__init__()
         self.tasks, self.wanted, self.quarantine, self.overlay = {}, {}, {}, {}
         self.ledger, self.schema, self.backlog = Ledger(), None, None
         self.base = self.sequence  # no checkpoint of before may give its runs back
 
     def _release(self, key: str) -> None:
-        """The next listing plans it. One that is committed, and was to be processed once more, is due for that."""
+        """The next listing plans it.
+
+        One that is committed, and was to be processed once more, is due for that.
+        """
         self.touched[key] = self.sequence
         waiting, entry = self.quarantine.pop(key, None), self.entry(key)
         if waiting is not None and entry is not None and entry.etag == waiting.etag:
@@ -216,7 +244,9 @@ class State(TableFiles):
     def _settle(self, settled: Settled, at_ms: int) -> None:
         task = self._open(settled.task)
         if not len(settled.rows) == len(settled.rejected) == len(task.inputs):
-            raise StateInvalid(f"log entry {self.sequence} settles task {task.id} with a wrong number of sources")
+            raise StateInvalid(
+                f"log entry {self.sequence} settles task {task.id} with a wrong number of sources"
+            )
         del self.tasks[task.id]
         if task.merges:
             self.merge(task, settled, at_ms)
@@ -279,12 +309,14 @@ class State(TableFiles):
             raise InvariantViolated(f"{key!r} is not committed at sequence {self.sequence}")
         self.bury(output, key, entry.rows, at_ms)
 
-    # -- checkpoints -------------------------------------------------------------------------------------------------
+    # -- checkpoints -------------------------------------------------------------------------------
 
     def checkpoint(self) -> Checkpoint:
         """The state as it is stored. The overlay must be in the runs by now."""
         if self.id is None or self.overlay:
-            raise InvariantViolated("a checkpoint of an empty log, or without what changed since the last")
+            raise InvariantViolated(
+                "a checkpoint of an empty log, or without what changed since the last"
+            )
         return Checkpoint(
             format=FORMAT_VERSION,
             pipeline=self.pipeline,
@@ -308,20 +340,45 @@ class State(TableFiles):
             superseded={
                 task.id: lost
                 for task in self.tasks.values()
-                if (lost := [i for i, key in enumerate(task.inputs.keys) if not self.is_wanted(key, task.id)])
+                if (
+                    lost := [
+                        i
+                        for i, key in enumerate(task.inputs.keys)
+                        if not self.is_wanted(key, task.id)
+                    ]
+                )
             },
         )
 
     @classmethod
     def restore(cls, checkpoint: Checkpoint) -> State:
-        """The state a checkpoint holds. Its values are taken over, not copied; nothing is looked up in its runs yet."""
+        """The state a checkpoint holds.
+
+        Its values are taken over, not copied; nothing is looked up in its runs yet.
+        """
         state = cls(checkpoint.pipeline)
-        state.sequence, state.id, state.schema = checkpoint.sequence, checkpoint.id, checkpoint.schema
-        state.tasks, state.removed, state.base = checkpoint.tasks, checkpoint.removed, checkpoint.sequence
+        state.sequence, state.id, state.schema = (
+            checkpoint.sequence,
+            checkpoint.id,
+            checkpoint.schema,
+        )
+        state.tasks, state.removed, state.base = (
+            checkpoint.tasks,
+            checkpoint.removed,
+            checkpoint.sequence,
+        )
         state.outputs = Outputs(checkpoint.outputs, checkpoint.outputs_gone, checkpoint.output_runs)
         state.quarantine, state.aggregates = checkpoint.quarantine, checkpoint.aggregates
-        state.changes, state.ledger, state.usage = checkpoint.changes, Ledger(checkpoint.runs), checkpoint.usage
-        state.totals, state.growth, state.backlog = checkpoint.totals or Totals(), checkpoint.growth, checkpoint.backlog
+        state.changes, state.ledger, state.usage = (
+            checkpoint.changes,
+            Ledger(checkpoint.runs),
+            checkpoint.usage,
+        )
+        state.totals, state.growth, state.backlog = (
+            checkpoint.totals or Totals(),
+            checkpoint.growth,
+            checkpoint.backlog,
+        )
         state.generations = checkpoint.generations
         for task in state.tasks.values():
             lost = set(checkpoint.superseded.get(task.id, ()))
@@ -331,12 +388,16 @@ class State(TableFiles):
         return state
 
     def rebase(self, checkpoint: Checkpoint) -> None:
-        """Look into the runs of another checkpoint, between `base` and `sequence`, from now on: those of before are gone.
+        """Look into the runs of another checkpoint, between `base` and `sequence`, from now on:
+        those of before are gone.
 
-        What changed since `base` is in the overlay, and what did not is the same in both checkpoints.
+        What changed since `base` is in the overlay, and what did not is the same in both
+        checkpoints.
         """
         if not self.base <= checkpoint.sequence <= self.sequence:
-            raise InvariantViolated(f"checkpoint {checkpoint.sequence} is not between {self.base} and {self.sequence}")
+            raise InvariantViolated(
+                f"checkpoint {checkpoint.sequence} is not between {self.base} and {self.sequence}"
+            )
         self.base = checkpoint.sequence
         self.ledger.runs = self.ledger.runs.with_runs(checkpoint.runs)
         runs = self.outputs.runs.with_runs(checkpoint.output_runs)

@@ -1,4 +1,6 @@
-"""The files that hold a table's rows as commits fold: which count, which did, and what changed since the aggregates. Pure."""
+"""The files that hold a table's rows as commits fold: which count, which did, and what changed
+since the aggregates. Pure.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,15 @@ from pipeline.state.checkpoint import Totals
 from pipeline.state.outputs import Outputs
 
 CHANGES_MAX = 20_000
-"""Above so many changed outputs and rows the aggregates are computed from scratch, and the lists are dropped."""
+"""Above so many changed outputs and rows the aggregates are computed from scratch, and the lists
+are dropped.
+"""
 
 
 class TableFiles:
-    """Outputs with and without live rows, and what is summed up over them. A part of `state.State`."""
+    """Outputs with and without live rows, and what is summed up over them. A part of
+    `state.State`.
+    """
 
     __slots__ = ("aggregates", "changes", "outputs", "removed", "totals")
 
@@ -27,7 +33,9 @@ class TableFiles:
         self.changes = Changes()
         self.totals = Totals()
 
-    def publish(self, output: str, settled: Settled, live: int, dead: list[str], at_ms: int) -> None:
+    def publish(
+        self, output: str, settled: Settled, live: int, dead: list[str], at_ms: int
+    ) -> None:
         """An attempt settled: its files count where any of its sources is live in them."""
         if live:
             self.outputs[output] = Output(files=settled.files, live=live, dead=dead)
@@ -37,7 +45,8 @@ class TableFiles:
             self.removed[output] = Removed(files=settled.files, removed_ms=at_ms)
 
     def bury(self, output: str, key: str, rows: int, at_ms: int) -> None:
-        """A source's rows in this output, or in the one that has them by now, do not count any more.
+        """A source's rows in this output, or in the one that has them by now, do not count any
+        more.
 
         Raises InvariantViolated where they did not count before.
         """
@@ -64,9 +73,11 @@ class TableFiles:
             del self.outputs[name]
 
     def merge(self, task: Task, settled: Settled, at_ms: int) -> None:
-        """A compaction settled: its files have the rows of the outputs it merged, but for those that died since it read them.
+        """A compaction settled: its files have the rows of the outputs it merged, but for those
+        that died since it read them.
 
-        Raises StateInvalid where one of them has no live rows any more: then nobody knows which rows died.
+        Raises StateInvalid where one of them has no live rows any more: then nobody knows which
+        rows died.
         """
         merged = keys.output_id(task.id, settled.nonce)
         live, dead = 0, []
@@ -83,20 +94,30 @@ class TableFiles:
         self._count_files(settled.files, 1)
 
     def publish_aggregates(self, files: list[AggregateFile], at_ms: int) -> None:
-        """The commit's aggregates were computed over the snapshot just before it, so nothing changed since."""
+        """The commit's aggregates were computed over the snapshot just before it, so nothing
+        changed since.
+        """
         kept = {file.key for file in files}
         for old in self.aggregates.values():
             if old.key not in kept:
-                self.removed[f"aggregate:{old.key}"] = Removed(files=[_as_output_file(old)], removed_ms=at_ms)
+                self.removed[f"aggregate:{old.key}"] = Removed(
+                    files=[_as_output_file(old)], removed_ms=at_ms
+                )
         self.aggregates = {file.name: file for file in files}
         self.changes = Changes()
 
     def stored(self) -> dict[str, Output]:
-        """The outputs that have files. Raises InvariantViolated if not all were loaded (`Log.load_outputs`)."""
+        """The outputs that have files.
+
+        Raises InvariantViolated if not all were loaded (`Log.load_outputs`).
+        """
         return {name: output for name, output in self.outputs.items() if output.into is None}
 
     def holder_of(self, output: str) -> str | None:
-        """The output that has the rows of this one by now; None where it is not live. All on the way must have been looked up."""
+        """The output that has the rows of this one by now; None where it is not live.
+
+        All on the way must have been looked up.
+        """
         found = self.outputs.get(output)
         while found is not None and found.into is not None:
             output, found = found.into, self.outputs.get(found.into)
@@ -104,7 +125,9 @@ class TableFiles:
 
     def _remove(self, name: str, holder: Output, at_ms: int) -> None:
         self._count_files(holder.files, -1)
-        self.removed[name] = Removed(files=holder.files, removed_ms=at_ms, merged=bool(holder.dead_tasks))
+        self.removed[name] = Removed(
+            files=holder.files, removed_ms=at_ms, merged=bool(holder.dead_tasks)
+        )
 
     def _count_files(self, files: list[OutputFile], sign: int) -> None:
         self.totals.files += sign * len(files)

@@ -1,7 +1,8 @@
-"""What attempts took so far, by transform and by day: the ground for task sizes, estimates and cost limits. Pure.
+"""What attempts took so far, by transform and by day: the ground for task sizes, estimates and cost
+limits. Pure.
 
-Folded from settled receipts alone, so it is the same for everyone who reads the log. Attempts that gave no receipt took time
-too; nobody knows how much.
+Folded from settled receipts alone, so it is the same for everyone who reads the log. Attempts that
+gave no receipt took time too; nobody knows how much.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from pipeline.model.commit import Settled
 from pipeline.model.task import Task
 
 WINDOW_FILES = 20_000
-"""Once a transform's figures are of so many files they are halved, so that newer files count for more."""
+"""Once a transform's figures are of so many files they are halved, so that newer files count for
+more.
+"""
 DAYS_KEPT = 40
 
 
@@ -33,12 +36,16 @@ class Took(msgspec.Struct, kw_only=True):
 
     @property
     def fill(self) -> float | None:
-        """Mean share of a batch that is filled, between 0 and 1; None for transforms without batches."""
+        """Mean share of a batch that is filled, between 0 and 1; None for transforms without
+        batches.
+        """
         return self.files / self.slots if self.slots else None
 
 
 class Usage(msgspec.Struct, kw_only=True):
-    """What attempts took: recent sums by transform, and seconds by UTC day (of the commit, by the store's clock) and transform."""
+    """What attempts took: recent sums by transform, and seconds by UTC day (of the commit, by the
+    store's clock) and transform.
+    """
 
     by_transform: dict[str, Took] = {}
     by_day: dict[str, dict[str, float]] = {}
@@ -58,7 +65,12 @@ def note(usage: Usage, task: Task, settled: Settled, at_ms: int) -> None:
     deferred = sum(p.status == "deferred" for p in settled.problems)
     took = usage.by_transform.setdefault(task.transform, Took())
     if took.files > WINDOW_FILES:
-        took.files, took.bytes, took.seconds, took.slots = took.files / 2, took.bytes / 2, took.seconds / 2, took.slots / 2
+        took.files, took.bytes, took.seconds, took.slots = (
+            took.files / 2,
+            took.bytes / 2,
+            took.seconds / 2,
+            took.slots / 2,
+        )
     took.files += len(task.inputs) - deferred
     took.bytes += settled.bytes_read
     took.seconds += settled.seconds

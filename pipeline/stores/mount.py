@@ -1,8 +1,10 @@
-"""A bucket as a file system, as Modal's CloudBucketMount shows it (AWS Mountpoint): for workers that hold no credentials.
+"""A bucket as a file system, as Modal's CloudBucketMount shows it (AWS Mountpoint): for workers
+that hold no credentials.
 
-What such a mount cannot do shapes this file. It knows no etags, so what is read is tied to the planned version by its digest where
-the etag is one, and otherwise left to whoever settles. It takes sequential writes of new files only, and publishes what a
-killed writer had written so far: a receipt, written last, records what is whole. Keys with empty or dot parts cannot be reached.
+What such a mount cannot do shapes this file. It knows no etags, so what is read is tied to the
+planned version by its digest where the etag is one, and otherwise left to whoever settles. It takes
+sequential writes of new files only, and publishes what a killed writer had written so far: a
+receipt, written last, records what is whole. Keys with empty or dot parts cannot be reached.
 """
 
 from __future__ import annotations
@@ -17,7 +19,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.errors import InputRejected, ObjectArchived, ObjectNotFound, SourceChanged, StoreUnavailable
+from pipeline.errors import (
+    InputRejected,
+    ObjectArchived,
+    ObjectNotFound,
+    SourceChanged,
+    StoreUnavailable,
+)
 from pipeline.model.task import Inputs
 from pipeline.ports import Content
 from pipeline.stores.local.content import ABSENT, explained
@@ -44,7 +52,10 @@ class Mounts:
 
 
 def _unreachable(key: str) -> InputRejected:
-    return InputRejected(f"{key!r} cannot be reached through a mounted bucket: rename the object, or set access='api'")
+    return InputRejected(
+        f"{key!r} cannot be reached through a mounted bucket: rename the object, or set"
+        " access='api'"
+    )
 
 
 class MountOutbox:
@@ -57,13 +68,15 @@ class MountOutbox:
         path = self._mounts.path(key)
         with explained(key):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(body)  # returns once the upload is complete: Mountpoint completes it at close
+            # returns once the upload is complete: Mountpoint completes it at close
+            path.write_bytes(body)
 
     async def put_file(self, key: str, path: Path) -> None:
         target = self._mounts.path(key)
         with explained(key):
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)  # copy() would fail, after the object is there: a mount knows no permissions
+            # copy() would fail, after the object is there: a mount knows no permissions
+            shutil.copyfile(path, target)
 
     async def fetch(self, key: str) -> bytes | None:
         """A small object's bytes, None where there is none."""
@@ -96,7 +109,15 @@ class MountContents:
 class MountContent:
     """One object, expected at one version."""
 
-    def __init__(self, key: str, path: Path, etag: str, size: int, modified_us: int, problem: Exception | None) -> None:  # noqa: PLR0917
+    def __init__(  # noqa: PLR0917
+        self,
+        key: str,
+        path: Path,
+        etag: str,
+        size: int,
+        modified_us: int,
+        problem: Exception | None,
+    ) -> None:
         self._key = key
         self._path = path
         self._etag = etag
@@ -141,12 +162,16 @@ class MountContent:
         return stat.st_size == self._size and stat.st_mtime_ns // 1_000_000_000 == self._modified_s
 
     def failed(self, error: OSError) -> Exception:
-        """An error of the file system: the object is gone, or hidden by a folder, or another by now, or the mount is unwell."""
+        """An error of the file system: the object is gone, or hidden by a folder, or another by
+        now, or the mount is unwell.
+        """
         if error.errno in (errno.EISDIR, errno.ENAMETOOLONG):
             self._problem = _unreachable(self._key)
         elif error.errno in (errno.EACCES, errno.EPERM) and self._is_closed_to_all():
             way = "have it restored (aws s3api restore-object), then  tidemill quarantine retry"
-            self._problem = ObjectArchived(f"{self._key!r} is archived (S3 Glacier) and cannot be read: {way}")
+            self._problem = ObjectArchived(
+                f"{self._key!r} is archived (S3 Glacier) and cannot be read: {way}"
+            )
         elif error.errno in ABSENT:
             self._problem = ObjectNotFound(f"{self._key!r} was deleted after it was planned")
         elif self._is_still_there():

@@ -1,4 +1,6 @@
-"""Questions to a table that has no rows yet: its columns are not known, so it has whichever column is asked for."""
+"""Questions to a table that has no rows yet: its columns are not known, so it has whichever column
+is asked for.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,12 @@ ASKED_MAX = 100
 _UNKNOWN = re.compile(r'(?:Referenced column|column named) "((?:[^"]|"")+)"')
 
 
-def let_any_column_be(warehouse: Warehouse, names: Iterable[str], statement: str, **options: Any) -> list[str]:
-    """Give tables that have no column of their own those that the statement names; the tables, if there are any."""
+def let_any_column_be(
+    warehouse: Warehouse, names: Iterable[str], statement: str, **options: Any
+) -> list[str]:
+    """Give tables that have no column of their own those that the statement names; the tables, if
+    there are any.
+    """
     empty = [name for name in names if warehouse.has(name) and _has_none(warehouse, name)]
     asked: list[str] = []
     while empty and len(asked) < ASKED_MAX:
@@ -32,10 +38,15 @@ def let_any_column_be(warehouse: Warehouse, names: Iterable[str], statement: str
                 return []
             asked.append(unknown[1].replace('""', '"'))
         for name in empty:
-            columns = [*(f"NULL AS {quoting.name(c)}" for c in asked), *(f"CAST(NULL AS VARCHAR) AS {c}" for c in PROVENANCE)]
+            columns = [
+                *(f"NULL AS {quoting.name(c)}" for c in asked),
+                *(f"CAST(NULL AS VARCHAR) AS {c}" for c in PROVENANCE),
+            ]
             warehouse.add_view(name, f"SELECT {', '.join(columns)} WHERE false")
     return []
 
 
 def _has_none(warehouse: Warehouse, name: str) -> bool:
-    return set(warehouse.connection.sql(f"SELECT * FROM {quoting.name(name)} LIMIT 0").columns) <= set(PROVENANCE)
+    return set(
+        warehouse.connection.sql(f"SELECT * FROM {quoting.name(name)} LIMIT 0").columns
+    ) <= set(PROVENANCE)

@@ -14,17 +14,25 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class Moment(click.ParamType[datetime]):
-    """A moment: `yesterday`, `36h` or `7d` ago, `2026-11-23` or `2026-11-23T08:00` (UTC unless it says otherwise)."""
+    """A moment: `yesterday`, `36h` or `7d` ago, `2026-11-23` or `2026-11-23T08:00` (UTC unless it
+    says otherwise).
+    """
 
     name = "time"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
         """The moment, with a time zone."""
         if isinstance(value, datetime):
             return value
         found = moment(str(value), datetime.now(UTC))
         if found is None:
-            self.fail(f"{value!r} is no time: write 36h, 7d, yesterday, 2026-11-23 or 2026-11-23T08:00", param, ctx)
+            self.fail(
+                f"{value!r} is no time: write 36h, 7d, yesterday, 2026-11-23 or 2026-11-23T08:00",
+                param,
+                ctx,
+            )
         return found
 
 
@@ -36,7 +44,11 @@ def moment(text: str, now: datetime) -> datetime | None:
         return named[text]
     ago = _AGO.match(text)
     try:
-        found = now - timedelta(**{_UNITS[ago[2]]: int(ago[1])}) if ago is not None else datetime.fromisoformat(text)
+        found = (
+            now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+            if ago is not None
+            else datetime.fromisoformat(text)
+        )
     except (ValueError, OverflowError):
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
@@ -58,7 +70,9 @@ class At(click.ParamType["When"]):
 
     name = "commit or time"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> When:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> When:
         """The commit, or the moment with a time zone."""
         if isinstance(value, int | datetime | Numbered):
             return value

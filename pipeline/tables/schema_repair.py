@@ -1,7 +1,9 @@
-"""Mending tables that an older version committed and no query can read: columns with fields that SQL cannot tell apart.
+"""Mending tables that an older version committed and no query can read: columns with fields that
+SQL cannot tell apart.
 
-What this version would have refused before the commit is refused now: the rows of the files that brought such a field are taken
-out, those files wait in quarantine, and what lay beside them is written anew. Nothing is lost: the files are in the bucket.
+What this version would have refused before the commit is refused now: the rows of the files that
+brought such a field are taken out, those files wait in quarantine, and what lay beside them is
+written anew. Nothing is lost: the files are in the bucket.
 """
 
 from __future__ import annotations
@@ -49,8 +51,10 @@ class Damage:
 
 
 async def damage_of(runtime: Runtime) -> Damage:
-    """Look at the table's columns, and at the files that are live. Reads whole files only where something is wrong, or where an
-    older version left no word of what integers and times reach.
+    """Look at the table's columns, and at the files that are live.
+
+    Reads whole files only where something is wrong, or where an older version left no word of what
+    integers and times reach.
     """
     log = runtime.log()
     state = await log.load()
@@ -64,7 +68,11 @@ async def damage_of(runtime: Runtime) -> Damage:
     guilty: dict[str, None] = {}
     async for output_id, rows in _files(runtime, state):
         own = name_conflicts(rows.schema_arrow)
-        own |= {steps: conflict for steps, conflict in bad.items() if steps[0] in rows.schema_arrow.names}
+        own |= {
+            steps: conflict
+            for steps, conflict in bad.items()
+            if steps[0] in rows.schema_arrow.names
+        }
         table = rows.read() if own or unknown else None
         if table is None:
             continue
@@ -80,12 +88,19 @@ async def damage_of(runtime: Runtime) -> Damage:
     found.fields = {path_of(steps): conflict.why for steps, conflict in bad.items()}
     found.sources = list(guilty)
     healed = without(schema, bad)
-    found.after = encode(with_wide(healed, frozenset(wide))) if unknown else encode(healed.with_metadata(schema.metadata))
+    found.after = (
+        encode(with_wide(healed, frozenset(wide)))
+        if unknown
+        else encode(healed.with_metadata(schema.metadata))
+    )
     return found
 
 
 async def mend(runtime: Runtime, damage: Damage) -> None:
-    """Commit what `damage_of` found. Raises CommitConflict where others changed the table meanwhile: look again."""
+    """Commit what `damage_of` found.
+
+    Raises CommitConflict where others changed the table meanwhile: look again.
+    """
     runtime.executor = NoExecutor(this_process())
     passing = Pass(runtime.context())
     await passing.open()
@@ -112,22 +127,32 @@ async def mend(runtime: Runtime, damage: Damage) -> None:
         if entry is not None
     ]
     mended = Mended(damage.before, damage.after)
-    await passing.commit(Evidence(base=state.sequence, runs_work=False, missing=[q.key for q in waiting], mended=mended))
+    await passing.commit(
+        Evidence(
+            base=state.sequence, runs_work=False, missing=[q.key for q in waiting], mended=mended
+        )
+    )
     await passing.commit(Evidence(base=state.sequence, runs_work=False, unusable=waiting))
     if damage.outputs:
-        await Compactor(passing, Wanted(target_bytes=runtime.settings.file_bytes)).rewrite(damage.outputs)
+        await Compactor(passing, Wanted(target_bytes=runtime.settings.file_bytes)).rewrite(
+            damage.outputs
+        )
 
 
 async def refuse_damaged(runtime: Runtime, state: State) -> None:
-    """Raises SettingsError that names the column, the files and the way out, where no query can read this table."""
+    """Raises SettingsError that names the column, the files and the way out, where no query can
+    read this table.
+    """
     if state.schema is None or not name_conflicts(decode(state.schema)):
         return
     found = await damage_of(runtime)
     path, why = next(iter(found.fields.items()))
-    files = ", ".join(found.sources[:3]) + (f" and {len(found.sources) - 3} more" if len(found.sources) > 3 else "")
+    files = ", ".join(found.sources[:3]) + (
+        f" and {len(found.sources) - 3} more" if len(found.sources) > 3 else ""
+    )
     raise SettingsError(
-        f"table {runtime.settings.name} cannot be read: {why} ({path}, from {files or 'no file that counts any more'});"
-        " `tidemill schema repair` takes it out"
+        f"table {runtime.settings.name} cannot be read: {why} ({path}, from"
+        f" {files or 'no file that counts any more'}); `tidemill schema repair` takes it out"
     )
 
 
@@ -147,7 +172,9 @@ def _open(runtime: Runtime, file: OutputFile) -> Any:
 
 
 def _provenance(table: pa.Table) -> list[tuple[str, str]]:
-    return list(zip(table.column("_task").to_pylist(), table.column("_source_key").to_pylist(), strict=True))
+    return list(
+        zip(table.column("_task").to_pylist(), table.column("_source_key").to_pylist(), strict=True)
+    )
 
 
 def _has_any(schema: pa.Schema, bad: Mapping[Steps, object]) -> bool:

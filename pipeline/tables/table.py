@@ -1,4 +1,6 @@
-"""A pipeline's committed rows for programs: `Pipeline.table()` gives a DuckDB relation, Arrow batches, pandas and Polars frames."""
+"""A pipeline's committed rows for programs: `Pipeline.table()` gives a DuckDB relation, Arrow
+batches, pandas and Polars frames.
+"""
 
 from __future__ import annotations
 
@@ -34,19 +36,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _open: set[Table] = set()
-"""Tables that nobody closed: what was got from one may be in use when the table itself is out of sight."""
+"""Tables that nobody closed: what was got from one may be in use when the table itself is out of
+sight.
+"""
 
 
 def open_table(
-    pipeline: Pipeline, bucket: str | None, *, at: int | str | datetime | None, endpoint_url: str | None, region: str | None
+    pipeline: Pipeline,
+    bucket: str | None,
+    *,
+    at: int | str | datetime | None,
+    endpoint_url: str | None,
+    region: str | None,
 ) -> Table:
     """See `Pipeline.table`."""
     wanted = _when(at)
     url = bucket or os.environ.get("TIDEMILL_BUCKET")
     if not url:
-        raise SettingsError('no bucket: give bucket="s3://bucket/prefix" (or a directory), or set TIDEMILL_BUCKET')
+        raise SettingsError(
+            'no bucket: give bucket="s3://bucket/prefix" (or a directory), or set TIDEMILL_BUCKET'
+        )
     endpoints = ("TIDEMILL_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    endpoint_url = endpoint_url or next((os.environ[name] for name in endpoints if os.environ.get(name)), None)
+    endpoint_url = endpoint_url or next(
+        (os.environ[name] for name in endpoints if os.environ.get(name)), None
+    )
     region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     store = Bucket(url=url, endpoint_url=endpoint_url, region=region).open()
     runtime = Runtime(pipeline, pipeline.settings(), store, Policy(), NoExecutor())
@@ -57,7 +70,10 @@ def _when(at: int | str | datetime | None) -> When | None:
     """What `at` names. Raises SettingsError where that is no commit and no time."""
     found = when(at, datetime.now(UTC)) if isinstance(at, str) else at
     if at is not None and found is None:
-        raise SettingsError(f'at={at!r} is no commit and no time: write 7, "g1:7" (of generation 1), "36h" or a datetime')
+        raise SettingsError(
+            f'at={at!r} is no commit and no time: write 7, "g1:7" (of generation 1), "36h" or a'
+            " datetime"
+        )
     return found
 
 
@@ -65,7 +81,10 @@ async def _loaded(runtime: Runtime, at: When | None) -> State:
     await runtime.store.check(runtime.settings.source)
     _, state = await state_at(await runtime.live(), at)
     if not state.sequence:
-        raise SettingsError(f"pipeline {runtime.settings.name} has committed nothing in {runtime.store.url} yet: run it first")
+        raise SettingsError(
+            f"pipeline {runtime.settings.name} has committed nothing in {runtime.store.url} yet:"
+            " run it first"
+        )
     return state
 
 
@@ -76,10 +95,11 @@ def _finished(work: Coroutine[Any, Any, T]) -> T:
 
 
 class Table:
-    """One pipeline's live rows and aggregates as they were at one commit, `sequence`, whatever is committed meanwhile. Read only.
+    """One pipeline's live rows and aggregates as they were at one commit, `sequence`, whatever is
+    committed meanwhile. Read only.
 
-    Open until `close()`, the end of a `with` block, or of the process. Methods that read raise ObjectNotFound where a vacuum took
-    files away that this commit needs: open the table again.
+    Open until `close()`, the end of a `with` block, or of the process. Methods that read raise
+    ObjectNotFound where a vacuum took files away that this commit needs: open the table again.
     """
 
     def __init__(self, runtime: Runtime, state: State) -> None:
@@ -121,21 +141,31 @@ class Table:
 
     @property
     def relation(self) -> duckdb.DuckDBPyRelation:
-        """The rows as a DuckDB relation: `.filter(...)`, `.aggregate(...)`, `.query("t", "SELECT ... FROM t")`."""
+        """The rows as a DuckDB relation: `.filter(...)`, `.aggregate(...)`, `.query("t", "SELECT
+        ... FROM t")`.
+        """
         return self._warehouse.cursor().view(self.name)
 
     def reader(self, *, batch_rows: int = ROWS_AT_ONCE) -> pa.RecordBatchReader:
-        """The rows as Arrow record batches, read as they are asked for, in bounded memory. Several readers may be open at once."""
+        """The rows as Arrow record batches, read as they are asked for, in bounded memory.
+
+        Several readers may be open at once.
+        """
         if not isinstance(batch_rows, int) or batch_rows < 1:
             raise SettingsError(f"batch_rows={batch_rows!r} is no number of rows")
-        return self._warehouse.reader(f"SELECT * FROM {quoting.name(self.name)}", batch_rows=batch_rows)
+        return self._warehouse.reader(
+            f"SELECT * FROM {quoting.name(self.name)}", batch_rows=batch_rows
+        )
 
     def arrow(self) -> pa.Table:
         """All rows as an Arrow table."""
         return self.reader().read_all()
 
     def pandas(self) -> pd.DataFrame:
-        """All rows as a pandas frame (needs pandas). What pandas has no type for is text: see `sinks.frames`."""
+        """All rows as a pandas frame (needs pandas).
+
+        What pandas has no type for is text: see `sinks.frames`.
+        """
         return pandas_frame(self.arrow(), self._warehouse.timezone)
 
     def polars(self) -> pl.DataFrame:
@@ -143,15 +173,25 @@ class Table:
         try:
             import polars as pl
         except ModuleNotFoundError:
-            raise SettingsError("polars() needs the package polars: install it, or use arrow()") from None
+            raise SettingsError(
+                "polars() needs the package polars: install it, or use arrow()"
+            ) from None
         return pl.from_arrow(self.arrow())
 
     def aggregate(self, name: str) -> pa.Table:
-        """A declared aggregate's rows at this commit. Raises SettingsError where there is none of that name."""
+        """A declared aggregate's rows at this commit.
+
+        Raises SettingsError where there is none of that name.
+        """
         if name not in self._aggregates:
-            raise SettingsError(f"pipeline {self.name} declares no aggregate {name!r}{nearest(name, self._aggregates)}")
+            raise SettingsError(
+                f"pipeline {self.name} declares no aggregate"
+                f" {name!r}{nearest(name, self._aggregates)}"
+            )
         if name in self._warehouse.broken:
-            raise SettingsError(f"aggregate {name} cannot be computed: {self._warehouse.broken[name]}")
+            raise SettingsError(
+                f"aggregate {name} cannot be computed: {self._warehouse.broken[name]}"
+            )
         if not self._warehouse.has(name):
             raise SettingsError(f"aggregate {name} is empty: no rows are committed yet")
         return self._warehouse.reader(f"SELECT * FROM {quoting.name(name)}").read_all()

@@ -1,8 +1,10 @@
-"""A table as it was: which generation's log a commit's number or a moment is about, and the state that it leads to.
+"""A table as it was: which generation's log a commit's number or a moment is about, and the state
+that it leads to.
 
-Each generation has a log of its own, whose numbers begin at 1. So once another one was published, a number alone may mean several
-commits: it is answered where only one of them can be meant, and refused else. What was answered for it once is never another answer
-later: logs only grow, and where one is gone nobody can tell what its numbers were.
+Each generation has a log of its own, whose numbers begin at 1. So once another one was published, a
+number alone may mean several commits: it is answered where only one of them can be meant, and
+refused else. What was answered for it once is never another answer later: logs only grow, and where
+one is gone nobody can tell what its numbers were.
 """
 
 from __future__ import annotations
@@ -19,9 +21,12 @@ from pipeline.state.state import State
 from pipeline.tables.moments import Numbered, When
 
 
-async def state_at(runtime: Runtime, at: When | None = None, *, sources: Sequence[str] | None = None) -> tuple[Runtime, State]:
-    """The state now, or as it was at a commit or moment; and the runtime on its generation: at a moment that is the one which was
-    live then. With all its outputs, or with those of `sources`. Raises SettingsError where that is not kept, or is not one.
+async def state_at(
+    runtime: Runtime, at: When | None = None, *, sources: Sequence[str] | None = None
+) -> tuple[Runtime, State]:
+    """The state now, or as it was at a commit or moment; and the runtime on its generation: at a
+    moment that is the one which was live then. With all its outputs, or with those of `sources`.
+    Raises SettingsError where that is not kept, or is not one.
     """
     if at is None:
         state = await runtime.log().load()
@@ -38,7 +43,9 @@ async def state_at(runtime: Runtime, at: When | None = None, *, sources: Sequenc
         await log.load_outputs(state)
     else:
         await log.look_up(state, sources)
-        await log.look_up_outputs(state, [entry.output for key in sources if (entry := state.entry(key)) is not None])
+        await log.look_up_outputs(
+            state, [entry.output for key in sources if (entry := state.entry(key)) is not None]
+        )
     return runtime, state
 
 
@@ -52,7 +59,10 @@ async def _at_moment(runtime: Runtime, moment_ms: int) -> tuple[Runtime, State]:
 
 
 async def _of_generation(runtime: Runtime, at: Numbered) -> Runtime:
-    """The generation that is named. Raises SettingsError where there is none of that number (any more)."""
+    """The generation that is named.
+
+    Raises SettingsError where there is none of that number (any more).
+    """
     known, name = await _generations(runtime), runtime.settings.name
     if known is None and at.generation:
         raise SettingsError(f"{name} has no generation {at.generation}: its table has but one, g0")
@@ -64,20 +74,32 @@ async def _of_generation(runtime: Runtime, at: Numbered) -> Runtime:
 
 
 async def _holder(runtime: Runtime, sequence: int) -> Runtime:
-    """The generation that a number alone is about. Raises SettingsError where it may be more than one."""
+    """The generation that a number alone is about.
+
+    Raises SettingsError where it may be more than one.
+    """
     known = await _generations(runtime)
     if known is None:
         return runtime
     if not await _was_published(runtime, known):
         return runtime.of_generation(0)
     seen = [one.number for one in known.kept if one.number != known.candidate]
-    having = [number for number in seen if (await runtime.of_generation(number).log().load()).sequence >= sequence]
+    having = [
+        number
+        for number in seen
+        if (await runtime.of_generation(number).log().load()).sequence >= sequence
+    ]
     if len(having) == 1 and not known.dropped:
         return runtime.of_generation(having[0])
     if not having and not known.dropped:
         return runtime.of_generation(known.live)
-    ways = ", ".join(f"g{n}:{sequence}{' (live)' if n == known.live else ''}" for n in having or [known.live])
-    what = f"several generations of {runtime.settings.name} have a commit {sequence} each, in logs of their own"
+    ways = ", ".join(
+        f"g{n}:{sequence}{' (live)' if n == known.live else ''}" for n in having or [known.live]
+    )
+    what = (
+        f"several generations of {runtime.settings.name} have a commit {sequence} each, in logs of"
+        " their own"
+    )
     raise SettingsError(f"{what}: say which one is meant: {ways}")
 
 
@@ -87,7 +109,9 @@ async def _generations(runtime: Runtime) -> Generations | None:
 
 
 async def _was_published(runtime: Runtime, known: Generations) -> bool:
-    """Whether readers ever saw another generation than the first: before that every number is one of its log."""
+    """Whether readers ever saw another generation than the first: before that every number is one
+    of its log.
+    """
     if known.live or known.previous is not None:
         return True
     if not known.dropped:

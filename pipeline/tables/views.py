@@ -1,4 +1,6 @@
-"""The warehouse as commands open it: all pipelines of FILE, their aggregates and their state, read only."""
+"""The warehouse as commands open it: all pipelines of FILE, their aggregates and their state, read
+only.
+"""
 
 from __future__ import annotations
 
@@ -25,35 +27,65 @@ from sinks.query.warehouse import Warehouse
 
 
 async def open_warehouse(
-    runtimes: Sequence[Runtime], wanted: str, *, at: When | None = None, memory_mb: int | None = None
+    runtimes: Sequence[Runtime],
+    wanted: str,
+    *,
+    at: When | None = None,
+    memory_mb: int | None = None,
 ) -> Warehouse:
-    """Views and tables for a statement, as they were `at` a commit or moment; state tables only where `wanted` mentions them, and
-    where it names sources, their files alone. The caller closes it. Raises SettingsError where what was then is not kept.
+    """Views and tables for a statement, as they were `at` a commit or moment; state tables only
+    where `wanted` mentions them, and where it names sources, their files alone. The caller closes
+    it. Raises SettingsError where what was then is not kept.
     """
-    warehouse = Warehouse(files_of(runtimes[0].store), memory_mb=memory_mb, timezone=_zone(runtimes))
-    asked = [sources_asked(warehouse.connection, wanted, runtime.settings.name) for runtime in runtimes]
-    named = any(sources is not None for sources in asked)  # then no other table can be in the statement
+    warehouse = Warehouse(
+        files_of(runtimes[0].store), memory_mb=memory_mb, timezone=_zone(runtimes)
+    )
+    asked = [
+        sources_asked(warehouse.connection, wanted, runtime.settings.name) for runtime in runtimes
+    ]
+    # then no other table can be in the statement
+    named = any(sources is not None for sources in asked)
     asked = [sources or [] if named else None for sources in asked]
-    opened = [await state_at(runtime, at, sources=some) for runtime, some in zip(runtimes, asked, strict=True)]
+    opened = [
+        await state_at(runtime, at, sources=some)
+        for runtime, some in zip(runtimes, asked, strict=True)
+    ]
     for (runtime, state), some in zip(opened, asked, strict=True):
         await add_tables(warehouse, runtime, state, sources=some)
     for name in state_tables.NAMES if not named else ():
-        if re.search(rf"\b{name}\b", wanted, re.IGNORECASE) or re.search(r"\bSHOW\b", wanted, re.IGNORECASE):
-            logs = [[c async for c in commits_of(r.log())] if name == "commits" else [] for r, _ in opened]
-            committed = [[t async for t in r.log().all_committed(s)] if name == "sources" else [] for r, s in opened]
-            warehouse.add_table(name, state_tables.state_table(name, [state for _, state in opened], logs, committed))
+        if re.search(rf"\b{name}\b", wanted, re.IGNORECASE) or re.search(
+            r"\bSHOW\b", wanted, re.IGNORECASE
+        ):
+            logs = [
+                [c async for c in commits_of(r.log())] if name == "commits" else []
+                for r, _ in opened
+            ]
+            committed = [
+                [t async for t in r.log().all_committed(s)] if name == "sources" else []
+                for r, s in opened
+            ]
+            warehouse.add_table(
+                name,
+                state_tables.state_table(name, [state for _, state in opened], logs, committed),
+            )
     return warehouse
 
 
 def _zone(runtimes: Sequence[Runtime]) -> str:
-    """The zone that all have declared; UTC where they differ. Aggregates are in their own pipeline's all the same."""
+    """The zone that all have declared; UTC where they differ.
+
+    Aggregates are in their own pipeline's all the same.
+    """
     zones = {runtime.settings.timezone for runtime in runtimes}
     return zones.pop() if len(zones) == 1 else UTC
 
 
-async def add_tables(warehouse: Warehouse, runtime: Runtime, state: State, *, sources: Sequence[str] | None = None) -> None:
-    """The pipeline's rows, dimensions and aggregates; only rows of `sources` where given. What cannot be read is told to whoever
-    asks for it.
+async def add_tables(
+    warehouse: Warehouse, runtime: Runtime, state: State, *, sources: Sequence[str] | None = None
+) -> None:
+    """The pipeline's rows, dimensions and aggregates; only rows of `sources` where given.
+
+    What cannot be read is told to whoever asks for it.
     """
     from pipeline.tables.schema_repair import refuse_damaged
 

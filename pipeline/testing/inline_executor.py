@@ -1,4 +1,7 @@
-"""Attempts in this process, one after the other: for tests, notebooks and debuggers. A crash of the code is a crash here."""
+"""Attempts in this process, one after the other: for tests, notebooks and debuggers.
+
+A crash of the code is a crash here.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,12 @@ class InlineExecutor:
         try:
             receipt = await self._worker.run(assignment, lambda index: None)
         except (AttemptLost, StoreError) as error:
-            lost = Finished(task=assignment.task.id, nonce=assignment.nonce, lost=str(error), innocent=is_outage(error))
+            lost = Finished(
+                task=assignment.task.id,
+                nonce=assignment.nonce,
+                lost=str(error),
+                innocent=is_outage(error),
+            )
             return [lost]
         return [Finished(task=assignment.task.id, nonce=assignment.nonce, receipt=receipt)]
 

@@ -1,4 +1,6 @@
-"""Objects in this process's memory: for tests, and as the plainest statement of what a store does."""
+"""Objects in this process's memory: for tests, and as the plainest statement of what
+a store does.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,18 @@ class MemoryStore:
         self._page_keys = page_keys
         self._serial = 0
 
-    async def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
-        names = sorted((k for k in self._objects if k.startswith(prefix) and k > start_after), key=str.encode)
+    async def list(
+        self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()
+    ) -> AsyncIterator[Page]:
+        names = sorted(
+            (k for k in self._objects if k.startswith(prefix) and k > start_after), key=str.encode
+        )
         for start in range(0, len(names), self._page_keys):
-            page = [(k, self._objects[k]) for k in names[start : start + self._page_keys] if k in self._objects]
+            page = [
+                (k, self._objects[k])
+                for k in names[start : start + self._page_keys]
+                if k in self._objects
+            ]
             yield Page(
                 keys=[k for k, _ in page],
                 etags=[o.etag for _, o in page],
@@ -34,17 +44,23 @@ class MemoryStore:
                 modified_us=[o.modified_us for _, o in page],
             )
 
-    async def get(self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None) -> Stored:
+    async def get(
+        self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None
+    ) -> Stored:
         found = self._current(key, if_match)
         if byte_range is None:
             return found
         part = found.body[slice(*byte_range)]
-        return Stored(body=part, etag=found.etag, size_bytes=found.size_bytes, modified_us=found.modified_us)
+        return Stored(
+            body=part, etag=found.etag, size_bytes=found.size_bytes, modified_us=found.modified_us
+        )
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[Stored | None]:
         return [self._objects.get(key) for key in keys]
 
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+    async def put(
+        self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> None:
         size = len(key.encode("utf-8", "surrogatepass"))
         if not 0 < size <= KEY_BYTES_MAX:
             raise KeyUnsupported(f"{key[:80]!r} has {size} bytes; keys have 1 to {KEY_BYTES_MAX}")
@@ -57,14 +73,21 @@ class MemoryStore:
                 raise PreconditionFailed(f"{key!r} does not exist")
             self._current(key, if_match)
         self._serial += 1
-        self._objects[key] = Stored(body=body, etag=f"m{self._serial}", size_bytes=len(body), modified_us=time.time_ns() // 1000)
+        self._objects[key] = Stored(
+            body=body,
+            etag=f"m{self._serial}",
+            size_bytes=len(body),
+            modified_us=time.time_ns() // 1000,
+        )
 
     async def put_file(self, key: str, path: Path) -> None:
         await self.put(key, path.read_bytes())
 
     async def head(self, key: str) -> Head:
         found = self._current(key, None)
-        return Head(key=key, etag=found.etag, size_bytes=found.size_bytes, modified_us=found.modified_us)
+        return Head(
+            key=key, etag=found.etag, size_bytes=found.size_bytes, modified_us=found.modified_us
+        )
 
     async def head_many(self, keys: Sequence[str]) -> Sequence[Head | None]:
         return [await self.head(key) if key in self._objects else None for key in keys]

@@ -1,7 +1,7 @@
 """What one attempt has to say: each input is opened, given to the user's code, and answered for.
 
-An exception of the user's code is the input's; one of the store or the machine is nobody's, and the input waits for another
-attempt.
+An exception of the user's code is the input's; one of the store or the machine is nobody's, and the
+input waits for another attempt.
 """
 
 from __future__ import annotations
@@ -80,7 +80,14 @@ class Written(Protocol):
 class Writer(Protocol):
     """Turns results into output files. `add` lets exceptions of the user's generators through."""
 
-    def add(self, index: int, key: str, etag: str, result: object, rejected: Sequence[tuple[object, str]] = ()) -> None: ...
+    def add(
+        self,
+        index: int,
+        key: str,
+        etag: str,
+        result: object,
+        rejected: Sequence[tuple[object, str]] = (),
+    ) -> None: ...
     def finish(self) -> Written: ...
     def close(self) -> None: ...
 
@@ -89,7 +96,9 @@ class Contents(Protocol):
     """Opens source objects at their planned version; may fetch small ones at once."""
 
     mounted: bool
-    """Whether objects are read through a file system that knows no versions (see `Receipt.mounted`)."""
+    """Whether objects are read through a file system that knows no versions (see
+    `Receipt.mounted`).
+    """
 
     def expect(self, inputs: Inputs) -> None: ...
 
@@ -97,18 +106,31 @@ class Contents(Protocol):
 
 
 class AttemptLost(TidemillError):
-    """The attempt cannot say anything about its inputs (no memory, no disk space): no receipt is written."""
+    """The attempt cannot say anything about its inputs (no memory, no disk space): no receipt is
+    written.
+    """
 
 
 class CodeBroken(SettingsError):
-    """A transform cannot be loaded: that is no input's fault, and no attempt can do anything about it."""
+    """A transform cannot be loaded: that is no input's fault, and no attempt can do anything about
+    it.
+    """
 
 
 class Calls(Protocol):
-    """Around each call of user code (see `usercode.UserCode`). `settled`: what an async result comes to."""
+    """Around each call of user code (see `usercode.UserCode`).
+
+    `settled`: what an async result comes to.
+    """
 
     def __enter__(self) -> Self: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
     def settled(self, result: object) -> object: ...
 
 
@@ -137,7 +159,9 @@ class Means:
     engine: str
 
 
-async def call_for(code: Code, items: Sequence[tuple[Attempt, int]], first: int, starting: Callable[[int], None]) -> None:
+async def call_for(
+    code: Code, items: Sequence[tuple[Attempt, int]], first: int, starting: Callable[[int], None]
+) -> None:
     """One call of the user's code: for one object, or for a batch."""
     opened: list[Opened] = []
     try:
@@ -157,13 +181,16 @@ async def call_for(code: Code, items: Sequence[tuple[Attempt, int]], first: int,
 
 
 def _call_batch(call: Callable[..., object], batch_size: int, opened: list[Opened]) -> None:
-    """One call for many objects; if it raises, one call for each, so that only the guilty ones fail."""
+    """One call for many objects; if it raises, one call for each, so that only the guilty ones
+    fail.
+    """
     for one in opened:
         one.attempt.slots += batch_size / len(opened)
     results = nothing = object()
     with suppress(Exception, SystemExit), opened[0].attempt.means.calls as calls:
         results = calls.settled(call([one.obj for one in opened]))
-    if results is nothing:  # not within a handler: what one object raises is no consequence of another's
+    # not within a handler: what one object raises is no consequence of another's
+    if results is nothing:
         for one in opened:
             one.obj._rejected.clear()
             settled = one.attempt.means.calls.settled
@@ -238,7 +265,12 @@ class Attempt:
             self.problem(i, "deferred")
             return None
         inputs = self.task.inputs
-        key, etag, size, modified_us = inputs.keys[i], inputs.etags[i], inputs.sizes[i], inputs.modified_us[i]
+        key, etag, size, modified_us = (
+            inputs.keys[i],
+            inputs.etags[i],
+            inputs.sizes[i],
+            inputs.modified_us[i],
+        )
         try:
             content = await self.means.contents.open(key, etag, size, modified_us)
         except StoreError as error:
@@ -259,7 +291,9 @@ class Attempt:
         one.content.close()
 
     def call(self, call: Callable[..., object], one: Opened) -> None:
-        """Call the user's code for one object; its result goes to the writer, its exception into the receipt."""
+        """Call the user's code for one object; its result goes to the writer, its exception into
+        the receipt.
+        """
         i, obj, self.called = one.index, one.obj, True
         try:
             with self.means.calls as calls:  # its generators run within the writer
@@ -298,9 +332,15 @@ class Attempt:
             self.lost = AttemptLost(describe(problem))
 
     def _unread(self, i: int, error: TidemillError, *, called: bool = False) -> None:
-        """The store or the machine fails: the input waits for another attempt, and the others have their turn."""
+        """The store or the machine fails: the input waits for another attempt, and the others have
+        their turn.
+        """
         if called and not self.safe_to_rerun:
-            self._answer(i, "failed", f"{describe(error)}; its code has begun, and is declared safe_to_rerun=False")
+            self._answer(
+                i,
+                "failed",
+                f"{describe(error)}; its code has begun, and is declared safe_to_rerun=False",
+            )
             return
         self.problem(i, "deferred", describe(error))
         self.outage = error
@@ -316,10 +356,15 @@ class Attempt:
 
     def problem(self, i: int, status: SourceStatus, reason: str = "", detail: str = "") -> None:
         """Note that an input is not `ok`."""
-        self.problems[i] = SourceProblem(index=i, status=status, reason=one_line(reason), detail=detail)
+        self.problems[i] = SourceProblem(
+            index=i, status=status, reason=one_line(reason), detail=detail
+        )
 
     async def _publish(self) -> Written:
-        """Write the outputs. Rows of inputs that turned out unreadable after `add` are left out by name in the commit."""
+        """Write the outputs.
+
+        Rows of inputs that turned out unreadable after `add` are left out by name in the commit.
+        """
         written = self.writer.finish()
         for i, reason in written.problems.items():
             if i not in self.problems:
@@ -362,6 +407,13 @@ def _detail(traceback: str = "") -> str:
 def _only(results: object, expected: int) -> Sequence[object]:
     """A batch function must return one result for each object it was given."""
     if not isinstance(results, list | tuple) or len(results) != expected:
-        came = f"{len(results)} results" if isinstance(results, list | tuple) else type(results).__name__
-        raise InputRejected(f"the batch function returned {came} for {expected} objects; expected a list of {expected}")
+        came = (
+            f"{len(results)} results"
+            if isinstance(results, list | tuple)
+            else type(results).__name__
+        )
+        raise InputRejected(
+            f"the batch function returned {came} for {expected} objects; expected a list of"
+            f" {expected}"
+        )
     return results

@@ -1,4 +1,6 @@
-"""Ways to open source objects for user code: lazily through the store, or fetched whole beforehand where they are small."""
+"""Ways to open source objects for user code: lazily through the store, or fetched whole beforehand
+where they are small.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,18 @@ def joined(parts: Sequence[Inputs]) -> Inputs:
     """The inputs of several tasks as one."""
     if len(parts) == 1:
         return parts[0]
-    columns = {name: [value for part in parts for value in getattr(part, name)] for name in Inputs.__struct_fields__}
+    columns = {
+        name: [value for part in parts for value in getattr(part, name)]
+        for name in Inputs.__struct_fields__
+    }
     return Inputs(**columns)
 
 
 class LazyContents:
-    """Nothing is read before the user's code asks. Right for stores where opening costs little (a local directory)."""
+    """Nothing is read before the user's code asks.
+
+    Right for stores where opening costs little (a local directory).
+    """
 
     mounted = False
 
@@ -44,7 +52,9 @@ class LazyContents:
 
 
 class FetchedContents:
-    """Small objects are read whole, at the planned version, before the user's code sees them; large ones lazily."""
+    """Small objects are read whole, at the planned version, before the user's code sees them; large
+    ones lazily.
+    """
 
     mounted = False
 

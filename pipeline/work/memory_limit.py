@@ -1,7 +1,9 @@
-"""What one worker process may take of the machine while it runs a user's code: its memory, and where its temporary files lie.
+"""What one worker process may take of the machine while it runs a user's code: its memory, and
+where its temporary files lie.
 
-The kernel refuses memory beyond the limit, so that the code at hand gets a MemoryError, however fast it asks
-(docs/decisions/0023-memory-limits-by-the-kernel.md has the measurements). Linux only: elsewhere only the runner looks.
+The kernel refuses memory beyond the limit, so that the code at hand gets a MemoryError, however
+fast it asks (docs/decisions/0023-memory-limits-by-the-kernel.md has the measurements). Linux only:
+elsewhere only the runner looks.
 """
 
 from __future__ import annotations
@@ -16,12 +18,17 @@ from pathlib import Path
 MIB = 2**20
 ALLOWANCE_MB = 256
 ALLOWANCE_MB_PER_CORE = 16
-"""Memory that libraries map and hardly use: thread stacks (8 MB each), arenas, copies of tables of their own."""
+"""Memory that libraries map and hardly use: thread stacks (8 MB each), arenas, copies of tables of
+their own.
+"""
 
 OUT_OF_MEMORY = re.compile(
-    r"out of memory|can(?:not|'t) allocate|unable to allocate|bad[ _]alloc|malloc of size|failed to allocate", re.I
+    r"out of memory|can(?:not|'t) allocate|unable to allocate|bad[ _]alloc|malloc of size|failed to"
+    r" allocate",
+    re.I,
 )
-"""How libraries say it that have an exception of their own for it (pandas' parser, DuckDB, torch)."""
+"""How libraries say it that have an exception of their own for it (pandas' parser, DuckDB, torch).
+"""
 
 _memory_mb: int | None = None
 _soft_before: int | None = None
@@ -29,9 +36,11 @@ _scratch: Path | None = None
 
 
 def hold_memory(memory_mb: int | None) -> None:
-    """From now on this process gets at most about `memory_mb` MB; None: as much as it could get at first.
+    """From now on this process gets at most about `memory_mb` MB; None: as much as it could get at
+    first.
 
-    What is mapped but not resident at this moment does not count, nor do ALLOWANCE_MB and so much for each core.
+    What is mapped but not resident at this moment does not count, nor do ALLOWANCE_MB and so much
+    for each core.
     """
     global _memory_mb, _soft_before  # noqa: PLW0603 - it is a property of the process
     if memory_mb is None and _soft_before is None:
@@ -64,10 +73,11 @@ def memory_exceeded(memory_mb: int | None) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of the user's code means that the memory limit of this process was reached.
+    """Whether an exception of the user's code means that the memory limit of this process was
+    reached.
 
-    Libraries wrap a MemoryError, or have an exception of their own; so its causes are looked at, and the words of those that are
-    no plain ValueError and the like: these quote data.
+    Libraries wrap a MemoryError, or have an exception of their own; so its causes are looked at,
+    and the words of those that are no plain ValueError and the like: these quote data.
     """
     if _memory_mb is None:
         return False
@@ -76,7 +86,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     while at is not None and id(at) not in seen:
         if isinstance(at, MemoryError) or (isinstance(at, OSError) and at.errno == errno.ENOMEM):
             return True
-        if (type(at).__module__ != "builtins" or type(at) is RuntimeError) and OUT_OF_MEMORY.search(str(at)[:2000]):
+        if (type(at).__module__ != "builtins" or type(at) is RuntimeError) and OUT_OF_MEMORY.search(
+            str(at)[:2000]
+        ):
             return True
         seen.add(id(at))
         at = at.__cause__ or at.__context__
@@ -84,7 +96,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def use_scratch(folder: str) -> None:
-    """Temporary files of this process and of programs it starts go below `folder`, whoever removes that in the end."""
+    """Temporary files of this process and of programs it starts go below `folder`, whoever removes
+    that in the end.
+    """
     global _scratch  # noqa: PLW0603 - it is a property of the process
     Path(folder).mkdir(parents=True, exist_ok=True)
     _scratch = Path(folder).parent
@@ -93,7 +107,9 @@ def use_scratch(folder: str) -> None:
 
 
 def files_in_scratch() -> list[int]:
-    """Descriptors of open files that lie beside the folder for temporary ones: what we write there ourselves. Linux only."""
+    """Descriptors of open files that lie beside the folder for temporary ones: what we write there
+    ourselves. Linux only.
+    """
     if _scratch is None or sys.platform != "linux":
         return []
     found = []
@@ -108,7 +124,13 @@ def files_in_scratch() -> list[int]:
 
 
 def _mapped_and_resident() -> tuple[int, int]:
-    """Bytes of private writable memory (what RLIMIT_DATA counts), and of all that is resident, in this process."""
-    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    """Bytes of private writable memory (what RLIMIT_DATA counts), and of all that is resident, in
+    this process.
+    """
+    told = dict(
+        line.split(":", 1)
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if ":" in line
+    )
     mapped, resident = (1024 * int(told[name].split()[0]) for name in ("VmData", "VmRSS"))
     return mapped, resident

@@ -1,7 +1,8 @@
-"""Around each execution of an order: find its assignment, note that it began, leave a note where it is lost.
+"""Around each execution of an order: find its assignment, note that it began, leave a note where it
+is lost.
 
-An engine may run an order twice, long after its time, or once more after a death. So each execution takes a nonce of its own, and
-looks first whether there is anything left to do.
+An engine may run an order twice, long after its time, or once more after a death. So each execution
+takes a nonce of its own, and looks first whether there is anything left to do.
 """
 
 from __future__ import annotations
@@ -61,9 +62,14 @@ class OrderJournal:
         return msgspec.structs.replace(assignment, nonce=self.ids.nonce())
 
     def _of_other_code(self, assignment: Assignment) -> Finished:
-        """Rows must not be made by other code than they say: a pass that knows this code plans the files anew."""
+        """Rows must not be made by other code than they say: a pass that knows this code plans the
+        files anew.
+        """
         task = assignment.task
-        why = f"planned for version {task.version} of {task.transform}, the deployed code is {self.version}: deploy again"
+        why = (
+            f"planned for version {task.version} of {task.transform}, the deployed code is"
+            f" {self.version}: deploy again"
+        )
         return Finished(task=task.id, nonce=assignment.nonce, lost=why, innocent=True, broken=True)
 
     async def _assignment(self, order: Order) -> Assignment:
@@ -96,7 +102,9 @@ class OrderJournal:
             innocent=finished.innocent,
         )
         with suppress(TidemillError):  # without the note the deadline says the same, later
-            await self.box.put(keys.loss_note(self._home(task), task.id, task.dispatch), codec.encode(note))
+            await self.box.put(
+                keys.loss_note(self._home(task), task.id, task.dispatch), codec.encode(note)
+            )
         return msgspec.structs.replace(_as_answer(note), broken=finished.broken)
 
     def _home(self, task: Task) -> str:
@@ -104,4 +112,10 @@ class OrderJournal:
 
 
 def _as_answer(note: LossNote) -> Answer:
-    return Answer(task=note.task, lost=note.reason, suspect=note.suspect, detail=note.detail, innocent=note.innocent)
+    return Answer(
+        task=note.task,
+        lost=note.reason,
+        suspect=note.suspect,
+        detail=note.detail,
+        innocent=note.innocent,
+    )

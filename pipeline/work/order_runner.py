@@ -1,8 +1,10 @@
-"""A rented container's side: takes orders for one transform, runs the attempts, leaves receipts or notes in the bucket.
+"""A rented container's side: takes orders for one transform, runs the attempts, leaves receipts or
+notes in the bucket.
 
-Functions run in a child process, as on one's own machine: a call beyond its time, or a crash, costs the file at hand and not the
-container. Classes keep their state in this process (a model on a GPU, say); there a watch ends the whole process, after leaving a
-note. What is read and written around an attempt is the journal's business (`work/order_journal.py`).
+Functions run in a child process, as on one's own machine: a call beyond its time, or a crash, costs
+the file at hand and not the container. Classes keep their state in this process (a model on a GPU,
+say); there a watch ends the whole process, after leaving a note. What is read and written around an
+attempt is the journal's business (`work/order_journal.py`).
 """
 
 from __future__ import annotations
@@ -43,10 +45,16 @@ class OrderRunner:
     journal: OrderJournal
     attempts: AttemptRunner
     settled: Callable[[list[str]], None] = lambda tasks: None
-    """Told which tasks have a receipt now, so that they can be committed soon. May fail: a pass settles them all the same."""
+    """Told which tasks have a receipt now, so that they can be committed soon.
+
+    May fail: a pass settles them all the same.
+    """
 
     def run(self, texts: Sequence[str]) -> list[str]:
-        """Execute orders; an answer for each, in their order. Whatever happens to one is no matter of the others."""
+        """Execute orders; an answer for each, in their order.
+
+        Whatever happens to one is no matter of the others.
+        """
         answers: dict[int, Answer] = {}
         ready: dict[int, Assignment] = {}
         awaited: set[int] = set()
@@ -77,7 +85,10 @@ class OrderRunner:
         try:
             return self.attempts.run(assignments)
         except SettingsError as error:
-            return [Finished(task=a.task.id, nonce=a.nonce, lost=str(error), innocent=True, broken=True) for a in assignments]
+            return [
+                Finished(task=a.task.id, nonce=a.nonce, lost=str(error), innocent=True, broken=True)
+                for a in assignments
+            ]
 
 
 def now(work: Coroutine[Any, Any, T]) -> T:
@@ -89,7 +100,9 @@ _LOOP: list[asyncio.AbstractEventLoop] = []
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """One loop in a thread of its own: the engine's runtime has others, and user code may block this thread."""
+    """One loop in a thread of its own: the engine's runtime has others, and user code may block
+    this thread.
+    """
     if not _LOOP:
         _LOOP.append(asyncio.new_event_loop())
         threading.Thread(target=_LOOP[0].run_forever, name="tidemill-io", daemon=True).start()
@@ -115,7 +128,9 @@ class InChildProcess:
         """One after the other."""
         try:
             ended = {f.nonce: f for f in now(self._run(assignments))}
-        except BaseException:  # the code cannot be loaded, or the engine interrupts: the child must not go on by itself
+        except BaseException:
+            # the code cannot be loaded, or the engine interrupts: the child must not go on by
+            # itself
             self.close()
             raise
         return [ended[a.nonce] for a in assignments]
@@ -139,13 +154,20 @@ class InChildProcess:
 class AttemptsTogether(Protocol):
     """Runs attempts of one transform as one, in this process (see `worker.Worker.run_together`)."""
 
-    def run_together(self, assignments: Sequence[Assignment], starting: Callable[[int], None]) -> Sequence[Receipt | Exception]: ...
+    def run_together(
+        self, assignments: Sequence[Assignment], starting: Callable[[int], None]
+    ) -> Sequence[Receipt | Exception]: ...
 
 
 class InThisProcess:
-    """Attempts in this process, whose code keeps state. A call beyond `timeout_s` ends the process, after a note is left."""
+    """Attempts in this process, whose code keeps state.
 
-    def __init__(self, worker: AttemptsTogether, journal: OrderJournal, *, timeout_s: float) -> None:
+    A call beyond `timeout_s` ends the process, after a note is left.
+    """
+
+    def __init__(
+        self, worker: AttemptsTogether, journal: OrderJournal, *, timeout_s: float
+    ) -> None:
         self._worker = worker
         self._journal = journal
         self._timeout_s = timeout_s
@@ -163,7 +185,9 @@ class InThisProcess:
         return [
             Finished(task=a.task.id, nonce=a.nonce, receipt=result)
             if isinstance(result, Receipt)
-            else Finished(task=a.task.id, nonce=a.nonce, lost=str(result), innocent=is_outage(result))
+            else Finished(
+                task=a.task.id, nonce=a.nonce, lost=str(result), innocent=is_outage(result)
+            )
             for a, result in zip(assignments, results, strict=True)
         ]
 
@@ -177,9 +201,17 @@ class InThisProcess:
                 self._give_up(assignments)
 
     def _give_up(self, assignments: list[Assignment]) -> None:
-        """Which object of a batch is to blame is not known; alone in its task, it is. The engine replaces this process."""
+        """Which object of a batch is to blame is not known; alone in its task, it is.
+
+        The engine replaces this process.
+        """
         reason = f"time limit: one call took longer than {self._timeout_s:g} s (timeout_s)"
         for assignment in assignments:
             with contextlib.suppress(Exception):
-                now(self._journal.end(assignment, Finished(task=assignment.task.id, nonce=assignment.nonce, lost=reason)))
+                now(
+                    self._journal.end(
+                        assignment,
+                        Finished(task=assignment.task.id, nonce=assignment.nonce, lost=reason),
+                    )
+                )
         os._exit(EXIT_OVERTIME)

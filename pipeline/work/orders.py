@@ -1,4 +1,7 @@
-"""What travels between a pass and workers elsewhere: orders there, answers back. Small JSON texts; rows and file contents never."""
+"""What travels between a pass and workers elsewhere: orders there, answers back.
+
+Small JSON texts; rows and file contents never.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from pipeline.model.task import Assignment
 from pipeline.state import codec
 
 INLINE_BYTES = 6_000
-"""An assignment up to this size travels in its order. Modal takes 8 KiB in a call that is submitted and left alone."""
+"""An assignment up to this size travels in its order.
+
+Modal takes 8 KiB in a call that is submitted and left alone.
+"""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,13 +47,19 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
-def order_for(assignment: Assignment, home: str, *, awaited: bool = False) -> tuple[Order, bytes | None]:
+def order_for(
+    assignment: Assignment, home: str, *, awaited: bool = False
+) -> tuple[Order, bytes | None]:
     """The order, and what must be stored under `Order.stored` before it is sent, if anything."""
     task = assignment.task.id
     body = msgspec.json.encode(assignment)
     if len(body) <= INLINE_BYTES:
-        return Order(pipeline=assignment.pipeline, task=task, assignment=assignment, awaited=awaited), None
-    stored = keys.assignment(keys.of_generation(home, assignment.task.generation), task, assignment.nonce)
+        return Order(
+            pipeline=assignment.pipeline, task=task, assignment=assignment, awaited=awaited
+        ), None
+    stored = keys.assignment(
+        keys.of_generation(home, assignment.task.generation), task, assignment.nonce
+    )
     return Order(pipeline=assignment.pipeline, task=task, stored=stored, awaited=awaited), body
 
 
@@ -63,7 +75,9 @@ def decode_order(text: str) -> Order:
     except (*codec.UNREADABLE, UnicodeEncodeError) as error:
         raise StateInvalid(f"this is no order of Tidemill's: {error}") from None
     if order.assignment is not None and not codec.is_even(order.assignment.task):
-        raise StateInvalid("this is no order of Tidemill's: the columns of its inputs are not equally long")
+        raise StateInvalid(
+            "this is no order of Tidemill's: the columns of its inputs are not equally long"
+        )
     return order
 
 
@@ -80,7 +94,11 @@ def decode_assignment(body: bytes, key: str) -> Assignment:
     try:
         assignment = msgspec.json.decode(body, type=Assignment)
     except codec.UNREADABLE as error:
-        raise StateInvalid(f"{key} is not a valid assignment (damaged or truncated): {error}") from None
+        raise StateInvalid(
+            f"{key} is not a valid assignment (damaged or truncated): {error}"
+        ) from None
     if not codec.is_even(assignment.task):
-        raise StateInvalid(f"{key} is not a valid assignment: the columns of its inputs are not equally long")
+        raise StateInvalid(
+            f"{key} is not a valid assignment: the columns of its inputs are not equally long"
+        )
     return assignment

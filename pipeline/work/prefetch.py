@@ -14,7 +14,10 @@ AHEAD_BYTES = 64 * 2**20
 
 
 class PrefetchedContents(FetchedContents):
-    """Like FetchedContents, with up to AHEAD small objects requested before their turn. Needs a running event loop."""
+    """Like FetchedContents, with up to AHEAD small objects requested before their turn.
+
+    Needs a running event loop.
+    """
 
     def __init__(self, store: Store, *, size_max: int = FETCH_BYTES_MAX) -> None:
         super().__init__(store, size_max=size_max)
@@ -28,7 +31,9 @@ class PrefetchedContents(FetchedContents):
         for task in self._fetching.values():
             task.cancel()
         self._fetching, self._bytes = {}, {}
-        self._coming = deque(zip(inputs.keys, inputs.etags, inputs.sizes, inputs.modified_us, strict=True))
+        self._coming = deque(
+            zip(inputs.keys, inputs.etags, inputs.sizes, inputs.modified_us, strict=True)
+        )
 
     async def open(self, key: str, etag: str, size_bytes: int, modified_us: int) -> Content:
         """The object, which is there already if the network was fast enough."""
@@ -38,7 +43,9 @@ class PrefetchedContents(FetchedContents):
         return await (super().open(key, etag, size_bytes, modified_us) if task is None else task)
 
     def _read_ahead(self) -> None:
-        while self._coming and len(self._fetching) < AHEAD and sum(self._bytes.values()) < AHEAD_BYTES:
+        while (
+            self._coming and len(self._fetching) < AHEAD and sum(self._bytes.values()) < AHEAD_BYTES
+        ):
             key, etag, size, modified_us = self._coming.popleft()
             if size > self._size_max:
                 continue  # read in ranges when its turn comes

@@ -19,7 +19,9 @@ class RowReader(Protocol):
 
 
 class RowsContent:
-    """One source's rows of another pipeline's table, read when asked for; or the reason why there are none."""
+    """One source's rows of another pipeline's table, read when asked for; or the reason why there
+    are none.
+    """
 
     __slots__ = ("_body", "_place", "_problem", "_reader", "bytes_read")
     unverified = False

@@ -1,8 +1,10 @@
-"""User code as it is called in this process: with no event loop around it, and with an end for the processes that it forks.
+"""User code as it is called in this process: with no event loop around it, and with an end for the
+processes that it forks.
 
-An attempt runs in an event loop, which stands still while user code runs. So it is hidden meanwhile: `asyncio.run` works there as
-it does anywhere. What user code declares `async` runs in one loop of its own for the life of the process, so that a client that
-was opened in `load` can be used in each call; between calls that loop stands still.
+An attempt runs in an event loop, which stands still while user code runs. So it is hidden
+meanwhile: `asyncio.run` works there as it does anywhere. What user code declares `async` runs in
+one loop of its own for the life of the process, so that a client that was opened in `load` can be
+used in each call; between calls that loop stands still.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from typing import Any
 from pipeline.tracebacks import whole_traceback
 
 ROWS_TOGETHER = 64
-"""Rows taken from an async generator before the loop stands still again: starting it costs as much as many rows."""
+"""Rows taken from an async generator before the loop stands still again: starting it costs as much
+as many rows.
+"""
 
 _SETTLED = (list, dict, type(None))
 
@@ -25,7 +29,10 @@ Hidden = tuple[asyncio.AbstractEventLoop, Any]
 
 
 class UserCode:
-    """`with` it around each call of user code. `settled` is for what the call returns, within the same `with`."""
+    """`with` it around each call of user code.
+
+    `settled` is for what the call returns, within the same `with`.
+    """
 
     def __init__(self) -> None:
         self._process = os.getpid()
@@ -37,7 +44,12 @@ class UserCode:
         self._hidden.append(None if loop is None else _hide(loop))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if os.getpid() != self._process:
             _end_fork(error)
         hidden = self._hidden.pop()
@@ -45,7 +57,9 @@ class UserCode:
             _show(*hidden)
 
     def settled(self, result: object) -> object:
-        """The result itself; of a coroutine, what it returns; of an async generator, a plain one."""
+        """The result itself; of a coroutine, what it returns; of an async generator,
+        a plain one.
+        """
         if type(result) in _SETTLED:  # mostly
             return result
         while hasattr(type(result), "__await__"):
@@ -98,7 +112,9 @@ def _show(loop: asyncio.AbstractEventLoop, task: Any) -> None:
 
 
 def _end_fork(error: BaseException | None) -> None:
-    """End a process that user code forked and let out: it must not go on as a second worker with the same work."""
+    """End a process that user code forked and let out: it must not go on as a second worker with
+    the same work.
+    """
     code = 0
     try:
         if isinstance(error, SystemExit):

@@ -1,6 +1,8 @@
-"""One attempt: read each input at its planned version, call the user's code, write the outputs, then the receipt, last.
+"""One attempt: read each input at its planned version, call the user's code, write the outputs,
+then the receipt, last.
 
-The receipt is the only thing that can publish rows. Whatever dies before it leaves files that nobody names.
+The receipt is the only thing that can publish rows. Whatever dies before it leaves files that
+nobody names.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class Worker:
         engine: str = "",
         calls: Calls | None = None,
     ) -> None:
-        self._means = Means(store=store, contents=contents, home=home, calls=calls or PlainCalls(), engine=engine)
+        self._means = Means(
+            store=store, contents=contents, home=home, calls=calls or PlainCalls(), engine=engine
+        )
         self._code = code
         self._make_writer = make_writer
         self._clock = clock
@@ -58,8 +62,9 @@ class Worker:
     async def run(self, assignment: Assignment, starting: Callable[[int], None]) -> Receipt:
         """Run the attempt and write its receipt. `starting(i)` is called before input i.
 
-        Raises AttemptLost or a StoreError where there is no receipt: the attempt counts as lost, its inputs do not; after
-        StoreUnavailable not even the attempt. Raises CodeBroken if the transform cannot be loaded.
+        Raises AttemptLost or a StoreError where there is no receipt: the attempt counts as lost,
+        its inputs do not; after StoreUnavailable not even the attempt. Raises CodeBroken if the
+        transform cannot be loaded.
         """
         [result] = await self.run_together([assignment], starting)
         if isinstance(result, Exception):
@@ -69,15 +74,21 @@ class Worker:
     async def run_together(
         self, assignments: Sequence[Assignment], starting: Callable[[int], None]
     ) -> list[Receipt | TidemillError]:
-        """Run attempts of one transform as one, so that small tasks share its batches; a receipt, or the loss, for each.
+        """Run attempts of one transform as one, so that small tasks share its batches; a receipt,
+        or the loss, for each.
 
         `starting(n)` is called before the n-th input, counted over all attempts. Raises CodeBroken.
         """
-        attempts = [Attempt(self._means, assignment, self._make_writer(assignment)) for assignment in assignments]
+        attempts = [
+            Attempt(self._means, assignment, self._make_writer(assignment))
+            for assignment in assignments
+        ]
         try:
             started_s = self._clock.monotonic_s()
             await self._work(attempts, starting)
-            share_s = (self._clock.monotonic_s() - started_s) / max(sum(len(a.task.inputs) for a in attempts), 1)
+            share_s = (self._clock.monotonic_s() - started_s) / max(
+                sum(len(a.task.inputs) for a in attempts), 1
+            )
             return [await attempt.end(share_s * len(attempt.task.inputs)) for attempt in attempts]
         except MemoryError:
             return [AttemptLost("ran out of memory") for _ in attempts]

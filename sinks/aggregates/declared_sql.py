@@ -1,4 +1,6 @@
-"""What can be said of an aggregate's SQL before there is a row: whether it is one SELECT, and what its columns are called."""
+"""What can be said of an aggregate's SQL before there is a row: whether it is one SELECT, and what
+its columns are called.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,11 @@ def why_not(tree: Mapping[str, Any], aggregate: AggregateSettings) -> str:
     """Why this parse tree can never be the SQL of the aggregate; empty where it can."""
     refused = refusal(tree, None)
     if refused is not None:
-        return "its SQL is not one SELECT" if refused == ONE_SELECT else f"its SQL cannot be read: {refused}"
+        return (
+            "its SQL is not one SELECT"
+            if refused == ONE_SELECT
+            else f"its SQL cannot be read: {refused}"
+        )
     items = tree["statements"][0].get("node", {}).get("select_list", [])
     names = [name_of(item) for item in items]
     twice = _twice(name for name in names if name)

@@ -1,8 +1,11 @@
-"""Aggregates whose committed values can be brought up to date by changed rows alone: counts, sums, means, extremes.
+"""Aggregates whose committed values can be brought up to date by changed rows alone: counts, sums,
+means, extremes.
 
-Decided on DuckDB's parse tree. To the aggregate's SQL are added what a merge needs besides: how many rows and values went into each
-group. Those columns are stored in its file under names that begin with HIDDEN, and no reader sees them. Only one SELECT with GROUP
-BY over the `by` columns is merged, without HAVING, DISTINCT, joins and subqueries; of anything else the groups are computed anew.
+Decided on DuckDB's parse tree. To the aggregate's SQL are added what a merge needs besides: how
+many rows and values went into each group. Those columns are stored in its file under names that
+begin with HIDDEN, and no reader sees them. Only one SELECT with GROUP BY over the `by` columns is
+merged, without HAVING, DISTINCT, joins and subqueries; of anything else the groups are computed
+anew.
 """
 
 from __future__ import annotations
@@ -21,7 +24,14 @@ if TYPE_CHECKING:
     import duckdb
 
 ROWS = f"{HIDDEN}rows"
-_KNOWN = {"count_star": "count", "count": "count", "sum": "sum", "avg": "avg", "min": "least", "max": "greatest"}
+_KNOWN = {
+    "count_star": "count",
+    "count": "count",
+    "sum": "sum",
+    "avg": "avg",
+    "min": "least",
+    "max": "greatest",
+}
 _PLAIN_NODE = {
     "type",
     "cte_map",
@@ -54,14 +64,23 @@ class Merge:
     columns: tuple[Column, ...]
 
     def statement(self, old: str, plus: str, minus: str | None) -> str:
-        """SQL over three tables of the result's shape: as committed, of rows that came, of rows that went (None: none did)."""
+        """SQL over three tables of the result's shape: as committed, of rows that came, of rows
+        that went (None: none did).
+        """
         parts = [("o", old), ("p", plus), *([("m", minus)] if minus is not None else [])]
         groups = " UNION ".join(f"SELECT {self._groups()} FROM {table}" for _, table in parts)
-        joins = " ".join(f"LEFT JOIN {table} {alias} ON {self._same(alias)}" for alias, table in parts)
+        joins = " ".join(
+            f"LEFT JOIN {table} {alias} ON {self._same(alias)}" for alias, table in parts
+        )
         groups_shown = ", ".join(f"g.{sql.name(column)}" for column in self.by)
         shown = ", ".join(self._merged(column, minus is not None) for column in self.columns)
-        hidden = ", ".join(f"{_sum(name, minus is not None)} AS {sql.name(name)}" for name in self._hidden())
-        return f"SELECT {groups_shown}, {shown}, {hidden} FROM ({groups}) g {joins} WHERE {_sum(ROWS, minus is not None)} > 0"
+        hidden = ", ".join(
+            f"{_sum(name, minus is not None)} AS {sql.name(name)}" for name in self._hidden()
+        )
+        return (
+            f"SELECT {groups_shown}, {shown}, {hidden} FROM ({groups}) g {joins} WHERE"
+            f" {_sum(ROWS, minus is not None)} > 0"
+        )
 
     @property
     def forgets(self) -> bool:
@@ -71,23 +90,33 @@ class Merge:
     @property
     def sums(self) -> list[str]:
         """Columns that must be exact for rows to be taken out."""
-        return [column.total or column.name for column in self.columns if column.kind in ("sum", "avg")]
+        return [
+            column.total or column.name for column in self.columns if column.kind in ("sum", "avg")
+        ]
 
     def _hidden(self) -> list[str]:
-        return [ROWS, *(name for column in self.columns for name in (column.count, column.total) if name)]
+        return [
+            ROWS,
+            *(name for column in self.columns for name in (column.count, column.total) if name),
+        ]
 
     def _groups(self) -> str:
         return ", ".join(sql.name(column) for column in self.by)
 
     def _same(self, alias: str) -> str:
-        return " AND ".join(f"g.{sql.name(c)} IS NOT DISTINCT FROM {alias}.{sql.name(c)}" for c in self.by)
+        return " AND ".join(
+            f"g.{sql.name(c)} IS NOT DISTINCT FROM {alias}.{sql.name(c)}" for c in self.by
+        )
 
     def _merged(self, column: Column, minus: bool) -> str:
         name = sql.name(column.name)
         if column.kind == "count":
             return f"{_sum(column.name, minus)} AS {name}"
         if column.kind == "sum":
-            return f"CASE WHEN {_sum(column.count, minus)} > 0 THEN {_sum(column.name, minus)} END AS {name}"
+            return (
+                f"CASE WHEN {_sum(column.count, minus)} > 0 THEN {_sum(column.name, minus)} END AS"
+                f" {name}"
+            )
         if column.kind == "avg":
             n = _sum(column.count, minus)
             return f"CASE WHEN {n} > 0 THEN {_sum(column.total, minus)}::DOUBLE / {n} END AS {name}"
@@ -100,7 +129,9 @@ def _sum(column: str, minus: bool) -> str:
     return f"(coalesce(o.{name}, 0) + coalesce(p.{name}, 0){gone})"
 
 
-def merge_of(connection: duckdb.DuckDBPyConnection, statement: str, table: str, by: Mapping[str, str]) -> Merge | None:
+def merge_of(
+    connection: duckdb.DuckDBPyConnection, statement: str, table: str, by: Mapping[str, str]
+) -> Merge | None:
     """How this statement over `table` is merged; None where it is not."""
     bare = statement.strip().rstrip(";")
     tree = parse_tree(connection, bare)
@@ -111,16 +142,25 @@ def merge_of(connection: duckdb.DuckDBPyConnection, statement: str, table: str, 
     if columns is None:
         return None
     node["select_list"] = [*node["select_list"], *_extra(node["select_list"], columns)]
-    made: str = connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchall()[0][0]
+    made: str = connection.execute(
+        "SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]
+    ).fetchall()[0][0]
     return Merge(made, tuple(by), tuple(columns))
 
 
 def _columns(node: Mapping[str, Any], table: str, by: Mapping[str, str]) -> list[Column] | None:
     source = node.get("from_table", {})
     plain = node.get("type") == "SELECT_NODE" and {k for k, v in node.items() if v} <= _PLAIN_NODE
-    if not plain or source.get("type") != "BASE_TABLE" or source.get("sample") or node.get("cte_map"):
+    if (
+        not plain
+        or source.get("type") != "BASE_TABLE"
+        or source.get("sample")
+        or node.get("cte_map")
+    ):
         return None
-    if [str(part).lower() for part in source.get("qualified_name", {}).get("path", ())] != [table.lower()]:
+    if [str(part).lower() for part in source.get("qualified_name", {}).get("path", ())] != [
+        table.lower()
+    ]:
         return None
     if any(part.get("class") in ("SUBQUERY", "WINDOW", "STAR") for part in objects(node)):
         return None
@@ -136,8 +176,18 @@ def _columns(node: Mapping[str, Any], table: str, by: Mapping[str, str]) -> list
 
 def _column(item: Mapping[str, Any], i: int) -> Column | None:
     kind, name = _KNOWN.get(str(item.get("function_name"))), item.get("alias")
-    usual = not item.get("distinct") and not item.get("order_bys", {}).get("orders") and not item.get("is_operator")
-    if item.get("class") != "FUNCTION" or kind is None or not name or not usual or len(item.get("arguments", ())) > 1:
+    usual = (
+        not item.get("distinct")
+        and not item.get("order_bys", {}).get("orders")
+        and not item.get("is_operator")
+    )
+    if (
+        item.get("class") != "FUNCTION"
+        or kind is None
+        or not name
+        or not usual
+        or len(item.get("arguments", ())) > 1
+    ):
         return None
     count = f"{HIDDEN}count{i}" if kind in ("sum", "avg") else ""
     return Column(str(name), kind, count, f"{HIDDEN}total{i}" if kind == "avg" else "")  # type: ignore[arg-type]
@@ -155,8 +205,14 @@ def _groups_by(node: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]])
     named = {}
     for expression in expressions:
         for name, item in groups.items():
-            by_name = expression.get("class") == "COLUMN_REF" and expression["column_names"][-1] == name
-            position = expression.get("literal", {}).get("text") if expression.get("class") == "CONSTANT" else None
+            by_name = (
+                expression.get("class") == "COLUMN_REF" and expression["column_names"][-1] == name
+            )
+            position = (
+                expression.get("literal", {}).get("text")
+                if expression.get("class") == "CONSTANT"
+                else None
+            )
             by_place = position is not None and node["select_list"][int(position) - 1] is item
             if by_name or by_place or _shape(expression) == _shape(item):
                 named[name] = expression
@@ -173,12 +229,21 @@ def _extra(items: list[Any], columns: list[Column]) -> Iterator[dict[str, Any]]:
         "alias": ROWS,
         "order_bys": {"type": "ORDER_MODIFIER"},
     }
-    yield rows | {"distinct": False, "is_operator": False, "export_state": False, "qualified_name": {"path": ["count_star"]}}
+    yield rows | {
+        "distinct": False,
+        "is_operator": False,
+        "export_state": False,
+        "qualified_name": {"path": ["count_star"]},
+    }
     for column in columns:
         for name, function in ((column.count, "count"), (column.total, "sum")):
             if name:
                 item = copy.deepcopy(by_name[column.name])
-                yield item | {"function_name": function, "alias": name, "qualified_name": {"path": [function]}}
+                yield item | {
+                    "function_name": function,
+                    "alias": name,
+                    "qualified_name": {"path": [function]},
+                }
 
 
 def name_of(item: Mapping[str, Any]) -> str:

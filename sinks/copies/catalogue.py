@@ -1,7 +1,9 @@
-"""A DuckDB catalogue in the bucket: one small file with views over the committed Parquet files, no rows of its own.
+"""A DuckDB catalogue in the bucket: one small file with views over the committed Parquet files, no
+rows of its own.
 
-It is replaced whole, by a conditional write: whoever has it open keeps what it had. The files that it names stay as long as
-retention says after they are superseded, so a catalogue must be opened anew now and then.
+It is replaced whole, by a conditional write: whoever has it open keeps what it had. The files that
+it names stay as long as retention says after they are superseded, so a catalogue must be opened
+anew now and then.
 """
 
 from __future__ import annotations
@@ -49,7 +51,12 @@ class CatalogueSink:
                 self._write(path, change, rows)
             body = path.read_bytes()
         try:
-            await self._store.put(self._key, body, create_only=current is None, if_match=current.etag if current else None)
+            await self._store.put(
+                self._key,
+                body,
+                create_only=current is None,
+                if_match=current.etag if current else None,
+            )
         except (PreconditionFailed, ObjectNotFound):
             return False
         return True
@@ -65,12 +72,17 @@ class CatalogueSink:
 
     def _write(self, path: Path, change: Change, rows: Rows) -> None:
         """Put the pipeline's views, and its mark, in the file."""
-        with Warehouse(public_files(self._store), database=str(path), timezone=rows.declared.timezone) as warehouse:
+        with Warehouse(
+            public_files(self._store), database=str(path), timezone=rows.declared.timezone
+        ) as warehouse:
             connection = warehouse.connection
             connection.execute(
-                f"CREATE TABLE IF NOT EXISTS {_MARKS} (pipeline VARCHAR, generation BIGINT, sequence BIGINT, view VARCHAR)"
+                f"CREATE TABLE IF NOT EXISTS {_MARKS} (pipeline VARCHAR, generation BIGINT,"
+                " sequence BIGINT, view VARCHAR)"
             )
-            old = connection.execute(f"SELECT view FROM {_MARKS} WHERE pipeline = ?", [change.pipeline]).fetchall()
+            old = connection.execute(
+                f"SELECT view FROM {_MARKS} WHERE pipeline = ?", [change.pipeline]
+            ).fetchall()
             warehouse.add_snapshot(rows.snapshot)
             rows.declared.add_to(warehouse, rows.snapshot)
             for (view,) in old:
@@ -84,9 +96,15 @@ class CatalogueSink:
 
 
 def public_files(store: Store) -> Files:
-    """Objects under the names that any DuckDB finds them by: a path of this machine, or `s3://bucket/key`."""
+    """Objects under the names that any DuckDB finds them by: a path of this machine, or
+    `s3://bucket/key`.
+    """
     root = getattr(store, "root", None)
-    return LocalFiles(str(root)) if root is not None else StoreFiles(store, base=store.url.rstrip("/") + "/")
+    return (
+        LocalFiles(str(root))
+        if root is not None
+        else StoreFiles(store, base=store.url.rstrip("/") + "/")
+    )
 
 
 def _saved(current: Stored | None, folder: str) -> Path:
@@ -104,10 +122,15 @@ def _mark_in(path: Path, pipeline: str, key: str) -> Mark | None:
     with failing(key, duckdb.Error):
         connection = connect(str(path), read_only=True)
         try:
-            listed = "SELECT 1 FROM duckdb_tables() WHERE schema_name = '_tidemill' AND table_name = 'marks'"
+            listed = (
+                "SELECT 1 FROM duckdb_tables() WHERE schema_name = '_tidemill' AND table_name ="
+                " 'marks'"
+            )
             if not connection.execute(listed).fetchall():
                 return None
-            found = connection.execute(f"SELECT generation, sequence FROM {_MARKS} WHERE pipeline = ?", [pipeline]).fetchone()
+            found = connection.execute(
+                f"SELECT generation, sequence FROM {_MARKS} WHERE pipeline = ?", [pipeline]
+            ).fetchone()
         finally:
             connection.close()
     return Mark(*found) if found is not None else None

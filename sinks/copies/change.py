@@ -1,4 +1,6 @@
-"""What is different between what a target holds and one snapshot, and which commit a target holds."""
+"""What is different between what a target holds and one snapshot, and which commit a
+target holds.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,18 @@ class Change:
     mark: Mark
     """What the target holds afterwards."""
     over: Mark | None
-    """What it must hold before, else nothing may happen; None for a target that has no table of this pipeline yet."""
+    """What it must hold before, else nothing may happen; None for a target that has no table of
+    this pipeline yet.
+    """
     whole: bool
-    """The target's rows are replaced by all live rows; `added` is every output then, and `vanished` and `gone` are empty."""
+    """The target's rows are replaced by all live rows; `added` is every output then, and `vanished`
+    and `gone` are empty.
+    """
     schema: pa.Schema
-    """The main table's columns, provenance last. Columns that had no value yet are left out: they have no type."""
+    """The main table's columns, provenance last.
+
+    Columns that had no value yet are left out: they have no type.
+    """
     before: pa.Schema | None
     """The columns at `over`; None where `whole`."""
     added: dict[str, Output] = field(default_factory=dict)
@@ -54,7 +63,11 @@ class Change:
     def retyped(self) -> dict[str, tuple[pa.DataType, pa.DataType]]:
         """Columns whose type is another than at `over`: before and after."""
         known = {f.name: f.type for f in self.before} if self.before is not None else {}
-        return {f.name: (known[f.name], f.type) for f in self.schema if f.name in known and known[f.name] != f.type}
+        return {
+            f.name: (known[f.name], f.type)
+            for f in self.schema
+            if f.name in known and known[f.name] != f.type
+        }
 
     @property
     def new_columns(self) -> list[str]:

@@ -1,4 +1,6 @@
-"""The rows of a change, as Arrow record batches in bounded memory, from the same views that SQL is answered from."""
+"""The rows of a change, as Arrow record batches in bounded memory, from the same views that SQL is
+answered from.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class Declared:
         return self.aggregates[0].timezone if self.aggregates else UTC
 
     def add_to(self, warehouse: Warehouse, snapshot: Snapshot) -> None:
-        """A view for each. Raises SettingsError for one whose SQL does not work on this snapshot."""
+        """A view for each. Raises SettingsError for one whose SQL does not work on
+        this snapshot.
+        """
         warehouse.add_dimensions(self.dimensions)
         warehouse.add_aggregates(snapshot, self.aggregates, dict(self.definitions))
         for name, reason in warehouse.broken.items():
@@ -51,9 +55,14 @@ class Declared:
 
 
 class Rows:
-    """Reads what a change adds and removes. Use it as a context manager. Raises ObjectNotFound where a file is gone."""
+    """Reads what a change adds and removes.
 
-    def __init__(self, files: Files, change: Change, old: Snapshot | None, new: Snapshot, declared: Declared) -> None:
+    Use it as a context manager. Raises ObjectNotFound where a file is gone.
+    """
+
+    def __init__(
+        self, files: Files, change: Change, old: Snapshot | None, new: Snapshot, declared: Declared
+    ) -> None:
         self.snapshot = new
         self.declared = declared
         self._change = change
@@ -61,7 +70,9 @@ class Rows:
         self._warehouse.add_snapshot(msgspec.structs.replace(new, outputs=change.added), view=_NEW)
         if not change.whole and old is not None:
             # of rows that went only the names are needed: no schema, no columns
-            self._warehouse.add_snapshot(msgspec.structs.replace(old, outputs=change.vanished, schema=None), view=_OLD)
+            self._warehouse.add_snapshot(
+                msgspec.structs.replace(old, outputs=change.vanished, schema=None), view=_OLD
+            )
         self._add_gone()
         if declared.aggregates:
             self._warehouse.add_snapshot(new)
@@ -74,27 +85,36 @@ class Rows:
         self._warehouse.close()
 
     def _add_gone(self) -> None:
-        """Rows of vanished outputs are gone, unless an added one holds them now (compaction moves rows as they are)."""
+        """Rows of vanished outputs are gone, unless an added one holds them now (compaction moves
+        rows as they are).
+        """
         import pyarrow as pa
 
         if self._change.whole:
             return
         tasks = pa.array([task for task, _ in self._change.gone], pa.string())
         keys = pa.array([key for _, key in self._change.gone], pa.string())
-        listed = self._warehouse.add_table(_GONE + "_listed", pa.table({"_task": tasks, "_source_key": keys}))
+        listed = self._warehouse.add_table(
+            _GONE + "_listed", pa.table({"_task": tasks, "_source_key": keys})
+        )
         pairs = f"SELECT DISTINCT _task, _source_key FROM {_OLD}"
         kept = f"SELECT DISTINCT _task, _source_key FROM {_NEW}"
         vanished = f"{pairs} EXCEPT {kept}" if self._change.added else pairs
-        self._warehouse.execute(f"CREATE TABLE {_GONE} AS SELECT * FROM {listed} UNION ({vanished})")
+        self._warehouse.execute(
+            f"CREATE TABLE {_GONE} AS SELECT * FROM {listed} UNION ({vanished})"
+        )
 
-    # -- reading -----------------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
     def fresh(self, select: str) -> pa.RecordBatchReader:
         """Rows that the target does not hold yet. select: the columns, or expressions over them."""
         if not self._change.vanished:
             return self._stream(f"SELECT {select} FROM {_NEW}")
         known = f"SELECT DISTINCT _task, _source_key FROM {_OLD}"
-        return self._stream(f"SELECT {select} FROM {_NEW} a WHERE NOT EXISTS (SELECT 1 FROM ({known}) b WHERE {_PAIR})")
+        return self._stream(
+            f"SELECT {select} FROM {_NEW} a WHERE NOT EXISTS (SELECT 1 FROM ({known}) b WHERE"
+            f" {_PAIR})"
+        )
 
     def gone(self, select: str = "_task, _source_key") -> pa.RecordBatchReader:
         """`_task` and `_source_key` of the rows that the target holds and must not."""
@@ -102,11 +122,16 @@ class Rows:
 
     def has_gone(self) -> bool:
         """Whether there are any."""
-        return not self._change.whole and self._warehouse.query(f"SELECT 1 FROM {_GONE} LIMIT 1").num_rows > 0
+        return (
+            not self._change.whole
+            and self._warehouse.query(f"SELECT 1 FROM {_GONE} LIMIT 1").num_rows > 0
+        )
 
     def of_output(self, output_id: str, output: Output, select: str) -> pa.RecordBatchReader:
         """The live rows of one output."""
-        self._warehouse.add_snapshot(msgspec.structs.replace(self.snapshot, outputs={output_id: output}), view=_ONE)
+        self._warehouse.add_snapshot(
+            msgspec.structs.replace(self.snapshot, outputs={output_id: output}), view=_ONE
+        )
         return self._stream(f"SELECT {select} FROM {_ONE}")
 
     def aggregate(self, name: str, select: str) -> pa.RecordBatchReader:
@@ -118,7 +143,9 @@ class Rows:
         import pyarrow as pa
 
         found = self._stream(f"SELECT * FROM {quoting.name(name)} LIMIT 0").schema
-        return pa.schema([pa.field(field.name, plain_type(field.type) or pa.string()) for field in found])
+        return pa.schema(
+            [pa.field(field.name, plain_type(field.type) or pa.string()) for field in found]
+        )
 
     def _stream(self, select: str) -> pa.RecordBatchReader:
         return self._warehouse.stream(select)

@@ -1,4 +1,7 @@
-"""What a target must do to follow the table from one snapshot to another. Pure: nothing is read but the two snapshots."""
+"""What a target must do to follow the table from one snapshot to another.
+
+Pure: nothing is read but the two snapshots.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,18 @@ def columns_of(snapshot: Snapshot) -> pa.Schema:
 
     from sinks.values.contract import outside_type
 
-    fields = [] if snapshot.schema is None else [f for f in decode(snapshot.schema) if not pt.is_null(f.type)]
+    fields = (
+        []
+        if snapshot.schema is None
+        else [f for f in decode(snapshot.schema) if not pt.is_null(f.type)]
+    )
     provenance = [pa.field(name, pa.string()) for name in PROVENANCE]
     return pa.schema([*(pa.field(f.name, outside_type(f.type)) for f in fields), *provenance])
 
 
-def changes_between(old: Snapshot | None, new: Snapshot, definitions: Mapping[str, str], over: Mark | None) -> Change:
+def changes_between(
+    old: Snapshot | None, new: Snapshot, definitions: Mapping[str, str], over: Mark | None
+) -> Change:
     """The change from `old` to `new`; everything where `old` is None.
 
     definitions: the fingerprint of each declared aggregate. over: what the target holds.
@@ -46,8 +55,15 @@ def changes_between(old: Snapshot | None, new: Snapshot, definitions: Mapping[st
             added=dict(new.outputs),
             aggregates=tuple(definitions),
         )
-    both = [name for name, output in new.outputs.items() if name in old.outputs and _has_shrunk(name, old.outputs[name], output)]
-    lost = {name: set(dead_rows(name, new.outputs[name])) - set(dead_rows(name, old.outputs[name])) for name in both}
+    both = [
+        name
+        for name, output in new.outputs.items()
+        if name in old.outputs and _has_shrunk(name, old.outputs[name], output)
+    ]
+    lost = {
+        name: set(dead_rows(name, new.outputs[name])) - set(dead_rows(name, old.outputs[name]))
+        for name in both
+    }
     return Change(
         pipeline=new.pipeline,
         mark=mark_of(new),
@@ -59,7 +75,9 @@ def changes_between(old: Snapshot | None, new: Snapshot, definitions: Mapping[st
         vanished={name: output for name, output in old.outputs.items() if name not in new.outputs},
         shrunk={name: new.outputs[name] for name in both},
         gone=sorted(pair for pairs in lost.values() for pair in pairs),
-        aggregates=tuple(name for name, text in definitions.items() if not _is_same(old, new, name, text)),
+        aggregates=tuple(
+            name for name, text in definitions.items() if not _is_same(old, new, name, text)
+        ),
         dropped=tuple(name for name in old.aggregates if name not in definitions),
     )
 
@@ -69,7 +87,15 @@ def _has_shrunk(name: str, old: Output, new: Output) -> bool:
 
 
 def _is_same(old: Snapshot, new: Snapshot, name: str, definition: str) -> bool:
-    """Whether an aggregate's table is the same at both: the same file, which followed from the rows at either."""
+    """Whether an aggregate's table is the same at both: the same file, which followed from the rows
+    at either.
+    """
     before, now = old.aggregates.get(name), new.aggregates.get(name)
     settled = not any(s.changes.added or s.changes.gone or s.changes.everything for s in (old, new))
-    return settled and before is not None and now is not None and before.key == now.key and now.definition == definition
+    return (
+        settled
+        and before is not None
+        and now is not None
+        and before.key == now.key
+        and now.definition == definition
+    )

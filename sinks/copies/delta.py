@@ -1,8 +1,10 @@
-"""Delta Lake tables in the bucket: one folder for each table, written by this process, read by any engine that knows Delta Lake.
+"""Delta Lake tables in the bucket: one folder for each table, written by this process, read by any
+engine that knows Delta Lake.
 
-Each live output of the pipeline is one Parquet file there, named after the output; so the rows of a changed file are replaced by
-adding and removing files in one Delta commit, which also moves the mark (an application transaction id). Delta commits are numbered
-and create-only, as Tidemill's own are: no lock table is needed.
+Each live output of the pipeline is one Parquet file there, named after the output; so the rows of a
+changed file are replaced by adding and removing files in one Delta commit, which also moves the
+mark (an application transaction id). Delta commits are numbered and create-only, as Tidemill's own
+are: no lock table is needed.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
     from deltalake.transaction import AddAction, CommitProperties
 
 _FILE = re.compile(r"(?P<output>.+)\.[0-9a-f]{16}\.parquet\Z")
-"""A file of the main table: the output whose live rows it holds, and a name of its own for each attempt to write it."""
+"""A file of the main table: the output whose live rows it holds, and a name of its own for each
+attempt to write it.
+"""
 
 
 class DeltaSink:
@@ -46,20 +50,32 @@ class DeltaSink:
         return _mark(table, pipeline) if table is not None else None
 
     async def follows(self, change: Change) -> bool:
-        if any(delta_type(before) != delta_type(after) for before, after in change.retyped.values()):
+        if any(
+            delta_type(before) != delta_type(after) for before, after in change.retyped.values()
+        ):
             return False
         table = self._open(change.pipeline)
         return table is not None and all(_FILE.match(path) for path in _paths(table))
 
     async def publish(self, change: Change, rows: Rows) -> bool:
-        """Aggregates first: where the rows' mark has moved, theirs have. All are looked at before anything is written."""
+        """Aggregates first: where the rows' mark has moved, theirs have.
+
+        All are looked at before anything is written.
+        """
         aggregates = {name: self._open(name) for name in change.aggregates}
         table = self._open(change.pipeline)
         if (_mark(table, change.pipeline) if table is not None else None) != change.over:
             return False
         for name, known in [(change.pipeline, table), *aggregates.items()]:
-            if known is not None and _mark(known, change.pipeline) is None and (known.version() or _paths(known)):
-                raise SettingsError(f"the Delta table {self._prefix}{name} is not one that Tidemill made: choose another prefix")
+            if (
+                known is not None
+                and _mark(known, change.pipeline) is None
+                and (known.version() or _paths(known))
+            ):
+                raise SettingsError(
+                    f"the Delta table {self._prefix}{name} is not one that Tidemill made: choose"
+                    " another prefix"
+                )
         for name, known in aggregates.items():
             if not await self._put_aggregate(known, name, change, rows):
                 return False
@@ -70,15 +86,23 @@ class DeltaSink:
     async def close(self) -> None:
         pass
 
-    # -- tables ------------------------------------------------------------------------------------------------------
+    # -- tables ------------------------------------------------------------------------------------
 
-    async def _put_aggregate(self, table: DeltaTable | None, name: str, change: Change, rows: Rows) -> bool:
-        """The whole aggregate anew, unless another publisher has brought it further than both this change and its beginning."""
+    async def _put_aggregate(
+        self, table: DeltaTable | None, name: str, change: Change, rows: Rows
+    ) -> bool:
+        """The whole aggregate anew, unless another publisher has brought it further than both this
+        change and its beginning.
+        """
         held = _mark(table, change.pipeline) if table is not None else None
-        if held is not None and (held == change.mark or held.sequence > max(change.mark.sequence, _sequence(change.over))):
+        if held is not None and (
+            held == change.mark or held.sequence > max(change.mark.sequence, _sequence(change.over))
+        ):
             return True
         schema = _delta_schema(rows.aggregate_schema(name))
-        added = await self._write(name, f"{name}.{secrets.token_hex(8)}", schema, rows.aggregate(name, _selected(schema)))
+        added = await self._write(
+            name, f"{name}.{secrets.token_hex(8)}", schema, rows.aggregate(name, _selected(schema))
+        )
         return self._overwrite(table, name, added, schema, change)
 
     async def _put_whole(self, table: DeltaTable | None, change: Change, rows: Rows) -> bool:
@@ -86,25 +110,41 @@ class DeltaSink:
         added = await self._write_outputs(change.added, schema, change, rows)
         return self._overwrite(table, change.pipeline, added, schema, change)
 
-    def _overwrite(self, table: DeltaTable | None, name: str, added: list[AddAction], schema: pa.Schema, change: Change) -> bool:
+    def _overwrite(
+        self,
+        table: DeltaTable | None,
+        name: str,
+        added: list[AddAction],
+        schema: pa.Schema,
+        change: Change,
+    ) -> bool:
         made = self._made(table, name, schema)
         if table is None and _mark(made, change.pipeline) is not None:
             return False  # somebody else made it, and published, after the look
-        return self._may_hold(made, schema) and self._commit(made, added, "overwrite", schema, change)
+        return self._may_hold(made, schema) and self._commit(
+            made, added, "overwrite", schema, change
+        )
 
     def _may_hold(self, table: DeltaTable, schema: pa.Schema) -> bool:
-        """Let the table have times without a zone. deltalake sees to that for new tables and new columns; where a column becomes
-        one of such times, it writes a commit that nobody can read. False if others have committed meanwhile.
+        """Let the table have times without a zone. deltalake sees to that for new tables and new
+        columns; where a column becomes one of such times, it writes a commit that nobody can read.
+        False if others have committed meanwhile.
         """
         from deltalake import TableFeatures
 
-        if not any(has_naive_times(field.type) for field in schema) or "timestampNtz" in (table.protocol().reader_features or ()):
+        if not any(has_naive_times(field.type) for field in schema) or "timestampNtz" in (
+            table.protocol().reader_features or ()
+        ):
             return True
         features = [TableFeatures.TimestampWithoutTimezone]
-        return self._done(table, lambda: table.alter.add_feature(features, allow_protocol_versions_increase=True))
+        return self._done(
+            table, lambda: table.alter.add_feature(features, allow_protocol_versions_increase=True)
+        )
 
     async def _follow(self, table: DeltaTable, change: Change, rows: Rows) -> bool:
-        """New columns in a commit of their own, which changes no row; then files that come and files that go, in one."""
+        """New columns in a commit of their own, which changes no row; then files that come and
+        files that go, in one.
+        """
         from deltalake import Schema
         from deltalake.transaction import RemoveAction
 
@@ -113,26 +153,40 @@ class DeltaSink:
         fields = [field for field in Schema.from_arrow(schema).fields if field.name not in known]
         if fields and not self._done(table, lambda: table.alter.add_columns(fields)):
             return False
-        added: list[Any] = list(await self._write_outputs({**change.added, **change.shrunk}, schema, change, rows))
+        added: list[Any] = list(
+            await self._write_outputs({**change.added, **change.shrunk}, schema, change, rows)
+        )
         old = {*change.vanished, *change.shrunk}
         now_ms = time.time_ns() // 1_000_000
         found = ((path, _FILE.match(path)) for path in _paths(table))
-        removed = [RemoveAction(path, True, now_ms) for path, match in found if match is not None and match["output"] in old]
+        removed = [
+            RemoveAction(path, True, now_ms)
+            for path, match in found
+            if match is not None and match["output"] in old
+        ]
         return self._commit(table, added + removed, "append", schema, change)
 
-    async def _write_outputs(self, outputs: dict[str, Output], schema: pa.Schema, change: Change, rows: Rows) -> list[AddAction]:
+    async def _write_outputs(
+        self, outputs: dict[str, Output], schema: pa.Schema, change: Change, rows: Rows
+    ) -> list[AddAction]:
         added, select = [], _selected(schema)
         for name, output in outputs.items():
             batches = rows.of_output(name, output, select)
-            added += await self._write(change.pipeline, f"{name}.{secrets.token_hex(8)}", schema, batches)
+            added += await self._write(
+                change.pipeline, f"{name}.{secrets.token_hex(8)}", schema, batches
+            )
         return added
 
-    async def _write(self, table: str, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> list[AddAction]:
+    async def _write(
+        self, table: str, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
+    ) -> list[AddAction]:
         """One Parquet file with these rows, none where there are none."""
         import pyarrow.parquet as pq
         from deltalake.transaction import AddAction
 
-        with tempfile.TemporaryDirectory(prefix="tidemill-delta-", ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix="tidemill-delta-", ignore_cleanup_errors=True
+        ) as folder:
             path, n = Path(folder, "rows.parquet"), 0
             with pq.ParquetWriter(path, schema, compression="zstd") as writer:
                 for batch in batches:
@@ -144,18 +198,23 @@ class DeltaSink:
             await self._store.put_file(f"{self._prefix}{table}/{name}.parquet", path)
         return [AddAction(f"{name}.parquet", size, {}, time.time_ns() // 1_000_000, True, stats)]
 
-    # -- Delta's log -------------------------------------------------------------------------------------------------
+    # -- Delta's log -------------------------------------------------------------------------------
 
     def _address(self, name: str) -> tuple[str, dict[str, str]]:
         options = getattr(self._store, "foreign_options", None)
-        return f"{self._store.url.rstrip('/')}/{self._prefix}{name}", options() if options is not None else {}
+        return (
+            f"{self._store.url.rstrip('/')}/{self._prefix}{name}",
+            options() if options is not None else {},
+        )
 
     def _open(self, name: str) -> DeltaTable | None:
         try:
             from deltalake import DeltaTable
             from deltalake.exceptions import TableNotFoundError
         except ImportError:
-            raise SettingsError("the Delta sink needs deltalake: pip install 'tidemill[delta]'") from None
+            raise SettingsError(
+                "the Delta sink needs deltalake: pip install 'tidemill[delta]'"
+            ) from None
         address, options = self._address(name)
         try:
             return DeltaTable(address, storage_options=options)
@@ -172,12 +231,19 @@ class DeltaSink:
             return table
         address, options = self._address(name)
         try:
-            return DeltaTable.create(address, schema=schema, name=name, mode="ignore", storage_options=options)
+            return DeltaTable.create(
+                address, schema=schema, name=name, mode="ignore", storage_options=options
+            )
         except Exception as error:
             raise SinkFailed(f"Delta table {self._prefix}{name}: {_line(error)}") from error
 
-    def _commit(self, table: DeltaTable, actions: list[Any], mode: str, schema: pa.Schema, change: Change) -> bool:
-        """One Delta commit right after the version that was looked at. False if another one has that number."""
+    def _commit(
+        self, table: DeltaTable, actions: list[Any], mode: str, schema: pa.Schema, change: Change
+    ) -> bool:
+        """One Delta commit right after the version that was looked at.
+
+        False if another one has that number.
+        """
         from deltalake import PostCommitHookProperties, Schema
 
         return self._done(
@@ -187,12 +253,15 @@ class DeltaSink:
                 mode,
                 Schema.from_arrow(schema),
                 commit_properties=_properties(change.pipeline, change.mark),
-                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),  # nothing is deleted
+                # nothing is deleted
+                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
             ),
         )
 
     def _done(self, table: DeltaTable, commit: Callable[[], object]) -> bool:
-        """Do it. False if others have committed since the version that was looked at, or an answer was lost: look again."""
+        """Do it. False if others have committed since the version that was looked at, or an answer
+        was lost: look again.
+        """
         version, name = table.version(), table.table_uri.rstrip("/").rpartition("/")[2]
         try:
             commit()
@@ -205,7 +274,10 @@ class DeltaSink:
 
 
 def _properties(pipeline: str, mark: Mark) -> CommitProperties:
-    """Moves the mark. No retries: what was computed over one version of the table is not for another."""
+    """Moves the mark.
+
+    No retries: what was computed over one version of the table is not for another.
+    """
     from deltalake import CommitProperties, Transaction
 
     generation, sequence = _ids(pipeline)
@@ -230,7 +302,10 @@ def _paths(table: DeltaTable) -> list[str]:
     """The files of the table's newest version."""
     import pyarrow as pa
 
-    return [str(path) for path in pa.table(table.get_add_actions(flatten=True)).column("path").to_pylist()]
+    return [
+        str(path)
+        for path in pa.table(table.get_add_actions(flatten=True)).column("path").to_pylist()
+    ]
 
 
 def _delta_schema(schema: pa.Schema) -> pa.Schema:
@@ -240,7 +315,10 @@ def _delta_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def _selected(schema: pa.Schema) -> str:
-    return ", ".join(f"CAST({quoting.name(f.name)} AS {duckdb_type(f.type)}) AS {quoting.name(f.name)}" for f in schema)
+    return ", ".join(
+        f"CAST({quoting.name(f.name)} AS {duckdb_type(f.type)}) AS {quoting.name(f.name)}"
+        for f in schema
+    )
 
 
 def _line(error: Exception) -> str:

@@ -1,4 +1,6 @@
-"""What Delta Lake's log says of a file's values, so that engines can leave files out: from the file's own footer."""
+"""What Delta Lake's log says of a file's values, so that engines can leave files out: from the
+file's own footer.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +26,25 @@ def stats_of(footer: pq.FileMetaData, schema: pa.Schema) -> str:
     positions = {footer.schema.column(i).path: i for i in range(footer.num_columns)}
     for field in list(schema)[:COLUMNS_MAX]:
         position = positions.get(field.name)
-        if position is None or not (pt.is_integer(field.type) or pt.is_date(field.type) or pt.is_string(field.type)):
+        if position is None or not (
+            pt.is_integer(field.type) or pt.is_date(field.type) or pt.is_string(field.type)
+        ):
             continue
         ends = _ends(footer, position)
         if ends is None or (pt.is_string(field.type) and max(map(len, ends)) > TEXT_MAX):
             continue
-        low[field.name], high[field.name] = (v if pt.is_integer(field.type) else str(v) for v in ends)
-    return json.dumps({"numRecords": footer.num_rows, "minValues": low, "maxValues": high, "nullCount": {}})
+        low[field.name], high[field.name] = (
+            v if pt.is_integer(field.type) else str(v) for v in ends
+        )
+    return json.dumps(
+        {"numRecords": footer.num_rows, "minValues": low, "maxValues": high, "nullCount": {}}
+    )
 
 
 def _ends(footer: pq.FileMetaData, position: int) -> tuple[Any, Any] | None:
-    """The smallest and the largest value of a column; None where the file does not say, or Python has no such day."""
+    """The smallest and the largest value of a column; None where the file does not say, or Python
+    has no such day.
+    """
     found = [footer.row_group(i).column(position).statistics for i in range(footer.num_row_groups)]
     if not found or not all(s is not None and s.has_min_max for s in found):
         return None

@@ -1,4 +1,7 @@
-"""A DuckDB database file on this machine: the tables themselves, not views. One program may write it at a time."""
+"""A DuckDB database file on this machine: the tables themselves, not views.
+
+One program may write it at a time.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ OPENING_PAUSE_S = 0.1
 
 
 class DuckDBFileSink:
-    """See `port.Sink`. Each call opens the file and closes it, so that others can read it in between."""
+    """See `port.Sink`.
+
+    Each call opens the file and closes it, so that others can read it in between.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,14 +73,18 @@ class DuckDBFileSink:
         pass
 
     def _create(self) -> None:
-        """The file is there once it is a database, so that nobody finds DuckDB's first page half written, not even after a kill."""
+        """The file is there once it is a database, so that nobody finds DuckDB's first page half
+        written, not even after a kill.
+        """
         import duckdb
 
         if self.path.exists() or not self.path.parent.is_dir():
             return
         with (
             failing(str(self.path), duckdb.Error, OSError),
-            tempfile.TemporaryDirectory(prefix=f".{self.path.name}-", dir=self.path.parent) as folder,
+            tempfile.TemporaryDirectory(
+                prefix=f".{self.path.name}-", dir=self.path.parent
+            ) as folder,
             suppress(FileExistsError),  # another publisher was first
         ):
             made = Path(folder, self.path.name)
@@ -129,9 +139,12 @@ class _File:
 
     def columns(self, name: str) -> dict[str, str] | None:
         listed = (
-            "SELECT column_name, data_type FROM duckdb_columns() WHERE schema_name = 'main' AND table_name = ? AND NOT internal"
+            "SELECT column_name, data_type FROM duckdb_columns() WHERE schema_name = 'main' AND"
+            " table_name = ? AND NOT internal"
         )
-        found = self.execute(f"{listed} AND database_name = current_database() ORDER BY column_index", name)
+        found = self.execute(
+            f"{listed} AND database_name = current_database() ORDER BY column_index", name
+        )
         return dict(found) if found else None
 
     def type_of(self, kind: pa.DataType) -> str:
@@ -141,8 +154,11 @@ class _File:
         return f"CAST({quoting.name(column)} AS {duckdb_type(kind)}) AS {quoting.name(column)}"
 
     def retype(self, name: str, column: str, kind: str, *, empty: bool) -> None:
-        using = f" USING CAST(NULL AS {kind})" if empty else ""  # rows that this transaction deleted would be turned, too
-        self.execute(f"ALTER TABLE {self.table(name)} ALTER {quoting.name(column)} TYPE {kind}{using}")
+        # rows that this transaction deleted would be turned, too
+        using = f" USING CAST(NULL AS {kind})" if empty else ""
+        self.execute(
+            f"ALTER TABLE {self.table(name)} ALTER {quoting.name(column)} TYPE {kind}{using}"
+        )
 
     def insert(self, name: str, batches: pa.RecordBatchReader) -> None:
         with self._incoming(batches):

@@ -1,8 +1,10 @@
-"""The port of all sinks: bring a copy of the tables, kept by another system, from one commit to a later one, exactly once.
+"""The port of all sinks: bring a copy of the tables, kept by another system, from one commit to a
+later one, exactly once.
 
-A sink keeps a mark beside its rows and moves both in one transaction. Whoever publishes reads the mark, computes what changed
-since (`sinks.changes`), and hands it over together with the mark that it started from: if the target holds another one by then,
-nothing happens. So a publisher may be killed anywhere, come late, or run twice, and every commit takes effect once.
+A sink keeps a mark beside its rows and moves both in one transaction. Whoever publishes reads the
+mark, computes what changed since (`sinks.changes`), and hands it over together with the mark that
+it started from: if the target holds another one by then, nothing happens. So a publisher may be
+killed anywhere, come late, or run twice, and every commit takes effect once.
 """
 
 from __future__ import annotations
@@ -19,11 +21,16 @@ if TYPE_CHECKING:
 
 
 class SinkFailed(TidemillError):
-    """The target did not take the commit, and holds what it held before. The next publish tries again."""
+    """The target did not take the commit, and holds what it held before.
+
+    The next publish tries again.
+    """
 
 
 class Sink(Protocol):
-    """One target. Raises SinkFailed where the target does not answer or refuses, SettingsError for what a person must mend."""
+    """One target. Raises SinkFailed where the target does not answer or refuses, SettingsError for
+    what a person must mend.
+    """
 
     async def mark(self, pipeline: str) -> Mark | None:
         """What the target holds of this pipeline, read from the target itself. None: nothing."""
@@ -51,4 +58,6 @@ def failing(what: str, *kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        raise SinkFailed(f"{what}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise SinkFailed(
+            f"{what}: {' '.join(str(error).split()) or type(error).__name__}"
+        ) from error

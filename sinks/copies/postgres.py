@@ -1,4 +1,7 @@
-"""Postgres: rows go in by COPY, batch by batch, in one transaction with the mark. Any server from version 12 on."""
+"""Postgres: rows go in by COPY, batch by batch, in one transaction with the mark.
+
+Any server from version 12 on.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ _SESSION = "SET TIME ZONE 'UTC'; SET datestyle = 'ISO, YMD'; SET intervalstyle =
 
 
 class PostgresSink:
-    """See `port.Sink`. dsn_env: the environment variable that holds the connection string; schema: where the tables are."""
+    """See `port.Sink`. dsn_env: the environment variable that holds the connection string; schema:
+    where the tables are.
+    """
 
     def __init__(self, dsn_env: str, schema: str) -> None:
         self.dsn_env = dsn_env
@@ -58,15 +63,23 @@ class PostgresSink:
 
     @contextmanager
     def _used(self) -> Iterator[psycopg.Connection[Any]]:
-        """The connection; after an error another one is made. Raises SettingsError without its driver or connection string."""
+        """The connection; after an error another one is made.
+
+        Raises SettingsError without its driver or connection string.
+        """
         try:
             import psycopg
             from psycopg.conninfo import conninfo_to_dict
         except ImportError:
-            raise SettingsError("the Postgres sink needs psycopg: pip install 'tidemill[postgres]'") from None
+            raise SettingsError(
+                "the Postgres sink needs psycopg: pip install 'tidemill[postgres]'"
+            ) from None
         dsn = os.environ.get(self.dsn_env)
         if not dsn:
-            raise SettingsError(f"set {self.dsn_env} to the connection string of Postgres, like postgresql://user@host/database")
+            raise SettingsError(
+                f"set {self.dsn_env} to the connection string of Postgres, like"
+                " postgresql://user@host/database"
+            )
         if self._connection is not None and self._connection.closed:
             self._connection = None
         try:
@@ -78,7 +91,8 @@ class PostgresSink:
             }
         except psycopg.Error:  # its message repeats a part of the string, perhaps the password
             raise SettingsError(
-                f"{self.dsn_env} is no connection string of Postgres, like postgresql://user@host/database"
+                f"{self.dsn_env} is no connection string of Postgres, like"
+                " postgresql://user@host/database"
             ) from None
         try:
             if self._connection is None:
@@ -89,7 +103,9 @@ class PostgresSink:
             forever = lasting(error.sqlstate, str(error), error.diag.context)
             if forever:
                 raise SettingsError(forever) from error
-            raise SinkFailed(f"Postgres: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+            raise SinkFailed(
+                f"Postgres: {(str(error).splitlines() or [type(error).__name__])[0]}"
+            ) from error
 
 
 class _Session:
@@ -102,7 +118,8 @@ class _Session:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         with self._connection.transaction():
-            # one publisher at a time; readers are not held up. The lock ends with the transaction, however that ends
+            # one publisher at a time; readers are not held up. The lock ends with the transaction,
+            # however that ends
             self.execute("SELECT pg_advisory_xact_lock(hashtext(?))", f"tidemill {self._schema}")
             if not self.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", self._schema):
                 self.execute(f"CREATE SCHEMA {quoting.name(self._schema)}")
@@ -118,9 +135,18 @@ class _Session:
         return f"{quoting.name(self._schema)}.{quoting.name(name)}"
 
     def columns(self, name: str) -> dict[str, str] | None:
-        listed = "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid"
-        where = "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ? AND c.relname = ?"
-        found = self.execute(f"{listed} {where} AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum", self._schema, name)
+        listed = (
+            "SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a JOIN"
+            " pg_class c ON c.oid = a.attrelid"
+        )
+        where = (
+            "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ? AND c.relname = ?"
+        )
+        found = self.execute(
+            f"{listed} {where} AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+            self._schema,
+            name,
+        )
         return dict(found) if found else None
 
     def type_of(self, kind: pa.DataType) -> str:
@@ -132,7 +158,10 @@ class _Session:
     def retype(self, name: str, column: str, kind: str, *, empty: bool) -> None:
         quoted = quoting.name(column)
         value = "NULL" if empty else quoted
-        self.execute(f"ALTER TABLE {self.table(name)} ALTER COLUMN {quoted} TYPE {kind} USING {value}::{kind}")
+        self.execute(
+            f"ALTER TABLE {self.table(name)} ALTER COLUMN {quoted} TYPE {kind} USING"
+            f" {value}::{kind}"
+        )
 
     def insert(self, name: str, batches: pa.RecordBatchReader) -> None:
         columns = ", ".join(quoting.name(column) for column in batches.schema.names)
@@ -149,7 +178,10 @@ class _Session:
         from pyarrow import csv
 
         plain = csv.WriteOptions(include_header=False)
-        with self._connection.cursor() as cursor, cursor.copy(f"COPY {target} FROM STDIN (FORMAT csv)") as copy:
+        with (
+            self._connection.cursor() as cursor,
+            cursor.copy(f"COPY {target} FROM STDIN (FORMAT csv)") as copy,
+        ):
             for batch in batches:
                 out = io.BytesIO()
                 csv.write_csv(batch, out, plain)

@@ -1,4 +1,6 @@
-"""What Postgres can never hold, said before anything is sent, or by its error where only the rows show it. Pure."""
+"""What Postgres can never hold, said before anything is sent, or by its error where only the rows
+show it. Pure.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,14 @@ def refuse_columns(table: str, names: Sequence[str]) -> None:
         if why:
             shown = name if len(name) <= 40 else f"{name[:40]}..."
             raise SettingsError(
-                f"Postgres cannot have the column {shown!r} of {table}: {why}; rename it in the transform or the SQL"
+                f"Postgres cannot have the column {shown!r} of {table}: {why}; rename it in the"
+                " transform or the SQL"
             )
     if len(names) > COLUMNS_MAX:
         raise SettingsError(
-            f"Postgres cannot have {table}: it has {len(names):,} columns, from {names[COLUMNS_MAX]!r} on too many (at most"
-            f" {COLUMNS_MAX:,}); keep some of them in one column, as a list or an object"
+            f"Postgres cannot have {table}: it has {len(names):,} columns, from"
+            f" {names[COLUMNS_MAX]!r} on too many (at most {COLUMNS_MAX:,}); keep some of them in"
+            " one column, as a list or an object"
         )
 
 
@@ -41,7 +45,8 @@ def _why_not(name: str) -> str:
 
 
 def lasting(code: str | None, message: str, context: str | None) -> str:
-    """Why the same rows will never go in, with the column where Postgres names it; empty where another try may do.
+    """Why the same rows will never go in, with the column where Postgres names it; empty where
+    another try may do.
 
     The context's values are left out: they are the user's.
     """
@@ -49,7 +54,11 @@ def lasting(code: str | None, message: str, context: str | None) -> str:
         return ""
     where = _AT.search(context or "")
     column = f"column {where['name']!r}: " if where is not None else ""
-    way = "; long texts lie apart, other columns do not: keep some of them in one column" if "row is too big" in message else ""
+    way = (
+        "; long texts lie apart, other columns do not: keep some of them in one column"
+        if "row is too big" in message
+        else ""
+    )
     return f"Postgres cannot hold a row: {column}{_without_values(message)}{way}"
 
 

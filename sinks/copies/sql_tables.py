@@ -1,4 +1,6 @@
-"""One transaction on a database with SQL: the same steps on DuckDB and on Postgres, which differ in types and in how rows go in."""
+"""One transaction on a database with SQL: the same steps on DuckDB and on Postgres, which differ in
+types and in how rows go in.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ class Database(Protocol):
     """An open connection, as `bring` needs it."""
 
     def transaction(self) -> AbstractContextManager[object]:
-        """Commits at its end, or nothing happened. No other transaction that writes marks runs beside it."""
+        """Commits at its end, or nothing happened.
+
+        No other transaction that writes marks runs beside it.
+        """
         ...
 
     def execute(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -34,7 +39,9 @@ class Database(Protocol):
         ...
 
     def columns(self, name: str) -> dict[str, str] | None:
-        """A table's columns with the types that `type_of` gives; None where there is no such table."""
+        """A table's columns with the types that `type_of` gives; None where there is
+        no such table.
+        """
         ...
 
     def type_of(self, kind: pa.DataType) -> str:
@@ -66,7 +73,10 @@ def mark_in(database: Database, pipeline: str) -> tuple[Mark, list[str]] | None:
     """What the database holds of a pipeline, and in which tables; None for nothing."""
     if database.columns(MARKS) is None:
         return None
-    found = database.execute(f"SELECT generation, sequence, tables FROM {database.table(MARKS)} WHERE pipeline = ?", pipeline)
+    found = database.execute(
+        f"SELECT generation, sequence, tables FROM {database.table(MARKS)} WHERE pipeline = ?",
+        pipeline,
+    )
     return (Mark(found[0][0], found[0][1]), json.loads(found[0][2])) if found else None
 
 
@@ -79,14 +89,24 @@ def bring(database: Database, change: Change, rows: Rows) -> bool:
         tables = held[1] if held else []
         _refuse_foreign(database, [change.pipeline, *change.aggregates], tables)
         if change.whole:
-            _replace(database, change.pipeline, change.schema, rows.fresh(_selected(database, change.schema)), main=True)
+            _replace(
+                database,
+                change.pipeline,
+                change.schema,
+                rows.fresh(_selected(database, change.schema)),
+                main=True,
+            )
         else:
             _follow(database, change, rows)
         for name in change.aggregates:
             schema = rows.aggregate_schema(name)
             _replace(database, name, schema, rows.aggregate(name, _selected(database, schema)))
         wanted = {change.pipeline, *change.aggregates}
-        dropped = [name for name in tables if name not in wanted] if change.whole else list(change.dropped)
+        dropped = (
+            [name for name in tables if name not in wanted]
+            if change.whole
+            else list(change.dropped)
+        )
         for name in dropped:
             database.execute(f"DROP TABLE IF EXISTS {database.table(name)}")
         _set_mark(database, change, sorted({*tables, *wanted} - set(dropped)))
@@ -97,15 +117,28 @@ def _refuse_foreign(database: Database, wanted: list[str], ours: list[str]) -> N
     """Tables that somebody else made are not touched."""
     for name in wanted:
         if name not in ours and database.columns(name) is not None:
-            raise SettingsError(f"there is a table {name} that Tidemill did not make: choose another schema or file, or rename it")
+            raise SettingsError(
+                f"there is a table {name} that Tidemill did not make: choose another schema or"
+                " file, or rename it"
+            )
 
 
 def _selected(database: Database, schema: pa.Schema) -> str:
     return ", ".join(database.text_of(field.name, field.type) for field in schema)
 
 
-def _replace(database: Database, name: str, schema: pa.Schema, batches: pa.RecordBatchReader, *, main: bool = False) -> None:
-    """The table with exactly these columns and rows. An existing one stays the same table, with its grants and indexes."""
+def _replace(
+    database: Database,
+    name: str,
+    schema: pa.Schema,
+    batches: pa.RecordBatchReader,
+    *,
+    main: bool = False,
+) -> None:
+    """The table with exactly these columns and rows.
+
+    An existing one stays the same table, with its grants and indexes.
+    """
     wanted = {field.name: database.type_of(field.type) for field in schema}
     have, table = database.columns(name), database.table(name)
     if have is None:
@@ -131,12 +164,16 @@ def _follow(database: Database, change: Change, rows: Rows) -> None:
     name, types = change.pipeline, {field.name: field.type for field in change.schema}
     for column in change.new_columns:
         kind = database.type_of(types[column])
-        database.execute(f"ALTER TABLE {database.table(name)} ADD COLUMN {quoting.name(column)} {kind}")
+        database.execute(
+            f"ALTER TABLE {database.table(name)} ADD COLUMN {quoting.name(column)} {kind}"
+        )
     for column, (before, after) in change.retyped.items():
         if database.type_of(before) != database.type_of(after):
             database.retype(name, column, database.type_of(after), empty=False)
     if rows.has_gone():
-        pairs = ", ".join(database.text_of(column, types[column]) for column in ("_task", "_source_key"))
+        pairs = ", ".join(
+            database.text_of(column, types[column]) for column in ("_task", "_source_key")
+        )
         database.remove(name, rows.gone(pairs))
     if change.added:
         database.insert(name, rows.fresh(_selected(database, change.schema)))
@@ -148,6 +185,12 @@ def _set_mark(database: Database, change: Change, tables: list[str]) -> None:
     database.execute(f"CREATE TABLE IF NOT EXISTS {marks} ({kinds})")
     values = (change.mark.generation, change.mark.sequence, json.dumps(tables), change.pipeline)
     if change.over is None:
-        database.execute(f"INSERT INTO {marks} (generation, sequence, tables, pipeline) VALUES (?, ?, ?, ?)", *values)
+        database.execute(
+            f"INSERT INTO {marks} (generation, sequence, tables, pipeline) VALUES (?, ?, ?, ?)",
+            *values,
+        )
     else:
-        database.execute(f"UPDATE {marks} SET generation = ?, sequence = ?, tables = ? WHERE pipeline = ?", *values)
+        database.execute(
+            f"UPDATE {marks} SET generation = ?, sequence = ?, tables = ? WHERE pipeline = ?",
+            *values,
+        )

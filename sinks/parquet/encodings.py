@@ -1,8 +1,8 @@
 """How the columns of a large Parquet file are encoded, so that it is small, and scans are fast.
 
-Left alone, pyarrow begins each column with a dictionary and gives it up where that grows beyond 1 MB: such a chunk is larger, and
-slower to read. Here a column of many values has no dictionary; its integers are stored as differences, its floats byte by byte
-(measured: see bench/README.md).
+Left alone, pyarrow begins each column with a dictionary and gives it up where that grows beyond 1
+MB: such a chunk is larger, and slower to read. Here a column of many values has no dictionary; its
+integers are stored as differences, its floats byte by byte (measured: see bench/README.md).
 """
 
 from __future__ import annotations
@@ -24,11 +24,17 @@ COUNTED_BYTES = 16 * 2**20
 """Of a column: different values are counted in so much of it. Counting copies them."""
 
 
-def large_file(path: Path, first: pa.Table, *, compression_level: int | None = None) -> pq.ParquetWriter:
-    """A file for rows like `first`, on which the encodings are decided. Write them with `row_group_size=ROW_GROUP_ROWS`."""
+def large_file(
+    path: Path, first: pa.Table, *, compression_level: int | None = None
+) -> pq.ParquetWriter:
+    """A file for rows like `first`, on which the encodings are decided.
+
+    Write them with `row_group_size=ROW_GROUP_ROWS`.
+    """
     import pyarrow.parquet as pq
 
-    paged = "max_rows_per_page" in signature(pq.ParquetWriter).parameters  # pyarrow 23: pages of 20,000 rows unless told otherwise
+    # pyarrow 23: pages of 20,000 rows unless told otherwise
+    paged = "max_rows_per_page" in signature(pq.ParquetWriter).parameters
     options: dict[str, Any] = {"max_rows_per_page": ROW_GROUP_ROWS} if paged else {}
     return pq.ParquetWriter(
         path,
@@ -49,14 +55,19 @@ def write_large(rows: pa.Table, path: Path, *, compression_level: int | None = N
 
 
 def _encodings(rows: pa.Table) -> dict[str, Any]:
-    """Decided on the first row group: `use_dictionary` names leaf columns, `column_encoding` others."""
+    """Decided on the first row group: `use_dictionary` names leaf columns, `column_encoding`
+    others.
+    """
     first = rows.slice(0, ROW_GROUP_ROWS)
     plain = [field for field in rows.schema if _has_many_values(first.column(field.name))]
     different = {field.name for field in plain}
     dictionaries = [path for path in _leaves(rows.schema) if path not in different]
     return {
         "use_dictionary": dictionaries or False,
-        "column_encoding": {field.name: found for field in plain if (found := _encoding(field.type)) is not None} or None,
+        "column_encoding": {
+            field.name: found for field in plain if (found := _encoding(field.type)) is not None
+        }
+        or None,
     }
 
 
@@ -64,7 +75,11 @@ def _has_many_values(column: pa.ChunkedArray) -> bool:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_nested(column.type) or pa.types.is_dictionary(column.type) or pa.types.is_boolean(column.type):
+    if (
+        pa.types.is_nested(column.type)
+        or pa.types.is_dictionary(column.type)
+        or pa.types.is_boolean(column.type)
+    ):
         return False
     some = column.slice(0, max(len(column) * COUNTED_BYTES // max(column.nbytes, COUNTED_BYTES), 1))
     try:
@@ -80,7 +95,13 @@ def _encoding(kind: pa.DataType) -> str | None:
 
     if pt.is_float32(kind) or pt.is_float64(kind):
         return "BYTE_STREAM_SPLIT"
-    is_whole = pt.is_integer(kind) or pt.is_timestamp(kind) or pt.is_date(kind) or pt.is_time(kind) or pt.is_duration(kind)
+    is_whole = (
+        pt.is_integer(kind)
+        or pt.is_timestamp(kind)
+        or pt.is_date(kind)
+        or pt.is_time(kind)
+        or pt.is_duration(kind)
+    )
     return "DELTA_BINARY_PACKED" if is_whole else None
 
 

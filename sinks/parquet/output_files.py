@@ -1,4 +1,6 @@
-"""The files of one attempt: Parquet bodies in memory, or on local disk where they are large, until they are put into the store."""
+"""The files of one attempt: Parquet bodies in memory, or on local disk where they are large, until
+they are put into the store.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,15 @@ class FinishedFile:
 
 
 class OutputFiles:
-    """Writes the files of one attempt, each under a name of its own. finished: those that are written, in order."""
+    """Writes the files of one attempt, each under a name of its own. finished: those that are
+    written, in order.
+    """
 
     def __init__(self, output: str, task: str, nonce: str, scratch: Path) -> None:
-        self._prefixes = {MAIN_TABLE: keys.rows_prefix(output), REJECTED_TABLE: keys.rejected_prefix(output)}
+        self._prefixes = {
+            MAIN_TABLE: keys.rows_prefix(output),
+            REJECTED_TABLE: keys.rejected_prefix(output),
+        }
         self._task = task
         self._nonce = nonce
         self._scratch = scratch
@@ -89,8 +96,12 @@ class OutputFiles:
                 {
                     "row": pa.array([row for _, _, row, _ in lines], pa.string()),
                     "reason": pa.array([reason for _, _, _, reason in lines], pa.string()),
-                    "_source_key": pa.array([key for key, _, _, _ in lines], pa.string()).dictionary_encode(),
-                    "_source_etag": pa.array([etag for _, etag, _, _ in lines], pa.string()).dictionary_encode(),
+                    "_source_key": pa.array(
+                        [key for key, _, _, _ in lines], pa.string()
+                    ).dictionary_encode(),
+                    "_source_etag": pa.array(
+                        [etag for _, etag, _, _ in lines], pa.string()
+                    ).dictionary_encode(),
                     "_task": pa.array([self._task] * len(lines), pa.string()).dictionary_encode(),
                 }
             ),

@@ -1,4 +1,6 @@
-"""Hive partitions: which values make one, how they are named within keys, and a table cut into them."""
+"""Hive partitions: which values make one, how they are named within keys, and a table cut into
+them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ if TYPE_CHECKING:
 
 PARTITIONS_MAX = 1_000
 PARTITION_BYTES_MAX = 60
-"""Of a partition value: three times as long when quoted, and a part of a file's path has at most 255 bytes."""
+"""Of a partition value: three times as long when quoted, and a part of a file's path has at most
+255 bytes.
+"""
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -25,9 +29,13 @@ def lacking_in(rows: list[dict[str, Any]] | pa.Table, names: Sequence[str]) -> l
 
 
 def require_none(lacking: Sequence[str]) -> None:
-    """Raises InputRejected: a source that lacks a partition column altogether is at fault; a row without it has null there."""
+    """Raises InputRejected: a source that lacks a partition column altogether is at fault; a row
+    without it has null there.
+    """
     if lacking:
-        raise InputRejected(f"the rows have no column {lacking[0]!r}, by which the table is partitioned")
+        raise InputRejected(
+            f"the rows have no column {lacking[0]!r}, by which the table is partitioned"
+        )
 
 
 def why_not(name: str, kind: pa.DataType) -> str:
@@ -36,7 +44,10 @@ def why_not(name: str, kind: pa.DataType) -> str:
 
     if not (pt.is_nested(kind) or pt.is_floating(kind) or pt.is_binary(kind)):
         return ""
-    return f"column {name!r} is {kind}: a table can be partitioned by text, integers, dates and booleans"
+    return (
+        f"column {name!r} is {kind}: a table can be partitioned by text, integers, dates and"
+        " booleans"
+    )
 
 
 def check_partitions(table: pa.Table, partition_by: Sequence[str]) -> None:
@@ -48,17 +59,25 @@ def check_partitions(table: pa.Table, partition_by: Sequence[str]) -> None:
         refused = why_not(name, table.schema.field(name).type)
         if refused:
             raise InputRejected(refused)
-    if by and table.select(by).group_by(by, use_threads=False).aggregate([]).num_rows > PARTITIONS_MAX:
+    if (
+        by
+        and table.select(by).group_by(by, use_threads=False).aggregate([]).num_rows > PARTITIONS_MAX
+    ):
         raise InputRejected(
-            f"the rows fall into more than {PARTITIONS_MAX} partitions by {', '.join(by)}: choose columns with fewer values"
+            f"the rows fall into more than {PARTITIONS_MAX} partitions by {', '.join(by)}: choose"
+            " columns with fewer values"
         )
     for name in by:
         longest = pc.max(pc.binary_length(table.column(name).cast("string"))).as_py() or 0
         if longest > PARTITION_BYTES_MAX:
-            raise InputRejected(f"column {name!r} has a value of {longest} bytes: too long for a partition's name")
+            raise InputRejected(
+                f"column {name!r} has a value of {longest} bytes: too long for a partition's name"
+            )
 
 
-def partitions(table: pa.Table, by: Sequence[str]) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
+def partitions(
+    table: pa.Table, by: Sequence[str]
+) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
     """The table's rows by partition values, as text; each part in the order the rows came."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -67,8 +86,14 @@ def partitions(table: pa.Table, by: Sequence[str]) -> Iterator[tuple[dict[str, s
         yield {}, table
         return
     names = [name if name in table.column_names else None for name in by]
-    texts = [pa.nulls(table.num_rows, pa.string()) if n is None else table.column(n).cast(pa.string()) for n in names]
-    tagged = pa.table([*texts, pa.array(range(table.num_rows), pa.int64())], names=[*(f"p{i}" for i in range(len(by))), "row"])
+    texts = [
+        pa.nulls(table.num_rows, pa.string()) if n is None else table.column(n).cast(pa.string())
+        for n in names
+    ]
+    tagged = pa.table(
+        [*texts, pa.array(range(table.num_rows), pa.int64())],
+        names=[*(f"p{i}" for i in range(len(by))), "row"],
+    )
     groups = [f"p{i}" for i in range(len(by))]
     found = tagged.group_by(groups, use_threads=False).aggregate([("row", "list")])
     for values in found.to_pylist():
@@ -78,8 +103,12 @@ def partitions(table: pa.Table, by: Sequence[str]) -> Iterator[tuple[dict[str, s
 
 
 def folders(partition: Mapping[str, str | None]) -> str:
-    """The part of a file's key that says its partition: `column=value/` for each column, in their order."""
-    return "".join(f"{quote(column, safe='')}={_part(value)}/" for column, value in partition.items())
+    """The part of a file's key that says its partition: `column=value/` for each column, in their
+    order.
+    """
+    return "".join(
+        f"{quote(column, safe='')}={_part(value)}/" for column, value in partition.items()
+    )
 
 
 def _part(value: str | None) -> str:

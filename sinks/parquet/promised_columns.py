@@ -1,4 +1,6 @@
-"""Columns that a table has by its declaration, before any file has brought one: `_rescued`, where the mode is `rescue`. Pure."""
+"""Columns that a table has by its declaration, before any file has brought one: `_rescued`, where
+the mode is `rescue`. Pure.
+"""
 
 from __future__ import annotations
 
@@ -18,4 +20,6 @@ def promised(snapshot: Snapshot, settings: PipelineSettings) -> Snapshot:
     schema = decode(snapshot.schema) if snapshot.schema is not None else pa.schema([])
     if RESCUED in schema.names:
         return snapshot
-    return msgspec.structs.replace(snapshot, schema=encode(schema.append(pa.field(RESCUED, pa.string()))))
+    return msgspec.structs.replace(
+        snapshot, schema=encode(schema.append(pa.field(RESCUED, pa.string())))
+    )

@@ -1,7 +1,9 @@
-"""Rows that do not fit their table, made to fit: what does not goes, by its column's name, as JSON into the column `_rescued`.
+"""Rows that do not fit their table, made to fit: what does not goes, by its column's name, as JSON
+into the column `_rescued`.
 
-This is the slow way, taken only where the fast one found that something does not fit. Columns are cut in two again and again until
-what fits is separated from what does not; so a few bad values among many cost a few casts more.
+This is the slow way, taken only where the fast one found that something does not fit. Columns are
+cut in two again and again until what fits is separated from what does not; so a few bad values
+among many cost a few casts more.
 """
 
 from __future__ import annotations
@@ -28,17 +30,23 @@ Loose = dict[int, Any]
 
 @dataclass(slots=True)
 class _Column:
-    """One column of the rows as it came: pieces of one type each, in order, and what no piece can hold."""
+    """One column of the rows as it came: pieces of one type each, in order, and what no piece can
+    hold.
+    """
 
     pieces: list[pa.Array]
     loose: Loose = field(default_factory=dict)
 
 
-def rescued(rows: Rows | pa.Table, base: pa.Schema, declared: Mapping[str, pa.DataType], *, may_add: bool) -> pa.Table:
-    """The rows with columns of `base` alone (and new ones, if they may be added), each in its type, and `_rescued` last.
+def rescued(
+    rows: Rows | pa.Table, base: pa.Schema, declared: Mapping[str, pa.DataType], *, may_add: bool
+) -> pa.Table:
+    """The rows with columns of `base` alone (and new ones, if they may be added), each in its type,
+    and `_rescued` last.
 
-    Values of declared columns are cast, text to numbers too; others have to be of the column's kind. Of a struct only the fields
-    that do not fit are rescued; of a list all of it. Raises InputRejected for names that no column may have.
+    Values of declared columns are cast, text to numbers too; others have to be of the column's
+    kind. Of a struct only the fields that do not fit are rescued; of a list all of it. Raises
+    InputRejected for names that no column may have.
     """
     import pyarrow as pa
 
@@ -92,7 +100,9 @@ def _of_values(values: Sequence[Any]) -> _Column:
 
 
 def _of_chunks(chunks: Sequence[pa.Array]) -> _Column:
-    """Arrow's arrays in plain types; those that tables do not hold, and texts that are no UTF-8, are taken value by value."""
+    """Arrow's arrays in plain types; those that tables do not hold, and texts that are no UTF-8,
+    are taken value by value.
+    """
     import pyarrow as pa
 
     column, start = _Column([]), 0
@@ -116,9 +126,15 @@ def _of_chunks(chunks: Sequence[pa.Array]) -> _Column:
 
 
 def _split(
-    convert: Callable[[int, int], pa.Array], first: int, end: int, loose: Loose, value: Callable[[int], Any]
+    convert: Callable[[int, int], pa.Array],
+    first: int,
+    end: int,
+    loose: Loose,
+    value: Callable[[int], Any],
 ) -> Iterator[pa.Array | None]:
-    """`convert` of [first, end), in pieces where it fails; None, and the value in `loose`, for a row with which it always does."""
+    """`convert` of [first, end), in pieces where it fails; None, and the value in `loose`, for a
+    row with which it always does.
+    """
     if first == end:
         return
     try:
@@ -138,14 +154,18 @@ def _split(
 
 
 def _learned(kind: pa.DataType, pieces: Sequence[pa.Array]) -> pa.DataType:
-    """The column's type, with nulls in it replaced by what the pieces have there, the first that fits."""
+    """The column's type, with nulls in it replaced by what the pieces have there, the first that
+    fits.
+    """
     for piece in pieces:
         fixed = fixed_type(kind, piece.type)
         kind = kind if fixed is None else fixed  # a struct without fields is false
     return kind
 
 
-def _fitted(pieces: Sequence[pa.Array], kind: pa.DataType, loose: Loose, *, casts: bool) -> pa.ChunkedArray:
+def _fitted(
+    pieces: Sequence[pa.Array], kind: pa.DataType, loose: Loose, *, casts: bool
+) -> pa.ChunkedArray:
     import pyarrow as pa
 
     start, chunks = 0, []
@@ -186,7 +206,9 @@ def _split_cast(array: pa.Array, kind: pa.DataType, loose: Loose) -> pa.Array:
         return cast_array(array.slice(first, end - first), kind)
 
     pieces = [*_split(convert, 0, len(array), loose, lambda row: value_of(array[row]))]
-    return _together([piece if piece is not None else cast_array(pa.nulls(1), kind) for piece in pieces], kind)
+    return _together(
+        [piece if piece is not None else cast_array(pa.nulls(1), kind) for piece in pieces], kind
+    )
 
 
 def _fit_struct(array: pa.StructArray, kind: pa.DataType, loose: Loose, *, casts: bool) -> pa.Array:
@@ -199,7 +221,11 @@ def _fit_struct(array: pa.StructArray, kind: pa.DataType, loose: Loose, *, casts
     for wanted in kind:
         own: Loose = {}
         child = came.pop(wanted.name, None)
-        children.append(pa.nulls(len(array), wanted.type) if child is None else _fit(child, wanted.type, own, casts=casts))
+        children.append(
+            pa.nulls(len(array), wanted.type)
+            if child is None
+            else _fit(child, wanted.type, own, casts=casts)
+        )
         for row, value in own.items():
             loose.setdefault(row, {})[wanted.name] = value
     for name, child in came.items():
@@ -236,7 +262,9 @@ def _give_up(pieces: Sequence[pa.Array], loose: Loose) -> None:
     """All values of a column that the table does not have."""
     start = 0
     for piece in pieces:
-        loose |= {row: value for row, value in enumerate(values_of(piece), start) if value is not None}
+        loose |= {
+            row: value for row, value in enumerate(values_of(piece), start) if value is not None
+        }
         start += len(piece)
 
 

@@ -1,6 +1,8 @@
-"""Writing live rows of many outputs anew: fewer and larger Parquet files, sorted, with statistics that let queries skip.
+"""Writing live rows of many outputs anew: fewer and larger Parquet files, sorted, with statistics
+that let queries skip.
 
-Rows keep their provenance, and are written in the table's schema as it is now. Memory is bounded by MERGE_BYTES.
+Rows keep their provenance, and are written in the table's schema as it is now. Memory is bounded by
+MERGE_BYTES.
 """
 
 from __future__ import annotations
@@ -37,34 +39,51 @@ _Place = tuple[str, _Partition]
 
 
 class ParquetRewriter:
-    """See `parts.Rewriter`. order_by: columns by which the rows of each file are sorted; what is empty comes last."""
+    """See `parts.Rewriter`. order_by: columns by which the rows of each file are sorted; what is
+    empty comes last.
+    """
 
     def __init__(self, store: Store, output: str, order_by: Sequence[str] = ()) -> None:
         self._store = store
         self._output = output
         self._order_by = order_by
 
-    async def rewrite(self, outputs: Mapping[str, Output], task: str, nonce: str, schema: str | None) -> list[OutputFile]:
-        """Write the live rows; the files, which are in the store by then. Raises SettingsError where they cannot be sorted so."""
+    async def rewrite(
+        self, outputs: Mapping[str, Output], task: str, nonce: str, schema: str | None
+    ) -> list[OutputFile]:
+        """Write the live rows; the files, which are in the store by then.
+
+        Raises SettingsError where they cannot be sorted so.
+        """
         places: dict[_Place, list[tuple[OutputFile, str]]] = {}
         for name, output in outputs.items():
             for file in output.files:
-                places.setdefault((file.table, tuple(file.partition.items())), []).append((file, name))
+                places.setdefault((file.table, tuple(file.partition.items())), []).append(
+                    (file, name)
+                )
         written: list[OutputFile] = []
         with tempfile.TemporaryDirectory(prefix="tidemill-") as scratch:
             for (table, partition), files in sorted(places.items(), key=lambda item: str(item[0])):
                 kind = decode(schema) if schema is not None and table == MAIN_TABLE else None
-                order_by = [c for c in self._order_by if not _is_empty(c, kind)] if table == MAIN_TABLE else ()
+                order_by = (
+                    [c for c in self._order_by if not _is_empty(c, kind)]
+                    if table == MAIN_TABLE
+                    else ()
+                )
                 path = Path(scratch, f"{len(written)}.parquet")
                 rows = self._chunks(self._live(files, outputs, kind), order_by)
-                described = await self._write(rows, path, table, partition, f"{task}.{nonce}.{len(written)}.parquet")
+                described = await self._write(
+                    rows, path, table, partition, f"{task}.{nonce}.{len(written)}.parquet"
+                )
                 if described is not None:
                     await self._store.put_file(described.key, path)
                     path.unlink(missing_ok=True)
                     written.append(described)
         return written
 
-    async def _chunks(self, pieces: AsyncIterator[pa.Table], order_by: Sequence[str]) -> AsyncIterator[pa.Table]:
+    async def _chunks(
+        self, pieces: AsyncIterator[pa.Table], order_by: Sequence[str]
+    ) -> AsyncIterator[pa.Table]:
         held: list[pa.Table] = []
         size = 0
         async for rows in pieces:
@@ -77,7 +96,10 @@ class ParquetRewriter:
             yield _sorted(held, order_by)
 
     async def _live(
-        self, files: Sequence[tuple[OutputFile, str]], outputs: Mapping[str, Output], schema: pa.Schema | None
+        self,
+        files: Sequence[tuple[OutputFile, str]],
+        outputs: Mapping[str, Output],
+        schema: pa.Schema | None,
     ) -> AsyncIterator[pa.Table]:
         """Rows that count, file by file; small files are fetched together."""
         import pyarrow as pa
@@ -100,7 +122,12 @@ class ParquetRewriter:
                     yield rows
 
     async def _write(
-        self, chunks: AsyncIterator[pa.Table], path: Path, table: str, partition: _Partition, name: str
+        self,
+        chunks: AsyncIterator[pa.Table],
+        path: Path,
+        table: str,
+        partition: _Partition,
+        name: str,
     ) -> OutputFile | None:
         """One file of all chunks, each sorted in itself; None where there are no rows."""
         first = await anext(chunks, None)
@@ -112,7 +139,11 @@ class ParquetRewriter:
             async for chunk in chunks:
                 file.write_table(chunk, row_group_size=ROW_GROUP_ROWS)
                 rows += chunk.num_rows
-        prefix = keys.rows_prefix(self._output) if table == MAIN_TABLE else keys.rejected_prefix(self._output)
+        prefix = (
+            keys.rows_prefix(self._output)
+            if table == MAIN_TABLE
+            else keys.rejected_prefix(self._output)
+        )
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return OutputFile(
@@ -128,10 +159,16 @@ class ParquetRewriter:
 
 def _is_empty(column: str, schema: pa.Schema | None) -> bool:
     """Whether the table has the column, and no file a value in it: then it is in no file."""
-    return schema is not None and column in schema.names and stored_type(schema.field(column).type) is None
+    return (
+        schema is not None
+        and column in schema.names
+        and stored_type(schema.field(column).type) is None
+    )
 
 
-def _counting(source: Any, dead: list[tuple[str, str]], schema: pa.Schema | None) -> Iterator[pa.Table]:
+def _counting(
+    source: Any, dead: list[tuple[str, str]], schema: pa.Schema | None
+) -> Iterator[pa.Table]:
     """A file's rows but for dead ones, in the columns of `schema` where one is given."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -141,7 +178,9 @@ def _counting(source: Any, dead: list[tuple[str, str]], schema: pa.Schema | None
     for batch in pq.ParquetFile(source).iter_batches(ROWS_AT_ONCE):
         rows = _plain(pa.Table.from_batches([batch]))
         if len(gone):
-            named = pc.binary_join_element_wise(rows.column("_task"), rows.column("_source_key"), "/")
+            named = pc.binary_join_element_wise(
+                rows.column("_task"), rows.column("_source_key"), "/"
+            )
             rows = rows.filter(pc.invert(pc.is_in(named, value_set=gone)))
         if schema is not None:
             rows = stored(rows, pa.schema([f for f in schema if stored_type(f.type) is not None]))
@@ -154,7 +193,9 @@ def _plain(rows: pa.Table) -> pa.Table:
     import pyarrow as pa
 
     for name in PROVENANCE:
-        rows = rows.set_column(rows.schema.get_field_index(name), name, rows.column(name).cast(pa.string()))
+        rows = rows.set_column(
+            rows.schema.get_field_index(name), name, rows.column(name).cast(pa.string())
+        )
     return rows
 
 
@@ -164,8 +205,12 @@ def _sorted(held: list[pa.Table], order_by: Sequence[str]) -> pa.Table:
     rows = pa.concat_tables(held)
     missing = [column for column in order_by if column not in rows.column_names]
     if missing:
-        raise SettingsError(f"order_by={missing[0]!r} is not a column of the table ({', '.join(rows.column_names)})")
+        raise SettingsError(
+            f"order_by={missing[0]!r} is not a column of the table ({', '.join(rows.column_names)})"
+        )
     try:
         return rows.sort_by([(column, "ascending") for column in order_by]) if order_by else rows
     except pa.ArrowException as error:
-        raise SettingsError(f"the rows cannot be sorted by {', '.join(order_by)}: {' '.join(str(error).split())}") from None
+        raise SettingsError(
+            f"the rows cannot be sorted by {', '.join(order_by)}: {' '.join(str(error).split())}"
+        ) from None

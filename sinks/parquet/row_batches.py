@@ -29,7 +29,9 @@ class Part:
 
 
 def alike(parts: list[Part]) -> Iterator[list[Part]]:
-    """Runs of parts that can become one table: dict rows together, tables of one schema together."""
+    """Runs of parts that can become one table: dict rows together, tables of one
+    schema together.
+    """
     run: list[Part] = []
     for part in parts:
         if run and not _can_join(run[-1].rows, part.rows):
@@ -46,8 +48,13 @@ def _can_join(a: Rows | pa.Table, b: Rows | pa.Table) -> bool:
     return bool(a.schema.equals(b.schema))
 
 
-def joined(parts: list[Part], declared: Mapping[str, pa.DataType], *, texts: bool = False) -> pa.Table:
-    """Like parts as one Arrow table in plain types. Raises InputRejected for what is none, or no text, and names the column."""
+def joined(
+    parts: list[Part], declared: Mapping[str, pa.DataType], *, texts: bool = False
+) -> pa.Table:
+    """Like parts as one Arrow table in plain types.
+
+    Raises InputRejected for what is none, or no text, and names the column.
+    """
     rows = as_one(parts)
     if isinstance(rows, list):
         return table_of(rows, declared, texts=texts)
@@ -78,7 +85,9 @@ def together(sources: list[list[Part]]) -> Iterator[list[list[Part]]]:
     """Runs of sources that can become one table; a source of unlike parts is one by itself."""
     run: list[list[Part]] = []
     for parts in sources:
-        if run and not (_can_join(run[-1][-1].rows, parts[0].rows) and _is_one(run[-1]) and _is_one(parts)):
+        if run and not (
+            _can_join(run[-1][-1].rows, parts[0].rows) and _is_one(run[-1]) and _is_one(parts)
+        ):
             yield run
             run = []
         run.append(parts)

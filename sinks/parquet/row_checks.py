@@ -1,6 +1,7 @@
 """Declared checks, asked of converted rows: which rows break which, and what becomes of them.
 
-DuckDB computes the conditions over a whole Arrow table at a time. Nothing else is done where no row breaks one.
+DuckDB computes the conditions over a whole Arrow table at a time. Nothing else is done where no row
+breaks one.
 """
 
 from __future__ import annotations
@@ -36,13 +37,19 @@ class Verdict:
     """Rows that are rejected, with the first reason."""
 
 
-def verdict(checks: Sequence[CheckSettings], table: pa.Table, schema: pa.Schema, name: str) -> Verdict:
-    """Ask the checks. `schema`: the columns of the whole table; one that these rows lack is null in them.
+def verdict(
+    checks: Sequence[CheckSettings], table: pa.Table, schema: pa.Schema, name: str
+) -> Verdict:
+    """Ask the checks.
+
+    `schema`: the columns of the whole table; one that these rows lack is null in them.
 
     Raises InputRejected where a check cannot be computed, or says neither true nor false.
     """
     found = Verdict()
-    for check, rows in zip(checks, _failing(checks, _visible(checks, table, schema), name), strict=True):
+    for check, rows in zip(
+        checks, _failing(checks, _visible(checks, table, schema), name), strict=True
+    ):
         if not rows:
             continue
         found.broken[check.name] = len(rows)
@@ -56,14 +63,23 @@ def verdict(checks: Sequence[CheckSettings], table: pa.Table, schema: pa.Schema,
 
 def row_text(table: pa.Table, row: int) -> str:
     """A row as JSON, without provenance."""
-    return json_of({name: value_of(table.column(name)[row]) for name in table.column_names if name not in PROVENANCE})
+    return json_of(
+        {
+            name: value_of(table.column(name)[row])
+            for name in table.column_names
+            if name not in PROVENANCE
+        }
+    )
 
 
 def _visible(checks: Sequence[CheckSettings], table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The columns that the checks name, and one that is always there."""
     import pyarrow as pa
 
-    here, declared = {n.lower(): n for n in table.column_names}, {n.lower(): n for n in schema.names}
+    here, declared = (
+        {n.lower(): n for n in table.column_names},
+        {n.lower(): n for n in schema.names},
+    )
     columns: dict[str, Any] = {"_task": table.column("_task")}
     for name in dict.fromkeys(name.lower() for check in checks for name in check.columns):
         if name in here:
@@ -81,7 +97,9 @@ def _failing(checks: Sequence[CheckSettings], table: pa.Table, name: str) -> Ite
 
     for check, column in zip(checks, _computed(checks, table, name), strict=True):
         if not (pt.is_boolean(column.type) or pt.is_null(column.type)):
-            raise InputRejected(f"check {check.name} gives {column.type}, neither true nor false: {check.sql}")
+            raise InputRejected(
+                f"check {check.name} gives {column.type}, neither true nor false: {check.sql}"
+            )
         wrong = pc.invert(column) if pt.is_boolean(column.type) else None
         if wrong is None or not pc.any(wrong).as_py():
             yield []
@@ -103,14 +121,20 @@ def _computed(checks: Sequence[CheckSettings], table: pa.Table, name: str) -> li
             try:
                 _ask(connection, [check], name)
             except duckdb.Error as error:
-                text = " ".join(str(error).partition("\n\nLINE ")[0].partition("Candidate ")[0].split())
-                raise InputRejected(f"check {check.name} cannot be computed ({check.sql}): {text}") from None
+                text = " ".join(
+                    str(error).partition("\n\nLINE ")[0].partition("Candidate ")[0].split()
+                )
+                raise InputRejected(
+                    f"check {check.name} cannot be computed ({check.sql}): {text}"
+                ) from None
         raise
     finally:
         connection.unregister(name)
 
 
-def _ask(connection: duckdb.DuckDBPyConnection, checks: Sequence[CheckSettings], name: str) -> list[pa.ChunkedArray]:
+def _ask(
+    connection: duckdb.DuckDBPyConnection, checks: Sequence[CheckSettings], name: str
+) -> list[pa.ChunkedArray]:
     asked = ", ".join(f"(\n{check.sql}\n) AS c{i}" for i, check in enumerate(checks))
     answer = connection.sql(f"SELECT {asked} FROM {quoting.name(name)}").to_arrow_table()
     return list(answer.columns)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Change:
     """What one commit did to the columns.
 
-    exact: what was before is known. Where older entries are gone, the first change that is kept shows its columns as they were
-    then: each came with that commit, or earlier.
+    exact: what was before is known. Where older entries are gone, the first change that is kept
+    shows its columns as they were then: each came with that commit, or earlier.
     """
 
     sequence: int
@@ -32,14 +32,20 @@ class Change:
 
 @dataclass(slots=True)
 class History:
-    """Changes oldest first; `kept_from`: the first log entry that is kept (None: there is none). `broken`: rows by check."""
+    """Changes oldest first; `kept_from`: the first log entry that is kept (None: there is none).
+
+    `broken`: rows by check.
+    """
 
     kept_from: int | None = None
     changes: list[Change] = field(default_factory=list)
     broken: dict[str, int] = field(default_factory=dict)
 
     def since(self, column: str) -> tuple[int | None, bool]:
-        """The commit with which a column came, and whether that is exact. None: before the first entry that is kept."""
+        """The commit with which a column came, and whether that is exact.
+
+        None: before the first entry that is kept.
+        """
         for change in self.changes:
             if column in change.added:
                 return change.sequence, change.exact
@@ -69,5 +75,9 @@ def _change(commit: Commit, before: pa.Schema | None, after: pa.Schema, *, whole
         written_ms=commit.written_ms,
         exact=whole or before is not None,
         added={f.name: str(f.type) for f in after if f.name not in known},
-        changed={f.name: (str(known[f.name]), str(f.type)) for f in after if f.name in known and not known[f.name].equals(f.type)},
+        changed={
+            f.name: (str(known[f.name]), str(f.type))
+            for f in after
+            if f.name in known and not known[f.name].equals(f.type)
+        },
     )

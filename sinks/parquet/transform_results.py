@@ -1,4 +1,6 @@
-"""From what a transform returned to lists of dict rows and Arrow tables, a bounded number of rows at a time."""
+"""From what a transform returned to lists of dict rows and Arrow tables, a bounded number of rows
+at a time.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
 ROWS_MAX = 20_000
 """Dict rows handed on at once."""
 
-EXPECTED = "an Arrow table, record batches, an iterable of dicts or dataclasses, a pandas DataFrame, or None"
+EXPECTED = (
+    "an Arrow table, record batches, an iterable of dicts or dataclasses, a pandas DataFrame, or"
+    " None"
+)
 
 Rows = list[dict[str, Any]]
 ROWS_BYTES = 8 * 2**20
@@ -31,7 +36,8 @@ LOOK_ROWS = 32
 LARGE_ROW_BYTES = 16_384
 _SINGLE = frozenset({str, bytes, int, float, bool, type(None), date, datetime, Decimal})
 LOOKED_AT = 1_000
-"""Values of a list within a row that are looked at one by one; longer lists count by their length."""
+"""Values of a list within a row that are looked at one by one; longer lists count by their length.
+"""
 
 
 class HeavyRows(list[dict[str, Any]]):
@@ -44,7 +50,10 @@ _ADVICE = ": make them one kind, or declare the column in schema="
 
 
 def parts_of(result: object) -> Iterator[Rows | pa.Table]:
-    """The result as parts, in order. Raises InputRejected for what is no result, and whatever the user's iterator raises."""
+    """The result as parts, in order.
+
+    Raises InputRejected for what is no result, and whatever the user's iterator raises.
+    """
     if result is None:
         return
     if type(result) is list and {dict}.issuperset(map(type, result)):  # the common case
@@ -85,7 +94,10 @@ def _items(result: Iterable[object]) -> Iterator[Rows | pa.Table]:
         frame = _frame(item)
         table = _table(item) if frame is None else None
         if table is None and frame is None:
-            raise InputRejected(f"row {number} of the transform's result is {_named(item)}; expected a dict or a dataclass")
+            raise InputRejected(
+                f"row {number} of the transform's result is {_named(item)}; expected a dict or a"
+                " dataclass"
+            )
         if rows:
             yield rows
             rows = []
@@ -95,17 +107,25 @@ def _items(result: Iterable[object]) -> Iterator[Rows | pa.Table]:
 
 
 class _Weight:
-    """About how many bytes rows hold, from some of them: from each where they are large, else from one in LOOK_ROWS or so."""
+    """About how many bytes rows hold, from some of them: from each where they are large, else from
+    one in LOOK_ROWS or so.
+    """
 
     def __init__(self) -> None:
         self._bytes, self._step = 0, 1
         self.look_at = 1
 
     def is_full(self, rows: Rows) -> bool:
-        """Whether the rows so far are to be handed on. `look_at` says with how many to ask again."""
+        """Whether the rows so far are to be handed on. `look_at` says with how many
+        to ask again.
+        """
         size = row_bytes(rows[-1])
         self._bytes += size * self._step
-        self._step = 1 if size > LARGE_ROW_BYTES else 1 + (len(rows) * 2_654_435_761 >> 9) % min(len(rows), LOOK_ROWS)
+        self._step = (
+            1
+            if size > LARGE_ROW_BYTES
+            else 1 + (len(rows) * 2_654_435_761 >> 9) % min(len(rows), LOOK_ROWS)
+        )
         self.look_at = len(rows) + self._step
         return self._bytes >= ROWS_BYTES
 
@@ -153,7 +173,8 @@ def _table(item: object) -> pa.Table | None:
 def _frame(item: object) -> list[Rows | pa.Table] | None:
     """A pandas frame, without its index, as parts; None for anything else.
 
-    Columns of Python objects are taken value by value, where pyarrow would bend some. Missing values are null, NaN among them.
+    Columns of Python objects are taken value by value, where pyarrow would bend some. Missing
+    values are null, NaN among them.
     """
     pandas = sys.modules.get("pandas")
     if pandas is None or not isinstance(item, getattr(pandas, "DataFrame", ())):
@@ -174,8 +195,12 @@ def _frame(item: object) -> list[Rows | pa.Table] | None:
         values = [_unless_nan(value) for value in series.tolist()]
         try:
             arrays.append(_column(values, None))
-        except conversion_errors():  # as declared, perhaps; else this is said there, with the column and the row
-            rows: Rows = [dict(zip(names, row, strict=True)) for row in frame.itertuples(index=False, name=None)]
+        except conversion_errors():
+            # as declared, perhaps; else this is said there, with the column and the row
+            rows: Rows = [
+                dict(zip(names, row, strict=True))
+                for row in frame.itertuples(index=False, name=None)
+            ]
             plain = [{n: _unless_nan(value) for n, value in row.items()} for row in rows]
             return [plain[start : start + ROWS_MAX] for start in range(0, len(plain), ROWS_MAX)]
     return [pa.Table.from_arrays(arrays, names=names)] if names else []
@@ -186,9 +211,13 @@ def _unless_nan(value: Any) -> Any:
 
 
 def table_of(
-    rows: Sequence[Mapping[str, Any]], declared: Mapping[str, pa.DataType] | None = None, *, texts: bool = False
+    rows: Sequence[Mapping[str, Any]],
+    declared: Mapping[str, pa.DataType] | None = None,
+    *,
+    texts: bool = False,
 ) -> pa.Table:
-    """Rows as a table: declared columns in their types, the others in the type that holds their values exactly.
+    """Rows as a table: declared columns in their types, the others in the type that holds their
+    values exactly.
 
     texts: values of several kinds in one place are text.
 
@@ -216,7 +245,9 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     try:
         return by_field(rows)
     except Mixed:
-        number, name = next((n, name) for n, row in enumerate(rows, 1) for name in row if not isinstance(name, str))
+        number, name = next(
+            (n, name) for n, row in enumerate(rows, 1) for name in row if not isinstance(name, str)
+        )
         raise InputRejected(f"row {number} has the column name {name!r}; expected text") from None
 
 
@@ -233,20 +264,37 @@ def _column(values: list[Any], kind: pa.DataType | None, how: How = How()) -> pa
 def _explained(name: str, values: list[Any], kind: pa.DataType | None, error: Exception) -> str:
     """Which column and which row an error of conversion is about."""
     if isinstance(error, TooDeep | RecursionError):
-        return f"column {name!r} is nested more than {NESTING_MAX} levels deep: flatten it, or store it as text"
+        return (
+            f"column {name!r} is nested more than {NESTING_MAX} levels deep: flatten it, or store"
+            " it as text"
+        )
     number = _offender(values, kind)
     value = values[number - 1]
     if kind is not None:
-        return f"column {name!r} is declared as {kind}, and row {number} has {_named(value)}: {reason_of(error)}"
+        return (
+            f"column {name!r} is declared as {kind}, and row {number} has {_named(value)}:"
+            f" {reason_of(error)}"
+        )
     if isinstance(error, Mixed) and isinstance(value, dict | list | tuple):
         if error.second is None:
-            return f"column {name!r}: row {number} has within it {_named(error.first)}, which tables do not hold"
-        return f"column {name!r}: row {number} has within it {_named(error.second)} beside {_named(error.first)}{_ADVICE}"
-    before = next((v for v in values[: number - 1] if v is not None and type(v) is not type(value)), None)
+            return (
+                f"column {name!r}: row {number} has within it {_named(error.first)}, which tables"
+                " do not hold"
+            )
+        return (
+            f"column {name!r}: row {number} has within it {_named(error.second)} beside"
+            f" {_named(error.first)}{_ADVICE}"
+        )
+    before = next(
+        (v for v in values[: number - 1] if v is not None and type(v) is not type(value)), None
+    )
     if before is None and isinstance(error, Mixed) and error.second is not None:
         before = error.first
     if before is not None:
-        return f"column {name!r}: row {number} has {_named(value)} where earlier rows have {_named(before)}{_ADVICE}"
+        return (
+            f"column {name!r}: row {number} has {_named(value)} where earlier rows have"
+            f" {_named(before)}{_ADVICE}"
+        )
     if isinstance(error, Bent):
         return f"column {name!r} {error}"
     return f"column {name!r}: row {number} has {_named(value)}, which tables do not hold"

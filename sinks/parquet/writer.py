@@ -1,7 +1,8 @@
 """The Parquet sink: the results of one attempt, many sources together, as few files as possible.
 
-Dict rows of all sources are converted to Arrow at once, since a conversion for each small file costs more than parsing it. Only
-where that fails is each source looked at alone, so that the one at fault is named and its neighbours go on.
+Dict rows of all sources are converted to Arrow at once, since a conversion for each small file
+costs more than parsing it. Only where that fails is each source looked at alone, so that the one at
+fault is named and its neighbours go on.
 """
 
 from __future__ import annotations
@@ -70,20 +71,29 @@ class Result:
 
 
 class AttemptWriter:
-    """See `pipeline.worker.Writer`. Memory is bounded by FILE_BYTES and CONVERT_BYTES, not by what the sources hold."""
+    """See `pipeline.worker.Writer`.
 
-    def __init__(self, spec: TableSpec, *, schema: str | None, task: str, nonce: str, scratch: Path) -> None:
+    Memory is bounded by FILE_BYTES and CONVERT_BYTES, not by what the sources hold.
+    """
+
+    def __init__(
+        self, spec: TableSpec, *, schema: str | None, task: str, nonce: str, scratch: Path
+    ) -> None:
         self._spec = spec
         self._task = task
         self._files = OutputFiles(spec.output, task, nonce, scratch)
-        declared = with_wide(checked(spec.declared), NONE_WIDE) if spec.declared is not None else None
+        declared = (
+            with_wide(checked(spec.declared), NONE_WIDE) if spec.declared is not None else None
+        )
         self._rules = spec.rules
         self._schema = decode(schema) if schema is not None else declared
         self._declared = {f.name: f.type for f in declared} if declared is not None else {}
         self._sources: dict[int, tuple[str, str]] = {}
         self._pending: list[Part] = []
         self._begun: tuple[int, pa.Schema | None] | None = None
-        """A source of which some rows are converted already, and the table's columns as they were before it."""
+        """A source of which some rows are converted already, and the table's columns as they were
+        before it.
+        """
         self._own: pa.Schema | None = None
         """The columns of the source at hand alone, as far as it has come."""
         self._pending_rows = self._pending_bytes = 0
@@ -92,8 +102,18 @@ class AttemptWriter:
         self._result = Result(files=self._files.finished)
         self._written: dict[int, int] = {}
 
-    def add(self, index: int, key: str, etag: str, result: object, rejected: Sequence[tuple[object, str]] = ()) -> None:
-        """Take one source's result. Exceptions of the user's generators pass through; that source then has no rows."""
+    def add(
+        self,
+        index: int,
+        key: str,
+        etag: str,
+        result: object,
+        rejected: Sequence[tuple[object, str]] = (),
+    ) -> None:
+        """Take one source's result.
+
+        Exceptions of the user's generators pass through; that source then has no rows.
+        """
         self._sources[index] = (key, etag)
         try:
             lacking: list[str] | None = None
@@ -120,7 +140,8 @@ class AttemptWriter:
         for index in result.problems:
             result.rejected.pop(index, None)
             result.rows.pop(index, None)
-            if index in self._written:  # rows in a file: the commit leaves them out by name, as it sees that there are some
+            # rows in a file: the commit leaves them out by name, as it sees that there are some
+            if index in self._written:
                 result.rows[index] = self._written[index]
         result.schema = encode(self._schema) if self._schema is not None and result.rows else None
         return result
@@ -129,22 +150,25 @@ class AttemptWriter:
         """Remove scratch files."""
         self._files.close()
 
-    # -- conversion --------------------------------------------------------------------------------------------------
+    # -- conversion --------------------------------------------------------------------------------
 
     def _take(self, part: Part) -> None:
         if part.index in self._result.problems:
             return
         self._pending.append(part)
         self._pending_rows += len(part)
-        self._pending_bytes += part.rows.nbytes if not isinstance(part.rows, list) else estimate(part.rows)
+        self._pending_bytes += (
+            part.rows.nbytes if not isinstance(part.rows, list) else estimate(part.rows)
+        )
         if self._pending_rows >= CONVERT_ROWS or self._pending_bytes >= CONVERT_BYTES:
             self._convert(part.index)
 
     def _convert(self, unfinished: int | None = None) -> None:
         """Convert everything that waits. unfinished: the source of which more is to come.
 
-        What becomes of a source is what would become of it alone, after those before it: the columns of a source that turns out
-        to be at fault never become the table's. So one that comes in several goes is kept apart from the others.
+        What becomes of a source is what would become of it alone, after those before it: the
+        columns of a source that turns out to be at fault never become the table's. So one that
+        comes in several goes is kept apart from the others.
         """
         pending, self._pending = self._pending, []
         self._pending_rows = self._pending_bytes = 0
@@ -163,13 +187,17 @@ class AttemptWriter:
             self._write_tables()
 
     def _accept_run(self, sources: list[list[Part]], *, again: bool = True) -> None:
-        """Sources as one table, if none of them changes the columns and none is at fault; else as if each came alone, in order."""
+        """Sources as one table, if none of them changes the columns and none is at fault; else as
+        if each came alone, in order.
+        """
         if len(sources) <= 1:
             for parts in sources:
                 self._alone(parts, self._schema)
             return
         before = self._schema
-        if before is not None and self._accepted_together([part for parts in sources for part in parts]):
+        if before is not None and self._accepted_together(
+            [part for parts in sources for part in parts]
+        ):
             return
         if again:  # mostly the first one has the new columns of all
             self._alone(sources[0], before)
@@ -204,7 +232,9 @@ class AttemptWriter:
         return True
 
     def _alone(self, parts: list[Part], before: pa.Schema | None, *, goes_on: bool = False) -> None:
-        """One source, or one more go of it; where it is at fault, the table's columns are what they were `before` it."""
+        """One source, or one more go of it; where it is at fault, the table's columns are what they
+        were `before` it.
+        """
         index = parts[0].index
         if index in self._result.problems:
             return
@@ -218,7 +248,10 @@ class AttemptWriter:
             self._schema = before
 
     def _accept(self, parts: list[Part], before: pa.Schema | None) -> None:
-        """Like parts of one source: convert, fit to the table's schema, check, add provenance. Raises InputRejected."""
+        """Like parts of one source: convert, fit to the table's schema, check, add provenance.
+
+        Raises InputRejected.
+        """
         try:
             table, schema = self._fitting(parts, alone=True, before=before)
         except InputRejected:
@@ -233,7 +266,11 @@ class AttemptWriter:
         self._keep(table, parts, found)
 
     def _verdict(self, table: pa.Table, schema: pa.Schema) -> Verdict:
-        return verdict(self._spec.checks, table, schema, self._spec.name) if self._spec.checks else Verdict()
+        return (
+            verdict(self._spec.checks, table, schema, self._spec.name)
+            if self._spec.checks
+            else Verdict()
+        )
 
     def _keep(self, table: pa.Table, parts: list[Part], found: Verdict) -> None:
         if found.broken:
@@ -244,16 +281,24 @@ class AttemptWriter:
             self._result.rows[part.index] = self._result.rows.get(part.index, 0) + len(part)
 
     def _judge(self, found: Verdict, table: pa.Table, parts: list[Part]) -> None:
-        """Some rows break a check: leave out those that are rejected, and the files that are at fault."""
+        """Some rows break a check: leave out those that are rejected, and the files that are at
+        fault.
+        """
         import pyarrow as pa
 
         result = self._result
         sources = [part.index for part in parts for _ in range(len(part))]
-        for (index, reason), count in Counter((sources[row], reason) for row, reason in found.guilty.items()).items():
-            result.problems.setdefault(index, f"{reason}: {f'{count:,} rows break' if count > 1 else 'a row breaks'} it")
+        for (index, reason), count in Counter(
+            (sources[row], reason) for row, reason in found.guilty.items()
+        ).items():
+            result.problems.setdefault(
+                index, f"{reason}: {f'{count:,} rows break' if count > 1 else 'a row breaks'} it"
+            )
         for row, reason in found.rejected.items():
             self._rejected.setdefault(sources[row], []).append((row_text(table, row), reason))
-        keep = [i not in result.problems and row not in found.rejected for row, i in enumerate(sources)]
+        keep = [
+            i not in result.problems and row not in found.rejected for row, i in enumerate(sources)
+        ]
         for row, index in enumerate(sources):
             if keep[row]:
                 result.rows[index] = result.rows.get(index, 0) + 1
@@ -261,11 +306,15 @@ class AttemptWriter:
             result.broken[name] = result.broken.get(name, 0) + count
         self._tables.append(table.filter(pa.array(keep, pa.bool_())))
 
-    def _fitting(self, parts: list[Part], *, alone: bool = False, before: pa.Schema | None = None) -> tuple[pa.Table, pa.Schema]:
-        """The rows as they are to be stored, and the table's columns with theirs. Raises InputRejected where they do not fit.
+    def _fitting(
+        self, parts: list[Part], *, alone: bool = False, before: pa.Schema | None = None
+    ) -> tuple[pa.Table, pa.Schema]:
+        """The rows as they are to be stored, and the table's columns with theirs.
 
-        alone: of one source. Its rows so far make its own columns, and those change what was `before` it, so it does not matter in
-        how many goes it comes.
+        Raises InputRejected where they do not fit.
+
+        alone: of one source. Its rows so far make its own columns, and those change what was
+        `before` it, so it does not matter in how many goes it comes.
         """
         table = joined(parts, self._declared, texts=self._spec.widen == "string")
         checked(table.schema)
@@ -276,7 +325,12 @@ class AttemptWriter:
         elif alone:
             schema = self._following(table, before)
         else:
-            schema = unify(self._schema, self._with_extremes(table), widen=self._spec.widen, table=self._spec.name)
+            schema = unify(
+                self._schema,
+                self._with_extremes(table),
+                widen=self._spec.widen,
+                table=self._spec.name,
+            )
         try:
             return fit(table, schema), schema
         except InputRejected as error:
@@ -290,13 +344,18 @@ class AttemptWriter:
         table = rescued(as_one(parts), base, self._declared, may_add=not fixed)
         missing = [name for name in self._spec.partition_by if name not in table.column_names]
         if missing:
-            raise InputRejected(f"the values of column {missing[0]!r}, by which the table is partitioned, do not fit it")
+            raise InputRejected(
+                f"the values of column {missing[0]!r}, by which the table is partitioned, do not"
+                " fit it"
+            )
         check_partitions(table, self._spec.partition_by)
         new = with_wide(table.schema, measured(table))
         if fixed:
             return table, unify(base, new, widen="none", table=self._spec.name)
         new = new.remove(new.get_field_index(RESCUED))
-        self._own = new if self._own is None else unify(self._own, new, widen="none", table=self._spec.name)
+        self._own = (
+            new if self._own is None else unify(self._own, new, widen="none", table=self._spec.name)
+        )
         return table, self._rules.base(self._own)
 
     def _with_extremes(self, table: pa.Table) -> pa.Schema:
@@ -304,12 +363,22 @@ class AttemptWriter:
         return with_wide(table.schema, measured(table, known))
 
     def _following(self, table: pa.Table, before: pa.Schema | None) -> pa.Schema:
-        """The same for more rows of one source: its own columns so far, which change what was `before` it."""
+        """The same for more rows of one source: its own columns so far, which change what was
+        `before` it.
+        """
         name, widen = self._spec.name, self._spec.widen
         new = with_wide(table.schema, measured(table))
         within: Widen = "float" if widen == "none" else widen
-        self._own = new if self._own is None else unify(self._own, new, widen=within, table=f"{name}, earlier in this file,")
-        return self._rules.base(self._own) if before is None else unify(before, self._own, widen=widen, table=name)
+        self._own = (
+            new
+            if self._own is None
+            else unify(self._own, new, widen=within, table=f"{name}, earlier in this file,")
+        )
+        return (
+            self._rules.base(self._own)
+            if before is None
+            else unify(before, self._own, widen=widen, table=name)
+        )
 
     def _with_provenance(self, table: pa.Table, parts: list[Part]) -> pa.Table:
         import pyarrow as pa
@@ -323,13 +392,21 @@ class AttemptWriter:
             total += len(part)
             ends.append(total)
             positions.append(distinct.setdefault(part.index, len(distinct)))
-        runs = pa.RunEndEncodedArray.from_arrays(pa.array(ends, pa.int32()), pa.array(positions, pa.int32()))
+        runs = pa.RunEndEncodedArray.from_arrays(
+            pa.array(ends, pa.int32()), pa.array(positions, pa.int32())
+        )
         indices = pc.run_end_decode(runs)
         sources = [self._sources[index] for index in distinct]
         columns = (
-            pa.DictionaryArray.from_arrays(indices, pa.array([key for key, _ in sources], pa.string())),
-            pa.DictionaryArray.from_arrays(indices, pa.array([etag for _, etag in sources], pa.string())),
-            pa.DictionaryArray.from_arrays(pc.multiply(indices, 0), pa.array([self._task], pa.string())),
+            pa.DictionaryArray.from_arrays(
+                indices, pa.array([key for key, _ in sources], pa.string())
+            ),
+            pa.DictionaryArray.from_arrays(
+                indices, pa.array([etag for _, etag in sources], pa.string())
+            ),
+            pa.DictionaryArray.from_arrays(
+                pc.multiply(indices, 0), pa.array([self._task], pa.string())
+            ),
         )
         if not table.num_columns:
             return pa.Table.from_arrays(list(columns), names=list(PROVENANCE))
@@ -337,7 +414,7 @@ class AttemptWriter:
             table = table.append_column(name, column)
         return table
 
-    # -- files -------------------------------------------------------------------------------------------------------
+    # -- files -------------------------------------------------------------------------------------
 
     def _write_tables(self) -> None:
         """Write what is converted, one file for each partition."""
@@ -350,19 +427,31 @@ class AttemptWriter:
         table = pa.concat_tables([stored(self._without_problems(t), schema) for t in tables])
         for values, part in partitions(table, self._spec.partition_by):
             self._files.write(MAIN_TABLE, values, part)
-        self._written |= {i: n for i, n in self._result.rows.items() if i not in self._result.problems}
+        self._written |= {
+            i: n for i, n in self._result.rows.items() if i not in self._result.problems
+        }
 
     def _without_problems(self, table: pa.Table) -> pa.Table:
-        """Without the rows of sources that turned out to be at fault after some of their rows were accepted."""
+        """Without the rows of sources that turned out to be at fault after some of their rows were
+        accepted.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
 
         bad = [self._sources[i][0] for i in self._result.problems if i in self._result.rows]
-        return table.filter(pc.invert(pc.is_in(table.column("_source_key"), pa.array(bad, pa.string())))) if bad else table
+        return (
+            table.filter(
+                pc.invert(pc.is_in(table.column("_source_key"), pa.array(bad, pa.string())))
+            )
+            if bad
+            else table
+        )
 
     def _write_rejected(self) -> None:
         rejected = {i: rows for i, rows in self._rejected.items() if i not in self._result.problems}
-        lines = [(*self._sources[i], row, reason) for i, rows in rejected.items() for row, reason in rows]
+        lines = [
+            (*self._sources[i], row, reason) for i, rows in rejected.items() for row, reason in rows
+        ]
         if lines:
             self._result.rejected = {i: len(rows) for i, rows in rejected.items()}
             self._files.write_rejected(lines)
@@ -370,4 +459,6 @@ class AttemptWriter:
 
 def _is_same(before: pa.Schema | None, after: pa.Schema | None) -> bool:
     """Whether the table's columns are the same, and what their values reach."""
-    return before is not None and after is not None and bool(before.equals(after, check_metadata=True))
+    return (
+        before is not None and after is not None and bool(before.equals(after, check_metadata=True))
+    )

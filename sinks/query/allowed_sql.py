@@ -1,8 +1,9 @@
 """What SQL users may ask, decided on DuckDB's own parse tree before anything is bound or run. Pure.
 
-DuckDB's switches (`Warehouse.lock`) keep files, network and settings out of reach. This keeps out the rest: statements that write
-within a query (`WITH x AS (INSERT ... RETURNING ...)` counts as a SELECT), SQL within texts (`query('...')`), and functions
-and catalogs that show settings, paths or the text of views. Whatever is not known to be harmless is refused.
+DuckDB's switches (`Warehouse.lock`) keep files, network and settings out of reach. This keeps out
+the rest: statements that write within a query (`WITH x AS (INSERT ... RETURNING ...)` counts as a
+SELECT), SQL within texts (`query('...')`), and functions and catalogs that show settings, paths or
+the text of views. Whatever is not known to be harmless is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from pipeline.sql.parse_tree import objects
 
 ONE_SELECT = "give one SELECT statement: tables are read only, files change them"
 STATEMENT_CHARS_MAX = 50_000
-"""DuckDB parses in more than linear time: 100,000 brackets take 4 s and 300 MB, and no interrupt reaches the parser."""
+"""DuckDB parses in more than linear time: 100,000 brackets take 4 s and 300 MB, and no interrupt
+reaches the parser.
+"""
 
 TABLE_FUNCTIONS = frozenset(
     (
@@ -24,14 +27,42 @@ TABLE_FUNCTIONS = frozenset(
 )
 REFUSED_FUNCTIONS = frozenset(
     (
-        *("current_setting", "getvariable", "getenv", "nextval", "currval", "write_log", "parse_duckdb_log_message"),
-        *("pg_get_viewdef", "pg_get_expr", "pg_get_constraintdef", "json_serialize_plan", "current_query", "in_search_path"),
+        *(
+            "current_setting",
+            "getvariable",
+            "getenv",
+            "nextval",
+            "currval",
+            "write_log",
+            "parse_duckdb_log_message",
+        ),
+        *(
+            "pg_get_viewdef",
+            "pg_get_expr",
+            "pg_get_constraintdef",
+            "json_serialize_plan",
+            "current_query",
+            "in_search_path",
+        ),
     )
 )
 CATALOGS = frozenset((("information_schema", "tables"), ("information_schema", "columns")))
 _NODES = frozenset(("SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"))
-_TABLES = frozenset(("EMPTY", "BASE_TABLE", "TABLE_FUNCTION", "JOIN", "SUBQUERY", "EXPRESSION_LIST", "PIVOT", "SHOW_REF"))
-_MODIFIERS = frozenset(("ORDER_MODIFIER", "LIMIT_MODIFIER", "LIMIT_PERCENT_MODIFIER", "DISTINCT_MODIFIER"))
+_TABLES = frozenset(
+    (
+        "EMPTY",
+        "BASE_TABLE",
+        "TABLE_FUNCTION",
+        "JOIN",
+        "SUBQUERY",
+        "EXPRESSION_LIST",
+        "PIVOT",
+        "SHOW_REF",
+    )
+)
+_MODIFIERS = frozenset(
+    ("ORDER_MODIFIER", "LIMIT_MODIFIER", "LIMIT_PERCENT_MODIFIER", "DISTINCT_MODIFIER")
+)
 _SORTS = frozenset(("ORDER_DEFAULT", "ASCENDING", "DESCENDING"))
 _KNOWN = _NODES | _TABLES | _MODIFIERS | _SORTS
 _SHOWN = ('"tables"', "tables", "__show_tables_expanded")
@@ -50,26 +81,41 @@ def refusal(tree: Mapping[str, Any], tables: Collection[str] | None) -> str | No
     if tables is None:
         return None
     parts = [*objects(tree["statements"][0])]
-    named = {str(part["key"]).lower() for part in parts if "key" in part and "query_node" in _as_object(part.get("value"))}
+    named = {
+        str(part["key"]).lower()
+        for part in parts
+        if "key" in part and "query_node" in _as_object(part.get("value"))
+    }
     known = {table.lower() for table in tables}
-    return next((found for part in parts if (found := _of_part(part, known, named)) is not None), None)
+    return next(
+        (found for part in parts if (found := _of_part(part, known, named)) is not None), None
+    )
 
 
 def _of_part(part: Mapping[str, Any], known: Collection[str], named: Collection[str]) -> str | None:
     kind = part.get("type") if isinstance(part.get("type"), str) else None
     if kind == "TABLE_FUNCTION":
         name = _path(part["function"])[-1] if _as_object(part.get("function")) else ""
-        return None if name in TABLE_FUNCTIONS else f"the table function {name} is not allowed: {_ONLY}"
+        return (
+            None
+            if name in TABLE_FUNCTIONS
+            else f"the table function {name} is not allowed: {_ONLY}"
+        )
     if "function_name" in part and str(part["function_name"]).lower() in REFUSED_FUNCTIONS:
         return f"the function {part['function_name']} is not allowed: {_ONLY}"
     if kind == "BASE_TABLE" or (kind == "SHOW_REF" and "query" not in part):
         return _of_table(_path(part), known, named, shows=kind == "SHOW_REF")
     if kind is not None and "class" not in part and kind not in _KNOWN:
-        return f"{str(kind).removesuffix('_NODE').replace('_', ' ')} is not allowed within a query: {_ONLY}"
+        return (
+            f"{str(kind).removesuffix('_NODE').replace('_', ' ')} is not allowed within a query:"
+            f" {_ONLY}"
+        )
     return None
 
 
-def _of_table(path: tuple[str, ...], known: Collection[str], named: Collection[str], *, shows: bool) -> str | None:
+def _of_table(
+    path: tuple[str, ...], known: Collection[str], named: Collection[str], *, shows: bool
+) -> str | None:
     own = path[-1] in known and path[:-1] in ((), ("main",), ("memory", "main"), ("memory",))
     is_listing = shows and path[-1] in _SHOWN
     if own or is_listing or (len(path) == 1 and path[0] in named) or path in CATALOGS:
@@ -78,7 +124,9 @@ def _of_table(path: tuple[str, ...], known: Collection[str], named: Collection[s
 
 
 def _path(part: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(name).lower() for name in part.get("qualified_name", {}).get("path", ())) or ("",)
+    return tuple(str(name).lower() for name in part.get("qualified_name", {}).get("path", ())) or (
+        "",
+    )
 
 
 def _as_object(value: object) -> Mapping[str, Any]:

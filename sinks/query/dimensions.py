@@ -1,4 +1,7 @@
-"""Dimension tables: files of the bucket that SQL may join. Nobody commits them: they are as they are when somebody looks."""
+"""Dimension tables: files of the bucket that SQL may join.
+
+Nobody commits them: they are as they are when somebody looks.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ class Dimension:
 
 
 async def look_up(store: Store, declared: Sequence[DimensionSettings]) -> list[Dimension]:
-    """The declared dimensions as they are. Raises SettingsError for one without files, or of files that are no tables."""
+    """The declared dimensions as they are.
+
+    Raises SettingsError for one without files, or of files that are no tables.
+    """
     return [await _one(store, dimension) for dimension in declared]
 
 
@@ -42,11 +48,21 @@ async def _one(store: Store, declared: DimensionSettings) -> Dimension:
             head = await store.head(declared.key)
             found = [(head.key, head.size_bytes, head.etag)]
     if not found:
-        raise SettingsError(f"dimension {declared.name}: there is nothing at {declared.key!r} in the bucket")
+        raise SettingsError(
+            f"dimension {declared.name}: there is nothing at {declared.key!r} in the bucket"
+        )
     endings = {key.removesuffix(".gz").rpartition(".")[2].lower() for key, _, _ in found}
     readers = {_READERS.get(ending) for ending in endings}
     [reader] = readers if len(readers) == 1 else [None]
     if reader is None:
-        raise SettingsError(f"dimension {declared.name}: {found[0][0]!r} and its like are not all CSV, all JSON or all Parquet")
+        raise SettingsError(
+            f"dimension {declared.name}: {found[0][0]!r} and its like are not all CSV, all JSON or"
+            " all Parquet"
+        )
     digest = hashlib.sha256(repr([(key, etag) for key, _, etag in found]).encode()).hexdigest()[:16]
-    return Dimension(name=declared.name, reader=reader, files=tuple((key, size) for key, size, _ in found), version=digest)
+    return Dimension(
+        name=declared.name,
+        reader=reader,
+        files=tuple((key, size) for key, size, _ in found),
+        version=digest,
+    )

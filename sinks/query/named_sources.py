@@ -1,4 +1,6 @@
-"""Which sources a statement asks about, where it names them: then only their files need to be known. Decided on the parse tree."""
+"""Which sources a statement asks about, where it names them: then only their files need to be
+known. Decided on the parse tree.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,13 @@ _KEY = "_source_key"
 _Names = tuple[tuple[str, ...], ...]
 
 
-def sources_asked(connection: duckdb.DuckDBPyConnection, statement: str, table: str) -> list[str] | None:
+def sources_asked(
+    connection: duckdb.DuckDBPyConnection, statement: str, table: str
+) -> list[str] | None:
     """The source keys whose rows alone can be in the answer; None where that may be any.
 
-    Known for one SELECT from this one table whose WHERE has `_source_key = 'key'`, or IN with a list, as a condition of all rows.
+    Known for one SELECT from this one table whose WHERE has `_source_key = 'key'`, or IN with a
+    list, as a condition of all rows.
     """
     if _KEY not in statement or len(statement) > STATEMENT_CHARS_MAX:
         return None
@@ -29,9 +34,16 @@ def sources_asked(connection: duckdb.DuckDBPyConnection, statement: str, table: 
     node = tree["statements"][0].get("node", {})
     source = node.get("from_table", {})
     path = [str(part).lower() for part in source.get("qualified_name", {}).get("path", ())]
-    if node.get("type") != "SELECT_NODE" or node.get("cte_map") or source.get("type") != "BASE_TABLE" or path != [table.lower()]:
+    if (
+        node.get("type") != "SELECT_NODE"
+        or node.get("cte_map")
+        or source.get("type") != "BASE_TABLE"
+        or path != [table.lower()]
+    ):
         return None
-    renames = "column_name_alias" in source or any(str(part.get("alias", "")).lower() == _KEY for part in objects(node))
+    renames = "column_name_alias" in source or any(
+        str(part.get("alias", "")).lower() == _KEY for part in objects(node)
+    )
     if renames or any(part.get("class") == "SUBQUERY" for part in objects(node)):
         return None
     names = ((_KEY,), (str(source.get("alias") or table).lower(), _KEY))
@@ -50,7 +62,9 @@ def _conjuncts(condition: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _keys(condition: Mapping[str, Any], names: _Names) -> list[str] | None:
-    """The keys of `_source_key = 'key'` or `_source_key IN (...)`. names: what the column may be called, in full."""
+    """The keys of `_source_key = 'key'` or `_source_key IN (...)`. names: what the column may be
+    called, in full.
+    """
     kind = condition.get("type")
     if kind == "COMPARE_EQUAL":
         sides = [condition.get("left", {}), condition.get("right", {})]

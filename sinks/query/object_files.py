@@ -1,4 +1,6 @@
-"""How DuckDB reaches a store's objects: local files by path, anything else through a small file system over the store."""
+"""How DuckDB reaches a store's objects: local files by path, anything else through a small file
+system over the store.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class StoreFiles:
         self._sizes: dict[str, int] = {}
 
     def path(self, key: str, size_bytes: int) -> str:
-        """The object's name within the registered file system, which knows no other objects than those named here."""
+        """The object's name within the registered file system, which knows no other objects than
+        those named here.
+        """
         self._sizes[key] = size_bytes
         return self._base + key
 
@@ -51,7 +55,9 @@ class StoreFiles:
         """Make the base's scheme known to this connection."""
         from sinks.query.object_filesystem import StoreFileSystem
 
-        filesystem: Any = StoreFileSystem(self._store, self._sizes, self._base, skip_instance_cache=True)
+        filesystem: Any = StoreFileSystem(
+            self._store, self._sizes, self._base, skip_instance_cache=True
+        )
         connection.register_filesystem(filesystem)
 
 

@@ -1,4 +1,7 @@
-"""The bucket's objects as a file system for DuckDB. Each open file has its own position: DuckDB reads with many threads."""
+"""The bucket's objects as a file system for DuckDB.
+
+Each open file has its own position: DuckDB reads with many threads.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,11 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def _key(self, path: str) -> str:
         """DuckDB gives the path with the scheme or without it."""
         rest = self._base.partition("://")[2]
-        return path.removeprefix(self._base) if path.startswith(self._base) else path.removeprefix(rest)
+        return (
+            path.removeprefix(self._base)
+            if path.startswith(self._base)
+            else path.removeprefix(rest)
+        )
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Name, size and type of one object that a snapshot names. There are no others."""

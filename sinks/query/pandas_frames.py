@@ -1,4 +1,6 @@
-"""A table as a pandas frame without a value bent: pandas' own conversion where that is exact, else a column at a time."""
+"""A table as a pandas frame without a value bent: pandas' own conversion where that is exact, else
+a column at a time.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,12 @@ if TYPE_CHECKING:
 
 
 def pandas_frame(table: pa.Table, timezone: str) -> pd.DataFrame:
-    """Whole numbers with nulls are floats, as ever, unless that bends one: then the column is nullable `Int64` or `UInt64`, and
-    where they lie within lists or maps its values are Python's own lists, not NumPy's.
+    """Whole numbers with nulls are floats, as ever, unless that bends one: then the column is
+    nullable `Int64` or `UInt64`, and where they lie within lists or maps its values are Python's
+    own lists, not NumPy's.
 
-    Dates beyond Python's years are `datetime64`. What pandas has no form for at all (times of nanoseconds, such dates within
-    lists) is text, as `--format csv` has it.
+    Dates beyond Python's years are `datetime64`. What pandas has no form for at all (times of
+    nanoseconds, such dates within lists) is text, as `--format csv` has it.
     """
     import pyarrow as pa
 
@@ -32,16 +35,22 @@ def pandas_frame(table: pa.Table, timezone: str) -> pd.DataFrame:
     except (ValueError, OverflowError, NotImplementedError, pa.ArrowException):
         import pandas as pd
 
-        columns = {field.name: _column(table.select([field.name]), timezone) for field in table.schema}
+        columns = {
+            field.name: _column(table.select([field.name]), timezone) for field in table.schema
+        }
         frame = pd.DataFrame(columns, columns=table.column_names)
     for name in bent:
         nested = pa.types.is_nested(table.schema.field(name).type)
-        frame[name] = _objects(table.select([name]), timezone) if nested else _nullable(table.column(name))
+        frame[name] = (
+            _objects(table.select([name]), timezone) if nested else _nullable(table.column(name))
+        )
     return frame
 
 
 def _bends(column: pa.ChunkedArray) -> bool:
-    """Whether there are whole numbers, at any depth, that floats do not tell apart: pandas makes floats of those beside nulls."""
+    """Whether there are whole numbers, at any depth, that floats do not tell apart: pandas makes
+    floats of those beside nulls.
+    """
     import pyarrow.compute as pc
 
     found = [leaf for chunk in column.chunks for leaf in _whole_numbers(chunk)]
@@ -80,7 +89,9 @@ def _nullable(column: pa.ChunkedArray) -> Any:
     import pandas as pd
     import pyarrow as pa
 
-    return column.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}.get)
+    return column.to_pandas(
+        types_mapper={pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}.get
+    )
 
 
 def _column(one: pa.Table, timezone: str) -> Any:

@@ -1,4 +1,7 @@
-"""Bounds on one query in this process: its time, and the memory it adds. Both end it by DuckDB's interrupt, repeated as needed."""
+"""Bounds on one query in this process: its time, and the memory it adds.
+
+Both end it by DuckDB's interrupt, repeated as needed.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ def too_long(timeout_s: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How a query's memory is shared out: DuckDB counts its buffers only, so the process is looked at as well."""
+    """How a query's memory is shared out: DuckDB counts its buffers only, so the process is looked
+    at as well.
+    """
 
     memory_mb: int
 
@@ -51,14 +56,20 @@ class Limits:
             size += batch.nbytes
             if size > self.result_bytes:
                 limit = self.result_bytes >> 20
-                raise SettingsError(f"the result has more than {limit:,} MB: ask for fewer rows (LIMIT), or give more --memory-mb")
+                raise SettingsError(
+                    f"the result has more than {limit:,} MB: ask for fewer rows (LIMIT), or give"
+                    " more --memory-mb"
+                )
             kept.append(batch)
         return kept
 
     @property
     def exceeded(self) -> str:
         """What is said where it is too much."""
-        return f"the query needs more than {self.memory_mb:,} MB of memory and was stopped (--memory-mb)"
+        return (
+            f"the query needs more than {self.memory_mb:,} MB of memory and was stopped"
+            " (--memory-mb)"
+        )
 
 
 class Stopwatch:
@@ -84,16 +95,23 @@ class Stopwatch:
 
 
 class Guard:
-    """Watches from a thread while its block runs. `reason` says why it interrupted, "" if it did not."""
+    """Watches from a thread while its block runs.
 
-    def __init__(self, interrupt: Callable[[], None], limits: Limits, timeout_s: float | None) -> None:
+    `reason` says why it interrupted, "" if it did not.
+    """
+
+    def __init__(
+        self, interrupt: Callable[[], None], limits: Limits, timeout_s: float | None
+    ) -> None:
         self._interrupt = interrupt
         self._limits = limits
         self._timeout_s = timeout_s
         self._over = threading.Event()
         self.watch = Stopwatch()
         """Pause it where others have the time: whoever reads the result."""
-        self._thread = threading.Thread(target=self._watch, name="tidemill-query-guard", daemon=True)
+        self._thread = threading.Thread(
+            target=self._watch, name="tidemill-query-guard", daemon=True
+        )
         self.reason = ""
 
     def __enter__(self) -> Guard:
@@ -106,7 +124,9 @@ class Guard:
         self._thread.join()
 
     def collected(self, reader: pa.RecordBatchReader) -> pa.Table:
-        """The whole result. Raises SettingsError where it is larger than its share of the memory."""
+        """The whole result. Raises SettingsError where it is larger than its share of
+        the memory.
+        """
         import pyarrow as pa
 
         return pa.Table.from_batches(self._bounded(reader), schema=reader.schema)
@@ -117,7 +137,10 @@ class Guard:
             size += batch.nbytes
             if size > self._limits.result_bytes:
                 limit = self._limits.result_bytes >> 20
-                raise SettingsError(f"the result has more than {limit:,} MB: ask for fewer rows (LIMIT), or give more --memory-mb")
+                raise SettingsError(
+                    f"the result has more than {limit:,} MB: ask for fewer rows (LIMIT), or give"
+                    " more --memory-mb"
+                )
             kept.append(batch)
         return kept
 

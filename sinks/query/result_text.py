@@ -1,6 +1,7 @@
 """Values of a query's result as text: each exactly, by its type in DuckDB, a column at a time.
 
-The columns come as `sinks.carried` has them leave DuckDB: what Arrow or Python would bend is text already.
+The columns come as `sinks.carried` has them leave DuckDB: what Arrow or Python would bend is text
+already.
 """
 
 from __future__ import annotations
@@ -20,14 +21,24 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BLOB_BYTES_SHOWN = 16
-_WHOLE = frozenset(("tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint"))
+_WHOLE = frozenset(
+    ("tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint")
+)
 _AS_WRITTEN = LONG | {"bignum"}
 """Numbers that come as text, and are numbers in JSON: of any length."""
 _MOMENTS = frozenset(
-    ("timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone", "timestamptz_ns"),
+    (
+        "timestamp",
+        "timestamp_s",
+        "timestamp_ms",
+        "timestamp_ns",
+        "timestamp with time zone",
+        "timestamptz_ns",
+    ),
 )
 _NESTED = frozenset(("list", "array", "struct", "tuple", "map"))
-_UNQUOTED = _WHOLE | _AS_WRITTEN | {"boolean", "decimal", "struct"}  # a struct of nothing comes as {}
+# a struct of nothing comes as {}
+_UNQUOTED = _WHOLE | _AS_WRITTEN | {"boolean", "decimal", "struct"}
 PLAIN_SCALE_MAX = 6
 """Decimals of more places are written with an exponent by Arrow."""
 NUMBERS = _WHOLE | _AS_WRITTEN | {"float", "double", "decimal"}
@@ -83,7 +94,10 @@ def _floats(column: pa.Array, quote: str = "") -> list[str | None]:
     values = column.to_pylist()
     if not column.null_count and pc.all(pc.is_finite(column)).as_py() is not False:
         return [*map(repr, values)]
-    return [v if v is None else repr(v) if math.isfinite(v) else f"{quote}{_named(v)}{quote}" for v in values]
+    return [
+        v if v is None else repr(v) if math.isfinite(v) else f"{quote}{_named(v)}{quote}"
+        for v in values
+    ]
 
 
 def _named(value: float) -> str:
@@ -103,7 +117,10 @@ def _short(value: bytes) -> str:
 
 
 def _iso(text: str) -> str:
-    """DuckDB's `2026-01-05 23:30:00+00` as ISO 8601 has it. `infinity` and years before the first stay as they are."""
+    """DuckDB's `2026-01-05 23:30:00+00` as ISO 8601 has it.
+
+    `infinity` and years before the first stay as they are.
+    """
     if text.endswith("y") or " (BC)" in text:
         return text
     return text.replace(" ", "T", 1) + (":00" if text[-3] in "+-" else "")
@@ -112,15 +129,30 @@ def _iso(text: str) -> str:
 def _of_nested(kind: Kind, column: pa.Array, short: bool) -> list[str]:
     if kind.id in ("struct", "tuple"):
         inner = members(kind)
-        columns = [jsons(one, part, short=short) for (_, one), part in zip(inner, column.flatten(), strict=True)]
+        columns = [
+            jsons(one, part, short=short)
+            for (_, one), part in zip(inner, column.flatten(), strict=True)
+        ]
         found = [*objects_of([name for name, _ in inner], columns)]
     elif kind.id == "map":
-        found = _spans(column, _entries(kind, column, short), *("{}" if members(kind)[0][1].id in ("varchar", "null") else "[]"))
+        found = _spans(
+            column,
+            _entries(kind, column, short),
+            *("{}" if members(kind)[0][1].id in ("varchar", "null") else "[]"),
+        )
     else:
         first, last = column.offsets[0].as_py(), column.offsets[len(column)].as_py()
-        found = _spans(column, jsons(members(kind)[0][1], column.values.slice(first, last - first), short=short), "[", "]")
+        found = _spans(
+            column,
+            jsons(members(kind)[0][1], column.values.slice(first, last - first), short=short),
+            "[",
+            "]",
+        )
     if column.null_count:
-        return ["null" if null else v for v, null in zip(found, column.is_null().to_pylist(), strict=True)]
+        return [
+            "null" if null else v
+            for v, null in zip(found, column.is_null().to_pylist(), strict=True)
+        ]
     return found
 
 

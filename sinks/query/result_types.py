@@ -1,14 +1,17 @@
-"""In which type a query's column leaves DuckDB, so that what is printed has every value exactly. Pure.
+"""In which type a query's column leaves DuckDB, so that what is printed has every value exactly.
 
-Arrow, which carries results, has no form for some of DuckDB's types and bends them without a word: numbers of more than 38 digits,
-times with an offset, bits, long intervals. Python's own dates end at the year 9999. So such values leave as text, by DuckDB's cast.
+Pure.
+
+Arrow, which carries results, has no form for some of DuckDB's types and bends them without a word:
+numbers of more than 38 digits, times with an offset, bits, long intervals. Python's own dates end
+at the year 9999. So such values leave as text, by DuckDB's cast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from pipeline.errors import SettingsError
 from pipeline.sql import quoting
@@ -28,7 +31,17 @@ class Kind(Protocol):
 
 PLAIN = frozenset(
     (
-        *("boolean", "tinyint", "smallint", "integer", "bigint", "utinyint", "usmallint", "uinteger", "ubigint"),
+        *(
+            "boolean",
+            "tinyint",
+            "smallint",
+            "integer",
+            "bigint",
+            "utinyint",
+            "usmallint",
+            "uinteger",
+            "ubigint",
+        ),
         *("float", "double", "decimal", "varchar", "blob"),
     )
 )
@@ -36,7 +49,9 @@ PLAIN = frozenset(
 LONG = frozenset(("hugeint", "uhugeint"))
 """Whole numbers that may have more digits than decimals have."""
 _AS_TEXT = frozenset(("bignum", "bit", "time with time zone", "interval", "union"))
-"""Neither Parquet nor Arrow has them: Arrow's intervals end after 292 years, its unions lose their nulls on the way."""
+"""Neither Parquet nor Arrow has them: Arrow's intervals end after 292 years, its unions lose their
+nulls on the way.
+"""
 _NESTED = frozenset(("list", "array", "struct", "tuple", "map"))
 DIGITS_MAX = 38
 
@@ -64,7 +79,11 @@ def carried(kind: Kind, carrier: Carrier) -> str:
 def _nested(kind: Kind, carrier: Carrier) -> str:
     inner = members(kind)
     if kind.id in ("list", "array"):
-        size = f"[{dict(kind.children)['size']}]" if kind.id == "array" and carrier == "arrow" else "[]"
+        size = (
+            f"[{dict(kind.children)['size']}]"
+            if kind.id == "array" and carrier == "arrow"
+            else "[]"
+        )
         return carried(inner[0][1], carrier) + size
     if kind.id == "map":
         key, value = (carried(one, carrier) for _, one in inner)
@@ -75,25 +94,33 @@ def _nested(kind: Kind, carrier: Carrier) -> str:
 
 def members(kind: Kind) -> list[tuple[str, Kind]]:
     """What a nested type is made of, by name."""
-    found: list[tuple[str, Kind]] = [(name, one) for name, one in kind.children if hasattr(one, "id")]  # type: ignore[misc]
+    found = [(name, cast("Kind", one)) for name, one in kind.children if hasattr(one, "id")]
     if kind.id == "tuple":
         return [(f"element{i}", one) for i, (_, one) in enumerate(found, 1)]
     return found
 
 
 def selected(names: Sequence[str], kinds: Sequence[Kind], carrier: Carrier) -> str | None:
-    """A SELECT list over a query's result, by position; None where the result may leave as it is."""
+    """A SELECT list over a query's result, by position; None where the result may
+    leave as it is.
+    """
     wanted, casts = unique(names), [carried(kind, carrier) for kind in kinds]
-    if wanted == [*names] and all(cast == str(kind) for cast, kind in zip(casts, kinds, strict=True)):
+    if wanted == [*names] and all(
+        cast == str(kind) for cast, kind in zip(casts, kinds, strict=True)
+    ):
         return None
     parts = []
     for i, (name, kind, cast) in enumerate(zip(wanted, kinds, casts, strict=True), 1):
-        parts.append(f"{f'#{i}' if cast == str(kind) else f'CAST(#{i} AS {cast})'} AS {quoting.name(name)}")
+        parts.append(
+            f"{f'#{i}' if cast == str(kind) else f'CAST(#{i} AS {cast})'} AS {quoting.name(name)}"
+        )
     return ", ".join(parts)
 
 
 def unique(names: Sequence[str]) -> list[str]:
-    """The second `a` (or `A`: many readers do not tell them apart) is `a_1`, as in DuckDB's own tables."""
+    """The second `a` (or `A`: many readers do not tell them apart) is `a_1`, as in DuckDB's own
+    tables.
+    """
     taken, found = {name.casefold() for name in names}, list[str]()
     seen: set[str] = set()
     for name in names:
@@ -113,7 +140,9 @@ def long_columns(names: Sequence[str], kinds: Sequence[Kind]) -> list[str]:
 
 @contextmanager
 def too_long_numbers(columns: Sequence[str]) -> Iterator[None]:
-    """Where a number of one of these columns is too long for decimals, the error says which and what to do."""
+    """Where a number of one of these columns is too long for decimals, the error says which and
+    what to do.
+    """
     try:
         yield
     except SettingsError as error:
@@ -121,10 +150,13 @@ def too_long_numbers(columns: Sequence[str]) -> Iterator[None]:
             raise
         named = " or ".join(columns)
         raise SettingsError(
-            f"column {named} has a number of more than {DIGITS_MAX} digits, which Parquet and Arrow have no type for:"
-            f" ask for CAST({columns[0]} AS VARCHAR); csv and json have all digits"
+            f"column {named} has a number of more than {DIGITS_MAX} digits, which Parquet and Arrow"
+            f" have no type for: ask for CAST({columns[0]} AS VARCHAR); csv and json have all"
+            " digits"
         ) from None
 
 
 def _has_long(kind: Kind) -> bool:
-    return kind.id in LONG or (kind.id in _NESTED and any(_has_long(one) for _, one in members(kind)))
+    return kind.id in LONG or (
+        kind.id in _NESTED and any(_has_long(one) for _, one in members(kind))
+    )

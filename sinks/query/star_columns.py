@@ -1,7 +1,9 @@
-"""`SELECT *` without the columns that say where a row comes from: they are there for whoever names them.
+"""`SELECT *` without the columns that say where a row comes from: they are there for whoever names
+them.
 
-Only stars of the outermost SELECT (of each side of a UNION) are meant, `*` as well as `t.*`: a query within may hand provenance on,
-to be named outside. What DuckDB finds in a star is asked of DuckDB, and the statement is changed on its parse tree.
+Only stars of the outermost SELECT (of each side of a UNION) are meant, `*` as well as `t.*`: a
+query within may hand provenance on, to be named outside. What DuckDB finds in a star is asked of
+DuckDB, and the statement is changed on its parse tree.
 """
 
 from __future__ import annotations
@@ -18,14 +20,22 @@ if TYPE_CHECKING:
 
 
 def without_provenance(connection: duckdb.DuckDBPyConnection, statement: str) -> str:
-    """The statement with stars that leave out provenance; as it was where none has any, or where it works only with it."""
+    """The statement with stars that leave out provenance; as it was where none has any, or where it
+    works only with it.
+    """
     import duckdb
 
     try:
         with deep():
-            tree = json.loads(connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()[0][0])
+            tree = json.loads(
+                connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()[0][0]
+            )
             selects = [*_outermost(tree["statements"][0]["node"], [])] if not tree["error"] else []
-            changed = [_leave_out(connection, star, node, ctes) for node, ctes in selects for star in _stars(node)]
+            changed = [
+                _leave_out(connection, star, node, ctes)
+                for node, ctes in selects
+                for star in _stars(node)
+            ]
             if not any(changed):
                 return statement
             made = _sql_of(connection, tree)
@@ -51,10 +61,28 @@ def _stars(node: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield item
 
 
-def _leave_out(connection: duckdb.DuckDBPyConnection, star: dict[str, Any], node: Mapping[str, Any], ctes: list[Any]) -> bool:
+def _leave_out(
+    connection: duckdb.DuckDBPyConnection,
+    star: dict[str, Any],
+    node: Mapping[str, Any],
+    ctes: list[Any],
+) -> bool:
     """Add to what the star leaves out. False where it has no provenance, or nothing else."""
-    alone = {**node, "select_list": [star], "where_clause": None, "having": None, "qualify": None, "sample": None, "modifiers": []}
-    alone |= {"group_expressions": [], "group_sets": [], "aggregate_handling": "STANDARD_HANDLING", "cte_map": {"map": ctes}}
+    alone = {
+        **node,
+        "select_list": [star],
+        "where_clause": None,
+        "having": None,
+        "qualify": None,
+        "sample": None,
+        "modifiers": [],
+    }
+    alone |= {
+        "group_expressions": [],
+        "group_sets": [],
+        "aggregate_handling": "STANDARD_HANDLING",
+        "cte_map": {"map": ctes},
+    }
     wanted = {"error": False, "statements": [{"node": alone, "named_param_map": []}]}
     columns = connection.sql(_sql_of(connection, wanted)).columns
     replaced = {str(entry["key"]).lower() for entry in star["replace_list"]}
@@ -66,5 +94,7 @@ def _leave_out(connection: duckdb.DuckDBPyConnection, star: dict[str, Any], node
 
 
 def _sql_of(connection: duckdb.DuckDBPyConnection, tree: Mapping[str, Any]) -> str:
-    made: str = connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchall()[0][0]
+    made: str = connection.execute(
+        "SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]
+    ).fetchall()[0][0]
     return made

@@ -1,4 +1,7 @@
-"""The pipeline's own state as tables: sources, outputs, commits, quarantine. Plain Arrow, made from the folded state."""
+"""The pipeline's own state as tables: sources, outputs, commits, quarantine.
+
+Plain Arrow, made from the folded state.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,26 @@ NAMES = ("sources", "outputs", "commits", "quarantine")
 
 
 def state_table(
-    name: str, states: Sequence[State], logs: Sequence[Iterable[Commit]], committed: Sequence[Sequence[pa.Table]] = ()
+    name: str,
+    states: Sequence[State],
+    logs: Sequence[Iterable[Commit]],
+    committed: Sequence[Sequence[pa.Table]] = (),
 ) -> pa.Table:
     """One of NAMES over all pipelines of a file.
 
-    `logs`, for `commits`: each pipeline's entries that are still kept. `committed`, for `sources`: each one's ledger in pieces.
+    `logs`, for `commits`: each pipeline's entries that are still kept. `committed`, for `sources`:
+    each one's ledger in pieces.
     """
     import pyarrow as pa
 
     if name == "commits":
-        return pa.concat_tables([_commits(state.pipeline, log) for state, log in zip(states, logs, strict=True)])
+        return pa.concat_tables(
+            [_commits(state.pipeline, log) for state, log in zip(states, logs, strict=True)]
+        )
     if name == "sources":
-        return pa.concat_tables([_sources(state, parts) for state, parts in zip(states, committed, strict=True)])
+        return pa.concat_tables(
+            [_sources(state, parts) for state, parts in zip(states, committed, strict=True)]
+        )
     make = {"outputs": _outputs, "quarantine": _quarantine}[name]
     return pa.concat_tables([make(state) for state in states])
 
@@ -38,8 +49,12 @@ def _table(pipeline: str, columns: dict[str, str], rows: Sequence[Sequence[objec
     kinds = {"text": pa.string(), "int": pa.int64(), "s": pa.float64()}
     kinds |= {unit: pa.timestamp(unit, "UTC") for unit in ("us", "ms")}
     values = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
-    arrays = [pa.array(column, kinds[kind]) for column, kind in zip(values, columns.values(), strict=True)]
-    return pa.table([pa.array([pipeline] * len(rows), pa.string()), *arrays], names=["pipeline", *columns])
+    arrays = [
+        pa.array(column, kinds[kind]) for column, kind in zip(values, columns.values(), strict=True)
+    ]
+    return pa.table(
+        [pa.array([pipeline] * len(rows), pa.string()), *arrays], names=["pipeline", *columns]
+    )
 
 
 _SOURCES = {
@@ -59,15 +74,30 @@ _SOURCES = {
 
 
 def _sources(state: State, committed: Sequence[pa.Table]) -> pa.Table:
-    """Every source that a commit knows: committed, quarantined (`failed`, `lost`, `key`) or in progress.
+    """Every source that a commit knows: committed, quarantined (`failed`, `lost`, `key`) or in
+    progress.
 
-    A source whose new version is in progress or failed has two rows: its committed version's rows count until then.
+    A source whose new version is in progress or failed has two rows: its committed version's rows
+    count until then.
     """
     import pyarrow as pa
 
     parts = [_committed(state.pipeline, table) for table in committed]
     others: list[tuple[object, ...]] = [
-        (q.key, f"quarantined ({q.kind})", q.etag, q.size_bytes, None, None, None, q.transform, q.version, None, None, None)
+        (
+            q.key,
+            f"quarantined ({q.kind})",
+            q.etag,
+            q.size_bytes,
+            None,
+            None,
+            None,
+            q.transform,
+            q.version,
+            None,
+            None,
+            None,
+        )
         for q in state.quarantine.values()
         if q.key not in state.wanted
     ]
@@ -75,7 +105,20 @@ def _sources(state: State, committed: Sequence[pa.Table]) -> pa.Table:
         for i, key in enumerate(task.inputs.keys):
             if state.is_wanted(key, task.id):
                 version = (task.inputs.etags[i], task.inputs.sizes[i], task.inputs.modified_us[i])
-                others.append((key, "in progress", *version, None, None, task.transform, task.version, task.generation, None, None))
+                others.append(
+                    (
+                        key,
+                        "in progress",
+                        *version,
+                        None,
+                        None,
+                        task.transform,
+                        task.version,
+                        task.generation,
+                        None,
+                        None,
+                    )
+                )
     parts.append(_table(state.pipeline, _SOURCES, others))
     return pa.concat_tables(parts)
 
@@ -92,12 +135,23 @@ def _committed(name: str, table: pa.Table) -> pa.Table:
         "generation": pc.cast(table.column("generation"), pa.int64()),
     }
     pipeline = pa.array([name]).take(pa.array(bytes(table.num_rows), pa.uint8()))
-    return pa.table([pipeline, *(columns[name] for name in _SOURCES)], names=["pipeline", *_SOURCES])
+    return pa.table(
+        [pipeline, *(columns[name] for name in _SOURCES)], names=["pipeline", *_SOURCES]
+    )
 
 
 def _outputs(state: State) -> pa.Table:
     rows = [
-        (output, file.table, file.key, file.rows, file.size_bytes, holder.live, len(holder.dead), "live")
+        (
+            output,
+            file.table,
+            file.key,
+            file.rows,
+            file.size_bytes,
+            holder.live,
+            len(holder.dead),
+            "live",
+        )
         for output, holder in state.stored().items()
         for file in holder.files
     ]
@@ -106,31 +160,85 @@ def _outputs(state: State) -> pa.Table:
         for output, removed in state.removed.items()
         for file in removed.files
     ]
-    rows += [("", f"aggregate {f.name}", f.key, f.rows, f.size_bytes, 0, 0, "live") for f in state.aggregates.values()]
-    columns = {"output": "text", "table_name": "text", "key": "text", "rows": "int", "size_bytes": "int"}
-    return _table(state.pipeline, columns | {"live_sources": "int", "dead_sources": "int", "status": "text"}, rows)
+    rows += [
+        ("", f"aggregate {f.name}", f.key, f.rows, f.size_bytes, 0, 0, "live")
+        for f in state.aggregates.values()
+    ]
+    columns = {
+        "output": "text",
+        "table_name": "text",
+        "key": "text",
+        "rows": "int",
+        "size_bytes": "int",
+    }
+    return _table(
+        state.pipeline,
+        columns | {"live_sources": "int", "dead_sources": "int", "status": "text"},
+        rows,
+    )
 
 
 def _quarantine(state: State) -> pa.Table:
-    columns = {"key": "text", "kind": "text", "reason": "text", "etag": "text", "size_bytes": "int", "tries": "int"}
-    columns |= {"retry_at": "ms", "transform": "text", "version": "text", "task": "text", "detail": "text"}
+    columns = {
+        "key": "text",
+        "kind": "text",
+        "reason": "text",
+        "etag": "text",
+        "size_bytes": "int",
+        "tries": "int",
+    }
+    columns |= {
+        "retry_at": "ms",
+        "transform": "text",
+        "version": "text",
+        "task": "text",
+        "detail": "text",
+    }
     rows = [
-        (q.key, q.kind, q.reason, q.etag, q.size_bytes, q.tries, q.retry_at_ms or None, q.transform, q.version, q.task, q.detail)
+        (
+            q.key,
+            q.kind,
+            q.reason,
+            q.etag,
+            q.size_bytes,
+            q.tries,
+            q.retry_at_ms or None,
+            q.transform,
+            q.version,
+            q.task,
+            q.detail,
+        )
         for q in state.quarantine.values()
     ]
     return _table(state.pipeline, columns, rows)
 
 
 def _commits(pipeline: str, log: Iterable[Commit]) -> pa.Table:
-    columns = {"sequence": "int", "written_at": "ms", "writer": "text", "planned": "int", "committed": "int", "rows": "int"}
-    columns |= {"rejected": "int", "failed": "int", "deleted": "int", "respawned": "int", "files": "int", "bytes": "int"}
+    columns = {
+        "sequence": "int",
+        "written_at": "ms",
+        "writer": "text",
+        "planned": "int",
+        "committed": "int",
+        "rows": "int",
+    }
+    columns |= {
+        "rejected": "int",
+        "failed": "int",
+        "deleted": "int",
+        "respawned": "int",
+        "files": "int",
+        "bytes": "int",
+    }
     columns |= {"seconds": "s", "broken": "int"}
     return _table(pipeline, columns, [_commit_row(commit) for commit in log])
 
 
 def _commit_row(commit: Commit) -> tuple[object, ...]:
     files = [file for settled in commit.settle for file in settled.files]
-    failed = sum(problem.status == "failed" for settled in commit.settle for problem in settled.problems)
+    failed = sum(
+        problem.status == "failed" for settled in commit.settle for problem in settled.problems
+    )
     return (
         commit.sequence,
         commit.written_ms,

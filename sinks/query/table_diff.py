@@ -1,7 +1,10 @@
-"""What differs between two states of a table, in the terms of SQL: columns, rows, aggregates. Nothing is written.
+"""What differs between two states of a table, in the terms of SQL: columns, rows, aggregates.
 
-Rows have no identity of their own, so they are compared as what they are: a row that only one side has came or went, and where both
-happened within one source, it changed. With key columns, rows of one key are the same row.
+Nothing is written.
+
+Rows have no identity of their own, so they are compared as what they are: a row that only one side
+has came or went, and where both happened within one source, it changed. With key columns, rows of
+one key are the same row.
 """
 
 from __future__ import annotations
@@ -47,7 +50,9 @@ class Diff:
 
     sources: int
     sources_elsewhere: int
-    """Sources that only one side has, or that it has at another version: their rows are not compared."""
+    """Sources that only one side has, or that it has at another version: their rows are not
+    compared.
+    """
     columns_added: dict[str, str] = field(default_factory=dict)
     columns_gone: dict[str, str] = field(default_factory=dict)
     types_changed: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -60,8 +65,11 @@ class Diff:
     """Column -> rows whose value differs; only columns with any."""
     sources_changed: int = 0
     examples: list[dict[str, Any]] = field(default_factory=list)
-    """Rows that only one side has, with `_side`, those of one source beside each other. With key columns one row for each key:
-    `_change` (changed, gone, added), the key, and of every other column that differs in one of them `c` and `c (after)`."""
+    """Rows that only one side has, with `_side`, those of one source beside each other.
+
+    With key columns one row for each key: `_change` (changed, gone, added), the key, and of every
+    other column that differs in one of them `c` and `c (after)`.
+    """
     aggregates: list[AggregateDiff] = field(default_factory=list)
 
     @property
@@ -99,17 +107,27 @@ class Differ:
     def __exit__(self, *_: object) -> None:
         self.warehouse.close()
 
-    def compare(self, aggregates: Sequence[AggregateSettings] = (), *, key: Sequence[str] = (), examples: int = 5) -> Diff:
+    def compare(
+        self,
+        aggregates: Sequence[AggregateSettings] = (),
+        *,
+        key: Sequence[str] = (),
+        examples: int = 5,
+    ) -> Diff:
         """The difference. Raises SettingsError for key columns that one side lacks."""
         found = self._sources()
         before, after = self._columns
         found.columns_added = {name: kind for name, kind in after.items() if name not in before}
         found.columns_gone = {name: kind for name, kind in before.items() if name not in after}
         common = [name for name in after if name in before]
-        found.types_changed = {name: (before[name], after[name]) for name in common if before[name] != after[name]}
+        found.types_changed = {
+            name: (before[name], after[name]) for name in common if before[name] != after[name]
+        }
         for column in key:
             if column not in common:
-                raise SettingsError(f"--key {column!r} is not a column of both sides ({', '.join(common)})")
+                raise SettingsError(
+                    f"--key {column!r} is not a column of both sides ({', '.join(common)})"
+                )
         self._pair(common)
         if key:
             self._by_key(found, common, list(key))
@@ -122,14 +140,22 @@ class Differ:
                 found.aggregates.append(self._aggregate(aggregate, f"sums{i}", examples))
                 self._computed[aggregate.name] = f"sums{i}"
             except SettingsError as error:
-                found.aggregates.append(AggregateDiff(name=aggregate.name, groups=0, differing=0, examples=[], problem=str(error)))
+                found.aggregates.append(
+                    AggregateDiff(
+                        name=aggregate.name, groups=0, differing=0, examples=[], problem=str(error)
+                    )
+                )
         return found
 
-    # -- what is compared ----------------------------------------------------------------------------------------------
+    # -- what is compared --------------------------------------------------------------------------
 
     def _described(self, view: str) -> dict[str, str]:
         rows = self.warehouse.query(f"DESCRIBE {view}").to_pylist()
-        return {row["column_name"]: row["column_type"] for row in rows if row["column_name"] not in PROVENANCE}
+        return {
+            row["column_name"]: row["column_type"]
+            for row in rows
+            if row["column_name"] not in PROVENANCE
+        }
 
     def _sources(self) -> Diff:
         """Restrict both sides to the sources that both have at the same version."""
@@ -137,13 +163,27 @@ class Differ:
         both = " INTERSECT ".join(versions.format(side=side) for side in _SIDES)
         either = " UNION ".join(versions.format(side=side) for side in _SIDES)
         self.warehouse.execute(f"CREATE TABLE _tidemill.same AS {both}")
-        [n] = self._rows(f"SELECT (SELECT count(*) FROM _tidemill.same) AS same, count(DISTINCT k) AS every FROM ({either})")
+        [n] = self._rows(
+            "SELECT (SELECT count(*) FROM _tidemill.same) AS same, count(DISTINCT k) AS every FROM"
+            f" ({either})"
+        )
         for side in _SIDES:
             is_same = "(_source_key, _source_etag) IN (SELECT (k, e) FROM _tidemill.same)"
-            self.warehouse.execute(f"CREATE VIEW _tidemill.{side} AS SELECT * FROM main._tidemill_{side}_all WHERE {is_same}")
-        [rows] = self._rows("SELECT (SELECT count(*) FROM _tidemill.before) AS b, (SELECT count(*) FROM _tidemill.after) AS a")
+            self.warehouse.execute(
+                f"CREATE VIEW _tidemill.{side} AS SELECT * FROM main._tidemill_{side}_all WHERE"
+                f" {is_same}"
+            )
+        [rows] = self._rows(
+            "SELECT (SELECT count(*) FROM _tidemill.before) AS b, (SELECT count(*) FROM"
+            " _tidemill.after) AS a"
+        )
         same, every = int(n["same"]), int(n["every"])
-        return Diff(sources=same, sources_elsewhere=every - same, rows_before=int(rows["b"]), rows_after=int(rows["a"]))
+        return Diff(
+            sources=same,
+            sources_elsewhere=every - same,
+            rows_before=int(rows["b"]),
+            rows_after=int(rows["a"]),
+        )
 
     def _pair(self, common: Sequence[str]) -> None:
         """`only`: rows, by their common columns, that one side has more often than the other."""
@@ -158,49 +198,84 @@ class Differ:
             f" UNION ALL SELECT 'after' AS _side, * FROM ({come})"
         )
 
-    # -- rows ----------------------------------------------------------------------------------------------------------
+    # -- rows --------------------------------------------------------------------------------------
 
     def _by_source(self, found: Diff, common: Sequence[str]) -> None:
         """Within a source, as many rows changed as both came and went."""
         [n] = self._rows(
-            "SELECT coalesce(sum(least(b, a)), 0)::BIGINT AS changed, coalesce(sum(b - least(b, a)), 0)::BIGINT AS gone,"
-            " coalesce(sum(a - least(b, a)), 0)::BIGINT AS added, count(*) AS sources"
-            f" FROM (SELECT {_COUNTS} FROM _tidemill.only GROUP BY _source_key)"
+            "SELECT coalesce(sum(least(b, a)), 0)::BIGINT AS changed, coalesce(sum(b - least(b,"
+            " a)), 0)::BIGINT AS gone, coalesce(sum(a - least(b, a)), 0)::BIGINT AS added,"
+            f" count(*) AS sources FROM (SELECT {_COUNTS} FROM _tidemill.only GROUP BY _source_key)"
         )
-        found.changed, found.gone, found.added, found.sources_changed = n["changed"], n["gone"], n["added"], n["sources"]
+        found.changed, found.gone, found.added, found.sources_changed = (
+            n["changed"],
+            n["gone"],
+            n["added"],
+            n["sources"],
+        )
         for column in common if found.changed else ():
-            values = f"SELECT _source_key AS k, {quoting.name(column)} AS v, {_COUNTS} FROM _tidemill.only GROUP BY ALL"
-            surplus = f"SELECT sum(greatest(b - a, 0)) AS b, sum(greatest(a - b, 0)) AS a FROM ({values}) GROUP BY k"
-            [differing] = self._rows(f"SELECT coalesce(sum(least(b, a)), 0)::BIGINT AS n FROM ({surplus})")
+            values = (
+                f"SELECT _source_key AS k, {quoting.name(column)} AS v, {_COUNTS} FROM"
+                " _tidemill.only GROUP BY ALL"
+            )
+            surplus = (
+                f"SELECT sum(greatest(b - a, 0)) AS b, sum(greatest(a - b, 0)) AS a FROM ({values})"
+                " GROUP BY k"
+            )
+            [differing] = self._rows(
+                f"SELECT coalesce(sum(least(b, a)), 0)::BIGINT AS n FROM ({surplus})"
+            )
             if differing["n"]:
                 found.values_changed[column] = differing["n"]
 
     def _by_key(self, found: Diff, common: Sequence[str], key: list[str]) -> None:
         names = ", ".join(quoting.name(column) for column in key)
         for side in _SIDES:
-            twice = self._examples(f"SELECT {names} FROM _tidemill.{side} GROUP BY {names} HAVING count(*) > 1 LIMIT 1")
+            twice = self._examples(
+                f"SELECT {names} FROM _tidemill.{side} GROUP BY {names} HAVING count(*) > 1 LIMIT 1"
+            )
             if twice:
                 one = ", ".join(f"{column}={value!r}" for column, value in twice[0].items())
-                raise SettingsError(f"--key {' --key '.join(key)} does not tell rows apart: several have {one}")
+                raise SettingsError(
+                    f"--key {' --key '.join(key)} does not tell rows apart: several have {one}"
+                )
         join = " AND ".join(_same(column) for column in key)
         rest = [column for column in common if column not in key]
-        counts = "".join(f", count(*) FILTER (NOT ({_same(column)})) AS {quoting.name(column)}" for column in rest)
+        counts = "".join(
+            f", count(*) FILTER (NOT ({_same(column)})) AS {quoting.name(column)}"
+            for column in rest
+        )
         sides = [f"(SELECT * FROM _tidemill.only WHERE _side = '{side}')" for side in _SIDES]
-        [n] = self._rows(f"SELECT count(*) AS _changed{counts} FROM {sides[0]} b JOIN {sides[1]} a ON {join}")
-        [all_of] = self._rows(f"SELECT {_COUNTS}, count(DISTINCT _source_key) AS sources FROM _tidemill.only")
+        [n] = self._rows(
+            f"SELECT count(*) AS _changed{counts} FROM {sides[0]} b JOIN {sides[1]} a ON {join}"
+        )
+        [all_of] = self._rows(
+            f"SELECT {_COUNTS}, count(DISTINCT _source_key) AS sources FROM _tidemill.only"
+        )
         found.changed = n.pop("_changed")
         found.gone, found.added = all_of["b"] - found.changed, all_of["a"] - found.changed
         found.sources_changed = all_of["sources"]
         found.values_changed = {column: differing for column, differing in n.items() if differing}
 
-    def _keyed_examples(self, common: Sequence[str], key: list[str], examples: int) -> list[dict[str, Any]]:
-        """Before and after of a key in one row; of other columns only those that differ in one of the examples."""
+    def _keyed_examples(
+        self, common: Sequence[str], key: list[str], examples: int
+    ) -> list[dict[str, Any]]:
+        """Before and after of a key in one row; of other columns only those that differ in one of
+        the examples.
+        """
         rest = [column for column in common if column not in key]
         names = [quoting.name(column) for column in key]
-        shown = ["CASE WHEN a._side IS NULL THEN 'gone' WHEN b._side IS NULL THEN 'added' ELSE 'changed' END AS _change"]
+        shown = [
+            "CASE WHEN a._side IS NULL THEN 'gone' WHEN b._side IS NULL THEN 'added' ELSE 'changed'"
+            " END AS _change"
+        ]
         shown += [f"coalesce(b.{name}, a.{name}) AS {name}" for name in names]
         for i, column in enumerate(rest):
-            shown += [f"b.{quoting.name(column)} AS _b{i}", f"a.{quoting.name(column)} AS _a{i}", f"NOT ({_same(column)}) AS _d{i}"]
+            shown += [
+                f"b.{quoting.name(column)} AS _b{i}",
+                f"a.{quoting.name(column)} AS _a{i}",
+                f"NOT ({_same(column)}) AS _d{i}",
+            ]
         sides = [f"(SELECT * FROM _tidemill.only WHERE _side = '{side}')" for side in _SIDES]
         on = " AND ".join(_same(column) for column in key)
         order = ", ".join(f"{2 + i}" for i in range(len(key)))
@@ -212,12 +287,18 @@ class Differ:
         return [
             {"_change": row["_change"]}
             | {column: row[column] for column in key}
-            | {name: row[at] for i in differing for name, at in ((rest[i], f"_b{i}"), (f"{rest[i]} (after)", f"_a{i}"))}
+            | {
+                name: row[at]
+                for i in differing
+                for name, at in ((rest[i], f"_b{i}"), (f"{rest[i]} (after)", f"_a{i}"))
+            }
             for row in found
         ]
 
     def _paired_examples(self, common: Sequence[str], examples: int) -> list[dict[str, Any]]:
-        """The first row that went of a source beside the first that came, then the second ones, and so on."""
+        """The first row that went of a source beside the first that came, then the second ones, and
+        so on.
+        """
         order = ", ".join(map(quoting.name, common)) or "1"
         place = f"row_number() OVER (PARTITION BY _source_key, _side ORDER BY {order})"
         return self._examples(
@@ -225,7 +306,7 @@ class Differ:
             f" ORDER BY _source_key, _place, _side DESC LIMIT {examples}"
         )
 
-    # -- aggregates ----------------------------------------------------------------------------------------------------
+    # -- aggregates --------------------------------------------------------------------------------
 
     def _aggregate(self, aggregate: AggregateSettings, table: str, examples: int) -> AggregateDiff:
         """The aggregate's SQL on both sides, joined by its groups. It may read those before it."""
@@ -235,25 +316,43 @@ class Differ:
             for name, computed in self._computed.items():
                 self.warehouse.add_view(name, f"SELECT * FROM _tidemill.{side}_{computed}")
             try:
-                self.warehouse.execute(f"CREATE TABLE _tidemill.{side}_{table} AS SELECT * FROM ({bare})")
+                self.warehouse.execute(
+                    f"CREATE TABLE _tidemill.{side}_{table} AS SELECT * FROM ({bare})"
+                )
             except SettingsError as error:
                 raise SettingsError(f"{side}: {error}") from None
-        columns = [row["column_name"] for row in self.warehouse.query(f"DESCRIBE _tidemill.after_{table}").to_pylist()]
+        columns = [
+            row["column_name"]
+            for row in self.warehouse.query(f"DESCRIBE _tidemill.after_{table}").to_pylist()
+        ]
         by = [column for column in aggregate.by if column in columns]
         values = [column for column in columns if column not in by]
-        shown = [f"coalesce(b.{quoting.name(c)}, a.{quoting.name(c)}) AS {quoting.name(c)}" for c in by]
+        shown = [
+            f"coalesce(b.{quoting.name(c)}, a.{quoting.name(c)}) AS {quoting.name(c)}" for c in by
+        ]
         for c in values:
-            shown += [f"b.{quoting.name(c)} AS {quoting.name(c)}", f"a.{quoting.name(c)} AS {quoting.name(c + ' (after)')}"]
+            shown += [
+                f"b.{quoting.name(c)} AS {quoting.name(c)}",
+                f"a.{quoting.name(c)} AS {quoting.name(c + ' (after)')}",
+            ]
         differs = " OR ".join(f"NOT ({_same(c)})" for c in values) or "false"
         on = " AND ".join(_same(c) for c in by) or "true"
         joined = f"FROM _tidemill.before_{table} b FULL JOIN _tidemill.after_{table} a ON {on}"
-        [n] = self._rows(f"SELECT count(*) AS every, count(*) FILTER ({differs}) AS differing {joined}")
+        [n] = self._rows(
+            f"SELECT count(*) AS every, count(*) FILTER ({differs}) AS differing {joined}"
+        )
         order = "".join(f"{', ' if i else 'ORDER BY '}{i + 1}" for i in range(len(by)))
-        some = self._examples(f"SELECT {', '.join(shown)} {joined} WHERE {differs} {order} LIMIT {examples}")
-        return AggregateDiff(name=aggregate.name, groups=n["every"], differing=n["differing"], examples=some)
+        some = self._examples(
+            f"SELECT {', '.join(shown)} {joined} WHERE {differs} {order} LIMIT {examples}"
+        )
+        return AggregateDiff(
+            name=aggregate.name, groups=n["every"], differing=n["differing"], examples=some
+        )
 
     def _examples(self, statement: str) -> list[dict[str, Any]]:
-        """Rows with every value as `--format json` has it: no value is bent, or too far for Python."""
+        """Rows with every value as `--format json` has it: no value is bent, or too
+        far for Python.
+        """
         found: list[dict[str, Any]] = []
         with self.warehouse.open_query(statement, carrier="text") as result:
             for batch in result:
@@ -274,4 +373,8 @@ def _same(column: str) -> str:
 def _as_after(column: str, before: str, after: str) -> str:
     """A column in a type that both sides can be compared in."""
     kind = "VARCHAR" if "NULL" in (before, after) else after
-    return quoting.name(column) if before == after else f"TRY_CAST({quoting.name(column)} AS {kind}) AS {quoting.name(column)}"
+    return (
+        quoting.name(column)
+        if before == after
+        else f"TRY_CAST({quoting.name(column)} AS {kind}) AS {quoting.name(column)}"
+    )

@@ -1,7 +1,9 @@
-"""DuckDB over committed files: one view for each table, made from a snapshot's explicit file list and its live keys, never a glob.
+"""DuckDB over committed files: one view for each table, made from a snapshot's explicit file list
+and its live keys, never a glob.
 
-Files of one schema are scanned together and cast to the table's schema, so that a column that came later is null in earlier
-rows. Rows of superseded or deleted sources lie in shared files: they are left out by task and source key.
+Files of one schema are scanned together and cast to the table's schema, so that a column that came
+later is null in earlier rows. Rows of superseded or deleted sources lie in shared files: they are
+left out by task and source key.
 """
 
 from __future__ import annotations
@@ -38,9 +40,13 @@ REJECTED_SUFFIX = "__rejected"
 INTERNAL = "_tidemill"
 """DuckDB schema of what views need and nobody asks for."""
 _STORE_ERROR = re.compile(
-    r"\ATraceback .*^(?:[\w.]+\.)?(ObjectNotFound|StoreUnavailable|StoreDenied|ObjectArchived): ([^\n]*)", re.S | re.M
+    r"\ATraceback .*^(?:[\w.]+\.)?(ObjectNotFound|StoreUnavailable|StoreDenied|ObjectArchived):"
+    r" ([^\n]*)",
+    re.S | re.M,
 )
-"""What DuckDB 2.0 says when a registered file system raises: a bare `duckdb.Error` with the whole traceback as its text."""
+"""What DuckDB 2.0 says when a registered file system raises: a bare `duckdb.Error` with the whole
+traceback as its text.
+"""
 ROWS_AT_ONCE = 16_384
 """Of a result: of rows of 2 kB that is 32 MB, some of which are in memory at a time."""
 SPILL_SHARE = 4
@@ -51,7 +57,12 @@ _REJECTED_COLUMNS = ("row", "reason", *PROVENANCE)
 class Stream:
     """A result's batches, once, in order; see `Warehouse.open_query`."""
 
-    def __init__(self, reader: pa.RecordBatchReader, kinds: Sequence[Kind], following: Callable[[], pa.RecordBatch | None]) -> None:
+    def __init__(
+        self,
+        reader: pa.RecordBatchReader,
+        kinds: Sequence[Kind],
+        following: Callable[[], pa.RecordBatch | None],
+    ) -> None:
         self.schema: pa.Schema = reader.schema
         self.kinds = kinds
         """The columns' types in DuckDB."""
@@ -68,11 +79,14 @@ class Stream:
 
 
 class Warehouse:
-    """A private DuckDB with views over snapshots. Use it as a context manager; it reads, and never writes to the bucket.
+    """A private DuckDB with views over snapshots.
 
-    memory_mb: what queries may take of this process's memory, by default half of the machine's. DuckDB gets a part of it and spills
-    the rest to disk, up to `SPILL_SHARE` times as much. database: a DuckDB file to put the views into, for others to open.
-    timezone: where days begin and end.
+    Use it as a context manager; it reads, and never writes to the bucket.
+
+    memory_mb: what queries may take of this process's memory, by default half of the machine's.
+    DuckDB gets a part of it and spills the rest to disk, up to `SPILL_SHARE` times as much.
+    database: a DuckDB file to put the views into, for others to open. timezone: where days begin
+    and end.
     """
 
     def __init__(
@@ -87,7 +101,9 @@ class Warehouse:
         self.timezone = timezone
         self._files = files
         self._limits = Limits(memory_mb or half_of_memory_mb())
-        self._spill = tempfile.TemporaryDirectory(prefix="tidemill-sql-", ignore_cleanup_errors=True)
+        self._spill = tempfile.TemporaryDirectory(
+            prefix="tidemill-sql-", ignore_cleanup_errors=True
+        )
         config: dict[str, Any] = {
             "temp_directory": self._spill.name,
             "memory_limit": f"{self._limits.engine_mb}MiB",
@@ -116,26 +132,53 @@ class Warehouse:
         self.connection.close()
         self._spill.cleanup()
 
-    # -- views -------------------------------------------------------------------------------------------------------
+    # -- views -------------------------------------------------------------------------------------
 
     def add_snapshot(self, snapshot: Snapshot, *, view: str | None = None) -> None:
-        """Views `<pipeline>` (or `view`) and `<pipeline>__rejected` over the snapshot's live rows."""
+        """Views `<pipeline>` (or `view`) and `<pipeline>__rejected` over the
+        snapshot's live rows.
+        """
         import pyarrow as pa
 
         main = view or snapshot.pipeline
         columns = self.columns(snapshot.schema)
         for why, _ in name_conflicts(columns).values():
-            raise SettingsError(f"table {snapshot.pipeline} cannot be read: {why}; `tidemill schema repair` takes it out")
-        dead = [pair for output_id, output in snapshot.outputs.items() for pair in dead_rows(output_id, output)]
+            raise SettingsError(
+                f"table {snapshot.pipeline} cannot be read: {why}; `tidemill schema repair` takes"
+                " it out"
+            )
+        dead = [
+            pair
+            for output_id, output in snapshot.outputs.items()
+            for pair in dead_rows(output_id, output)
+        ]
         dead_table = self.add_table(main, _dead_table(dead), schema=INTERNAL)
         for table, name, wanted in (
             (MAIN_TABLE, main, columns),
-            (REJECTED_TABLE, main + REJECTED_SUFFIX, pa.schema([(name, pa.string()) for name in _REJECTED_COLUMNS])),
+            (
+                REJECTED_TABLE,
+                main + REJECTED_SUFFIX,
+                pa.schema([(name, pa.string()) for name in _REJECTED_COLUMNS]),
+            ),
         ):
-            clean = [f for o in snapshot.outputs.values() if not o.dead for f in o.files if f.table == table]
-            mixed = [f for o in snapshot.outputs.values() if o.dead for f in o.files if f.table == table]
-            live = f"WHERE NOT EXISTS (SELECT 1 FROM {dead_table} d WHERE d.task = f._task AND d.key = f._source_key)"
-            parts = [*self.scans(clean, wanted), *(f"{scan} {live}" for scan in self.scans(mixed, wanted))]
+            clean = [
+                f
+                for o in snapshot.outputs.values()
+                if not o.dead
+                for f in o.files
+                if f.table == table
+            ]
+            mixed = [
+                f for o in snapshot.outputs.values() if o.dead for f in o.files if f.table == table
+            ]
+            live = (
+                f"WHERE NOT EXISTS (SELECT 1 FROM {dead_table} d WHERE d.task = f._task AND d.key ="
+                " f._source_key)"
+            )
+            parts = [
+                *self.scans(clean, wanted),
+                *(f"{scan} {live}" for scan in self.scans(mixed, wanted)),
+            ]
             self.add_view(name, " UNION ALL ".join(parts) or _nothing(wanted))
 
     def columns(self, schema: str | None) -> pa.Schema:
@@ -155,12 +198,17 @@ class Warehouse:
         return [self._scan(paths, wanted) for paths in groups.values()]
 
     def _scan(self, paths: list[str], wanted: pa.Schema) -> str:
-        have = {field.name: field.type for field in self.stream(f"SELECT * FROM {_parquet(paths[:1])} LIMIT 0").schema}
+        have = {
+            field.name: field.type
+            for field in self.stream(f"SELECT * FROM {_parquet(paths[:1])} LIMIT 0").schema
+        }
         selected = []
         for field in wanted:
             name = quoting.name(field.name)
             here = field.name in have
-            selected.append(shown(name, have[field.name], field.type) if here else missing(field.type))
+            selected.append(
+                shown(name, have[field.name], field.type) if here else missing(field.type)
+            )
             selected[-1] += "" if selected[-1] == name else f" AS {name}"
         return f"SELECT {', '.join(selected)} FROM {_parquet(paths)} f"
 
@@ -184,10 +232,19 @@ class Warehouse:
         for dimension in dimensions:
             paths = [self._files.path(key, size) for key, size in dimension.files]
             self._paths += paths
-            self.add_view(dimension.name, f"SELECT * FROM {dimension.reader}({quoting.texts(paths)})")
+            self.add_view(
+                dimension.name, f"SELECT * FROM {dimension.reader}({quoting.texts(paths)})"
+            )
 
-    def add_aggregates(self, snapshot: Snapshot, aggregates: Iterable[AggregateSettings], definitions: dict[str, str]) -> None:
-        """A view for each aggregate: its committed file where that follows from this snapshot, else computed when asked."""
+    def add_aggregates(
+        self,
+        snapshot: Snapshot,
+        aggregates: Iterable[AggregateSettings],
+        definitions: dict[str, str],
+    ) -> None:
+        """A view for each aggregate: its committed file where that follows from this snapshot, else
+        computed when asked.
+        """
         changes = snapshot.changes
         behind = bool(changes.added or changes.gone or changes.everything)
         for aggregate in aggregates:
@@ -197,7 +254,8 @@ class Warehouse:
             elif snapshot.schema is not None:
                 try:
                     self._add_computed(aggregate)
-                except SettingsError as error:  # whoever asks for the table hears what is wrong with its SQL
+                except SettingsError as error:
+                    # whoever asks for the table hears what is wrong with its SQL
                     self.broken[aggregate.name] = str(error)
 
     def _add_computed(self, aggregate: AggregateSettings) -> None:
@@ -205,7 +263,9 @@ class Warehouse:
         with self.cursor() as other, self._explained():
             other.execute(f"SET TimeZone = {quoting.text(aggregate.timezone)}")
             found, bare = other.sql(aggregate.sql), aggregate.sql.strip().rstrip(";")
-            select = f"SELECT {selected(found.columns, found.types, 'parquet') or '*'} FROM (\n{bare}\n)"
+            select = (
+                f"SELECT {selected(found.columns, found.types, 'parquet') or '*'} FROM (\n{bare}\n)"
+            )
             if aggregate.timezone != self.timezone:
                 other.execute(f"CREATE OR REPLACE TABLE {quoting.name(aggregate.name)} AS {select}")
                 self.tables.add(aggregate.name)
@@ -216,12 +276,19 @@ class Warehouse:
         """A view over a committed aggregate, without what only its next computation needs."""
         path = self._files.path(file.key, file.size_bytes)
         self._paths.append(path)
-        self.add_view(name, f"SELECT {quoting.VISIBLE} FROM read_parquet({quoting.texts([path])}, hive_partitioning = false)")
+        self.add_view(
+            name,
+            f"SELECT {quoting.VISIBLE} FROM read_parquet({quoting.texts([path])}, hive_partitioning"
+            " = false)",
+        )
 
-    # -- queries -----------------------------------------------------------------------------------------------------
+    # -- queries -----------------------------------------------------------------------------------
 
     def lock(self) -> None:
-        """From here on nothing but the snapshot's own tables can be asked, and nothing written. Cannot be undone."""
+        """From here on nothing but the snapshot's own tables can be asked, and nothing written.
+
+        Cannot be undone.
+        """
         paths = quoting.texts(dict.fromkeys(self._paths))
         self.connection.execute(f"SET allowed_paths = {paths}")
         self.connection.execute("SET autoload_known_extensions = false")
@@ -229,12 +296,15 @@ class Warehouse:
         self.connection.execute("SET lock_configuration = true")
         self._locked = True
 
-    def query(self, statement: str, *, timeout_s: float | None = None, carrier: Carrier | None = None) -> pa.Table:
+    def query(
+        self, statement: str, *, timeout_s: float | None = None, carrier: Carrier | None = None
+    ) -> pa.Table:
         """The result of one SELECT (or DESCRIBE, SHOW, SUMMARIZE).
 
-        Raises SettingsError for anything else, for SQL errors, and for what takes more than `timeout_s` or the warehouse's memory.
-        DuckDB cannot be interrupted everywhere: who must hold these limits against anybody runs the query in a process
-        of its own, as `tidemill sql` does (pipeline/cli/tables/sql_process.py).
+        Raises SettingsError for anything else, for SQL errors, and for what takes more than
+        `timeout_s` or the warehouse's memory. DuckDB cannot be interrupted everywhere: who must
+        hold these limits against anybody runs the query in a process of its own, as `tidemill sql`
+        does (pipeline/cli/tables/sql_process.py).
         """
         import pyarrow as pa
 
@@ -243,23 +313,34 @@ class Warehouse:
 
     @contextmanager
     def open_query(
-        self, statement: str, *, timeout_s: float | None = None, carrier: Carrier | None = None, provenance: bool = True
+        self,
+        statement: str,
+        *,
+        timeout_s: float | None = None,
+        carrier: Carrier | None = None,
+        provenance: bool = True,
     ) -> Iterator[Stream]:
-        """The same, batch by batch as they come, however many. `timeout_s` is the query's: who reads it slowly may.
+        """The same, batch by batch as they come, however many.
 
-        carrier: for whom, so that every value arrives exactly (see `carried`); None: as DuckDB and Arrow have it.
-        provenance: whether stars have it (see `stars`).
+        `timeout_s` is the query's: who reads it slowly may.
+
+        carrier: for whom, so that every value arrives exactly (see `carried`); None: as DuckDB and
+        Arrow have it. provenance: whether stars have it (see `stars`).
         """
         self._check(statement)
         guard = Guard(self.connection.interrupt, self._limits, timeout_s)
         long: list[str] = []
         with guard, too_long_numbers(long):
             with self._explained(guard):
-                answer = self.connection.sql(statement if provenance else without_provenance(self.connection, statement))
+                answer = self.connection.sql(
+                    statement if provenance else without_provenance(self.connection, statement)
+                )
                 names, kinds = answer.columns, answer.types
                 long += long_columns(names, kinds) if carrier in ("parquet", "arrow") else []
                 select = selected(names, kinds, carrier) if carrier is not None else None
-                reader = (answer.project(select) if select is not None else answer).to_arrow_reader(ROWS_AT_ONCE)
+                reader = (answer.project(select) if select is not None else answer).to_arrow_reader(
+                    ROWS_AT_ONCE
+                )
             guard.watch.pause()
             try:
                 yield Stream(reader, kinds, lambda: self._next(reader, guard))
@@ -271,11 +352,15 @@ class Warehouse:
         return name in self.tables
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """Another connection to the same views: what is half read on one stands in the way of others on it."""
+        """Another connection to the same views: what is half read on one stands in the way of
+        others on it.
+        """
         return self.connection.cursor()
 
     def reader(self, select: str, *, batch_rows: int = ROWS_AT_ONCE) -> pa.RecordBatchReader:
-        """The batches of a SELECT of ours, on a connection of their own, which lives as long as they are read."""
+        """The batches of a SELECT of ours, on a connection of their own, which lives as long as
+        they are read.
+        """
         import pyarrow as pa
 
         cursor = self.cursor()
@@ -305,7 +390,10 @@ class Warehouse:
 
     @contextmanager
     def _explained(self, guard: Guard | None = None) -> Iterator[None]:
-        """DuckDB's errors in the words of this module. Those of batches come through Arrow, as OSError with the same text."""
+        """DuckDB's errors in the words of this module.
+
+        Those of batches come through Arrow, as OSError with the same text.
+        """
         import duckdb
 
         try:
@@ -313,14 +401,22 @@ class Warehouse:
         except (duckdb.Error, OSError) as error:
             text = str(error)
             reason = guard.reason if guard is not None else ""
-            if reason or isinstance(error, duckdb.InterruptException) or text.startswith("INTERRUPT Error"):
+            if (
+                reason
+                or isinstance(error, duckdb.InterruptException)
+                or text.startswith("INTERRUPT Error")
+            ):
                 raise SettingsError(reason or "the query was interrupted") from None
-            if isinstance(error, duckdb.OutOfMemoryException) or text.startswith("Out of Memory Error"):
+            if isinstance(error, duckdb.OutOfMemoryException) or text.startswith(
+                "Out of Memory Error"
+            ):
                 raise SettingsError(self._limits.exceeded) from None
             raise _translated(error) from None
 
     def stream(self, select: str) -> pa.RecordBatchReader:
-        """The result of a SELECT of ours, batch by batch; no other statement may run before it is read."""
+        """The result of a SELECT of ours, batch by batch; no other statement may run before it is
+        read.
+        """
         import duckdb
 
         try:
@@ -329,13 +425,20 @@ class Warehouse:
             raise _translated(error) from None
 
     def _check(self, statement: str) -> None:
-        """Refuse what is no single SELECT and, once locked, what asks for more than the snapshot's tables."""
+        """Refuse what is no single SELECT and, once locked, what asks for more than the snapshot's
+        tables.
+        """
         import duckdb
 
         if len(statement) > STATEMENT_CHARS_MAX:
-            raise SettingsError(f"the statement has {len(statement):,} characters; at most {STATEMENT_CHARS_MAX:,} are read")
+            raise SettingsError(
+                f"the statement has {len(statement):,} characters; at most {STATEMENT_CHARS_MAX:,}"
+                " are read"
+            )
         try:
-            refused = refusal(parse_tree(self.connection, statement), self.tables if self._locked else None)
+            refused = refusal(
+                parse_tree(self.connection, statement), self.tables if self._locked else None
+            )
         except (duckdb.Error, UnicodeError) as error:
             raise SettingsError(_one_line(error)) from None
         if refused is not None:
@@ -368,11 +471,17 @@ def _dead_table(dead: Sequence[tuple[str, str]]) -> pa.Table:
 
 
 def _nothing(wanted: pa.Schema) -> str:
-    return f"SELECT {', '.join(f'{missing(field.type)} AS {quoting.name(field.name)}' for field in wanted)} WHERE false"
+    return (
+        "SELECT"
+        f" {', '.join(f'{missing(field.type)} AS {quoting.name(field.name)}' for field in wanted)}"
+        " WHERE false"
+    )
 
 
 def _parquet(paths: list[str]) -> str:
-    """Files of one schema. Folders named `a=b` are none of its columns, wherever the bucket lies."""
+    """Files of one schema. Folders named `a=b` are none of its columns, wherever the
+    bucket lies.
+    """
     return f"read_parquet({quoting.texts(paths)}, hive_partitioning = false)"
 
 
@@ -381,9 +490,16 @@ def _translated(error: Exception) -> Exception:
 
     ours = _STORE_ERROR.search(str(error))
     if ours is not None:  # raised by the store's file system, below DuckDB
-        kinds = {"ObjectNotFound": ObjectNotFound, "StoreDenied": StoreDenied, "ObjectArchived": StoreDenied}
+        kinds = {
+            "ObjectNotFound": ObjectNotFound,
+            "StoreDenied": StoreDenied,
+            "ObjectArchived": StoreDenied,
+        }
         kind = kinds.get(ours[1], StoreUnavailable)
-        return kind(f"{ours[2]}{' (the vacuum removed it meanwhile: ask again)' if kind is ObjectNotFound else ''}")
+        return kind(
+            ours[2]
+            + (" (the vacuum removed it meanwhile: ask again)" if kind is ObjectNotFound else "")
+        )
     text = _one_line(error)
     if isinstance(error, duckdb.IOException) or text.startswith("IO Error"):
         gone = "No such file" in text or "No files found" in text

@@ -1,4 +1,7 @@
-"""Arrow arrays in the types of a table: exactly, or an error. No value is rounded, cut off, moved or given another kind."""
+"""Arrow arrays in the types of a table: exactly, or an error.
+
+No value is rounded, cut off, moved or given another kind.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TIMESTAMP_MIN = -9_223_372_022_400_000_000
-"""In microseconds: what DuckDB takes for a time. The three largest and smallest numbers are its infinities, and none."""
+"""In microseconds: what DuckDB takes for a time.
+
+The three largest and smallest numbers are its infinities, and none.
+"""
 DAY_NS = 86_400 * 10**9
 
 
@@ -25,17 +31,30 @@ class Bent(ValueError):
 
 @functools.cache
 def conversion_errors() -> tuple[type[Exception], ...]:
-    """What conversions of values raise, ours, Python's and pyarrow's (of which MemoryErrors are no such matter: let them pass)."""
+    """What conversions of values raise, ours, Python's and pyarrow's (of which MemoryErrors are no
+    such matter: let them pass).
+    """
     import pyarrow as pa
 
-    return (pa.ArrowException, OverflowError, ValueError, TypeError, ArithmeticError, AttributeError, RecursionError)
+    return (
+        pa.ArrowException,
+        OverflowError,
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+    )
 
 
-# -- plain types -------------------------------------------------------------------------------------------------------
+# -- plain types -----------------------------------------------------------------------------------
 
 
 def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column in the type that tables have for it (see `contract`). Raises Bent, pa.ArrowException."""
+    """A column in the type that tables have for it (see `contract`).
+
+    Raises Bent, pa.ArrowException.
+    """
     import pyarrow as pa
 
     if is_plain(column.type):
@@ -76,7 +95,10 @@ def _static(kind: pa.DataType) -> pa.DataType:
 
 
 def plain(array: pa.Array) -> pa.Array:
-    """One array in the type that tables have for it: nanoseconds only where a value has some. Raises Bent, pa.ArrowException."""
+    """One array in the type that tables have for it: nanoseconds only where a value has some.
+
+    Raises Bent, pa.ArrowException.
+    """
     import pyarrow.types as pt
 
     kind = array.type
@@ -89,7 +111,9 @@ def plain(array: pa.Array) -> pa.Array:
 
         return plain(pc.run_end_decode(array))
     if pt.is_struct(kind):
-        return struct_of([(f.name, plain(child)) for f, child in zip(kind, array.flatten(), strict=True)], array)
+        return struct_of(
+            [(f.name, plain(child)) for f, child in zip(kind, array.flatten(), strict=True)], array
+        )
     if pt.is_map(kind):
         return map_of(array, plain, plain)
     if is_list(kind):
@@ -110,7 +134,9 @@ def _plain_extension(array: pa.Array) -> pa.Array:
 
     if _static(array.type).equals(pa.string()) and array.type.extension_name == "arrow.uuid":
         found = array.storage.to_pylist()
-        return pa.array([None if one is None else str(uuid.UUID(bytes=one)) for one in found], pa.string())
+        return pa.array(
+            [None if one is None else str(uuid.UUID(bytes=one)) for one in found], pa.string()
+        )
     if array.type.extension_name == "arrow.bool8":
         return array.storage.cast(pa.bool_())
     return plain(array.storage)
@@ -132,7 +158,10 @@ def _coarser(array: pa.Array) -> pa.Array:
 
 
 def _require_range(array: pa.Array) -> None:
-    """Raises Bent for times that DuckDB does not know: years beyond 294246, hours beyond 24. At any depth."""
+    """Raises Bent for times that DuckDB does not know: years beyond 294246, hours beyond 24.
+
+    At any depth.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.types as pt
@@ -174,11 +203,14 @@ def _has_times(kind: pa.DataType) -> bool:
     return any(_has_times(kind.field(i).type) for i in range(kind.num_fields))
 
 
-# -- other types -------------------------------------------------------------------------------------------------------
+# -- other types -----------------------------------------------------------------------------------
 
 
 def cast_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """A column of a plain type in another: each value the same, at any depth. Raises Bent, pa.ArrowException."""
+    """A column of a plain type in another: each value the same, at any depth.
+
+    Raises Bent, pa.ArrowException.
+    """
     import pyarrow as pa
 
     if column.type.equals(kind):
@@ -187,7 +219,10 @@ def cast_column(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 
 
 def cast_array(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    """One array in another type. Fields that it lacks are null; a field that `kind` lacks must have no value."""
+    """One array in another type.
+
+    Fields that it lacks are null; a field that `kind` lacks must have no value.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.types as pt
@@ -206,7 +241,9 @@ def cast_array(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if pt.is_struct(have) and pt.is_struct(kind):
         return _cast_struct(array, kind)
     if pt.is_map(have) and pt.is_map(kind):
-        return map_of(array, lambda a: cast_array(a, kind.key_type), lambda a: cast_array(a, kind.item_type))
+        return map_of(
+            array, lambda a: cast_array(a, kind.key_type), lambda a: cast_array(a, kind.item_type)
+        )
     if pt.is_list(have) and pt.is_list(kind):
         return list_of(array, lambda a: cast_array(a, kind.value_type))
     if pt.is_nested(have) or pt.is_nested(kind):
@@ -221,7 +258,9 @@ def _cast_struct(array: pa.StructArray, kind: pa.DataType) -> pa.Array:
     children = []
     for field in kind:
         child = came.pop(field.name, None)
-        children.append((field.name, cast_array(pa.nulls(len(array)) if child is None else child, field.type)))
+        children.append(
+            (field.name, cast_array(pa.nulls(len(array)) if child is None else child, field.type))
+        )
     for name, child in came.items():
         if child.null_count < len(child):
             raise Bent(f"has a field {name!r}, which the table's column lacks")
@@ -236,7 +275,11 @@ def cast_leaf(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if pt.is_null(kind):
         raise Bent("has values where none can be")
     if pt.is_string(kind):
-        return array.cast(kind) if pt.is_binary(have) or pt.is_large_string(have) or pt.is_string_view(have) else as_text(array)
+        return (
+            array.cast(kind)
+            if pt.is_binary(have) or pt.is_large_string(have) or pt.is_string_view(have)
+            else as_text(array)
+        )
     way = _ways(have, kind)
     if way is None:
         raise Bent(f"{have} values do not become {kind}")
@@ -247,7 +290,9 @@ def cast_leaf(array: pa.Array, kind: pa.DataType) -> pa.Array:
     return found
 
 
-def _ways(have: pa.DataType, kind: pa.DataType) -> Callable[[pa.Array, pa.DataType], pa.Array] | None:
+def _ways(
+    have: pa.DataType, kind: pa.DataType
+) -> Callable[[pa.Array, pa.DataType], pa.Array] | None:
     """How values of one type become values of the other; None where they do not."""
     import pyarrow.types as pt
 
@@ -276,7 +321,11 @@ def _ways(have: pa.DataType, kind: pa.DataType) -> Callable[[pa.Array, pa.DataTy
         return _cast if kind.tz is None else None
     if pt.is_timestamp(have) and pt.is_date(kind):
         return _cast if have.tz is None else None
-    return _cast if both(pt.is_time) or both(pt.is_date) or plain_type(have) == plain_type(kind) else None
+    return (
+        _cast
+        if both(pt.is_time) or both(pt.is_date) or plain_type(have) == plain_type(kind)
+        else None
+    )
 
 
 def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -306,7 +355,10 @@ def _decimal_to_float(array: pa.Array, kind: pa.DataType) -> pa.Array:
 
     values = array.to_pylist()
     found = [None if value is None else float(value) for value in values]
-    if any(v is not None and f is not None and Decimal(repr(f)) != v for v, f in zip(values, found, strict=True)):
+    if any(
+        v is not None and f is not None and Decimal(repr(f)) != v
+        for v, f in zip(values, found, strict=True)
+    ):
         raise Bent("has a decimal of more digits than a float holds")
     doubles = pa.array(found, pa.float64())
     if pt.is_float64(kind):
@@ -331,7 +383,7 @@ def _require_same(before: pa.Array, after: pa.Array) -> None:
         raise Bent(f"has a value that {after.type} cannot hold")
 
 
-# -- building ----------------------------------------------------------------------------------------------------------
+# -- building --------------------------------------------------------------------------------------
 
 
 def hollow(is_there: pa.Array) -> pa.Array:
@@ -343,13 +395,19 @@ def hollow(is_there: pa.Array) -> pa.Array:
     return pa.array([{} if one else None for one in is_there.to_pylist()], pa.struct([]))
 
 
-def struct_of(children: Sequence[tuple[str, pa.Array]], like: pa.Array, fields: Sequence[pa.Field] | None = None) -> pa.Array:
+def struct_of(
+    children: Sequence[tuple[str, pa.Array]],
+    like: pa.Array,
+    fields: Sequence[pa.Field] | None = None,
+) -> pa.Array:
     """A struct of these fields, null where `like` is."""
     import pyarrow as pa
 
     if not children:
         return hollow(like.is_valid())
-    fields = fields if fields is not None else [pa.field(name, child.type) for name, child in children]
+    fields = (
+        fields if fields is not None else [pa.field(name, child.type) for name, child in children]
+    )
     mask = like.is_null() if like.null_count else None
     return pa.StructArray.from_arrays([child for _, child in children], fields=fields, mask=mask)
 
@@ -365,10 +423,14 @@ def list_of(array: pa.Array, change: Callable[[pa.Array], pa.Array]) -> pa.Array
     ends = pc.cumulative_sum(lengths.cast(pa.int64())).cast(pa.int32())
     offsets = pa.concat_arrays([pa.array([0], pa.int32()), ends])
     values = change(array.flatten())
-    return pa.ListArray.from_arrays(offsets, values, mask=array.is_null() if array.null_count else None)
+    return pa.ListArray.from_arrays(
+        offsets, values, mask=array.is_null() if array.null_count else None
+    )
 
 
-def map_of(array: pa.MapArray, key: Callable[[pa.Array], pa.Array], item: Callable[[pa.Array], pa.Array]) -> pa.Array:
+def map_of(
+    array: pa.MapArray, key: Callable[[pa.Array], pa.Array], item: Callable[[pa.Array], pa.Array]
+) -> pa.Array:
     """A map with its keys and values changed."""
     import pyarrow as pa
 
@@ -377,10 +439,18 @@ def map_of(array: pa.MapArray, key: Callable[[pa.Array], pa.Array], item: Callab
     keys, items = key(array.keys[first:last]), item(array.items[first:last])
     lengths = [offsets[i + 1] - offsets[i] if there else 0 for i, there in enumerate(is_there)]
     if sum(lengths) < last - first:  # something lies behind nulls
-        rows = [n - first for i, there in enumerate(is_there) if there for n in range(offsets[i], offsets[i + 1])]
+        rows = [
+            n - first
+            for i, there in enumerate(is_there)
+            if there
+            for n in range(offsets[i], offsets[i + 1])
+        ]
         kept = pa.array(rows, pa.int64())
         keys, items = keys.take(kept), items.take(kept)
     ends = [0, *accumulate(lengths)]
-    starts = [*(end if there else None for end, there in zip(ends, is_there, strict=False)), ends[-1]]
+    starts = [
+        *(end if there else None for end, there in zip(ends, is_there, strict=False)),
+        ends[-1],
+    ]
     kind = pa.map_(keys.type, items.type)
     return pa.MapArray.from_arrays(pa.array(starts, pa.int32()), keys, items, kind)

@@ -1,4 +1,6 @@
-"""Which type a column has in DuckDB, in Delta Lake and in Postgres: for every type that `schema.plain_type` lets through. Pure."""
+"""Which type a column has in DuckDB, in Delta Lake and in Postgres: for every type that
+`schema.plain_type` lets through. Pure.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,46 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _DUCKDB = {
-    **{"bool": "BOOLEAN", "int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT"},
+    **{
+        "bool": "BOOLEAN",
+        "int8": "TINYINT",
+        "int16": "SMALLINT",
+        "int32": "INTEGER",
+        "int64": "BIGINT",
+    },
     **{"uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER", "uint64": "UBIGINT"},
-    **{"float": "FLOAT", "double": "DOUBLE", "string": "VARCHAR", "binary": "BLOB", "date32[day]": "DATE", "null": "VARCHAR"},
-    **{"time64[ns]": "TIME_NS", "timestamp[s]": "TIMESTAMP_S", "timestamp[ms]": "TIMESTAMP_MS", "timestamp[ns]": "TIMESTAMP_NS"},
+    **{
+        "float": "FLOAT",
+        "double": "DOUBLE",
+        "string": "VARCHAR",
+        "binary": "BLOB",
+        "date32[day]": "DATE",
+        "null": "VARCHAR",
+    },
+    **{
+        "time64[ns]": "TIME_NS",
+        "timestamp[s]": "TIMESTAMP_S",
+        "timestamp[ms]": "TIMESTAMP_MS",
+        "timestamp[ns]": "TIMESTAMP_NS",
+    },
 }
 _POSTGRES = {
-    **{"bool": "boolean", "int8": "smallint", "int16": "smallint", "int32": "integer", "int64": "bigint"},
+    **{
+        "bool": "boolean",
+        "int8": "smallint",
+        "int16": "smallint",
+        "int32": "integer",
+        "int64": "bigint",
+    },
     **{"uint8": "smallint", "uint16": "integer", "uint32": "bigint", "uint64": "numeric(20,0)"},
-    **{"float": "real", "double": "double precision", "string": "text", "binary": "bytea", "date32[day]": "date", "null": "text"},
+    **{
+        "float": "real",
+        "double": "double precision",
+        "string": "text",
+        "binary": "bytea",
+        "date32[day]": "date",
+        "null": "text",
+    },
 }
 
 
@@ -35,7 +68,13 @@ def duckdb_type(kind: pa.DataType) -> str:
     if pt.is_time(kind):
         return "TIME"
     if pt.is_timestamp(kind):
-        return "TIMESTAMP" if kind.tz is None else "TIMESTAMPTZ_NS" if kind.unit == "ns" else "TIMESTAMP WITH TIME ZONE"
+        return (
+            "TIMESTAMP"
+            if kind.tz is None
+            else "TIMESTAMPTZ_NS"
+            if kind.unit == "ns"
+            else "TIMESTAMP WITH TIME ZONE"
+        )
     if pt.is_list(kind):
         return f"{duckdb_type(kind.value_type)}[]"
     if pt.is_struct(kind):
@@ -46,11 +85,19 @@ def duckdb_type(kind: pa.DataType) -> str:
 
 
 def delta_type(kind: pa.DataType) -> pa.DataType:
-    """The Arrow type that the column has in Delta Lake, which knows no unsigned integers, times of day or nanoseconds."""
+    """The Arrow type that the column has in Delta Lake, which knows no unsigned integers, times of
+    day or nanoseconds.
+    """
     import pyarrow as pa
     import pyarrow.types as pt
 
-    wider = {"uint8": pa.int16(), "uint16": pa.int32(), "uint32": pa.int64(), "uint64": pa.decimal128(20, 0), "null": pa.string()}
+    wider = {
+        "uint8": pa.int16(),
+        "uint16": pa.int32(),
+        "uint32": pa.int64(),
+        "uint64": pa.decimal128(20, 0),
+        "null": pa.string(),
+    }
     if str(kind) in wider:
         return wider[str(kind)]
     if pt.is_time(kind):
@@ -64,7 +111,9 @@ def delta_type(kind: pa.DataType) -> pa.DataType:
     if pt.is_struct(kind):
         return pa.struct([pa.field(f.name, delta_type(f.type)) for f in kind])
     if pt.is_map(kind):
-        return pa.map_(_within_map(delta_type(kind.key_type)), _within_map(delta_type(kind.item_type)))
+        return pa.map_(
+            _within_map(delta_type(kind.key_type)), _within_map(delta_type(kind.item_type))
+        )
     return kind if str(kind) in _DUCKDB else pa.string()
 
 
@@ -76,7 +125,9 @@ def has_naive_times(kind: pa.DataType) -> bool:
 
 
 def _within_map(kind: pa.DataType) -> pa.DataType:
-    """Times without a zone are text there: deltalake 1.6 does not see that its table needs the feature for them."""
+    """Times without a zone are text there: deltalake 1.6 does not see that its table needs the
+    feature for them.
+    """
     import pyarrow as pa
     import pyarrow.types as pt
 
@@ -90,7 +141,10 @@ def _within_map(kind: pa.DataType) -> pa.DataType:
 
 
 def postgres_type(kind: pa.DataType) -> str:
-    """Postgres' own name of the type, as `format_type` says it. Lists, structs and maps are `jsonb`."""
+    """Postgres' own name of the type, as `format_type` says it.
+
+    Lists, structs and maps are `jsonb`.
+    """
     import pyarrow.types as pt
 
     found = _POSTGRES.get(str(kind))
@@ -106,9 +160,11 @@ def postgres_type(kind: pa.DataType) -> str:
 
 
 def keeps_values(before: pa.DataType, after: pa.DataType) -> bool:
-    """Whether a database that turns a column of one type into one of the other has what a query over the files says.
+    """Whether a database that turns a column of one type into one of the other has what a query
+    over the files says.
 
-    Not where it becomes text (1 in a file, a float meanwhile, is "1.0" then), nor inside of lists, structs and maps.
+    Not where it becomes text (1 in a file, a float meanwhile, is "1.0" then), nor inside of lists,
+    structs and maps.
     """
     import pyarrow.types as pt
 
@@ -116,7 +172,9 @@ def keeps_values(before: pa.DataType, after: pa.DataType) -> bool:
 
 
 def postgres_text(column: str, kind: pa.DataType) -> str:
-    """An expression for DuckDB: the column's value as something that Arrow writes into CSV as Postgres reads it."""
+    """An expression for DuckDB: the column's value as something that Arrow writes into CSV as
+    Postgres reads it.
+    """
     target = postgres_type(kind)
     name = quoting.name(column)
     if target in ("boolean", "smallint", "integer", "bigint", "real", "double precision"):
@@ -126,7 +184,8 @@ def postgres_text(column: str, kind: pa.DataType) -> str:
     if target == "text":
         return f"replace(CAST({name} AS VARCHAR), chr(0), {_REPLACEMENT}) AS {name}"
     if target == "jsonb":
-        # a NUL is \u0000 in JSON, which jsonb refuses; chr(1) stands for a backslash meanwhile: JSON has no such character
+        # a NUL is \u0000 in JSON, which jsonb refuses; chr(1) stands for a backslash meanwhile:
+        # JSON has no such character
         held = f"replace(CAST(to_json({_finite(name, kind)}) AS VARCHAR), '\\\\', chr(1))"
         return f"replace(replace({held}, '\\u0000', '\\ufffd'), chr(1), '\\\\') AS {name}"
     if target == "date" or target.startswith("timestamp"):
@@ -136,7 +195,9 @@ def postgres_text(column: str, kind: pa.DataType) -> str:
 
 
 def _finite(value: str, kind: pa.DataType, depth: int = 0) -> str:
-    """An expression for DuckDB: the value with null for floats that JSON cannot write (NaN, infinity), however deep inside."""
+    """An expression for DuckDB: the value with null for floats that JSON cannot write (NaN,
+    infinity), however deep inside.
+    """
     import pyarrow.types as pt
 
     if not _has_floats(kind):
@@ -145,10 +206,16 @@ def _finite(value: str, kind: pa.DataType, depth: int = 0) -> str:
     if pt.is_list(kind):
         return f"list_transform({value}, lambda {one}: {_finite(one, kind.value_type, depth + 1)})"
     if pt.is_struct(kind):
-        fields = ", ".join(f"{quoting.name(f.name)} := {_finite(f'{value}.{quoting.name(f.name)}', f.type, depth)}" for f in kind)
+        fields = ", ".join(
+            f"{quoting.name(f.name)} := {_finite(f'{value}.{quoting.name(f.name)}', f.type, depth)}"
+            for f in kind
+        )
         return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({fields}) END"
     if pt.is_map(kind):
-        entry = f"struct_pack(key := {one}.key, value := {_finite(f'{one}.value', kind.item_type, depth + 1)})"
+        entry = (
+            f"struct_pack(key := {one}.key, value :="
+            f" {_finite(f'{one}.value', kind.item_type, depth + 1)})"
+        )
         return f"map_from_entries(list_transform(map_entries({value}), lambda {one}: {entry}))"
     return f"CASE WHEN isfinite({value}) THEN {value} END"
 
@@ -158,7 +225,9 @@ def _has_floats(kind: pa.DataType) -> bool:
 
     if pt.is_map(kind):
         return _has_floats(kind.item_type)  # keys are text in JSON
-    return pt.is_floating(kind) or any(_has_floats(kind.field(i).type) for i in range(kind.num_fields))
+    return pt.is_floating(kind) or any(
+        _has_floats(kind.field(i).type) for i in range(kind.num_fields)
+    )
 
 
 _REPLACEMENT = "chr(65533)"

@@ -1,4 +1,6 @@
-"""Columns of Arrow tables in the types of the table they go to: exactly, or an error that names the column."""
+"""Columns of Arrow tables in the types of the table they go to: exactly, or an error that names the
+column.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def plain_table(table: pa.Table, declared: Mapping[str, pa.DataType]) -> pa.Table:
-    """A user's Arrow table with declared columns in their types, the others in those that tables have.
+    """A user's Arrow table with declared columns in their types, the others in those that tables
+    have.
 
     Raises InputRejected that names the column.
     """
@@ -31,12 +34,17 @@ def plain_table(table: pa.Table, declared: Mapping[str, pa.DataType]) -> pa.Tabl
 
 
 def fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table's own columns in the types of `schema`. Columns it lacks are added when a file is written."""
+    """The table's own columns in the types of `schema`.
+
+    Columns it lacks are added when a file is written.
+    """
     import pyarrow as pa
 
     if not table.num_columns:
         return table
-    columns = [_converted(f.name, table.column(f.name), schema.field(f.name).type) for f in table.schema]
+    columns = [
+        _converted(f.name, table.column(f.name), schema.field(f.name).type) for f in table.schema
+    ]
     return pa.Table.from_arrays(columns, names=table.column_names)
 
 
@@ -49,12 +57,20 @@ def _converted(name: str, column: pa.ChunkedArray, kind: pa.DataType | None) -> 
     except conversion_errors() as error:
         reason = " ".join(str(error).split())
         if kind is None:
-            raise InputRejected(f"column {name!r} {reason}" if isinstance(error, Bent) else f"column {name!r}: {reason}") from None
-        raise InputRejected(f"column {name!r} is {column.type} and does not fit {kind}: {reason}") from None
+            raise InputRejected(
+                f"column {name!r} {reason}"
+                if isinstance(error, Bent)
+                else f"column {name!r}: {reason}"
+            ) from None
+        raise InputRejected(
+            f"column {name!r} is {column.type} and does not fit {kind}: {reason}"
+        ) from None
 
 
 def require_text(table: pa.Table) -> None:
-    """Raises InputRejected where text is none: Arrow trusts whoever made a table, and one such value makes queries fail."""
+    """Raises InputRejected where text is none: Arrow trusts whoever made a table, and one such
+    value makes queries fail.
+    """
     import pyarrow as pa
 
     try:
@@ -74,7 +90,11 @@ def stored(table: pa.Table, schema: pa.Schema) -> pa.Table:
         kind = stored_type(wanted.type)
         names.append(wanted.name)
         at = table.schema.get_field_index(wanted.name)
-        columns.append(pa.nulls(table.num_rows, kind) if at < 0 else _converted(wanted.name, table.column(at), kind))
+        columns.append(
+            pa.nulls(table.num_rows, kind)
+            if at < 0
+            else _converted(wanted.name, table.column(at), kind)
+        )
     for name in PROVENANCE:
         names.append(name)
         columns.append(table.column(name))

@@ -1,7 +1,9 @@
-"""The value contract: what a table does with each Arrow type, at every depth. docs/TYPES.md is made from this table.
+"""The value contract: what a table does with each Arrow type, at every depth. docs/TYPES.md is made
+from this table.
 
-A type is kept as it is, kept in a stated form, or refused with the column's path, its type and the way out. What is not known yet
-(no value but nulls, empty lists, objects without a field) is no type of its own: it becomes what the first value brings.
+A type is kept as it is, kept in a stated form, or refused with the column's path, its type and the
+way out. What is not known yet (no value but nulls, empty lists, objects without a field) is no type
+of its own: it becomes what the first value brings.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ TypeCheck = Callable[["pa.DataType"], bool]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What becomes of the types that `holds` says yes to. plain: the type in the table, None for a type that is refused."""
+    """What becomes of the types that `holds` says yes to. plain: the type in the table, None for a
+    type that is refused.
+    """
 
     types: str
     form: str
@@ -43,7 +47,10 @@ def _refused(_: pa.DataType) -> None:
 
 @functools.cache
 def rules() -> tuple[Rule, ...]:
-    """The table of leaf types, in the order they are tried. Lists, structs and maps are `plain_type`'s: their leaves are here."""
+    """The table of leaf types, in the order they are tried.
+
+    Lists, structs and maps are `plain_type`'s: their leaves are here.
+    """
     import pyarrow as pa
     import pyarrow.types as pt
 
@@ -51,7 +58,12 @@ def rules() -> tuple[Rule, ...]:
         return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
 
     def is_bytes(kind: pa.DataType) -> bool:
-        return bool(pt.is_binary(kind) or pt.is_large_binary(kind) or pt.is_fixed_size_binary(kind) or pt.is_binary_view(kind))
+        return bool(
+            pt.is_binary(kind)
+            or pt.is_large_binary(kind)
+            or pt.is_fixed_size_binary(kind)
+            or pt.is_binary_view(kind)
+        )
 
     def named(name: str) -> TypeCheck:
         return lambda kind: getattr(kind, "extension_name", "") == name
@@ -65,29 +77,68 @@ def rules() -> tuple[Rule, ...]:
         Rule("uuid", "text, as 8-4-4-4-12 digits", named("arrow.uuid"), lambda _: pa.string()),
         Rule("json", "text", named("arrow.json"), lambda _: pa.string()),
         Rule("bool8", "bool", named("arrow.bool8"), lambda _: pa.bool_()),
-        Rule("fixed_shape_tensor", "its list", named("arrow.fixed_shape_tensor"), lambda k: plain_type(k.storage_type)),
-        Rule("other extension types", "convert it to a type of Arrow's own", is_extension, _refused),
+        Rule(
+            "fixed_shape_tensor",
+            "its list",
+            named("arrow.fixed_shape_tensor"),
+            lambda k: plain_type(k.storage_type),
+        ),
+        Rule(
+            "other extension types", "convert it to a type of Arrow's own", is_extension, _refused
+        ),
         Rule("dictionary", "its values", pt.is_dictionary, lambda k: plain_type(k.value_type)),
-        Rule("run_end_encoded", "its values", pt.is_run_end_encoded, lambda k: plain_type(k.value_type)),
+        Rule(
+            "run_end_encoded",
+            "its values",
+            pt.is_run_end_encoded,
+            lambda k: plain_type(k.value_type),
+        ),
         Rule("bool", "as it is", pt.is_boolean, _same),
-        Rule("int8, int16, int32, int64, uint8, uint16, uint32, uint64", "as it is", pt.is_integer, _same),
+        Rule(
+            "int8, int16, int32, int64, uint8, uint16, uint32, uint64",
+            "as it is",
+            pt.is_integer,
+            _same,
+        ),
         Rule("float16", "float", pt.is_float16, lambda _: pa.float32()),
         Rule("float, double", "as it is", pt.is_floating, _same),
-        Rule("decimal32, decimal64, decimal128, decimal256", "decimal128 of at most 38 digits", pt.is_decimal, _plain_decimal),
+        Rule(
+            "decimal32, decimal64, decimal128, decimal256",
+            "decimal128 of at most 38 digits",
+            pt.is_decimal,
+            _plain_decimal,
+        ),
         Rule("string, large_string, string_view", "string", is_text, lambda _: pa.string()),
-        Rule("binary, large_binary, fixed_size_binary, binary_view", "binary", is_bytes, lambda _: pa.binary()),
+        Rule(
+            "binary, large_binary, fixed_size_binary, binary_view",
+            "binary",
+            is_bytes,
+            lambda _: pa.binary(),
+        ),
         Rule("date32, date64", "date32", pt.is_date, lambda _: pa.date32()),
-        Rule("time32, time64", "time64[us]; time64[ns] where a value has nanoseconds", pt.is_time, _plain_time),
+        Rule(
+            "time32, time64",
+            "time64[us]; time64[ns] where a value has nanoseconds",
+            pt.is_time,
+            _plain_time,
+        ),
         Rule(
             "timestamp without a zone",
             "timestamp[us]; timestamp[ns] where a value has nanoseconds",
             lambda k: pt.is_timestamp(k) and k.tz is None,
             _plain_timestamp,
         ),
-        Rule("timestamp with a zone", "the same, as an instant: its zone is UTC", pt.is_timestamp, _plain_timestamp),
+        Rule(
+            "timestamp with a zone",
+            "the same, as an instant: its zone is UTC",
+            pt.is_timestamp,
+            _plain_timestamp,
+        ),
         Rule("duration", seconds, pt.is_duration, _refused),
         Rule("month_day_nano_interval", seconds, pt.is_interval, _refused),
-        Rule("sparse_union, dense_union", "convert it to a struct, or to text", pt.is_union, _refused),
+        Rule(
+            "sparse_union, dense_union", "convert it to a struct, or to text", pt.is_union, _refused
+        ),
     )
 
 
@@ -122,19 +173,32 @@ def is_list(kind: pa.DataType) -> bool:
     """Whether this is one of Arrow's five types of lists."""
     import pyarrow.types as pt
 
-    kinds = (pt.is_list, pt.is_large_list, pt.is_fixed_size_list, pt.is_list_view, pt.is_large_list_view)
+    kinds = (
+        pt.is_list,
+        pt.is_large_list,
+        pt.is_fixed_size_list,
+        pt.is_list_view,
+        pt.is_large_list_view,
+    )
     return any(is_kind(kind) for is_kind in kinds)
 
 
 @functools.lru_cache(4096)
 def plain_type(kind: pa.DataType) -> pa.DataType | None:
-    """The type that a table has for values of this one. None where it holds no such values (`refused_within` says which)."""
+    """The type that a table has for values of this one.
+
+    None where it holds no such values (`refused_within` says which).
+    """
     import pyarrow as pa
     import pyarrow.types as pt
 
     if pt.is_struct(kind):
         inner = [(field.name, plain_type(field.type)) for field in kind]
-        return None if any(t is None for _, t in inner) else pa.struct([pa.field(name, t) for name, t in inner])
+        return (
+            None
+            if any(t is None for _, t in inner)
+            else pa.struct([pa.field(name, t) for name, t in inner])
+        )
     if pt.is_map(kind):
         key, item = plain_type(kind.key_type), plain_type(kind.item_type)
         return None if key is None or item is None else pa.map_(key, item)
@@ -152,7 +216,11 @@ def refused_within(path: str, kind: pa.DataType) -> tuple[str, str, str] | None:
         if rule is None:
             return where, str(leaf), "convert it first"
         if rule.plain(leaf) is None:
-            way_out = f"a table's decimals have at most {DECIMAL_DIGITS} digits" if "decimal" in rule.types else rule.form
+            way_out = (
+                f"a table's decimals have at most {DECIMAL_DIGITS} digits"
+                if "decimal" in rule.types
+                else rule.form
+            )
             return where, _named(leaf), way_out
     return None
 
@@ -171,7 +239,9 @@ def leaves(path: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
 
 
 def inner(kind: pa.DataType) -> list[tuple[str, pa.DataType]]:
-    """What a type is made of, with the steps of the path; nothing for leaves and for a struct without fields."""
+    """What a type is made of, with the steps of the path; nothing for leaves and for a struct
+    without fields.
+    """
     import pyarrow.types as pt
 
     if pt.is_struct(kind):
@@ -191,8 +261,8 @@ def is_hollow(kind: pa.DataType) -> bool:
 def stored_type(kind: pa.DataType) -> pa.DataType | None:
     """The type in a Parquet file; None for a column that has no values at all yet.
 
-    Parquet has no type for what is not known yet. Within lists and structs nulls are stored as text; an object without a field
-    as `true`, so that it is told from a missing one.
+    Parquet has no type for what is not known yet. Within lists and structs nulls are stored as
+    text; an object without a field as `true`, so that it is told from a missing one.
     """
     import pyarrow as pa
     import pyarrow.types as pt
@@ -201,7 +271,9 @@ def stored_type(kind: pa.DataType) -> pa.DataType | None:
 
 
 def outside_type(kind: pa.DataType) -> pa.DataType:
-    """The type that a database or a table of another format gets: what is not known yet is text there."""
+    """The type that a database or a table of another format gets: what is not known yet is text
+    there.
+    """
     import pyarrow as pa
 
     return _filled(kind, pa.string())
@@ -224,7 +296,7 @@ def _filled(kind: pa.DataType, hollow: pa.DataType) -> pa.DataType:
     return kind
 
 
-# -- names -------------------------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------
 
 
 def folded(name: str) -> str:
@@ -233,7 +305,9 @@ def folded(name: str) -> str:
 
 
 Steps = tuple[str, ...]
-"""The way to a field: the column, then a name for a struct, `[]` for a list, `{key}` and `{}` for a map."""
+"""The way to a field: the column, then a name for a struct, `[]` for a list, `{key}` and `{}` for a
+map.
+"""
 
 
 class NameConflict(NamedTuple):
@@ -244,7 +318,10 @@ class NameConflict(NamedTuple):
 
 
 def name_conflicts(schema: pa.Schema) -> dict[Steps, NameConflict]:
-    """What is wrong with names of columns, and of fields at any depth. No recursion: types may be deeper than calls."""
+    """What is wrong with names of columns, and of fields at any depth.
+
+    No recursion: types may be deeper than calls.
+    """
     found: dict[Steps, NameConflict] = {}
     waiting: list[tuple[Steps, Iterable[pa.Field]]] = [((), schema)]
     for at, fields in waiting:  # grows meanwhile
@@ -254,7 +331,9 @@ def name_conflicts(schema: pa.Schema) -> dict[Steps, NameConflict]:
             if unsayable:
                 found[*at, name] = NameConflict(unsayable, "rename it")
             elif folded(name) in seen:
-                found[*at, name] = NameConflict(_same_name(at, seen[folded(name)], name), "rename one")
+                found[*at, name] = NameConflict(
+                    _same_name(at, seen[folded(name)], name), "rename one"
+                )
             else:
                 seen[folded(name)] = name
                 waiting += _structs_within((*at, name), kind)
@@ -274,7 +353,9 @@ def _structs_within(at: Steps, kind: pa.DataType) -> Iterator[tuple[Steps, pa.Da
 
 
 def check_field_name(name: str, what: str) -> None:
-    """Raises InputRejected for a name that DuckDB cannot say. what: of a column, or of a field within one."""
+    """Raises InputRejected for a name that DuckDB cannot say. what: of a column, or of a field
+    within one.
+    """
     unsayable = _unsayable(name, what)
     if unsayable:
         raise InputRejected(f"{unsayable}: rename it")
@@ -302,7 +383,10 @@ def _same_name(at: Steps, known: str, name: str) -> str:
 
 def differs_in_case(where: str, known: str, name: str) -> str:
     """What is said of two fields of one struct that DuckDB takes for one."""
-    return f"column {where!r} has the fields {known!r} and {name!r}, which SQL cannot tell apart (names ignore case)"
+    return (
+        f"column {where!r} has the fields {known!r} and {name!r}, which SQL cannot tell apart"
+        " (names ignore case)"
+    )
 
 
 def path_of(steps: Steps) -> str:
@@ -317,7 +401,11 @@ def without(schema: pa.Schema, fields: Mapping[Steps, object]) -> pa.Schema:
     """The schema without these fields."""
     import pyarrow as pa
 
-    kept = [(field.name, _without((field.name,), field.type, fields)) for field in schema if (field.name,) not in fields]
+    kept = [
+        (field.name, _without((field.name,), field.type, fields))
+        for field in schema
+        if (field.name,) not in fields
+    ]
     return pa.schema([pa.field(name, kind) for name, kind in kept])
 
 
@@ -331,5 +419,8 @@ def _without(at: Steps, kind: pa.DataType, fields: Mapping[Steps, object]) -> pa
     if pt.is_list(kind):
         return pa.list_(_without((*at, "[]"), kind.value_type, fields))
     if pt.is_map(kind):
-        return pa.map_(_without((*at, "{key}"), kind.key_type, fields), _without((*at, "{}"), kind.item_type, fields))
+        return pa.map_(
+            _without((*at, "{key}"), kind.key_type, fields),
+            _without((*at, "{}"), kind.item_type, fields),
+        )
     return kind

@@ -1,8 +1,10 @@
-"""What the values of a table's columns reach, as far as types depend on it: kept beside the types, in the schema of each commit.
+"""What the values of a table's columns reach, as far as types depend on it: kept beside the types,
+in the schema of each commit.
 
-An integer of 64 bits is wide beyond 2**53, where not every integer is a float; a time in microseconds is wide outside of the years
-1678 to 2261, of which alone nanoseconds can be told. A column that has no wide values may still become one of floats, or of
-nanoseconds. Of tables older than this nothing is known, and their columns count as wide.
+An integer of 64 bits is wide beyond 2**53, where not every integer is a float; a time in
+microseconds is wide outside of the years 1678 to 2261, of which alone nanoseconds can be told. A
+column that has no wide values may still become one of floats, or of nanoseconds. Of tables older
+than this nothing is known, and their columns count as wide.
 """
 
 from __future__ import annotations
@@ -52,13 +54,17 @@ def _all(path: tuple[str, ...], kind: pa.DataType) -> list[tuple[str, ...]]:
     children = inner(kind)
     if not children:
         return [path] if _can_be(kind) else []
-    return [found for step, child in children for found in _all((*path, step.removeprefix(".")), child)]
+    return [
+        found for step, child in children for found in _all((*path, step.removeprefix(".")), child)
+    ]
 
 
 def _can_be(kind: pa.DataType) -> bool:
     import pyarrow.types as pt
 
-    return bool(pt.is_int64(kind) or pt.is_uint64(kind) or (pt.is_timestamp(kind) and kind.unit != "ns"))
+    return bool(
+        pt.is_int64(kind) or pt.is_uint64(kind) or (pt.is_timestamp(kind) and kind.unit != "ns")
+    )
 
 
 def measured(table: pa.Table, known: Wide = NONE_WIDE) -> Wide:
@@ -83,7 +89,8 @@ def _look(path: tuple[str, ...], array: pa.Array, found: set[tuple[str, ...]], k
     elif pt.is_list(kind):
         _look((*path, "[]"), array.flatten(), found, known)
     elif pt.is_map(kind):
-        compact = array.take(pa.array(range(len(array)), pa.int64()))  # a slice's keys are those of the whole
+        # a slice's keys are those of the whole
+        compact = array.take(pa.array(range(len(array)), pa.int64()))
         _look((*path, "{key}"), compact.keys, found, known)
         _look((*path, "{}"), compact.items, found, known)
     elif _can_be(kind):

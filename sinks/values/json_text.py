@@ -29,7 +29,9 @@ def as_json(row: Any) -> str:
 
 
 def encodable(text: str) -> str:
-    """Half a surrogate pair, as JSON may have it, written out: Parquet's text is UTF-8, which has none."""
+    """Half a surrogate pair, as JSON may have it, written out: Parquet's text is UTF-8, which has
+    none.
+    """
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -37,9 +39,12 @@ _encoded = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def json_of(value: Any) -> str:
-    """Any value as JSON that every reader takes. Raises InputRejected for one that is nested too deeply.
+    """Any value as JSON that every reader takes.
 
-    Whole numbers keep all digits. NaN and the infinities, dates and decimals are text. Bytes are text where they are UTF-8, else
+    Raises InputRejected for one that is nested too deeply.
+
+    Whole numbers keep all digits. NaN and the infinities, dates and decimals are text. Bytes are
+    text where they are UTF-8, else
     `{"base64": ...}`. Of anything else it is what `str` says.
     """
     try:
@@ -54,7 +59,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return encodable(value)
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else {"nan": "NaN", "inf": "Infinity"}.get(str(value), "-Infinity")
+        return (
+            float(value)
+            if math.isfinite(value)
+            else {"nan": "NaN", "inf": "Infinity"}.get(str(value), "-Infinity")
+        )
     if isinstance(value, bytes | bytearray | memoryview):
         return _of_bytes(bytes(value))
     if isinstance(value, Mapping):
@@ -85,7 +94,9 @@ def values_of(array: pa.Array) -> list[Any]:
 
 
 def value_of(scalar: pa.Scalar) -> Any:
-    """An Arrow value as a Python one; text that is no UTF-8 as bytes, nanoseconds as text (Python's own times have none)."""
+    """An Arrow value as a Python one; text that is no UTF-8 as bytes, nanoseconds as text (Python's
+    own times have none).
+    """
     import pyarrow as pa
 
     try:

@@ -1,4 +1,6 @@
-"""One Python value as one of Python's own kinds: what numpy, pandas and subclasses have in place of them."""
+"""One Python value as one of Python's own kinds: what numpy, pandas and subclasses have in place of
+them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
-OWN: frozenset[type] = frozenset({bool, int, float, str, bytes, date, time, datetime, Decimal, UUID, dict, list, tuple})
+OWN: frozenset[type] = frozenset(
+    {bool, int, float, str, bytes, date, time, datetime, Decimal, UUID, dict, list, tuple}
+)
 
 _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (str, str.__str__),
@@ -33,7 +37,9 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 
 
 def plain_value(value: Any) -> Any:
-    """The value as one of Python's own kinds; as it is where there is none, and where it has nanoseconds."""
+    """The value as one of Python's own kinds; as it is where there is none, and where it has
+    nanoseconds.
+    """
     if value is None or type(value) in OWN:
         return value
     pandas, numpy = sys.modules.get("pandas"), sys.modules.get("numpy")
@@ -46,7 +52,9 @@ def plain_value(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, datetime):
-        return value if getattr(value, "nanosecond", 0) else without_nanoseconds(value, value.tzinfo)
+        return (
+            value if getattr(value, "nanosecond", 0) else without_nanoseconds(value, value.tzinfo)
+        )
     if isinstance(value, date):
         return date(value.year, value.month, value.day)
     for base, make in _BASES:
@@ -57,7 +65,11 @@ def plain_value(value: Any) -> Any:
 
 def without_nanoseconds(value: datetime, zone: Any = None) -> datetime:
     """A time as Python's own, which has microseconds; in no zone, or in this one."""
-    day, hour, micro = (value.year, value.month, value.day), (value.hour, value.minute, value.second), value.microsecond
+    day, hour, micro = (
+        (value.year, value.month, value.day),
+        (value.hour, value.minute, value.second),
+        value.microsecond,
+    )
     return datetime(*day, *hour, micro, zone, fold=value.fold)  # noqa: DTZ001
 
 
@@ -73,7 +85,9 @@ def _of_numpy(value: Any) -> Any:
 
 
 def _of_numpy_time(value: Any) -> Any:
-    """numpy's times as Python's; one with nanoseconds as pandas' where that is here, else it stays, and goes nowhere."""
+    """numpy's times as Python's; one with nanoseconds as pandas' where that is here, else it stays,
+    and goes nowhere.
+    """
     if str(value) == "NaT":
         return None
     plain_value = value.item()

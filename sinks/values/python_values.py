@@ -1,7 +1,9 @@
-"""Python's values as Arrow arrays, each exactly: one type for a column, or an error that says which values do not go together.
+"""Python's values as Arrow arrays, each exactly: one type for a column, or an error that says which
+values do not go together.
 
-pyarrow infers a column's type from its first values and bends the others to it: a time of day is cut off beside a date, a zone
-beside times without one, nanoseconds always. Here the kinds of all values are looked at first.
+pyarrow infers a column's type from its first values and bends the others to it: a time of day is
+cut off beside a date, a zone beside times without one, nanoseconds always. Here the kinds of all
+values are looked at first.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ Values = Sequence[Any]
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """texts: values of several kinds in one place become text, as `widen="string"` asks. depth: of what they lie in."""
+    """texts: values of several kinds in one place become text, as `widen="string"` asks. depth: of
+    what they lie in.
+    """
 
     texts: bool = False
     depth: int = 1
@@ -51,7 +55,9 @@ _TZINFO = attrgetter("tzinfo")
 
 
 class Mixed(ValueError):
-    """Values of kinds that make no column. kinds: two values that do not go together, or one that goes nowhere."""
+    """Values of kinds that make no column. kinds: two values that do not go together, or one that
+    goes nowhere.
+    """
 
     def __init__(self, first: object, second: object = None) -> None:
         super().__init__("values of different kinds")
@@ -63,7 +69,10 @@ class TooDeep(ValueError):
 
 
 def array_of(values: Values, how: How = How()) -> pa.Array:
-    """The values as one array of a type that tables have. Raises Mixed, Bent, TooDeep, and what pyarrow raises."""
+    """The values as one array of a type that tables have.
+
+    Raises Mixed, Bent, TooDeep, and what pyarrow raises.
+    """
     import pyarrow as pa
 
     kinds = set(map(type, values))
@@ -80,13 +89,20 @@ def array_of(values: Values, how: How = How()) -> pa.Array:
 
 
 def declared_array(values: Values, kind: pa.DataType, how: How = How()) -> pa.Array:
-    """The values in a declared type, one by one: of each what its own kind says. Raises as `array_of` does."""
+    """The values in a declared type, one by one: of each what its own kind says.
+
+    Raises as `array_of` does.
+    """
     import pyarrow as pa
     import pyarrow.types as pt
 
     if pt.is_list(kind) and any(isinstance(value, list | tuple) for value in values):
         return _lists(values, lambda inner: declared_array(inner, kind.value_type, how.within()))
-    if pt.is_struct(kind) and kind.num_fields and any(isinstance(value, Mapping) for value in values):
+    if (
+        pt.is_struct(kind)
+        and kind.num_fields
+        and any(isinstance(value, Mapping) for value in values)
+    ):
         return _declared_structs(values, kind, how)
     if pt.is_map(kind):
         return _declared_maps(values, kind, how)
@@ -106,7 +122,9 @@ def declared_array(values: Values, kind: pa.DataType, how: How = How()) -> pa.Ar
         pieces.append(_declared_leaf([values[row] for row in rows], kind, how))
     total = sum(len(piece) for piece in pieces)
     found = pa.concat_arrays([*pieces, pa.nulls(1, kind)])
-    return found.take(pa.array([total if values[row] is None else at for row, at in enumerate(order)], pa.int64()))
+    return found.take(
+        pa.array([total if values[row] is None else at for row, at in enumerate(order)], pa.int64())
+    )
 
 
 def _declared_leaf(values: Values, kind: pa.DataType, how: How) -> pa.Array:
@@ -116,7 +134,11 @@ def _declared_leaf(values: Values, kind: pa.DataType, how: How) -> pa.Array:
     first = next(value for value in values if value is not None)
     if type(first) is int and (pt.is_decimal(kind) or pt.is_string(kind)):
         return cast_array(_decimals([None if v is None else Decimal(v) for v in values]), kind)
-    if isinstance(first, Decimal) and pt.is_string(kind) and any(v is not None and not v.is_finite() for v in values):
+    if (
+        isinstance(first, Decimal)
+        and pt.is_string(kind)
+        and any(v is not None and not v.is_finite() for v in values)
+    ):
         raise Mixed(first)
     return cast_array(array_of(values, how), kind)
 
@@ -128,11 +150,16 @@ def _declared_structs(values: Values, kind: pa.DataType, how: How) -> pa.Array:
     if wrong is not None:
         raise Mixed({}, wrong)
     known = {field.name for field in kind}
-    extra = next((name for v in values if v for name in v if name not in known and v[name] is not None), None)
+    extra = next(
+        (name for v in values if v for name in v if name not in known and v[name] is not None), None
+    )
     if extra is not None:
         raise Bent(f"has a field {extra!r}, which its declared type lacks")
     children = [
-        declared_array([None if v is None else v.get(field.name) for v in values], field.type, how.within()) for field in kind
+        declared_array(
+            [None if v is None else v.get(field.name) for v in values], field.type, how.within()
+        )
+        for field in kind
     ]
     return pa.StructArray.from_arrays(children, fields=list(kind), mask=_missing(values))
 
@@ -147,13 +174,17 @@ def _declared_maps(values: Values, kind: pa.DataType, how: How) -> pa.Array:
             pairs.append(None)
         elif isinstance(value, Mapping):
             pairs.append(list(value.items()))
-        elif isinstance(value, list | tuple) and all(isinstance(one, list | tuple) and len(one) == 2 for one in value):
+        elif isinstance(value, list | tuple) and all(
+            isinstance(one, list | tuple) and len(one) == 2 for one in value
+        ):
             pairs.append([tuple(one) for one in value])
         else:
             raise Mixed({}, value)
     flat = [pair for some in pairs if some for pair in some]
     starts = [0, *accumulate(len(some or ()) for some in pairs)]
-    offsets = [None if some is None else start for some, start in zip([*pairs, []], starts, strict=True)]
+    offsets = [
+        None if some is None else start for some, start in zip([*pairs, []], starts, strict=True)
+    ]
     names = declared_array([key for key, _ in flat], kind.key_type, how.within())
     items = declared_array([item for _, item in flat], kind.item_type, how.within())
     if names.null_count:
@@ -161,7 +192,7 @@ def _declared_maps(values: Values, kind: pa.DataType, how: How) -> pa.Array:
     return pa.MapArray.from_arrays(pa.array(offsets, pa.int32()), names, items, kind)
 
 
-# -- one kind ----------------------------------------------------------------------------------------------------------
+# -- one kind --------------------------------------------------------------------------------------
 
 
 def _booleans(values: Values, _: How) -> pa.Array:
@@ -208,7 +239,9 @@ def _dates(values: Values, _: How) -> pa.Array:
 def _times(values: Values, _: How) -> pa.Array:
     import pyarrow as pa
 
-    zoned = next((value for value in values if value is not None and value.tzinfo is not None), None)
+    zoned = next(
+        (value for value in values if value is not None and value.tzinfo is not None), None
+    )
     if zoned is not None:
         raise Mixed(zoned)  # a time of day in a zone is no instant, and tables have no type for it
     return pa.array(values, pa.time64("us"))
@@ -220,16 +253,23 @@ def _datetimes(values: Values, _: How) -> pa.Array:
     zones = set(map(type, map(_TZINFO, filter(None, values))))
     if len(zones) > 1 and _NOTHING in zones:
         naive = next(value for value in values if value is not None and value.tzinfo is None)
-        raise Mixed(naive, next(value for value in values if value is not None and value.tzinfo is not None))
+        raise Mixed(
+            naive, next(value for value in values if value is not None and value.tzinfo is not None)
+        )
     if zones == {_NOTHING}:
         return pa.array(values, pa.timestamp("us"))
-    without = next((value for value in values if value is not None and value.utcoffset() is None), None)
+    without = next(
+        (value for value in values if value is not None and value.utcoffset() is None), None
+    )
     if without is not None:
         raise Mixed(without)
     try:
         return pa.array(values, pa.timestamp("us", ZONE))
     except OverflowError:  # an instant before the year 1, or after 9999: Python has none
-        counted = [None if v is None else (v.replace(tzinfo=None) - EPOCH - v.utcoffset()) // MICRO for v in values]
+        counted = [
+            None if v is None else (v.replace(tzinfo=None) - EPOCH - v.utcoffset()) // MICRO
+            for v in values
+        ]
         return pa.array(counted, pa.int64()).cast(pa.timestamp("us", ZONE))
 
 
@@ -268,19 +308,27 @@ def _lists(values: Values, make: Callable[[Values], pa.Array]) -> pa.Array:
     wrong = next((v for v in values if v is not None and not isinstance(v, list | tuple)), None)
     if wrong is not None:
         raise Mixed([], wrong)
-    offsets = pa.array([0, *accumulate(len(value) if value is not None else 0 for value in values)], pa.int32())
+    offsets = pa.array(
+        [0, *accumulate(len(value) if value is not None else 0 for value in values)], pa.int32()
+    )
     inner = make(list(chain.from_iterable(value for value in values if value)))
     return pa.ListArray.from_arrays(offsets, inner, mask=_missing(values))
 
 
 def by_field(values: Values) -> dict[str, list[Any]]:
-    """Dicts by field, in the order that the names come; what is missing is None. Raises Mixed for a name that is no text."""
-    if set(map(type, values)) == {dict} and len(set(map(len, values))) == 1:  # no Counter, say: it has what it lacks
+    """Dicts by field, in the order that the names come; what is missing is None.
+
+    Raises Mixed for a name that is no text.
+    """
+    # no Counter, say: it has what it lacks
+    if set(map(type, values)) == {dict} and len(set(map(len, values))) == 1:
         names = _checked(values[0])
         with contextlib.suppress(KeyError):  # mostly all are like the first
             return {name: [value[name] for value in values] for name in names}
     names = _checked(dict.fromkeys(chain.from_iterable(filter(None, values))))
-    return {name: [None if value is None else value.get(name) for value in values] for name in names}
+    return {
+        name: [None if value is None else value.get(name) for value in values] for name in names
+    }
 
 
 def _checked(names: Iterable[Any]) -> list[str]:
@@ -318,7 +366,10 @@ _TEXT_KINDS = {bool, int, float, str, date, time, datetime, Decimal, UUID}
 
 
 def _numbers(values: Values, how: How) -> pa.Array:
-    """Integers among floats. Raises pa.ArrowInvalid where no float is such an integer, and they are not to become text."""
+    """Integers among floats.
+
+    Raises pa.ArrowInvalid where no float is such an integer, and they are not to become text.
+    """
     import pyarrow as pa
 
     try:
@@ -329,11 +380,13 @@ def _numbers(values: Values, how: How) -> pa.Array:
         return declared_array(values, pa.string(), how)
 
 
-# -- many kinds --------------------------------------------------------------------------------------------------------
+# -- many kinds ------------------------------------------------------------------------------------
 
 
 def _usual(values: Values, kinds: set[type], how: How) -> pa.Array:
-    """Values of several kinds, or of kinds that stand for others: numpy's and pandas' scalars, subclasses, dataclasses."""
+    """Values of several kinds, or of kinds that stand for others: numpy's and pandas' scalars,
+    subclasses, dataclasses.
+    """
     import pyarrow as pa
 
     numpy = sys.modules.get("numpy")
@@ -358,19 +411,34 @@ def _usual(values: Values, kinds: set[type], how: How) -> pa.Array:
     if how.texts and found <= _TEXT_KINDS:
         return declared_array(plainer, pa.string(), how)
     first = next(value for value in plainer if value is not None)
-    raise Mixed(first, next((value for value in plainer if value is not None and type(value) is not type(first)), None))
+    raise Mixed(
+        first,
+        next(
+            (value for value in plainer if value is not None and type(value) is not type(first)),
+            None,
+        ),
+    )
 
 
 def _nanoseconds(values: Values) -> pa.Array:
     """Times of which some have nanoseconds."""
     import pyarrow as pa
 
-    wrong = next((value for value in values if value is not None and not isinstance(value, datetime)), None)
+    wrong = next(
+        (value for value in values if value is not None and not isinstance(value, datetime)), None
+    )
     zones = {value.tzinfo is None for value in values if isinstance(value, datetime)}
     if wrong is not None or len(zones) > 1:
         first = next(value for value in values if value is not None)
-        other = wrong or next(v for v in values if v is not None and (v.tzinfo is None) != (first.tzinfo is None))
-        raise Mixed(first, other if other is not first else next(v for v in values if v is not None and v is not first))
+        other = wrong or next(
+            v for v in values if v is not None and (v.tzinfo is None) != (first.tzinfo is None)
+        )
+        raise Mixed(
+            first,
+            other
+            if other is not first
+            else next(v for v in values if v is not None and v is not first),
+        )
     counted: list[int | None] = []
     for value in values:
         if value is None:
@@ -379,5 +447,7 @@ def _nanoseconds(values: Values) -> pa.Array:
         micro = (without_nanoseconds(value) - EPOCH - (value.utcoffset() or timedelta(0))) // MICRO
         counted.append(micro * 1000 + getattr(value, "nanosecond", 0))
     if any(one is not None and not -(2**63) + 2 < one < 2**63 - 2 for one in counted):
-        raise Bent("has nanoseconds beside times outside of the years 1678 to 2261, which have none")
+        raise Bent(
+            "has nanoseconds beside times outside of the years 1678 to 2261, which have none"
+        )
     return pa.array(counted, pa.int64()).cast(pa.timestamp("ns", None if zones == {True} else ZONE))

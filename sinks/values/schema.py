@@ -1,8 +1,10 @@
-"""One schema for one table, whatever the files bring: which types fit together, and what a contradiction is called.
+"""One schema for one table, whatever the files bring: which types fit together, and what a
+contradiction is called.
 
-Columns are only ever added, and a type changes only to one that holds all values that are committed: wider numbers, finer times,
-more fields of a struct, anything in place of nulls. Integers become floats or decimals while every committed one is exact there;
-anything becomes text by declared policy alone. What the values of a column reach is kept with its type (see `extremes`).
+Columns are only ever added, and a type changes only to one that holds all values that are
+committed: wider numbers, finer times, more fields of a struct, anything in place of nulls. Integers
+become floats or decimals while every committed one is exact there; anything becomes text by
+declared policy alone. What the values of a column reach is kept with its type (see `extremes`).
 """
 
 from __future__ import annotations
@@ -34,16 +36,27 @@ PROVENANCE = ("_source_key", "_source_etag", "_task")
 """Columns that every file of the rows has, and that no user's column may be called."""
 
 RESCUED = "_rescued"
-"""The column of what did not fit into the others, in tables that rescue it. In no table a user's column may be called so."""
+"""The column of what did not fit into the others, in tables that rescue it.
+
+In no table a user's column may be called so.
+"""
 
 NESTING_MAX = 16
-"""Lists in lists, and so on. Queries slow down exponentially with it: DuckDB 2.0 needs minutes for one row of 45 levels, and
-pyarrow refuses to open files of more than 50."""
+"""Lists in lists, and so on.
+
+Queries slow down exponentially with it: DuckDB 2.0 needs minutes for one row of 45 levels, and
+pyarrow refuses to open files of more than 50.
+"""
 LEAVES_MAX = 10_000
-"""Columns of a table, those inside of structs too: each costs every file of the table some 200 bytes, and every query time."""
+"""Columns of a table, those inside of structs too: each costs every file of the table some 200
+bytes, and every query time.
+"""
 
 
-NOT_MEASURED = ": an older version left no word of how large its integers are (`tidemill schema repair` looks, once)"
+NOT_MEASURED = (
+    ": an older version left no word of how large its integers are (`tidemill schema repair` looks,"
+    " once)"
+)
 
 
 def encode(schema: pa.Schema) -> str:
@@ -64,7 +77,10 @@ def fingerprint(schema: pa.Schema) -> str:
 
 
 def unify_encoded(before: str | None, new: str, *, widen: Widen, table: str) -> str:
-    """`unify` on encoded schemas. Raises InputRejected, too, where `new` is none: receipts may be damaged, or somebody else's."""
+    """`unify` on encoded schemas.
+
+    Raises InputRejected, too, where `new` is none: receipts may be damaged, or somebody else's.
+    """
     import pyarrow as pa
 
     if before == new:
@@ -72,7 +88,9 @@ def unify_encoded(before: str | None, new: str, *, widen: Widen, table: str) -> 
     try:
         found = decode(new)
     except (ValueError, OSError, pa.ArrowException) as error:
-        raise InputRejected(f"what a receipt says about the columns of table {table} cannot be read: {error}") from None
+        raise InputRejected(
+            f"what a receipt says about the columns of table {table} cannot be read: {error}"
+        ) from None
     if before is None:
         check_names(found)
         return new
@@ -96,35 +114,59 @@ def unify(before: pa.Schema, new: pa.Schema, *, widen: Widen, table: str) -> pa.
         if known is None:
             other = names.setdefault(folded(field.name), field.name)
             if other != field.name:
-                raise InputRejected(f"column {field.name!r} differs only in case from column {other!r} of table {table}")
+                raise InputRejected(
+                    f"column {field.name!r} differs only in case from column {other!r} of table"
+                    f" {table}"
+                )
             fields[field.name] = field.type
             continue
         wide = within(known_wide, field.name), within(new_wide, field.name)
         both = common_type(known, field.type, widen, *wide)
         if both is None:
             why = contradiction(field.name, known, field.type, widen, *wide, table=table)
-            raise InputRejected(why if is_known(before) or "2**53" not in why else why.partition(": ")[0] + NOT_MEASURED)
+            raise InputRejected(
+                why
+                if is_known(before) or "2**53" not in why
+                else why.partition(": ")[0] + NOT_MEASURED
+            )
         fields[field.name] = both
     _measured(fields, f"table {table} would have")
-    return with_wide(pa.schema([pa.field(name, kind) for name, kind in fields.items()]), known_wide | new_wide)
+    return with_wide(
+        pa.schema([pa.field(name, kind) for name, kind in fields.items()]), known_wide | new_wide
+    )
 
 
 def _measured(fields: Mapping[str, pa.DataType], what: str) -> None:
-    """Raises InputRejected where the columns are too many or too deep for queries. No recursion: types may be deeper than calls."""
+    """Raises InputRejected where the columns are too many or too deep for queries.
+
+    No recursion: types may be deeper than calls.
+    """
     leaves, waiting = 0, [(name, 1, kind) for name, kind in fields.items()]
     while waiting:
         name, depth, kind = waiting.pop()
         if depth > NESTING_MAX:
-            raise InputRejected(f"column {name!r} is nested more than {NESTING_MAX} levels deep: flatten it, or store it as text")
+            raise InputRejected(
+                f"column {name!r} is nested more than {NESTING_MAX} levels deep: flatten it, or"
+                " store it as text"
+            )
         inner = [kind.field(i).type for i in range(kind.num_fields)]
         leaves += not inner
         if leaves + len(waiting) > LEAVES_MAX:
-            raise InputRejected(f"{what} more than {LEAVES_MAX:,} columns: store some as rows, or as text")
+            raise InputRejected(
+                f"{what} more than {LEAVES_MAX:,} columns: store some as rows, or as text"
+            )
         waiting += [(name, depth + 1, one) for one in inner]
 
 
 def contradiction(  # noqa: PLR0917
-    path: str, known: pa.DataType, new: pa.DataType, widen: Widen, known_wide: Wide, new_wide: Wide, *, table: str
+    path: str,
+    known: pa.DataType,
+    new: pa.DataType,
+    widen: Widen,
+    known_wide: Wide,
+    new_wide: Wide,
+    *,
+    table: str,
 ) -> str:
     """Why these types have none in common: the place, both types, the way out."""
     import pyarrow.types as pt
@@ -136,13 +178,32 @@ def contradiction(  # noqa: PLR0917
             if other != field.name:
                 return f"{differs_in_case(path, other, field.name)}: rename one"
             wide = within(known_wide, field.name), within(new_wide, field.name)
-            if field.name in fields and common_type(fields[field.name], field.type, widen, *wide) is None:
-                return contradiction(f"{path}.{field.name}", fields[field.name], field.type, widen, *wide, table=table)
+            if (
+                field.name in fields
+                and common_type(fields[field.name], field.type, widen, *wide) is None
+            ):
+                return contradiction(
+                    f"{path}.{field.name}",
+                    fields[field.name],
+                    field.type,
+                    widen,
+                    *wide,
+                    table=table,
+                )
     for (step, a), (other_step, b) in zip(inner(known), inner(new), strict=False):
         same = type(known) is type(new) and step == other_step and not pt.is_struct(known)
-        if same and common_type(a, b, widen, *(wide := (within(known_wide, step), within(new_wide, step)))) is None:
+        if (
+            same
+            and common_type(
+                a, b, widen, *(wide := (within(known_wide, step), within(new_wide, step)))
+            )
+            is None
+        ):
             return contradiction(path + step, a, b, widen, *wide, table=table)
-    return f"column {path!r} is {new}, but in table {table} it is {known}{_advice(known, new, widen, known_wide | new_wide)}"
+    return (
+        f"column {path!r} is {new}, but in table {table} it is"
+        f" {known}{_advice(known, new, widen, known_wide | new_wide)}"
+    )
 
 
 def _advice(known: pa.DataType, new: pa.DataType, widen: Widen, wide: Wide) -> str:
@@ -153,21 +214,35 @@ def _advice(known: pa.DataType, new: pa.DataType, widen: Widen, wide: Wide) -> s
         if widen == "none":
             return ' (widen="float" lets integers become floats)'
         if () in wide:
-            return ': it has integers beyond 2**53, which no float holds (declare a decimal, or let both be text: widen="string")'
+            return (
+                ": it has integers beyond 2**53, which no float holds (declare a decimal, or let"
+                ' both be text: widen="string")'
+            )
     if pt.is_timestamp(known) and pt.is_timestamp(new):
         if (known.tz is None) != (new.tz is None):
             return ": give all of them a zone, or none"
         return ": times outside of the years 1678 to 2261 have no nanoseconds"
-    flat = not pt.is_nested(known) and not pt.is_nested(new) and not pt.is_binary(known) and not pt.is_binary(new)
-    return ' (widen="string" lets both become text)' if flat and widen != "string" else ": make them one kind, or two columns"
+    flat = (
+        not pt.is_nested(known)
+        and not pt.is_nested(new)
+        and not pt.is_binary(known)
+        and not pt.is_binary(new)
+    )
+    return (
+        ' (widen="string" lets both become text)'
+        if flat and widen != "string"
+        else ": make them one kind, or two columns"
+    )
 
 
 def common_type(
     a: pa.DataType, b: pa.DataType, widen: Widen, a_wide: Wide = NONE_WIDE, b_wide: Wide = NONE_WIDE
 ) -> pa.DataType | None:
-    """The type that holds values of both, None where there is none. a: the table's; b: what a file brings.
+    """The type that holds values of both, None where there is none. a: the table's; b: what a file
+    brings.
 
-    a_wide, b_wide: the leaves whose values reach beyond what the types' other forms hold exactly (see `extremes`).
+    a_wide, b_wide: the leaves whose values reach beyond what the types' other forms hold exactly
+    (see `extremes`).
     """
     import pyarrow as pa
     import pyarrow.types as pt
@@ -188,7 +263,9 @@ def common_type(
     return found
 
 
-def _common_timestamp(a: pa.DataType, b: pa.DataType, a_wide: bool, b_wide: bool) -> pa.DataType | None:
+def _common_timestamp(
+    a: pa.DataType, b: pa.DataType, a_wide: bool, b_wide: bool
+) -> pa.DataType | None:
     """The finer unit, if the other's values are within its years."""
     import pyarrow as pa
 
@@ -201,7 +278,9 @@ def _common_timestamp(a: pa.DataType, b: pa.DataType, a_wide: bool, b_wide: bool
     return None if is_wide else pa.timestamp("ns", zone)
 
 
-def _common_number(a: pa.DataType, b: pa.DataType, widen: Widen, a_wide: bool, b_wide: bool) -> pa.DataType | None:
+def _common_number(
+    a: pa.DataType, b: pa.DataType, widen: Widen, a_wide: bool, b_wide: bool
+) -> pa.DataType | None:
     import pyarrow as pa
     import pyarrow.types as pt
 
@@ -223,7 +302,9 @@ def _common_number(a: pa.DataType, b: pa.DataType, widen: Widen, a_wide: bool, b
     return None
 
 
-def _common_integer(a: pa.DataType, b: pa.DataType, a_wide: bool, b_wide: bool) -> pa.DataType | None:
+def _common_integer(
+    a: pa.DataType, b: pa.DataType, a_wide: bool, b_wide: bool
+) -> pa.DataType | None:
     import pyarrow as pa
     import pyarrow.types as pt
 
@@ -248,7 +329,9 @@ def _common_decimal(a: tuple[int, int], b: tuple[int, int]) -> pa.DataType | Non
     return pa.decimal128(precision, scale) if precision <= DECIMAL_DIGITS else None
 
 
-def _common_nested(a: pa.DataType, b: pa.DataType, widen: Widen, a_wide: Wide, b_wide: Wide) -> pa.DataType | None:
+def _common_nested(
+    a: pa.DataType, b: pa.DataType, widen: Widen, a_wide: Wide, b_wide: Wide
+) -> pa.DataType | None:
     import pyarrow as pa
     import pyarrow.types as pt
 
@@ -262,7 +345,11 @@ def _common_nested(a: pa.DataType, b: pa.DataType, widen: Widen, a_wide: Wide, b
         fields = {field.name: field.type for field in a}
         names = {folded(name): name for name in fields}
         for field in b:
-            both = common(field.name, fields[field.name], field.type) if field.name in fields else field.type
+            both = (
+                common(field.name, fields[field.name], field.type)
+                if field.name in fields
+                else field.type
+            )
             if both is None or names.setdefault(folded(field.name), field.name) != field.name:
                 return None
             fields[field.name] = both
@@ -281,18 +368,25 @@ def check_name(name: str) -> None:
 
 
 def check_names(schema: pa.Schema) -> None:
-    """Raises InputRejected for names that SQL cannot tell apart or cannot say, at any depth. Tidemill's own are let through."""
+    """Raises InputRejected for names that SQL cannot tell apart or cannot say, at any depth.
+
+    Tidemill's own are let through.
+    """
     for why, way_out in name_conflicts(schema).values():
         raise InputRejected(f"{why}: {way_out}")
 
 
 def checked(schema: pa.Schema) -> pa.Schema:
-    """The schema with plain types. Raises InputRejected for names and types that a table cannot hold."""
+    """The schema with plain types.
+
+    Raises InputRejected for names and types that a table cannot hold.
+    """
     import pyarrow as pa
 
     if len(schema) > LEAVES_MAX:
         raise InputRejected(
-            f"there are {len(schema):,} columns, more than the {LEAVES_MAX:,} of a table: store some as rows, or as text"
+            f"there are {len(schema):,} columns, more than the {LEAVES_MAX:,} of a table: store"
+            " some as rows, or as text"
         )
     _measured({field.name: field.type for field in schema}, "there are")
     for field in schema:
@@ -302,7 +396,13 @@ def checked(schema: pa.Schema) -> pa.Schema:
     for field in schema:
         kind = plain_type(field.type)
         if kind is None:
-            where, named, way_out = refused_within(field.name, field.type) or (field.name, str(field.type), "convert it first")
-            raise InputRejected(f"column {where!r} has type {named}, which tables do not hold: {way_out}")
+            where, named, way_out = refused_within(field.name, field.type) or (
+                field.name,
+                str(field.type),
+                "convert it first",
+            )
+            raise InputRejected(
+                f"column {where!r} has type {named}, which tables do not hold: {way_out}"
+            )
         fields.append(pa.field(field.name, kind))
     return pa.schema(fields)

@@ -1,8 +1,10 @@
-"""The one form in which values become text, where `widen="string"` or a declared text column asks for it.
+"""The one form in which values become text, where `widen="string"` or a declared text column asks
+for it.
 
-A file's values are turned when it is written, when a query reads an older file, or when a compaction writes it anew: all three are
-this expression of DuckDB's, so that a value reads the same whichever came first. Numbers have no `.0` and no trailing zeros (1, 1.0
-and 1.00 are "1"); times are ISO with a space, instants end in +00; UUIDs are as ever; booleans are true and false.
+A file's values are turned when it is written, when a query reads an older file, or when a
+compaction writes it anew: all three are this expression of DuckDB's, so that a value reads the same
+whichever came first. Numbers have no `.0` and no trailing zeros (1, 1.0 and 1.00 are "1"); times
+are ISO with a space, instants end in +00; UUIDs are as ever; booleans are true and false.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ def text_sql(value: str, kind: pa.DataType) -> str:
     if pt.is_floating(kind):
         return rf"regexp_replace(CAST(CAST({value} AS DOUBLE) AS VARCHAR), '\.0$', '')"
     if pt.is_decimal(kind):
-        text = rf"regexp_replace(CAST({value} AS VARCHAR), '^(-?)\.', '\1' || '0.')"  # DuckDB leaves the 0 before the point out
-        return f"CASE WHEN contains({text}, '.') THEN rtrim(rtrim({text}, '0'), '.') ELSE {text} END"
+        # DuckDB leaves the 0 before the point out
+        text = rf"regexp_replace(CAST({value} AS VARCHAR), '^(-?)\.', '\1' || '0.')"
+        return (
+            f"CASE WHEN contains({text}, '.') THEN rtrim(rtrim({text}, '0'), '.') ELSE {text} END"
+        )
     if pt.is_timestamp(kind) and kind.tz is not None:
         return f"(CAST(timezone('UTC', {value}) AS VARCHAR) || '+00')"
     return f"CAST({value} AS VARCHAR)"
@@ -40,6 +45,12 @@ def as_text(array: pa.Array) -> pa.Array:
         raise ValueError("bytes do not become text")
     with connect_without_threads() as connection:
         connection.register("held", pa.table({"v": array}))
-        found = connection.sql(f"SELECT {text_sql('v', array.type)} AS v FROM held").to_arrow_table()
+        found = connection.sql(
+            f"SELECT {text_sql('v', array.type)} AS v FROM held"
+        ).to_arrow_table()
     column = found.column(0).combine_chunks()
-    return column.cast(pa.string()) if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks).cast(pa.string())
+    return (
+        column.cast(pa.string())
+        if isinstance(column, pa.Array)
+        else pa.concat_arrays(column.chunks).cast(pa.string())
+    )

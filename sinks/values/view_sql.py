@@ -1,7 +1,9 @@
-"""SQL that shows a file's column as the table's column: the same values in the table's type, at any depth. Pure.
+"""SQL that shows a file's column as the table's column: the same values in the table's type, at any
+depth. Pure.
 
-What is not known yet is DuckDB's own type of nulls, which goes with any other: `sum` of such a column is null, not an error. An
-object of which no field is known yet is an empty map, so that it is told from a missing one.
+What is not known yet is DuckDB's own type of nulls, which goes with any other: `sum` of such a
+column is null, not an error. An object of which no field is known yet is an empty map, so that it
+is told from a missing one.
 """
 
 from __future__ import annotations
@@ -46,13 +48,19 @@ def missing(kind: pa.DataType) -> str:
 
 
 def shown(value: str, have: pa.DataType, want: pa.DataType, depth: int = 0) -> str:
-    """An expression: the value, which has this type in its file, in the table's type. value: an expression too."""
+    """An expression: the value, which has this type in its file, in the table's type. value: an
+    expression too.
+    """
     import pyarrow.types as pt
 
     if pt.is_null(want):
         return "NULL"
     if is_hollow(want):
-        return f"CASE WHEN {value} THEN CAST(MAP {{}} AS {HOLLOW}) END" if pt.is_boolean(have) else missing(want)
+        return (
+            f"CASE WHEN {value} THEN CAST(MAP {{}} AS {HOLLOW}) END"
+            if pt.is_boolean(have)
+            else missing(want)
+        )
     if pt.is_nested(want):
         return _nested(value, have, want, depth)
     if pt.is_nested(have):
@@ -63,7 +71,8 @@ def shown(value: str, have: pa.DataType, want: pa.DataType, depth: int = 0) -> s
         return text_sql(value, have)
     if pt.is_string(have):  # nulls that had no type yet
         return missing(want)
-    # a file may have rows, which do not count, of a source that was set aside after it had changed the column: they must not fail
+    # a file may have rows, which do not count, of a source that was set aside after it had changed
+    # the column: they must not fail
     cast = "CAST" if common_type(want, have, "float") == want else "TRY_CAST"
     return f"{cast}({value} AS {duckdb_type(want)})"
 
@@ -95,10 +104,18 @@ def _struct(value: str, have: pa.DataType, want: pa.DataType, depth: int) -> str
     fields, same = [], [f.name for f in have] == [f.name for f in want]
     for field in want:
         at = f"{value}.{quoting.name(field.name)}"
-        changed = shown(at, came[field.name], field.type, depth) if field.name in came else missing(field.type)
+        changed = (
+            shown(at, came[field.name], field.type, depth)
+            if field.name in came
+            else missing(field.type)
+        )
         same = same and changed == at
         fields.append(f"{quoting.name(field.name)} := {changed}")
-    return value if same else f"CASE WHEN {value} IS NOT NULL THEN struct_pack({', '.join(fields)}) END"
+    return (
+        value
+        if same
+        else f"CASE WHEN {value} IS NOT NULL THEN struct_pack({', '.join(fields)}) END"
+    )
 
 
 def _is_same(have: pa.DataType, want: pa.DataType) -> bool:

@@ -1,4 +1,5 @@
-"""Publishers that are killed, each a process of its own: forked from one that has loaded everything and started no thread.
+"""Publishers that are killed, each a process of its own: forked from one that has loaded everything
+and started no thread.
 
     python -m tests.contract.sinks_crashes FOLDER TAG KIND...
 
@@ -27,7 +28,9 @@ from pipeline.stores.local.store import LocalStore
 from tests.contract.sinks_world import World, flow, runtime
 
 WRITES = re.compile(r"(INSERT|UPDATE|DELETE|COMMIT)\b")
-"""Statements before which a publisher dies; those that make or change tables belong to the same transactions."""
+"""Statements before which a publisher dies; those that make or change tables belong to the same
+transactions.
+"""
 FIRST, LATER = "first", "columns"
 
 
@@ -54,7 +57,9 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def watch(self, owner: Any, name: str, *, texts: bool = False, after: bool = False) -> None:
-        """Every call is a step just before it; `after`: and one after it. texts: only those whose statement writes."""
+        """Every call is a step just before it; `after`: and one after it. texts: only those whose
+        statement writes.
+        """
         original = getattr(owner, name)
 
         @functools.wraps(original)
@@ -125,7 +130,9 @@ class Crashes:
     def __init__(self, folder: Path, kind: str, tag: str) -> None:
         self.kind = kind
         self.tag = tag
-        self.snapshots = msgspec.json.decode((folder / "snapshots.json").read_bytes(), type=dict[str, Snapshot])
+        self.snapshots = msgspec.json.decode(
+            (folder / "snapshots.json").read_bytes(), type=dict[str, Snapshot]
+        )
         self.expected = json.loads((folder / "expected.json").read_text())
         self.world = World.__new__(World)
         self.world.folder, self.world.bucket = folder, folder / "bucket"
@@ -139,21 +146,33 @@ class Crashes:
 
     def check(self, tag: str, stage: str) -> None:
         for table in ("sales", "by_kind"):
-            assert self.world.held(self.kind, tag, table) == self.expected[stage][table], f"{tag}, {stage}, {table}: other rows"
+            assert self.world.held(self.kind, tag, table) == self.expected[stage][table], (
+                f"{tag}, {stage}, {table}: other rows"
+            )
 
     def all(self) -> int:
-        """Kill at each step of a later publish, and around the commit of a first one; publish again; look. How many died."""
+        """Kill at each step of a later publish, and around the commit of a first one; publish
+        again; look. How many died.
+        """
         firsts = self.steps(f"{self.tag}_count", FIRST)
         laters = self.steps(f"{self.tag}_count", LATER)
-        around = (firsts - 1, firsts)  # before and after the commit: what comes earlier is as in a later publish
+        # before and after the commit: what comes earlier is as in a later publish
+        around = (firsts - 1, firsts)
         dead = {f"{self.tag}_f{n}": (FIRST, n) for n in around}
         dead |= {f"{self.tag}_l{n}": (LATER, n) for n in range(1, laters + 1)}
-        must(lambda: [self.publish(tag, FIRST) for tag, (stage, _) in dead.items() if stage == LATER])
+        must(
+            lambda: [self.publish(tag, FIRST) for tag, (stage, _) in dead.items() if stage == LATER]
+        )
         for tag, (stage, n) in dead.items():
             code = in_child(lambda t=tag, s=stage, n=n: (watched(self.kind, n), self.publish(t, s)))  # type: ignore[misc]
             if code != -signal.SIGKILL:
                 print(f"step {n} of {stage} was not reached", flush=True)
-        must(lambda: [(self.publish(tag, stage), self.check(tag, stage)) for tag, (stage, _) in dead.items()])
+        must(
+            lambda: [
+                (self.publish(tag, stage), self.check(tag, stage))
+                for tag, (stage, _) in dead.items()
+            ]
+        )
         return len(dead)
 
     def steps(self, tag: str, stage: str) -> int:
@@ -200,7 +219,9 @@ def main() -> None:
     import sinks.copies.postgres
 
     # one thread: else a copy has as many steps as DuckDB happens to make batches
-    sinks.rows.Warehouse = functools.partial(sinks.rows.Warehouse, threads=1)  # type: ignore[misc, assignment]
+    sinks.copies.change_rows.Warehouse = functools.partial(
+        sinks.copies.change_rows.Warehouse, threads=1
+    )  # type: ignore[misc, assignment]
     for kind in sys.argv[3:]:
         print(kind, flush=True)
         crashes = Crashes(Path(sys.argv[1]), kind, sys.argv[2])

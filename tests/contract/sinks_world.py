@@ -1,4 +1,6 @@
-"""For the contract of all sinks: a table with a history, and each kind of target with a reader that knows nothing of Tidemill."""
+"""For the contract of all sinks: a table with a history, and each kind of target with a reader that
+knows nothing of Tidemill.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def flow() -> Pipeline:
     @p.transform
     def parse(obj: Any) -> Any:
         rows = [json.loads(line) for line in obj.lines()]
-        return [{**row, "at": datetime.fromisoformat(row["at"])} if "at" in row else row for row in rows]
+        return [
+            {**row, "at": datetime.fromisoformat(row["at"])} if "at" in row else row for row in rows
+        ]
 
     p.aggregate("by_kind", by=["kind"], sql="SELECT kind, count(*) AS n FROM sales GROUP BY kind")
     return p
@@ -50,13 +54,22 @@ def runtime(p: Pipeline, folder: Path, **policy: Any) -> Runtime:
 
 
 STAGES: dict[str, dict[str, list[Row] | None]] = {
-    "first": {n: [{"kind": "x", "n": i, "v": 1}, {"kind": "y", "n": i, "v": 2}] for i, n in enumerate("abcd")},
+    "first": {
+        n: [{"kind": "x", "n": i, "v": 1}, {"kind": "y", "n": i, "v": 2}]
+        for i, n in enumerate("abcd")
+    },
     "more": {"e": [{"kind": "z", "n": 9, "v": 3}]},
     "replaced": {"a": [{"kind": "new", "n": 0, "v": 7}]},
     "deleted": {"b": None, "c": None},
     "columns": {
         "f": [
-            {"kind": 'a "quoted"\n\\.\nline, \\N, %s, ?\0', "n": 1, "v": 1, "at": "2026-05-01T10:00:00", "deep": {"x": [1, 2]}},
+            {
+                "kind": 'a "quoted"\n\\.\nline, \\N, %s, ?\0',
+                "n": 1,
+                "v": 1,
+                "at": "2026-05-01T10:00:00",
+                "deep": {"x": [1, 2]},
+            },
             {"kind": "", "n": 2, "v": 1, "ok": True, "deep": {"x": None}},
             {"kind": None, "n": 3, "v": 1, "deep": None},
         ]
@@ -68,7 +81,9 @@ STAGES: dict[str, dict[str, list[Row] | None]] = {
 
 
 class World:
-    """One bucket with every stage committed: a sink can be brought from any of them to any later one."""
+    """One bucket with every stage committed: a sink can be brought from any of them to any later
+    one.
+    """
 
     def __init__(
         self,
@@ -155,7 +170,10 @@ def rows_of(kind: str, world: World, tag: str, table: str) -> list[Row]:
 
 
 def plain(rows: list[Row]) -> list[str]:
-    """Rows in one order and one notation. A column without a value is left out: targets need not have it yet."""
+    """Rows in one order and one notation.
+
+    A column without a value is left out: targets need not have it yet.
+    """
     return sorted(json.dumps(_plain(row), sort_keys=True, ensure_ascii=True) for row in rows)
 
 
@@ -201,7 +219,12 @@ def spoil(kind: str, world: World, tag: str) -> None:
         with duckdb.connect(world.bucket / f"{tag}.duckdb") as connection:
             connection.execute("CREATE OR REPLACE VIEW sales AS SELECT 1 AS n")
     else:
-        execute(kind, world, tag, f"DELETE FROM {f's_{tag}.sales' if kind == 'postgres' else 'sales'} WHERE n = 1")
+        execute(
+            kind,
+            world,
+            tag,
+            f"DELETE FROM {f's_{tag}.sales' if kind == 'postgres' else 'sales'} WHERE n = 1",
+        )
 
 
 def compacted(world: World, before: Snapshot) -> Snapshot:
@@ -218,7 +241,14 @@ def compacted(world: World, before: Snapshot) -> Snapshot:
     pq.write_table(rows, path)
     like = next(iter(before.outputs.values())).files[0]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    file = msgspec.structs.replace(like, key=key, size_bytes=path.stat().st_size, rows=len(rows), schema_id=digest, sha256=digest)
+    file = msgspec.structs.replace(
+        like,
+        key=key,
+        size_bytes=path.stat().st_size,
+        rows=len(rows),
+        schema_id=digest,
+        sha256=digest,
+    )
     one = Output(files=[file], live=sum(o.live for o in before.outputs.values()), dead=[])
     return msgspec.structs.replace(before, sequence=before.sequence + 1, outputs={"merged.m1": one})
 
@@ -228,8 +258,14 @@ def typed_world(folder: Path) -> tuple[World, list[Snapshot]]:
     import pyarrow as pa
 
     plain_types: dict[str, tuple[pa.DataType, Any]] = {
-        **{str(kind): (kind, 2**kind.bit_width - 1) for kind in (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())},
-        **{str(kind): (kind, -(2 ** (kind.bit_width - 1))) for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64())},
+        **{
+            str(kind): (kind, 2**kind.bit_width - 1)
+            for kind in (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())
+        },
+        **{
+            str(kind): (kind, -(2 ** (kind.bit_width - 1)))
+            for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64())
+        },
         "flag": (pa.bool_(), True),
         "f4": (pa.float32(), 0.5),
         "f8": (pa.float64(), -1e300),
@@ -240,8 +276,14 @@ def typed_world(folder: Path) -> tuple[World, list[Snapshot]]:
         "day": (pa.date32(), date(1969, 12, 31)),
         "clock": (pa.time64("ns"), 36_000_123_456_000),
         "clock_s": (pa.time32("ms"), 3_723_000),
-        **{f"at_{u}": (pa.timestamp(u), datetime.fromisoformat("1960-01-02T03:04:05")) for u in ("s", "ms", "us", "ns")},
-        **{f"tz_{u}": (pa.timestamp(u, "Europe/Berlin"), datetime(2026, 7, 1, tzinfo=UTC)) for u in ("s", "us", "ns")},
+        **{
+            f"at_{u}": (pa.timestamp(u), datetime.fromisoformat("1960-01-02T03:04:05"))
+            for u in ("s", "ms", "us", "ns")
+        },
+        **{
+            f"tz_{u}": (pa.timestamp(u, "Europe/Berlin"), datetime(2026, 7, 1, tzinfo=UTC))
+            for u in ("s", "us", "ns")
+        },
     }
     nested = {
         "list": (pa.list_(pa.uint16()), [1, None, 65535]),
@@ -265,7 +307,9 @@ def typed_world(folder: Path) -> tuple[World, list[Snapshot]]:
         def parse(obj: Any) -> Any:
             if "plain" in obj.key:
                 return pa.table({"n": pa.array([1])})
-            return pa.table({name: pa.array([value, None], kind) for name, (kind, value) in columns.items()})
+            return pa.table(
+                {name: pa.array([value, None], kind) for name, (kind, value) in columns.items()}
+            )
 
         return p
 

@@ -1,4 +1,6 @@
-"""The probe before the first commit: stores that cheat are refused with the reason, an outage is never taken for cheating."""
+"""The probe before the first commit: stores that cheat are refused with the reason, an outage is
+never taken for cheating.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,18 @@ HOME = "_tidemill/p/"
 
 
 class OverwritesCreated(MemoryStore):
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+    async def put(
+        self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> None:
         await super().put(key, body, if_match=if_match)
 
 
 class ChecksThenWrites(MemoryStore):
     """Conditional creates without a lock: right for one writer at a time."""
 
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+    async def put(
+        self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> None:
         if create_only and key in self._objects:
             raise PreconditionFailed(key)
         await asyncio.sleep(0)
@@ -37,7 +43,9 @@ class ChecksThenWrites(MemoryStore):
 class LastWins(MemoryStore):
     """Tells one creator that it won, and keeps what the last one wrote."""
 
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+    async def put(
+        self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> None:
         await asyncio.sleep(0)
         there = key in self._objects
         await super().put(key, body, if_match=if_match)
@@ -46,19 +54,25 @@ class LastWins(MemoryStore):
 
 
 class SwapsAlways(MemoryStore):
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+    async def put(
+        self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> None:
         await super().put(key, body, create_only=create_only)
 
 
 class SwapsNever(MemoryStore):
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+    async def put(
+        self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> None:
         if if_match is not None:
             raise PreconditionFailed(key)
         await super().put(key, body, create_only=create_only)
 
 
 class ReadsAlways(MemoryStore):
-    async def get(self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None) -> Stored:
+    async def get(
+        self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None
+    ) -> Stored:
         return await super().get(key, byte_range=byte_range)
 
 
@@ -74,8 +88,12 @@ class ReadsTheVersionBefore(MemoryStore):
         self.known.add(head.etag)
         return head
 
-    async def get(self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None) -> Stored:
-        return await super().get(key, if_match=None if if_match in self.known else if_match, byte_range=byte_range)
+    async def get(
+        self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None
+    ) -> Stored:
+        return await super().get(
+            key, if_match=None if if_match in self.known else if_match, byte_range=byte_range
+        )
 
 
 class RemembersReads(MemoryStore):
@@ -85,7 +103,9 @@ class RemembersReads(MemoryStore):
         super().__init__()
         self.cache: dict[str, Stored] = {}
 
-    async def get(self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None) -> Stored:
+    async def get(
+        self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None
+    ) -> Stored:
         found = await super().get(key, if_match=if_match, byte_range=byte_range)
         return self.cache.setdefault(key, found)
 
@@ -95,10 +115,14 @@ class RemembersAbsence(MemoryStore):
         super().__init__()
         self.absent: set[str] = set()
 
-    async def get(self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None) -> Stored:
+    async def get(
+        self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None
+    ) -> Stored:
         if key not in self._objects:
             self.absent.add(key)
-        return await super().get(key + "?" * (key in self.absent), if_match=if_match, byte_range=byte_range)
+        return await super().get(
+            key + "?" * (key in self.absent), if_match=if_match, byte_range=byte_range
+        )
 
 
 class RemembersHeads(MemoryStore):
@@ -115,13 +139,19 @@ class OneEtag(MemoryStore):
         head = await super().head(key)
         return Head(key=key, etag="same", size_bytes=head.size_bytes, modified_us=head.modified_us)
 
-    async def get(self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None) -> Stored:
+    async def get(
+        self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None
+    ) -> Stored:
         if if_match not in (None, "same"):
             raise PreconditionFailed(key)
         found = await super().get(key, byte_range=byte_range)
-        return Stored(body=found.body, etag="same", size_bytes=found.size_bytes, modified_us=found.modified_us)
+        return Stored(
+            body=found.body, etag="same", size_bytes=found.size_bytes, modified_us=found.modified_us
+        )
 
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+    async def put(
+        self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> None:
         if if_match not in (None, "same"):
             raise PreconditionFailed(key)
         await super().put(key, body, create_only=create_only)
@@ -133,11 +163,18 @@ class Cheating(MemoryStore):
     def changed(self, keys: list[str]) -> list[str]:
         return keys
 
-    async def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
+    async def list(
+        self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()
+    ) -> AsyncIterator[Page]:
         async for page in super().list(prefix, start_after=start_after, split_at=split_at):
             where = {key: i for i, key in enumerate(page.keys)}
             order = [where[key] for key in self.changed(list(page.keys))]
-            columns: tuple[Sequence[Any], ...] = (page.keys, page.etags, page.sizes, page.modified_us)
+            columns: tuple[Sequence[Any], ...] = (
+                page.keys,
+                page.etags,
+                page.sizes,
+                page.modified_us,
+            )
             keys, etags, sizes, modified = ([column[i] for i in order] for column in columns)
             yield Page(keys=keys, etags=etags, sizes=sizes, modified_us=modified)
 
@@ -164,7 +201,9 @@ class ListsTwice(Cheating):
 
 
 class BeginsAnew(MemoryStore):
-    async def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
+    async def list(
+        self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()
+    ) -> AsyncIterator[Page]:
         async for page in super().list(prefix):
             yield page
 
@@ -174,9 +213,16 @@ class LosesThePageInTheMiddle(MemoryStore):
 
     sorts = False
 
-    async def pages(self, prefix: str, start_after: str = "", *, size: int = 1000) -> AsyncIterator[Page]:
+    async def pages(
+        self, prefix: str, start_after: str = "", *, size: int = 1000
+    ) -> AsyncIterator[Page]:
         async for page in self.list(prefix):
-            yield Page(keys=page.keys[:size], etags=page.etags[:size], sizes=page.sizes[:size], modified_us=page.modified_us[:size])
+            yield Page(
+                keys=page.keys[:size],
+                etags=page.etags[:size],
+                sizes=page.sizes[:size],
+                modified_us=page.modified_us[:size],
+            )
 
 
 CHEATS = [
@@ -201,12 +247,19 @@ CHEATS = [
 
 
 @pytest.mark.parametrize(("kind", "words"), CHEATS)
-def test_a_store_that_cheats_is_refused_with_what_was_seen(kind: type[MemoryStore], words: str) -> None:
+def test_a_store_that_cheats_is_refused_with_what_was_seen(
+    kind: type[MemoryStore], words: str
+) -> None:
     store = kind()
     with pytest.raises(StoreUnsafe, match=words) as raised:
         asyncio.run(probe(store, HOME, "n"))
     assert "\n" not in str(raised.value)
-    for part in ("memory:", ", so ", "use a service that honours If-None-Match", "Google Cloud Storage"):
+    for part in (
+        "memory:",
+        ", so ",
+        "use a service that honours If-None-Match",
+        "Google Cloud Storage",
+    ):
         assert part in str(raised.value), "what was seen, why it matters, what to use instead"
     assert store._objects == {}, "the probe's objects are removed"
 
@@ -246,7 +299,9 @@ class Losing(MemoryStore):
         self.lost += 1
         raise StoreUnavailable("the network")
 
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+    async def put(
+        self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> None:
         await asyncio.sleep(0)
         due = self.due()
         if due and self.lost % 2:
@@ -255,7 +310,9 @@ class Losing(MemoryStore):
         if due:
             self.lose()
 
-    async def get(self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None) -> Stored:
+    async def get(
+        self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None
+    ) -> Stored:
         if self.due():
             self.lose()
         return await super().get(key, if_match=if_match, byte_range=byte_range)
@@ -265,7 +322,9 @@ class Losing(MemoryStore):
             self.lose()
         return await super().head(key)
 
-    async def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
+    async def list(
+        self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()
+    ) -> AsyncIterator[Page]:
         if self.due():
             self.lose()
         async for page in super().list(prefix, start_after=start_after, split_at=split_at):
@@ -278,7 +337,9 @@ class Losing(MemoryStore):
 
 
 @pytest.mark.parametrize("every", [2, 3, 5])
-def test_lost_requests_and_answers_are_no_cheating(every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_requests_and_answers_are_no_cheating(
+    every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pipeline.commit_log.store_probe.PAUSE_S", 0.0)
     for first in range(every):
         store = Losing(every, first)

@@ -1,4 +1,6 @@
-"""What a target can never hold is said in one line, with the column's name, and what it held before stays."""
+"""What a target can never hold is said in one line, with the column's name, and what it held before
+stays.
+"""
 
 from __future__ import annotations
 
@@ -40,15 +42,23 @@ def by_tables_own() -> Pipeline:
 
 
 def published(world: World, stage: str, tag: str, kind: str = "postgres") -> str:
-    return asyncio.run(world.publisher(world.target(kind, tag), world.snapshots[stage]).publish("it")).problem
+    return asyncio.run(
+        world.publisher(world.target(kind, tag), world.snapshots[stage]).publish("it")
+    ).problem
 
 
 @pytest.mark.parametrize(
-    "name", ["xmin", "tableoid", "ctid", "n" * 64, "ä" * 32], ids=["xmin", "tableoid", "ctid", "long", "bytes"]
+    "name",
+    ["xmin", "tableoid", "ctid", "n" * 64, "ä" * 32],
+    ids=["xmin", "tableoid", "ctid", "long", "bytes"],
 )
-def test_a_column_that_postgres_cannot_have_is_refused_by_name(tmp_path: Path, tag: str, name: str) -> None:
+def test_a_column_that_postgres_cannot_have_is_refused_by_name(
+    tmp_path: Path, tag: str, name: str
+) -> None:
     """Before a row is sent; the same with 63 bytes, or in capitals, goes in."""
-    world = World(tmp_path, plain_flow, {"first": {"a": [{"n": 1}]}, "then": {"b": [{"n": 2, name: 3}]}})
+    world = World(
+        tmp_path, plain_flow, {"first": {"a": [{"n": 1}]}, "then": {"b": [{"n": 2, name: 3}]}}
+    )
     assert published(world, "first", tag) == ""
     problem = published(world, "then", tag)
     assert problem.startswith("Postgres cannot have the column")
@@ -84,12 +94,17 @@ def test_values_and_rows_that_postgres_cannot_hold_are_named(tmp_path: Path, tag
 
 
 def test_only_lasting_errors_are_final() -> None:
-    """A connection that broke is tried again; a date out of range never goes in. Values are not repeated."""
+    """A connection that broke is tried again; a date out of range never goes in.
+
+    Values are not repeated.
+    """
     context = 'COPY sales, line 7, column "odd, name": "secret"'
     assert lasting("22008", 'date out of range: "secret"', context) == (
         """Postgres cannot hold a row: column '"odd, name"': date out of range"""
     )
-    assert lasting("54000", "row is too big: size 9000, maximum size 8160", "COPY sales, line 1").startswith("Postgres cannot hold")
+    assert lasting(
+        "54000", "row is too big: size 9000, maximum size 8160", "COPY sales, line 1"
+    ).startswith("Postgres cannot hold")
     for code in ("08006", "57P01", "40001", "53100", None):
         assert lasting(code, "x", context) == ""
 

@@ -1,4 +1,6 @@
-"""The contract of every sink: after any publish, killed or not, the target holds exactly the rows of one snapshot, once."""
+"""The contract of every sink: after any publish, killed or not, the target holds exactly the rows
+of one snapshot, once.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def tag() -> str:
 
 
 def publish(world: World, target: Target, stage: str, *, rebuild: bool = False) -> Published:
-    done = asyncio.run(world.publisher(target, world.snapshots[stage]).publish("it", rebuild=rebuild))
+    done = asyncio.run(
+        world.publisher(target, world.snapshots[stage]).publish("it", rebuild=rebuild)
+    )
     assert done.problem == ""
     return done
 
@@ -79,10 +83,15 @@ def test_a_sink_follows_every_commit(world: World, kind: str, tag: str) -> None:
 
 
 def test_publishers_that_are_killed_anywhere_or_run_together(world: World, tag: str) -> None:
-    """SIGKILL at each step, then publish again; and two publishers at once. All kinds, since loading everything takes a while."""
+    """SIGKILL at each step, then publish again; and two publishers at once.
+
+    All kinds, since loading everything takes a while.
+    """
     world.target("postgres", "started")
     stages, tables = ("first", "columns"), ("sales", "by_kind")
-    (world.folder / "snapshots.json").write_bytes(msgspec.json.encode({s: world.snapshots[s] for s in stages}))
+    (world.folder / "snapshots.json").write_bytes(
+        msgspec.json.encode({s: world.snapshots[s] for s in stages})
+    )
     expected = {s: {t: world.expected(world.snapshots[s], t) for t in tables} for s in stages}
     (world.folder / "expected.json").write_text(json.dumps(expected))
     command = [sys.executable, "-m", "tests.contract.sinks_crashes", str(world.folder), tag, *KINDS]
@@ -126,7 +135,9 @@ def test_a_publisher_that_comes_late_does_not_go_back(world: World, kind: str, t
     assert_holds(world, kind, tag, "deleted")
 
 
-def test_a_rebuild_replaces_what_the_target_holds_whatever_that_is(world: World, kind: str, tag: str) -> None:
+def test_a_rebuild_replaces_what_the_target_holds_whatever_that_is(
+    world: World, kind: str, tag: str
+) -> None:
     target = world.target(kind, tag)
     publish(world, target, "text")
     spoil(kind, world, tag)
@@ -151,7 +162,9 @@ def test_compaction_moves_rows_and_changes_none(world: World, kind: str, tag: st
         assert execute(kind, world, tag, written % tag) == [(1,)]
 
 
-def test_every_type_that_tables_hold(every_type: tuple[World, list[Snapshot]], kind: str, tag: str) -> None:
+def test_every_type_that_tables_hold(
+    every_type: tuple[World, list[Snapshot]], kind: str, tag: str
+) -> None:
     """In a first publish, and as columns that come later."""
     world, snapshots = every_type
     for snapshots_of, name in ((snapshots, tag), (snapshots[1:], f"{tag}_whole")):
@@ -159,7 +172,10 @@ def test_every_type_that_tables_hold(every_type: tuple[World, list[Snapshot]], k
         for snapshot in snapshots_of:
             done = asyncio.run(world.publisher(target, snapshot).publish("it"))
             assert done.problem == ""
-        held, expected = ([json.loads(row) for row in rows] for rows in (world.held(kind, name), world.expected(snapshots[-1])))
+        held, expected = (
+            [json.loads(row) for row in rows]
+            for rows in (world.held(kind, name), world.expected(snapshots[-1]))
+        )
         assert held == expected
 
 
@@ -175,7 +191,9 @@ def test_a_delta_table_of_somebody_elses_is_not_touched(world: World, tag: str) 
     assert DeltaTable(place).version() == 0
 
 
-def test_nobody_finds_a_duckdb_file_that_is_no_database_yet(world: World, tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_finds_a_duckdb_file_that_is_no_database_yet(
+    world: World, tag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """DuckDB makes a file in steps; whoever opens it between them is told that it is none."""
     import duckdb
 
@@ -198,7 +216,12 @@ def test_nobody_finds_a_duckdb_file_that_is_no_database_yet(world: World, tag: s
 def test_a_table_of_somebody_elses_is_not_touched(world: World, kind: str, tag: str) -> None:
     target = world.target(kind, tag)
     statements = [f"CREATE SCHEMA s_{tag}", f"CREATE TABLE s_{tag}.by_kind (mine int)"]
-    execute(kind, world, tag, *(statements if kind == "postgres" else ["CREATE TABLE by_kind (mine int)"]))
+    execute(
+        kind,
+        world,
+        tag,
+        *(statements if kind == "postgres" else ["CREATE TABLE by_kind (mine int)"]),
+    )
     done = asyncio.run(world.publisher(target, world.newest()).publish("it"))
     assert "table by_kind that Tidemill did not make" in done.problem
     assert mark(world, target) is None
@@ -223,7 +246,11 @@ def test_whoever_commits_between_the_look_and_the_commit_wins(
         monkeypatch.setattr(owner, name, original)
         with ThreadPoolExecutor(1) as elsewhere:
             elsewhere.submit(publish, world, target, "deleted").result()
-        return getattr(owner, name)(*arguments, **options) if name == "create" else original(*arguments, **options)
+        return (
+            getattr(owner, name)(*arguments, **options)
+            if name == "create"
+            else original(*arguments, **options)
+        )
 
     monkeypatch.setattr(owner, name, overtaken)
     done = asyncio.run(world.publisher(target, world.snapshots["replaced"]).publish("it"))
@@ -244,14 +271,18 @@ def test_a_database_out_of_reach_is_one_line_without_the_password(
     world: World, dsn: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIDEMILL_TEST_OTHER_DSN", dsn)
-    done = asyncio.run(world.publisher(Postgres("TIDEMILL_TEST_OTHER_DSN"), world.newest()).publish("it"))
+    done = asyncio.run(
+        world.publisher(Postgres("TIDEMILL_TEST_OTHER_DSN"), world.newest()).publish("it")
+    )
     assert says in done.problem
     assert "hunter2" not in done.problem
     assert "\n" not in done.problem
 
 
 @pytest.mark.parametrize("lost", ["the log", "files of rows that went"])
-def test_what_cannot_be_followed_any_more_is_built_anew(world: World, tag: str, lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_followed_any_more_is_built_anew(
+    world: World, tag: str, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = world.target("postgres", tag)
     publish(world, target, "first")
     publisher = world.publisher(target, world.snapshots["deleted"])

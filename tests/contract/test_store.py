@@ -41,7 +41,9 @@ def make_store(kind: str, folder: Path) -> Any:
         return open_store(folder.as_uri())
     url = moto_url() if kind == "moto" else seaweed_url()
     make_bucket(url)
-    return open_store(f"s3://contract/{secrets.token_hex(6)}/prefix", endpoint_url=url, region="us-east-1")
+    return open_store(
+        f"s3://contract/{secrets.token_hex(6)}/prefix", endpoint_url=url, region="us-east-1"
+    )
 
 
 @cache
@@ -120,8 +122,11 @@ def test_create_only_lets_one_writer_win(store: Any) -> None:
         return i
 
     async def work() -> None:
-        n = 1 if getattr(store, "_endpoint_url", "") == moto_url() else 8  # moto checks and then writes, with no lock
-        winners = [w for w in await asyncio.gather(*(attempt(i) for i in range(n))) if w is not None]
+        # moto checks and then writes, with no lock
+        n = 1 if getattr(store, "_endpoint_url", "") == moto_url() else 8
+        winners = [
+            w for w in await asyncio.gather(*(attempt(i) for i in range(n))) if w is not None
+        ]
         assert len(winners) == 1
         assert (await store.get("log/1")).body == str(winners[0]).encode()
         with pytest.raises(PreconditionFailed):
@@ -160,7 +165,19 @@ def test_reads_at_a_version_and_in_ranges(store: Any) -> None:
 
 
 def test_listing_is_in_byte_order_and_resumes(store: Any) -> None:
-    names = ["data-1", "data.txt", "data/a", "data/b/c", "data0", "z", "é", "Z", "data/b-2", "🎉", "e\u0301"]
+    names = [
+        "data-1",
+        "data.txt",
+        "data/a",
+        "data/b/c",
+        "data0",
+        "z",
+        "é",
+        "Z",
+        "data/b-2",
+        "🎉",
+        "e\u0301",
+    ]
 
     async def work() -> None:
         for name in names:
@@ -171,10 +188,14 @@ def test_listing_is_in_byte_order_and_resumes(store: Any) -> None:
         assert await listed(store, "in/data") == [k for k in wanted if k.startswith("in/data")]
         assert await listed(store, "in/data/") == [k for k in wanted if k.startswith("in/data/")]
         for after in wanted:
-            assert await listed(store, "in/", start_after=after) == [k for k in wanted if k.encode() > after.encode()]
+            assert await listed(store, "in/", start_after=after) == [
+                k for k in wanted if k.encode() > after.encode()
+            ]
         for splits in (wanted, wanted[::3], ["a", "in/", "in/data.", "in/y", "in/y", "zz"]):
             assert await listed(store, "in/", split_at=splits) == wanted
-            assert await listed(store, "in/data", split_at=splits) == [k for k in wanted if k.startswith("in/data")]
+            assert await listed(store, "in/data", split_at=splits) == [
+                k for k in wanted if k.startswith("in/data")
+            ]
             assert await listed(store, "in/", start_after=wanted[4], split_at=splits) == wanted[5:]
         assert await listed(store, "no/", split_at=["no/a", "no/b"]) == []
 
@@ -202,7 +223,9 @@ def test_a_file_is_stored(store: Any, tmp_path: Path) -> None:
         path.write_bytes(body)
         await store.put_file("big/one", path)
         assert (await store.get("big/one")).body == body
-        assert (await store.get("big/one", byte_range=(2**24, 2**24 + 10))).body == body[2**24 : 2**24 + 10]
+        assert (await store.get("big/one", byte_range=(2**24, 2**24 + 10))).body == body[
+            2**24 : 2**24 + 10
+        ]
 
     run(work())
 
@@ -221,7 +244,9 @@ def test_content_for_user_code(store: Any) -> None:
         assert content.problem() is None
         assert content.bytes_read > 0
         content.close()
-        assert store.open_content("c/x.txt", "", head.size_bytes).open().read() == b"line 1\nline 2\n", "whatever is there"
+        assert (
+            store.open_content("c/x.txt", "", head.size_bytes).open().read() == b"line 1\nline 2\n"
+        ), "whatever is there"
 
     run(work())
 
@@ -243,14 +268,20 @@ def test_content_that_changed_or_went_says_so_even_if_user_code_swallows_it(stor
 
 
 def with_error(read: Callable[[], object], kind: type[Exception]) -> None:
-    """Memory returns nothing and reports the problem; the others raise as well. Either is enough."""
+    """Memory returns nothing and reports the problem; the others raise as well.
+    Either is enough.
+    """
     with contextlib.suppress(kind):
         assert read() == b""
 
 
 HOSTILE = [
-    "a b", "quo'te\"s", "new\nline", "tab\tx", "é", "e\u0301", "a=b", "100%", "%2F", "x+y", "a?b#c&d", "back\\slash", "~", "A", "a",
-    "x" * 200, "..", "../up", "a/../b", ".", "a/./b", "/lead", "a//b", "trail/", " ", "🎉", "\x01", "\x7f", "a:b", "*", "[x]",
+    "a b", "quo'te\"s", "new\nline", "tab\tx", "é", "e\u0301", "a=b",
+    "100%", "%2F", "x+y", "a?b#c&d", "back\\slash", "~",
+    "A", "a",
+    "x" * 200, "..", "../up", "a/../b", ".", "a/./b", "/lead", "a//b", "trail/", " ", "🎉",
+    "\x01", "\x7f",
+    "a:b", "*", "[x]",
     "{y}", "$HOME", "`id`", "y" * 900, "-rf", "con", "nul ", "a\u202eb",
 ]  # fmt: skip
 
@@ -273,7 +304,9 @@ def test_hostile_keys_round_trip_or_are_refused(kind: str, key: str, tmp_path: P
         assert (await store.get("k/" + key)).body == b"body"
         assert await listed(store, "k/") == ["k/" + key]
         assert (await store.head("k/" + key)).size_bytes == 4
-        assert store.open_content("k/" + key, (await store.head("k/" + key)).etag, 4).read() == b"body"
+        assert (
+            store.open_content("k/" + key, (await store.head("k/" + key)).etag, 4).read() == b"body"
+        )
         await store.delete(["k/" + key])
         assert await listed(store, "k/") == []
 
@@ -286,7 +319,9 @@ def survives(store: Any, key: str) -> bool:
     client = store._boto
     try:
         client.put_object(Bucket=store._bucket, Key=store._prefix + key, Body=b"body")
-        found = client.list_objects_v2(Bucket=store._bucket, Prefix=store._prefix + "k/").get("Contents", [])
+        found = client.list_objects_v2(Bucket=store._bucket, Prefix=store._prefix + "k/").get(
+            "Contents", []
+        )
         got = client.get_object(Bucket=store._bucket, Key=store._prefix + key)["Body"].read()
         client.delete_object(Bucket=store._bucket, Key=store._prefix + key)
     except Exception:

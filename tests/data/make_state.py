@@ -1,6 +1,8 @@
-"""python -m tests.data.make_state: makes tests/data/state-1, a small bucket in format 1 with something of everything.
+"""python -m tests.data.make_state: makes tests/data/state-1, a small bucket in format 1 with
+something of everything.
 
-Kept as evidence of the format as it was: do not make it anew, make the next one beside it when the format grows.
+Kept as evidence of the format as it was: do not make it anew, make the next one beside it when the
+format grows.
 """
 
 from __future__ import annotations
@@ -36,7 +38,11 @@ async def make() -> None:
         (uploads / name).write_text(lines({"kind": kind, "v": v, "day": "2026-01-01"}))
     (uploads / "bad").write_text("not json\n")
     _, state = await opened.run()
-    (uploads / "a").write_text(lines({"kind": "x", "v": 10, "day": "2026-02-01"}, {"kind": "y", "v": 20, "day": "2026-02-01"}))
+    (uploads / "a").write_text(
+        lines(
+            {"kind": "x", "v": 10, "day": "2026-02-01"}, {"kind": "y", "v": 20, "day": "2026-02-01"}
+        )
+    )
     (uploads / "gone").unlink()
     _, state = await opened.run(state)
     (uploads / "open").write_text(lines({"kind": "x", "v": 5, "day": "2026-03-01"}))

@@ -1,4 +1,6 @@
-"""python -m tests.faults --commits 500 --processes 4 --seed 1: concurrent commits of real processes through the faulty proxy."""
+"""python -m tests.faults --commits 500 --processes 4 --seed 1: concurrent commits of real processes
+through the faulty proxy.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ def main() -> int:
     parser.add_argument("--commits", type=int, default=500)
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--probability", type=float, default=0.02, help="of each fault, for each request")
+    parser.add_argument(
+        "--probability", type=float, default=0.02, help="of each fault, for each request"
+    )
     args = parser.parse_args()
     started_s = time.monotonic()
     found = contend(
@@ -30,9 +34,11 @@ def main() -> int:
     missing = args.commits - len(found.items)
     faults = ", ".join(f"{found.faults[fault]} {fault}" for fault in ALL)
     print(
-        f"{len(found.chain)} commits of {args.processes} processes, seed {args.seed}: {found.lost + missing} lost,"
-        f" {found.doubled} doubled, chain {'whole' if found.whole else 'BROKEN'}; {found.requests:,} requests, faults: {faults};"
-        f" writers: {', '.join(f'{n} {what}' for what, n in found.writers.items())}; {time.monotonic() - started_s:.0f} s"
+        f"{len(found.chain)} commits of {args.processes} processes, seed {args.seed}:"
+        f" {found.lost + missing} lost, {found.doubled} doubled, chain"
+        f" {'whole' if found.whole else 'BROKEN'}; {found.requests:,} requests, faults: {faults};"
+        f" writers: {', '.join(f'{n} {what}' for what, n in found.writers.items())};"
+        f" {time.monotonic() - started_s:.0f} s"
     )
     return 1 if found.lost or found.doubled or missing or not found.whole else 0
 

@@ -1,4 +1,6 @@
-"""Many commits of several processes to one log through the faulty proxy, and what the log holds afterwards."""
+"""Many commits of several processes to one log through the faulty proxy, and what the log holds
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from tests.faults.proxy import ALL, Fault, Proxy, Rule, weather
 from tests.support.helpers import ROOT
 
 PIPELINE = "p"
-UNANSWERED = tuple(Rule(fault, 1.0, "PUT", "/log/", times=6) for fault in (Fault.LOST_AFTER, Fault.LOST_BEFORE))
+UNANSWERED = tuple(
+    Rule(fault, 1.0, "PUT", "/log/", times=6) for fault in (Fault.LOST_AFTER, Fault.LOST_BEFORE)
+)
 
 
 def rules(probability: float) -> tuple[Rule, ...]:
@@ -55,14 +59,22 @@ class Found:
         return sum(n - 1 for n in self.items.values()) + len(self.chain) - len(set(self.chain))
 
 
-def contend(server: str, *, bucket: str, commits: int, processes: int, seed: int, probability: float) -> Found:
+def contend(
+    server: str, *, bucket: str, commits: int, processes: int, seed: int, probability: float
+) -> Found:
     """Run the writers to their end. Raises AssertionError where one of them fails."""
     boto3.client("s3", endpoint_url=server, region_name="us-east-1").create_bucket(Bucket=bucket)
     shares = [commits // processes + (i < commits % processes) for i in range(processes)]
     with Proxy(server, rules(probability), seed) as proxy:
         words = [sys.executable, "-m", "tests.faults.committer", proxy.url, bucket, PIPELINE]
         running = [
-            subprocess.Popen([*words, f"w{i}", str(share)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                [*words, f"w{i}", str(share)],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
             for i, share in enumerate(shares)
         ]
         told: list[str] = []
@@ -75,7 +87,9 @@ def contend(server: str, *, bucket: str, commits: int, processes: int, seed: int
             writers.update(answer)
     entries = asyncio.run(_entries(server, bucket))
     whole = [e.sequence for e in entries] == list(range(1, len(entries) + 1))
-    whole = whole and [e.previous for e in entries] == [None, *(e.id for e in entries)][: len(entries)]
+    whole = (
+        whole and [e.previous for e in entries] == [None, *(e.id for e in entries)][: len(entries)]
+    )
     return Found([e.id for e in entries], told, whole, writers, proxy.counts, proxy.requests)
 
 

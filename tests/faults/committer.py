@@ -1,9 +1,11 @@
-"""python -m tests.faults.committer ENDPOINT BUCKET PIPELINE NAME COUNT: one of several writers of one log, in a process of its own.
+"""python -m tests.faults.committer ENDPOINT BUCKET PIPELINE NAME COUNT: one of several writers of
+one log, in a process of its own.
 
-Appends COUNT entries, each until it is surely in the log once, and prints what it was told of each as JSON. An append of which the
-store did not say whether it took place (CommitUnknown) may have, may do so later, when a request that was delayed arrives, or
-never: but only at its own number. So the writer catches up; where that number is taken, what is there is the answer; where it is
-not, the writer proposes for the same number again, and one of the two proposals gets it.
+Appends COUNT entries, each until it is surely in the log once, and prints what it was told of each
+as JSON. An append of which the store did not say whether it took place (CommitUnknown) may have,
+may do so later, when a request that was delayed arrives, or never: but only at its own number. So
+the writer catches up; where that number is taken, what is there is the answer; where it is not, the
+writer proposes for the same number again, and one of the two proposals gets it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Writer:
         self.told: list[str] = []
         self.counts = {"unknown": 0, "unknown but committed": 0, "lost races": 0, "outages": 0}
         self.pending: set[str] = set()
-        """Ids proposed for the entry at hand of which it is not known whether they are in the log."""
+        """Ids proposed for the entry at hand of which it is not known whether they are in the log.
+        """
 
     async def run(self, count: int) -> None:
         state = await self._patiently(self.log.load)
@@ -122,4 +125,6 @@ def main(endpoint: str, bucket: str, pipeline: str, name: str, count: str) -> No
 if __name__ == "__main__":
     main(*sys.argv[1:])
     sys.stdout.flush()
-    os._exit(0)  # as the commands end: now and then obstore's own threads abort a process that is taking itself apart
+    # as the commands end: now and then obstore's own threads abort a process that is taking itself
+    # apart
+    os._exit(0)

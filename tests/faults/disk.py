@@ -34,16 +34,31 @@ from pipeline.work.contents import LazyContents
 from pipeline.work.worker import Worker
 from sinks.parquet.writer import AttemptWriter
 
-STEPS = ("create", "open", "write", "sync", "link", "replace", "unlink", "mkdir", "rmdir", "sync_folder")
+STEPS = (
+    "create",
+    "open",
+    "write",
+    "sync",
+    "link",
+    "replace",
+    "unlink",
+    "mkdir",
+    "rmdir",
+    "sync_folder",
+)
 GROWING = ("create", "write", "sync", "link", "mkdir", "sync_folder")
 """What a full disk refuses; the rest only gives back."""
 _RUNS = itertools.count()
 
 
 class FaultyDisk(Disk):
-    """Refuses the n-th request (`lasting`: and all after it) with an error of the operating system. A write is half done first."""
+    """Refuses the n-th request (`lasting`: and all after it) with an error of the operating system.
+    A write is half done first.
+    """
 
-    def __init__(self, at: int | None = None, number: int = errno.EIO, *, lasting: bool = False) -> None:
+    def __init__(
+        self, at: int | None = None, number: int = errno.EIO, *, lasting: bool = False
+    ) -> None:
         self.at, self.number, self.lasting = at, number, lasting
         self.steps: list[str] = []
         self.refused = 0
@@ -65,7 +80,8 @@ def _guarded(step: str) -> Callable[..., Any]:
             if step == "write":
                 plain(self, arguments[0], arguments[1][: len(arguments[1]) // 2])
             raise OSError(self.number, os.strerror(self.number))
-        return None if step.startswith("sync") else plain(self, *arguments)  # nobody pulls the plug here
+        # nobody pulls the plug here
+        return None if step.startswith("sync") else plain(self, *arguments)
 
     return guarded
 
@@ -79,7 +95,10 @@ class Stalled(BaseException):
 
 
 class RecordedDisk(Disk):
-    """Notes every request, in one list with others that share it. `stall`: the name of a request before which it stops."""
+    """Notes every request, in one list with others that share it.
+
+    `stall`: the name of a request before which it stops.
+    """
 
     def __init__(self, steps: list[tuple[Any, ...]] | None = None, stall: str = "") -> None:
         self.steps = [] if steps is None else steps
@@ -135,7 +154,9 @@ class RecordedDisk(Disk):
 
 
 class NotedStore(LocalStore):
-    """Notes among the disk's requests when a put or a delete begins, and when a put has returned."""
+    """Notes among the disk's requests when a put or a delete begins, and when a put
+    has returned.
+    """
 
     def __init__(self, root: Path, disk: RecordedDisk) -> None:
         super().__init__(root, disk=disk)
@@ -189,14 +210,18 @@ class World:
     root: Path
     truth: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     bad: set[str] = field(default_factory=set)
-    policy: Policy = field(default_factory=lambda: Policy(task_files_min=1, task_bytes_min=1, task_files_max=2))
+    policy: Policy = field(
+        default_factory=lambda: Policy(task_files_min=1, task_bytes_min=1, task_files_max=2)
+    )
 
     def upload(self, name: str, *values: int, bad: bool = False) -> None:
         rows = [{"k": "ab"[v % 2], "v": v} for v in values]
         path = self.root / "up" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.root.parent / "beside"
-        beside.write_text("".join(json.dumps(row) + "\n" for row in rows) + ("no json" if bad else ""))
+        beside.write_text(
+            "".join(json.dumps(row) + "\n" for row in rows) + ("no json" if bad else "")
+        )
         beside.replace(path)
         self.truth[name] = [] if bad else rows
         (self.bad.add if bad else self.bad.discard)(name)
@@ -209,20 +234,30 @@ class World:
         p = pipeline()
         spec = table_spec(p)
         recorded = isinstance(disk, RecordedDisk)
-        store = NotedStore(self.root, disk) if recorded else LocalStore(self.root, disk=disk or FaultyDisk())
+        store = (
+            NotedStore(self.root, disk)
+            if recorded
+            else LocalStore(self.root, disk=disk or FaultyDisk())
+        )
         worker = Worker(
             store=store,
             contents=LazyContents(store),
             home=keys.home(p.name),
             code=loaded_on_use(p, PlainCalls()),
-            make_writer=lambda a: AttemptWriter(spec, schema=a.schema, task=a.task.id, nonce=a.nonce, scratch=self.root.parent),
+            make_writer=lambda a: AttemptWriter(
+                spec, schema=a.schema, task=a.task.id, nonce=a.nonce, scratch=self.root.parent
+            ),
             clock=_Instant(),
             budget_s=30.0,
         )
-        return Runtime(p, p.settings(), store, self.policy, _Executor(worker, owner=f"inline-{next(_RUNS)}"))
+        return Runtime(
+            p, p.settings(), store, self.policy, _Executor(worker, owner=f"inline-{next(_RUNS)}")
+        )
 
     def run(self, disk: Disk | None = None, *, vacuum: bool = False) -> State:
-        """What `tidemill run` does: home, passes until nothing changes, a checkpoint; then perhaps a compaction and a vacuum."""
+        """What `tidemill run` does: home, passes until nothing changes, a checkpoint; then perhaps
+        a compaction and a vacuum.
+        """
 
         async def work() -> State:
             opened = self.runtime(disk)
@@ -252,7 +287,9 @@ class World:
             for file in output.files:
                 for row in pq.ParquetFile(self.root / file.key).read().to_pylist():
                     if (row["_task"], row["_source_key"]) not in dead:
-                        found.setdefault(row["_source_key"], []).append({"k": row["k"], "v": row["v"]})
+                        found.setdefault(row["_source_key"], []).append(
+                            {"k": row["k"], "v": row["v"]}
+                        )
         return found
 
     def audit(self) -> AuditReport:
@@ -267,10 +304,14 @@ class World:
         )
 
     def check(self) -> None:
-        """Rows are those of the files that are there, once each; the audit is clean; only bad files are quarantined."""
+        """Rows are those of the files that are there, once each; the audit is clean; only bad files
+        are quarantined.
+        """
         state = self.state()
         found = {key: sorted(row["v"] for row in rows) for key, rows in self.rows(state).items()}
-        assert found == {f"up/{name}": sorted(r["v"] for r in rows) for name, rows in self.truth.items() if rows}
+        assert found == {
+            f"up/{name}": sorted(r["v"] for r in rows) for name, rows in self.truth.items() if rows
+        }
         assert self.audit().problems == []
         assert set(state.quarantine) == {f"up/{name}" for name in self.bad}
         assert not state.tasks

@@ -1,8 +1,9 @@
 """A faulty network between an S3 client and a real S3 server, on real sockets.
 
-Each request is read whole, then its faults are drawn. What is drawn depends on the seed, the request's method, its path and query
-without signatures, and on how often the same request came before: not on the order in which threads run. `Proxy.counts` says
-how many of each fault were really done to a client. Hosts are trusted: signatures are passed on as they are.
+Each request is read whole, then its faults are drawn. What is drawn depends on the seed, the
+request's method, its path and query without signatures, and on how often the same request came
+before: not on the order in which threads run. `Proxy.counts` says how many of each fault were
+really done to a client. Hosts are trusted: signatures are passed on as they are.
 """
 
 from __future__ import annotations
@@ -25,7 +26,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _SIGNATURE = re.compile(r"(?<=[?&])X-Amz-[A-Za-z-]+=[^&]*&?", re.IGNORECASE)
-_HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "expect", "proxy-connection"})
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "transfer-encoding",
+        "content-length",
+        "expect",
+        "proxy-connection",
+    }
+)
 LATE_AFTER = 7
 """Requests that pass before a late duplicate is delivered."""
 
@@ -53,14 +63,20 @@ class Fault(StrEnum):
     """The request is done, and once more after others."""
 
 
-STATUS = {Fault.SLOW_DOWN: (503, "SlowDown"), Fault.TOO_MANY: (429, "TooManyRequests"), Fault.INTERNAL: (500, "InternalError")}
+STATUS = {
+    Fault.SLOW_DOWN: (503, "SlowDown"),
+    Fault.TOO_MANY: (429, "TooManyRequests"),
+    Fault.INTERNAL: (500, "InternalError"),
+}
 BODY = frozenset({Fault.RESET, Fault.CUT, Fault.SHORT, Fault.SHORT_CHUNKED})
 """Faults of an answer's body: an answer without one goes unharmed."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One fault, for requests whose method and whose path with its query match the expressions. times: the first n only."""
+    """One fault, for requests whose method and whose path with its query match the expressions.
+    times: the first n only.
+    """
 
     fault: Fault
     probability: float = 1.0
@@ -70,7 +86,10 @@ class Rule:
     slow_s: float = 0.02
 
     def applies(self, request: Request) -> bool:
-        return bool(re.fullmatch(self.method or ".*", request.method) and re.search(self.path, request.target))
+        return bool(
+            re.fullmatch(self.method or ".*", request.method)
+            and re.search(self.path, request.target)
+        )
 
 
 @dataclass(frozen=True)
@@ -111,12 +130,15 @@ class Answer:
             phrase = HTTPStatus(self.status).phrase
         except ValueError:
             phrase = "?"
-        return "\r\n".join([f"HTTP/1.1 {self.status} {phrase}", *named, *more, "", ""]).encode("latin-1")
+        return "\r\n".join([f"HTTP/1.1 {self.status} {phrase}", *named, *more, "", ""]).encode(
+            "latin-1"
+        )
 
 
 def error(status: int, code: str) -> Answer:
     """A refusal as S3 words it."""
-    body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>by the test</Message></Error>'.encode()
+    error = f"<Error><Code>{code}</Code><Message>by the test</Message></Error>"
+    body = f'<?xml version="1.0"?>{error}'.encode()
     return Answer(status, (("Content-Type", "application/xml"),), body)
 
 
@@ -124,8 +146,8 @@ def error(status: int, code: str) -> Answer:
 class Proxy:
     """Listens on a port of its own while the block runs, and forwards to `upstream`.
 
-    rules: may be replaced while it runs. down: answer 503 to everything, whatever the rules say. Tests make other services of it
-    by overriding `serve`.
+    rules: may be replaced while it runs. down: answer 503 to everything, whatever the rules say.
+    Tests make other services of it by overriding `serve`.
     """
 
     upstream: str
@@ -159,7 +181,9 @@ class Proxy:
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -167,7 +191,7 @@ class Proxy:
         self._server.server_close()
         self.deliver_late()
 
-    # -- the server's side -------------------------------------------------------------------------------------------
+    # -- the server's side -------------------------------------------------------------------------
 
     def serve(self, request: Request) -> Answer:
         """What the service answers."""
@@ -180,7 +204,9 @@ class Proxy:
                 self._connections.open = http.client.HTTPConnection(self._address, timeout=60)
             connection = self._connections.open
             try:
-                connection.putrequest(request.method, request.target, skip_host=True, skip_accept_encoding=True)
+                connection.putrequest(
+                    request.method, request.target, skip_host=True, skip_accept_encoding=True
+                )
                 for key, value in request.headers:
                     if key.lower() not in _HOP_BY_HOP:
                         connection.putheader(key, value)
@@ -189,7 +215,8 @@ class Proxy:
                 connection.endheaders(request.body or None)
                 found = connection.getresponse()
                 body, headers = found.read(), tuple(found.getheaders())
-            except (http.client.BadStatusLine, BrokenPipeError, ConnectionResetError):  # the server had closed it
+            except (http.client.BadStatusLine, BrokenPipeError, ConnectionResetError):
+                # the server had closed it
                 connection.close()
                 self._connections.open = None
                 if attempt:
@@ -205,11 +232,13 @@ class Proxy:
         """Do the duplicates that are due after request number `upto`; all that wait, without it."""
         with self._lock:
             due = [request for at, request in self._late if upto is None or at <= upto]
-            self._late = [(at, request) for at, request in self._late if upto is not None and at > upto]
+            self._late = [
+                (at, request) for at, request in self._late if upto is not None and at > upto
+            ]
         for request in due:
             self.serve(request)
 
-    # -- the client's side -------------------------------------------------------------------------------------------
+    # -- the client's side -------------------------------------------------------------------------
 
     def _converse(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -231,12 +260,18 @@ class Proxy:
         dice = random.Random(f"{self.seed} {request.identity} {self._seen[request.identity]}")
         for rule in self.rules:
             drawn = dice.random() < rule.probability
-            if drawn and rule.applies(request) and (rule.times is None or self._done[rule] < rule.times):
+            if (
+                drawn
+                and rule.applies(request)
+                and (rule.times is None or self._done[rule] < rule.times)
+            ):
                 self._done[rule] += 1
                 return rule
         return None
 
-    def _treat(self, connection: socket.socket, request: Request, rule: Rule | None, number: int) -> bool:
+    def _treat(
+        self, connection: socket.socket, request: Request, rule: Rule | None, number: int
+    ) -> bool:
         """Do the request with its fault; whether the connection may be used further."""
         fault = rule.fault if rule is not None else None
         if fault in STATUS:
@@ -318,7 +353,9 @@ def _spoiled(connection: socket.socket, answer: Answer, fault: Fault) -> bool:
         connection.sendall(answer.head(f"Content-Length: {len(half)}") + half)
         return True
     if fault is Fault.SHORT_CHUNKED:
-        connection.sendall(answer.head("Transfer-Encoding: chunked") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(half), half))
+        connection.sendall(
+            answer.head("Transfer-Encoding: chunked") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(half), half)
+        )
         return True
     connection.sendall(answer.head(f"Content-Length: {len(answer.body)}") + half)
     if fault is Fault.RESET:
@@ -330,13 +367,21 @@ def _spoiled(connection: socket.socket, answer: Answer, fault: Fault) -> bool:
 ALL = tuple(Fault)
 
 
-def weather(probability: float, *, faults: tuple[Fault, ...] = ALL, **where: Any) -> tuple[Rule, ...]:
+def weather(
+    probability: float, *, faults: tuple[Fault, ...] = ALL, **where: Any
+) -> tuple[Rule, ...]:
     """Every fault with the same probability."""
     return tuple(Rule(fault, probability, **where) for fault in faults)
 
 
 @contextmanager
-def faulty(upstream: str, rules: tuple[Rule, ...] = (), *, seed: int = 1, kind: Callable[..., Proxy] = Proxy) -> Iterator[Proxy]:
+def faulty(
+    upstream: str,
+    rules: tuple[Rule, ...] = (),
+    *,
+    seed: int = 1,
+    kind: Callable[..., Proxy] = Proxy,
+) -> Iterator[Proxy]:
     """A proxy while the block runs."""
     with kind(upstream, rules, seed) as proxy:
         yield proxy

@@ -1,4 +1,6 @@
-"""A disk that is full, over quota, broken or read only, at every single request in turn; and a real process at its file limit."""
+"""A disk that is full, over quota, broken or read only, at every single request in turn; and a real
+process at its file limit.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def second(world: World) -> None:
 
 
 def try_to_run(world: World, disk: FaultyDisk) -> bool:
-    """A run meets the error, or mends its effect on the way, in the words of the store and in one line. Whether it came so far."""
+    """A run meets the error, or mends its effect on the way, in the words of the store and in one
+    line. Whether it came so far.
+    """
     try:
         world.run(disk, vacuum=True)
     except (StoreUnavailable, StoreDenied, CommitUnknown) as error:
@@ -58,15 +62,21 @@ def try_to_run(world: World, disk: FaultyDisk) -> bool:
 
 @pytest.mark.parametrize("share", range(SHARES))
 def test_an_error_at_any_request_loses_and_doubles_nothing(tmp_path: Path, share: int) -> None:
-    """Half of the requests, once or lasting by turns, each error by turns; `python -m` this module: all of them."""
+    """Half of the requests, once or lasting by turns, each error by turns; `python -m` this module:
+    all of them.
+    """
     for n in itertools.count(share, 2 * SHARES):
-        if not survives(tmp_path / str(n), FaultyDisk(n, ERRORS[n // 2 % len(ERRORS)], lasting=n % 2 == 0)):
+        if not survives(
+            tmp_path / str(n), FaultyDisk(n, ERRORS[n // 2 % len(ERRORS)], lasting=n % 2 == 0)
+        ):
             assert n >= 100, "a run makes more requests than that"
             return
 
 
 def survives(folder: Path, disk: FaultyDisk) -> bool:
-    """Whether the run made so many requests at all; if so nothing is lost, doubled, half there or left for ever."""
+    """Whether the run made so many requests at all; if so nothing is lost, doubled, half there or
+    left for ever.
+    """
     world = first(folder)
     if not try_to_run(world, disk):
         return False
@@ -85,7 +95,9 @@ def test_a_full_disk_while_files_change_keeps_what_was_committed(tmp_path: Path)
     before = world.rows(world.state())
     second(world)
     disk = FaultyDisk(0, errno.ENOSPC, lasting=True)
-    with pytest.raises((StoreUnavailable, CommitUnknown), match="No space left on device: make room"):
+    with pytest.raises(
+        (StoreUnavailable, CommitUnknown), match="No space left on device: make room"
+    ):
         world.run(disk)
     assert world.rows(world.state()) == before, "readers see what was committed"
     world.run()
@@ -103,7 +115,9 @@ def parse(obj: Object):
 """
 
 
-def test_a_process_at_its_file_size_limit_says_so_in_one_line_and_the_next_run_completes(tmp_path: Path) -> None:
+def test_a_process_at_its_file_size_limit_says_so_in_one_line_and_the_next_run_completes(
+    tmp_path: Path,
+) -> None:
     project = Project(tmp_path, BIG)
     for name in "abc":
         project.upload(name, "x")
@@ -142,7 +156,9 @@ sys.stdin.readline()
 """
 
 
-def test_what_a_killed_writer_left_is_removed_by_the_next_run_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+def test_what_a_killed_writer_left_is_removed_by_the_next_run_and_what_a_living_one_writes_is_not(
+    tmp_path: Path,
+) -> None:
     project = Project(tmp_path)
     project.upload("a", lines({"kind": "x", "v": 1}))
     folder = project.root / ".tidemill" / "tmp"
@@ -170,11 +186,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number, lasting in itertools.product(ERRORS, (False, True)):
             for n in itertools.count():
-                if not survives(Path(folder, f"{number}-{lasting}-{n}"), FaultyDisk(n, number, lasting=lasting)):
+                if not survives(
+                    Path(folder, f"{number}-{lasting}-{n}"), FaultyDisk(n, number, lasting=lasting)
+                ):
                     break
                 tried += 1
                 shutil.rmtree(Path(folder, f"{number}-{lasting}-{n}"))
-    print(f"{tried:,} runs met an error of the disk: nothing lost, doubled, half there or left behind")
+    print(
+        f"{tried:,} runs met an error of the disk: nothing lost, doubled, half there or left behind"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""A power cut between any two requests to the disk: what was said to be stored is whole, what is half there is not believed.
+"""A power cut between any two requests to the disk: what was said to be stored is whole, what is
+half there is not believed.
 
-The model is the weakest that fsync(2) allows: bytes of a file that were not fsynced may be there, in part, or not; names in a
-folder that was not fsynced since may be there or not, each by itself, in any order.
+The model is the weakest that fsync(2) allows: bytes of a file that were not fsynced may be there,
+in part, or not; names in a folder that was not fsynced since may be there or not, each by itself,
+in any order.
 """
 
 from __future__ import annotations
@@ -112,7 +114,9 @@ class PowerCut:
         folder.durable, folder.pending = dict(folder.names), []
 
     def left(self, keeps: Callable[[], bool], part: Callable[[int], int]) -> dict[str, bytes]:
-        """What is on the disk: `keeps` says of each change of a name whether it got there, `part` how many loose bytes did."""
+        """What is on the disk: `keeps` says of each change of a name whether it got there, `part`
+        how many loose bytes did.
+        """
         found: dict[str, bytes] = {}
 
         def walk(folder: Folder, at: str) -> None:
@@ -124,14 +128,18 @@ class PowerCut:
                 if isinstance(what, Folder):
                     walk(what, f"{at}{name}/")
                 elif what is not None:
-                    found[at + name] = bytes(what.body[: what.durable + part(len(what.body) - what.durable)])
+                    found[at + name] = bytes(
+                        what.body[: what.durable + part(len(what.body) - what.durable)]
+                    )
 
         walk(self.root, "")
         return {key: body for key, body in found.items() if not key.startswith(PRIVATE)}
 
 
 def states(root: Path, steps: Steps, rng: random.Random) -> Iterator[dict[str, bytes]]:
-    """What may be left: nothing that was not asked for, all of it, all names without their bytes, and random parts."""
+    """What may be left: nothing that was not asked for, all of it, all names without their bytes,
+    and random parts.
+    """
     cut = PowerCut(root, steps)
     yield cut.left(lambda: False, lambda n: 0)
     yield cut.left(lambda: True, lambda n: n)
@@ -141,7 +149,9 @@ def states(root: Path, steps: Steps, rng: random.Random) -> Iterator[dict[str, b
 
 
 def allowed(steps: Steps) -> dict[str, set[bytes | None]]:
-    """For each key what may be there: the last that was said to be stored, or what was begun since; None for nothing."""
+    """For each key what may be there: the last that was said to be stored, or what was begun since;
+    None for nothing.
+    """
     found: dict[str, set[bytes | None]] = {}
     for step, *words in steps:
         if step == "putting":
@@ -156,7 +166,9 @@ def allowed(steps: Steps) -> dict[str, set[bytes | None]]:
 def check(left: dict[str, bytes], steps: Steps) -> None:
     may = allowed(steps)
     for key in may.keys() | left.keys():
-        assert left.get(key) in may.get(key, {None}), f"{key} is {'missing' if key not in left else 'not whole'}"
+        assert left.get(key) in may.get(key, {None}), (
+            f"{key} is {'missing' if key not in left else 'not whole'}"
+        )
 
 
 def believed(left: dict[str, bytes]) -> None:
@@ -167,14 +179,23 @@ def believed(left: dict[str, bytes]) -> None:
         for key, body in left.items():
             await store.put(key, body)
         state = await Log(store, "logs", clock=_Instant(), policy=Policy()).load()
-        assert max([int(key[-25:-5]) for key in left if "/log/" in key], default=0) <= state.sequence
-        missing = [f.key for output in state.stored().values() for f in output.files if len(left.get(f.key, b"")) != f.size_bytes]
+        assert (
+            max([int(key[-25:-5]) for key in left if "/log/" in key], default=0) <= state.sequence
+        )
+        missing = [
+            f.key
+            for output in state.stored().values()
+            for f in output.files
+            if len(left.get(f.key, b"")) != f.size_bytes
+        ]
         assert missing == []
 
     asyncio.run(work())
 
 
-def test_after_a_power_cut_at_any_moment_what_was_stored_is_whole_and_a_run_completes(tmp_path: Path) -> None:
+def test_after_a_power_cut_at_any_moment_what_was_stored_is_whole_and_a_run_completes(
+    tmp_path: Path,
+) -> None:
     world = first(tmp_path)
     disk, rng = RecordedDisk(), random.Random(1)
     world.run(disk)
@@ -206,7 +227,9 @@ def goes_on(folder: Path, left: dict[str, bytes], world: World) -> None:
 
 
 def pair(folder: Path, stall: str) -> tuple[NotedStore, NotedStore]:
-    """Two processes on one disk, the first of which stops for good before a request of that name."""
+    """Two processes on one disk, the first of which stops for good before a request
+    of that name.
+    """
     steps: Steps = []
     return NotedStore(folder, RecordedDisk(steps, stall)), NotedStore(folder, RecordedDisk(steps))
 

@@ -1,4 +1,6 @@
-"""A bucket's directory, its output or its home that somebody takes away, during a run or between two."""
+"""A bucket's directory, its output or its home that somebody takes away, during a run or between
+two.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.mark.parametrize("in_its_place", [False, True])
-def test_while_the_directory_is_away_nothing_is_missing_and_nothing_is_written(tmp_path: Path, in_its_place: bool) -> None:
+def test_while_the_directory_is_away_nothing_is_missing_and_nothing_is_written(
+    tmp_path: Path, in_its_place: bool
+) -> None:
     root, away = tmp_path / "bucket", tmp_path / "away"
     root.mkdir()
     store = LocalStore(root)
@@ -38,7 +42,13 @@ def test_while_the_directory_is_away_nothing_is_missing_and_nothing_is_written(t
     root.rename(away)
     if in_its_place:
         root.mkdir()  # as an unmounted directory is
-    for request in (store.get("up/a"), store.head("up/a"), store.put("up/b", b"y"), store.delete(["up/a"]), keys()):
+    for request in (
+        store.get("up/a"),
+        store.head("up/a"),
+        store.put("up/b", b"y"),
+        store.delete(["up/a"]),
+        keys(),
+    ):
         with pytest.raises(StoreUnavailable, match=r"bring (it|that one) back"):
             asyncio.run(request)
     assert (list(root.iterdir()) if in_its_place else root.exists()) in ([], False)
@@ -49,17 +59,29 @@ def test_while_the_directory_is_away_nothing_is_missing_and_nothing_is_written(t
 
 
 def test_a_watching_run_outlives_its_directory_being_away(project: Project, tmp_path: Path) -> None:
-    command = project.command("run", str(project.file), "--watch", "--interval", "0.1", "--workers", "1")
+    command = project.command(
+        "run", str(project.file), "--watch", "--interval", "0.1", "--workers", "1"
+    )
     said = (tmp_path / "said").open("w+")
     process = subprocess.Popen(command, env=project.env(), cwd=tmp_path, stdout=said, stderr=said)
     try:
         until(lambda: "brought up to date" in (tmp_path / "said").read_text())
         project.root.rename(tmp_path / "away")
-        until(lambda: "is not there (any more)" in (tmp_path / "said").read_text() or process.poll() is not None)
+        until(
+            lambda: (
+                "is not there (any more)" in (tmp_path / "said").read_text()
+                or process.poll() is not None
+            )
+        )
         assert not project.root.exists(), "no other one is made in its place"
         (tmp_path / "away").rename(project.root)
         project.upload("d", lines({"kind": "d", "v": 1}))
-        until(lambda: len(project.sql("SELECT DISTINCT kind FROM logs")) == 4 or process.poll() is not None)
+        until(
+            lambda: (
+                len(project.sql("SELECT DISTINCT kind FROM logs")) == 4
+                or process.poll() is not None
+            )
+        )
     finally:
         process.send_signal(signal.SIGINT)
         process.wait()
@@ -86,16 +108,33 @@ def test_a_deleted_marker_is_no_new_beginning(project: Project) -> None:
     assert "format.json is missing, but _tidemill/logs/log/" in project.call("run", code=2).stderr
 
 
-def test_a_home_that_is_deleted_under_a_watching_run_ends_it(project: Project, tmp_path: Path) -> None:
-    command = project.command("run", str(project.file), "--watch", "--interval", "0.1", "--workers", "1")
-    process = subprocess.Popen(command, env=project.env(), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_a_home_that_is_deleted_under_a_watching_run_ends_it(
+    project: Project, tmp_path: Path
+) -> None:
+    command = project.command(
+        "run", str(project.file), "--watch", "--interval", "0.1", "--workers", "1"
+    )
+    process = subprocess.Popen(
+        command,
+        env=project.env(),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert "3 files committed" in process.stdout.readline()
     (project.root / "_tidemill").rename(tmp_path / "home")
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert said.strip().splitlines()[-1].startswith("tidemill: _tidemill/logs/format.json was deleted under this run")
-    assert not (project.root / "_tidemill" / "logs" / "log").exists(), "nothing was added to a log that is gone"
+    assert (
+        said.strip()
+        .splitlines()[-1]
+        .startswith("tidemill: _tidemill/logs/format.json was deleted under this run")
+    )
+    assert not (project.root / "_tidemill" / "logs" / "log").exists(), (
+        "nothing was added to a log that is gone"
+    )
     (tmp_path / "home").rename(project.root / "_tidemill")
     project.run()
     project.audit()

@@ -1,4 +1,6 @@
-"""A share of the soak: watching runs that are killed and stopped while files come, change and go. `make soak` is the long one."""
+"""A share of the soak: watching runs that are killed and stopped while files come, change and go.
+`make soak` is the long one.
+"""
 
 from __future__ import annotations
 

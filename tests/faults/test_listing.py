@@ -1,4 +1,6 @@
-"""Long listings over HTTP: in ranges at once, with bounded memory, past requests that fail, and ended at any moment."""
+"""Long listings over HTTP: in ranges at once, with bounded memory, past requests that fail, and
+ended at any moment.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ SESSION = cache(boto3.Session)
 
 
 class Service(Proxy):
-    """A bucket of N keys, in pages of 500. `asked` says where the pages begin that were asked for."""
+    """A bucket of N keys, in pages of 500. `asked` says where the pages begin that
+    were asked for.
+    """
 
     bucket = Bucket(N)
 
@@ -59,7 +63,9 @@ class Service(Proxy):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests are sent once, without pauses, pages are handed on as they come, and boto3 reads its own files once."""
+    """Requests are sent once, without pauses, pages are handed on as they come, and boto3 reads its
+    own files once.
+    """
     monkeypatch.setattr(boto3, "Session", SESSION)
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
@@ -88,10 +94,17 @@ def listed(store: Any, **options: Any) -> list[str]:
     return seen
 
 
-# -- ranges --------------------------------------------------------------------------------------------------------------
+# -- ranges ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", [SPLITS, SPLITS[::-1] * 2, [*SPLITS, "in/2026/08/0000003000", "in/2026/09", "in/\x01", "a", "z"]])
+@pytest.mark.parametrize(
+    "at",
+    [
+        SPLITS,
+        SPLITS[::-1] * 2,
+        [*SPLITS, "in/2026/08/0000003000", "in/2026/09", "in/\x01", "a", "z"],
+    ],
+)
 def test_splits_change_nothing_about_what_is_listed(at: list[str]) -> None:
     """Ends that are keys, ends between two, ends that are nowhere, twice, in no order."""
     with Service("") as service:
@@ -102,7 +115,9 @@ def test_splits_change_nothing_about_what_is_listed(at: list[str]) -> None:
 
 
 class Gate(Service):
-    """Answers the first eight ranges once all are asked for, and notes how many ranges ahead of the reader is asked."""
+    """Answers the first eight ranges once all are asked for, and notes how many ranges ahead of the
+    reader is asked.
+    """
 
     read = 0
     ahead = 0
@@ -119,7 +134,9 @@ class Gate(Service):
 
 def test_eight_ranges_are_listed_at_once_and_no_more() -> None:
     async def work() -> None:
-        async for page in store_at(service).list("in/", split_at=[key_of(i) for i in range(999, N, 1_000)]):
+        async for page in store_at(service).list(
+            "in/", split_at=[key_of(i) for i in range(999, N, 1_000)]
+        ):
             assert page.keys[0] == ALL[service.read]
             service.read += len(page.keys)
 
@@ -129,8 +146,12 @@ def test_eight_ranges_are_listed_at_once_and_no_more() -> None:
         assert service.ahead == 7
 
 
-def test_what_is_ahead_of_the_reader_is_bounded(splits: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a range two pages wait and one is about to; where it has no end, one more is asked for early."""
+def test_what_is_ahead_of_the_reader_is_bounded(
+    splits: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a range two pages wait and one is about to; where it has no end, one more is asked for
+    early.
+    """
     monkeypatch.setattr(lister, "BUFFER_PAGES", 2)
     monkeypatch.setattr(lister, "WINDOW", 2)
 
@@ -148,7 +169,7 @@ def test_what_is_ahead_of_the_reader_is_bounded(splits: Sequence[str], monkeypat
         assert sorted(service.asked) == list(range(0, N, PAGE)), "each page is asked for once"
 
 
-# -- ends ----------------------------------------------------------------------------------------------------------------
+# -- ends ------------------------------------------------------------------------------------------
 
 
 class Stalling(Service):
@@ -197,7 +218,9 @@ async def failed(service: Stalling, store: Any, pages: Any) -> None:
 
 @pytest.mark.parametrize("end", [closed, cancelled, failed])
 def test_a_listing_that_is_not_read_to_its_end_leaves_nothing(
-    end: Callable[[Stalling, Any, Any], Coroutine[Any, Any, None]], splits: Sequence[str], monkeypatch: pytest.MonkeyPatch
+    end: Callable[[Stalling, Any, Any], Coroutine[Any, Any, None]],
+    splits: Sequence[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No task, no thread, and no error that nobody sees: whatever its requests are about to say."""
     monkeypatch.setattr(lister, "BUFFER_PAGES", 1)
@@ -223,13 +246,17 @@ def test_a_listing_that_is_not_read_to_its_end_leaves_nothing(
     assert unseen == []
 
 
-# -- failures ------------------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", [Fault.SLOW_DOWN, Fault.LOST_BEFORE, Fault.LOST_AFTER, Fault.RESET, Fault.CUT])
+@pytest.mark.parametrize(
+    "fault", [Fault.SLOW_DOWN, Fault.LOST_BEFORE, Fault.LOST_AFTER, Fault.RESET, Fault.CUT]
+)
 def test_a_listing_goes_on_where_a_request_failed(fault: Fault, splits: Sequence[str]) -> None:
     """Every page but the first fails once, and then the first three requests that go on."""
-    tokens = tuple(Rule(fault, path=f"continuation-token={at}&", times=1) for at in range(PAGE, N, PAGE))
+    tokens = tuple(
+        Rule(fault, path=f"continuation-token={at}&", times=1) for at in range(PAGE, N, PAGE)
+    )
     with Service("", (*tokens, Rule(fault, path="start-after", times=3))) as service:
         assert listed(store_at(service), split_at=splits) == ALL
         assert service.counts[fault] == 3 + len(tokens) - len(splits)
@@ -292,11 +319,14 @@ def test_a_service_that_begins_anew_doubles_nothing(splits: Sequence[str]) -> No
     assert seen == ALL[:PAGE]
 
 
-# -- odd keys ------------------------------------------------------------------------------------------------------------
+# -- odd keys --------------------------------------------------------------------------------------
 
 
 class Named(Proxy):
-    """A bucket of some keys, below `deep/`, in pages of two and an order of its own. Its tokens expire at once."""
+    """A bucket of some keys, below `deep/`, in pages of two and an order of its own.
+
+    Its tokens expire at once.
+    """
 
     names: Sequence[str] = ()
 
@@ -305,7 +335,9 @@ class Named(Proxy):
         if "continuation-token" in query:
             return error(400, "InvalidArgument")
         after = query.get("start-after", "").removeprefix("deep/")
-        names = [f"deep/{name}" for name in self.names[self.names.index(after) + 1 if after else 0 :]]
+        names = [
+            f"deep/{name}" for name in self.names[self.names.index(after) + 1 if after else 0 :]
+        ]
         return Answer(200, (), Dialect().page(names[:2], "more" if len(names) > 2 else None))
 
 
@@ -316,7 +348,9 @@ def test_odd_keys_are_listed_exactly_from_any_of_them_on() -> None:
             assert listed(store_at(service, "deep"), split_at=split_at) == service.names
 
 
-def test_a_service_with_an_order_of_its_own_is_listed_whole_in_ranges_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_with_an_order_of_its_own_is_listed_whole_in_ranges_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(lister, "GROUP_KEYS", 1_000)
     with Named("") as service:
         service.names = ["in/b", "in/a"]

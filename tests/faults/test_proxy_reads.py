@@ -1,4 +1,6 @@
-"""What is read through a faulty network is exact, or an error of ours; never less and never other bytes."""
+"""What is read through a faulty network is exact, or an error of ours; never less and never other
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,14 @@ from pipeline.stores.s3.content import S3Content
 from tests.faults.proxy import BODY, Answer, Fault, Proxy, Request, Rule, error, faulty, weather
 from tests.support.servers import moto_url
 
-BODIES = {"small": b"0123456789" * 30, "a//odd": bytes(range(256)) * 5, "empty": b"", "dir/": b"", "large": b"", "b//large": b""}
+BODIES = {
+    "small": b"0123456789" * 30,
+    "a//odd": bytes(range(256)) * 5,
+    "empty": b"",
+    "dir/": b"",
+    "large": b"",
+    "b//large": b"",
+}
 BODIES |= {name: random.Random(name).randbytes(2**20) for name in ("large", "b//large")}
 _TOKEN = re.compile(rb"<NextContinuationToken>[^<]*</NextContinuationToken>")
 NAMES = [f"list/{i:04}" for i in range(6)]
@@ -31,7 +40,9 @@ NAMES = [f"list/{i:04}" for i in range(6)]
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """boto3 tries again at once, and sends files in parts of the smallest size that S3 allows."""
-    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.0)
+    monkeypatch.setattr(
+        "botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.0
+    )
     monkeypatch.setattr("pipeline.stores.s3.store.MULTIPART_BYTES", 5 * 2**20)
 
 
@@ -59,7 +70,9 @@ READS = {
     "get at a version": lambda store, key, etag: asyncio.run(store.get(key, if_match=etag)).body,
     "get a range": lambda store, key, etag: asyncio.run(store.get(key, byte_range=(0, 10**9))).body,
     "get many": lambda store, key, etag: asyncio.run(store.get_many([key]))[0].body,
-    "read a range": lambda store, key, etag: store.read_range(key, etag, 0, len(BODIES[key])) if BODIES[key] else b"",
+    "read a range": lambda store, key, etag: (
+        store.read_range(key, etag, 0, len(BODIES[key])) if BODIES[key] else b""
+    ),
     "read whole": lambda store, key, etag: store.open_content(key, etag, len(BODIES[key])).read(),
     "open": lambda store, key, etag: store.open_content(key, etag, len(BODIES[key])).open().read(),
     "path": lambda store, key, etag: path_of(store.open_content(key, etag, len(BODIES[key]))),
@@ -75,7 +88,9 @@ def path_of(content: S3Content) -> bytes:
 
 @pytest.mark.parametrize("fault", sorted(BODY))
 @pytest.mark.parametrize("read", sorted(READS))
-def test_an_answer_that_is_cut_off_is_no_shorter_object(proxy: Proxy, read: str, fault: Fault) -> None:
+def test_an_answer_that_is_cut_off_is_no_shorter_object(
+    proxy: Proxy, read: str, fault: Fault
+) -> None:
     for key in ("small", "a//odd"):
         store = store_at(proxy)
         etag = asyncio.run(store.head(key)).etag
@@ -89,7 +104,9 @@ def test_an_answer_that_is_cut_off_is_no_shorter_object(proxy: Proxy, read: str,
     assert proxy.counts[fault] == 2
 
 
-def test_every_read_of_every_object_in_bad_weather_is_exact_or_says_that_it_failed(proxy: Proxy) -> None:
+def test_every_read_of_every_object_in_bad_weather_is_exact_or_says_that_it_failed(
+    proxy: Proxy,
+) -> None:
     store, outcomes = store_at(proxy), {True: 0, False: 0}
     etags = {key: asyncio.run(store.head(key)).etag for key in BODIES}
     proxy.rules = weather(0.05)
@@ -108,10 +125,16 @@ def test_objects_without_bytes_are_read(proxy: Proxy) -> None:
     store = store_at(proxy)
     for key in ("empty", "dir/"):
         head = asyncio.run(store.head(key))
-        for found in (store.get(key), store.get(key, if_match=head.etag), store.get(key, byte_range=(0, 5))):
+        for found in (
+            store.get(key),
+            store.get(key, if_match=head.etag),
+            store.get(key, byte_range=(0, 5)),
+        ):
             stored = asyncio.run(found)
             assert (stored.body, stored.etag, stored.size_bytes) == (b"", head.etag, 0)
-    assert asyncio.run(store.get("small", byte_range=(10**6, 10**7))).body == b"", "ranges are clipped"
+    assert asyncio.run(store.get("small", byte_range=(10**6, 10**7))).body == b"", (
+        "ranges are clipped"
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,8 +146,12 @@ def test_objects_without_bytes_are_read(proxy: Proxy) -> None:
         *(("POST .*uploadId", fault) for fault in Fault),
     ],
 )
-def test_files_in_parts_arrive_whole_or_not_at_all(proxy: Proxy, tmp_path: Path, part: str, fault: Fault) -> None:
-    """An upload in parts: of one part, of its beginning and of its end the first try meets the fault."""
+def test_files_in_parts_arrive_whole_or_not_at_all(
+    proxy: Proxy, tmp_path: Path, part: str, fault: Fault
+) -> None:
+    """An upload in parts: of one part, of its beginning and of its end the first try meets the
+    fault.
+    """
     body = random.Random(1).randbytes(6 * 2**20)
     method, _, path = part.partition(" ")
     proxy.rules = (Rule(fault, 1.0, method, path, times=1),)
@@ -141,7 +168,9 @@ def test_files_in_parts_arrive_whole_or_not_at_all(proxy: Proxy, tmp_path: Path,
 
 
 class ForgetsUploads(Proxy):
-    """Answers the end of an upload as AWS does where it was ended before, and the answer to that was lost."""
+    """Answers the end of an upload as AWS does where it was ended before, and the answer to that
+    was lost.
+    """
 
     def serve(self, request: Request) -> Answer:
         ending = request.method == "POST" and "uploadId" in request.target
@@ -150,7 +179,10 @@ class ForgetsUploads(Proxy):
 
 def test_an_upload_of_which_the_end_is_unknown_is_no_missing_object(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * 6 * 2**20)
-    with faulty(moto_url(), kind=ForgetsUploads) as proxy, pytest.raises(StoreUnavailable, match="not known whether the upload"):
+    with (
+        faulty(moto_url(), kind=ForgetsUploads) as proxy,
+        pytest.raises(StoreUnavailable, match="not known whether the upload"),
+    ):
         asyncio.run(store_at(proxy).put_file("up/forgotten", tmp_path / "file"))
 
 
@@ -161,7 +193,7 @@ def test_an_outage_of_an_upload_is_an_outage(proxy: Proxy, tmp_path: Path) -> No
         asyncio.run(store_at(proxy).put_file("up/never", tmp_path / "file"))
 
 
-# -- listings ------------------------------------------------------------------------------------------------------------
+# -- listings --------------------------------------------------------------------------------------
 
 
 @cache
@@ -177,7 +209,9 @@ class SmallPages(Proxy):
     """A service with pages of two keys."""
 
     def serve(self, request: Request) -> Answer:
-        return self.forward(replace(request, target=request.target.replace("max-keys=1000", "max-keys=2")))
+        return self.forward(
+            replace(request, target=request.target.replace("max-keys=1000", "max-keys=2"))
+        )
 
 
 async def listed(store: Any) -> list[str]:
@@ -227,7 +261,9 @@ class GoingOn(Repeating):
 
 
 class Unfinished(SmallPages):
-    """Says that more follows, and not where; or nothing about it; or answers with another document."""
+    """Says that more follows, and not where; or nothing about it; or answers with
+    another document.
+    """
 
     change = (b"", b"")
 
@@ -238,7 +274,10 @@ class Unfinished(SmallPages):
 
 @pytest.mark.parametrize("times", [1, 1000])
 def test_a_listing_that_goes_in_circles_fails(times: int) -> None:
-    with faulty(moto_url(), kind=Repeating) as proxy, pytest.raises(StoreUnavailable, match="same next page"):
+    with (
+        faulty(moto_url(), kind=Repeating) as proxy,
+        pytest.raises(StoreUnavailable, match="same next page"),
+    ):
         proxy.times = times  # type: ignore[attr-defined]
         asyncio.run(listed(store_at(proxy, many())))
 
@@ -259,7 +298,9 @@ def test_a_page_that_comes_twice_is_listed_once_or_fails() -> None:
         ((b"<LastModified>", b"<LastModified>x"), "Invalid isoformat"),
     ],
 )
-def test_a_page_without_its_continuation_is_no_last_page(change: tuple[bytes, bytes], words: str) -> None:
+def test_a_page_without_its_continuation_is_no_last_page(
+    change: tuple[bytes, bytes], words: str
+) -> None:
     with faulty(moto_url(), kind=Unfinished) as proxy:
         proxy.change = change  # type: ignore[attr-defined]
         with pytest.raises(StoreUnavailable, match=words):
@@ -268,7 +309,9 @@ def test_a_page_without_its_continuation_is_no_last_page(change: tuple[bytes, by
 
 def test_user_code_that_swallows_the_error_is_found_out(proxy: Proxy) -> None:
     store = store_at(proxy)
-    content = store.open_content("small", asyncio.run(store.head("small")).etag, len(BODIES["small"]))
+    content = store.open_content(
+        "small", asyncio.run(store.head("small")).etag, len(BODIES["small"])
+    )
     proxy.rules = (Rule(Fault.SHORT, 1.0, "GET"),)
     with pytest.raises(StoreUnavailable):
         io.TextIOWrapper(content.open()).read()

@@ -1,4 +1,6 @@
-"""Whole runs of the command line over a faulty network, through an outage, and on services that cheat."""
+"""Whole runs of the command line over a faulty network, through an outage, and on services that
+cheat.
+"""
 
 from __future__ import annotations
 
@@ -28,39 +30,67 @@ class Bucket:
         self.client = boto3.client("s3", endpoint_url=moto_url(), region_name="us-east-1")
         self.name = f"net-{secrets.token_hex(4)}"
         self.client.create_bucket(Bucket=self.name)
-        self.project = Project(folder, LOGS, bucket=f"s3://{self.name}/deep", **KEYS, AWS_ENDPOINT_URL=proxy.url, NO_COLOR="1")
-        self.direct = Project(folder, LOGS, bucket=f"s3://{self.name}/deep", **KEYS, AWS_ENDPOINT_URL=moto_url())
+        self.project = Project(
+            folder,
+            LOGS,
+            bucket=f"s3://{self.name}/deep",
+            **KEYS,
+            AWS_ENDPOINT_URL=proxy.url,
+            NO_COLOR="1",
+        )
+        self.direct = Project(
+            folder, LOGS, bucket=f"s3://{self.name}/deep", **KEYS, AWS_ENDPOINT_URL=moto_url()
+        )
 
     def upload(self, first: int, count: int) -> None:
         for i in range(first, first + count):
-            self.client.put_object(Bucket=self.name, Key=f"deep/up/{i}", Body=lines({"kind": "ab"[i % 2], "v": i}).encode())
+            self.client.put_object(
+                Bucket=self.name,
+                Key=f"deep/up/{i}",
+                Body=lines({"kind": "ab"[i % 2], "v": i}).encode(),
+            )
 
     def keys(self) -> list[str]:
-        return [item["Key"] for item in self.client.list_objects_v2(Bucket=self.name).get("Contents", [])]
+        return [
+            item["Key"]
+            for item in self.client.list_objects_v2(Bucket=self.name).get("Contents", [])
+        ]
 
     def run_until_done(self) -> list[int]:
-        """Exit codes of runs up to the first that has nothing to complain about; each other one says why in one line."""
+        """Exit codes of runs up to the first that has nothing to complain about; each other one
+        says why in one line.
+        """
         codes: list[int] = []
         while not codes or codes[-1]:
             assert len(codes) < RUNS_MAX
             done = self.project.call("run", code=None)
             codes.append(done.returncode)
             assert done.returncode in (0, 1), done.stderr
-            assert "bug of Tidemill" not in done.stderr and "Traceback" not in done.stderr, done.stderr
-            assert "quarantined" not in done.stdout, done.stdout + self.direct.call("quarantine list", code=None).stdout
+            assert "bug of Tidemill" not in done.stderr and "Traceback" not in done.stderr, (
+                done.stderr
+            )
+            assert "quarantined" not in done.stdout, (
+                done.stdout + self.direct.call("quarantine list", code=None).stdout
+            )
             if done.returncode and "put off" not in done.stdout:
                 complaint(done.stderr)
         return codes
 
     def assert_whole(self, files: int) -> None:
-        """Every file is committed once, nothing is quarantined, and the sums are those of the files."""
+        """Every file is committed once, nothing is quarantined, and the sums are those of the
+        files.
+        """
         assert self.direct.audit()["sources"] == {"committed": files}
-        statement = "SELECT count(*) AS n, sum(v) AS v, (SELECT sum(total) FROM by_kind) AS t FROM logs"
+        statement = (
+            "SELECT count(*) AS n, sum(v) AS v, (SELECT sum(total) FROM by_kind) AS t FROM logs"
+        )
         [row] = self.direct.sql(statement)
         assert row == {"n": files, "v": sum(range(files)), "t": sum(range(files))}
 
 
-def test_a_run_through_every_fault_commits_each_file_once_and_quarantines_none(tmp_path: Path) -> None:
+def test_a_run_through_every_fault_commits_each_file_once_and_quarantines_none(
+    tmp_path: Path,
+) -> None:
     with faulty(moto_url(), weather(0.015)) as proxy:
         bucket = Bucket(tmp_path, proxy)
         bucket.upload(0, FILES)
@@ -81,8 +111,12 @@ def complaint(stderr: str) -> str:
 SOURCES = "/deep/up/[0-9]"
 
 
-@pytest.mark.parametrize(("fault", "path"), [(Fault.SHORT, "/deep/up/1"), (Fault.SLOW_DOWN, SOURCES)])
-def test_sources_that_cannot_be_read_for_a_while_wait(tmp_path: Path, fault: Fault, path: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "path"), [(Fault.SHORT, "/deep/up/1"), (Fault.SLOW_DOWN, SOURCES)]
+)
+def test_sources_that_cannot_be_read_for_a_while_wait(
+    tmp_path: Path, fault: Fault, path: str
+) -> None:
     """Every read of one source, or of all, fails, while everything else works."""
     with faulty(moto_url(), (Rule(fault, 1.0, "GET", path),)) as proxy:
         bucket = Bucket(tmp_path, proxy)
@@ -119,7 +153,7 @@ def test_an_outage_in_the_middle_of_a_run_loses_nothing(tmp_path: Path) -> None:
     bucket.assert_whole(FILES)
 
 
-# -- services that cheat -------------------------------------------------------------------------------------------------
+# -- services that cheat ---------------------------------------------------------------------------
 
 
 class IgnoresConditions(Proxy):
@@ -177,7 +211,13 @@ class LeavesOutNewKeys(Proxy):
         if "list-type" not in request.target:
             return answer
         return replace(
-            answer, body=re.sub(rb"<Contents>(?:(?!</Contents>).)*probe-.*?</Contents>", b"", answer.body, flags=re.DOTALL)
+            answer,
+            body=re.sub(
+                rb"<Contents>(?:(?!</Contents>).)*probe-.*?</Contents>",
+                b"",
+                answer.body,
+                flags=re.DOTALL,
+            ),
         )
 
 
@@ -200,16 +240,27 @@ def test_a_service_that_cheats_is_refused_before_anything_is_committed(
         bucket.upload(0, 1)
         done = bucket.project.call("run", code=2)
         assert done.stdout == ""
-        assert words in complaint(done.stderr) and "use a service that honours If-None-Match" in done.stderr, done.stderr
-        assert bucket.keys() == ["deep/up/0"], "nothing is committed, the probe's objects are removed"
+        assert (
+            words in complaint(done.stderr)
+            and "use a service that honours If-None-Match" in done.stderr
+        ), done.stderr
+        assert bucket.keys() == ["deep/up/0"], (
+            "nothing is committed, the probe's objects are removed"
+        )
 
 
 @pytest.mark.parametrize(("kind", "words"), CHEATS[::5])
-def test_the_doctor_names_a_service_that_cheats(tmp_path: Path, kind: Callable[..., Proxy], words: str) -> None:
+def test_the_doctor_names_a_service_that_cheats(
+    tmp_path: Path, kind: Callable[..., Proxy], words: str
+) -> None:
     with faulty(moto_url(), kind=kind) as proxy:
         bucket = Bucket(tmp_path, proxy)
         bucket.upload(0, 1)
-        away = {"MODAL_CONFIG_PATH": str(tmp_path / "none"), "MODAL_TOKEN_ID": "ak-x", "MODAL_TOKEN_SECRET": "as-x"}
+        away = {
+            "MODAL_CONFIG_PATH": str(tmp_path / "none"),
+            "MODAL_TOKEN_ID": "ak-x",
+            "MODAL_TOKEN_SECRET": "as-x",
+        }
         bucket.project.environment |= {**away, "MODAL_SERVER_URL": "http://127.0.0.1:9"}
         checks = json.loads(bucket.project.call("doctor", "--json", code=2).stdout)
         [failed] = [check for check in checks if check["status"] == "FAIL"]
@@ -225,7 +276,10 @@ class ListsBackwards(Proxy):
         found = re.findall(rb"<Contents>.*?</Contents>", answer.body, flags=re.DOTALL)
         if "list-type" not in request.target or len(found) < 2:
             return answer
-        head, tail = answer.body[: answer.body.index(found[0])], answer.body[answer.body.rindex(found[-1]) + len(found[-1]) :]
+        head, tail = (
+            answer.body[: answer.body.index(found[0])],
+            answer.body[answer.body.rindex(found[-1]) + len(found[-1]) :],
+        )
         return replace(answer, body=head + b"".join(found[::-1]) + tail)
 
 
@@ -237,6 +291,8 @@ def test_a_service_that_lists_in_another_order_is_used_and_the_doctor_warns(tmp_
         checks = json.loads(bucket.project.call("doctor", "--json", code=None).stdout)
         [order] = [check for check in checks if check["check"].startswith("order ")]
         assert order["status"] == "warn" and "sorted in memory" in order["found"]
-        marker = bucket.client.get_object(Bucket=bucket.name, Key="deep/_tidemill/logs/format.json")["Body"].read()
+        marker = bucket.client.get_object(
+            Bucket=bucket.name, Key="deep/_tidemill/logs/format.json"
+        )["Body"].read()
         assert json.loads(marker)["probed"] == {"ordered": False}
     bucket.assert_whole(3)

@@ -1,7 +1,8 @@
-"""A longer fuzz of keys and parsers, with new examples each time:  python -m tests.hostile --minutes 5
+"""A longer fuzz of keys and parsers, with new examples each time:  python -m tests.hostile
+--minutes 5
 
-Prints one line: inputs tried by kind, and failures. A failure is printed with the bytes that cause it. `--large` streams a sparse
-file of 10 GB, and prints its peak memory.
+Prints one line: inputs tried by kind, and failures. A failure is printed with the bytes that cause
+it. `--large` streams a sparse file of 10 GB, and prints its peak memory.
 """
 
 from __future__ import annotations
@@ -24,11 +25,20 @@ from tests.hostile.test_changing import sparse, streamed
 from tests.hostile.test_keys import round_trip, run
 
 EXAMPLES = 100
-FRESH = settings(derandomize=False, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None)
+FRESH = settings(
+    derandomize=False,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate],
+    database=None,
+)
 
 
 def fuzz(minutes: float, first: int) -> int:
-    """Rounds over all parsers and two stores until the time is over. Returns the number of failures."""
+    """Rounds over all parsers and two stores until the time is over.
+
+    Returns the number of failures.
+    """
     tried: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
     failures = number = 0
@@ -46,11 +56,17 @@ def fuzz(minutes: float, first: int) -> int:
                     _keys(stores[kind], name, kind, first + number, tried)
             except Exception as error:
                 failures += 1
-                print(f"{name}, seed {first + number}: {type(error).__name__}: {error}", file=sys.stderr)
+                print(
+                    f"{name}, seed {first + number}: {type(error).__name__}: {error}",
+                    file=sys.stderr,
+                )
                 for note in getattr(error, "__notes__", ()):
                     print(f"    {note}"[:2000], file=sys.stderr)
     kinds = ", ".join(f"{name} {tried[name]:,}" for name in names)
-    print(f"{sum(tried.values()):,} inputs in {minutes:g} min from seed {first}, {failures} failures ({kinds}; {dict(outcomes)})")
+    print(
+        f"{sum(tried.values()):,} inputs in {minutes:g} min from seed {first}, {failures} failures"
+        f" ({kinds}; {dict(outcomes)})"
+    )
     return failures
 
 
@@ -58,7 +74,10 @@ def _parser(name: str, number: int, tried: Counter[str], outcomes: Counter[str])
     @seed(number)
     @settings(FRESH, max_examples=EXAMPLES)
     @given(
-        st.sampled_from(parsers()[name].seeds), st.lists(mutations, min_size=1, max_size=4), st.binary(max_size=200), st.booleans()
+        st.sampled_from(parsers()[name].seeds),
+        st.lists(mutations, min_size=1, max_size=4),
+        st.binary(max_size=200),
+        st.booleans(),
     )
     def check(body: bytes, damage: list[tuple[str, object]], anything: bytes, is_any: bool) -> None:
         for one in damage:
@@ -86,7 +105,10 @@ def large(gigabytes: int) -> None:
         sparse(Path(folder) / "large", gigabytes * 2**30)
         began = time.monotonic()
         size, grown_mb = streamed(Path(folder).as_uri(), "large")
-        print(f"streamed {size:,} bytes through obj.open() in {time.monotonic() - began:.1f} s, peak memory rose by {grown_mb} MB")
+        print(
+            f"streamed {size:,} bytes through obj.open() in {time.monotonic() - began:.1f} s, peak"
+            f" memory rose by {grown_mb} MB"
+        )
 
 
 def main() -> int:
@@ -94,12 +116,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=None, help="default: a new one")
-    parser.add_argument("--large", action="store_true", help="stream a sparse file of 10 GB instead")
+    parser.add_argument(
+        "--large", action="store_true", help="stream a sparse file of 10 GB instead"
+    )
     options = parser.parse_args()
     if options.large:
         large(10)
         return 0
-    return 1 if fuzz(options.minutes, random.randrange(10**9) if options.seed is None else options.seed) else 0
+    return (
+        1
+        if fuzz(options.minutes, random.randrange(10**9) if options.seed is None else options.seed)
+        else 0
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ NAMES = ("Key", "LastModified", "ETag", "Size", "StorageClass")
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """How a service words its pages; the defaults are AWS's. `between` stands between any two elements."""
+    """How a service words its pages; the defaults are AWS's.
+
+    `between` stands between any two elements.
+    """
 
     order: Sequence[str] = NAMES
     quote: str = "&quot;"
@@ -26,14 +29,19 @@ class Dialect:
 
     def row(self, key: str, i: int) -> str:
         texts = {
-            "Key": quote_plus(key.encode("utf-8", "surrogatepass"), safe="/") if self.encoded else escape(key),
+            "Key": quote_plus(key.encode("utf-8", "surrogatepass"), safe="/")
+            if self.encoded
+            else escape(key),
             "LastModified": self.time.format(i % 60),
             "ETag": f"{self.quote}{i:032x}{self.quote}",
             "Size": str(i * 7),
             "StorageClass": ("STANDARD", "GLACIER_IR")[i % 7 == 0],
         }
         sums = self.checksums if i % self.every == 0 else ""
-        elements = [f"<{name}>{texts[name]}</{name}>" + (sums if name == "ETag" else "") for name in self.order]
+        elements = [
+            f"<{name}>{texts[name]}</{name}>" + (sums if name == "ETag" else "")
+            for name in self.order
+        ]
         return f"<Contents>{self.between.join(['', *elements, ''])}</Contents>"
 
     def page(self, keys: Sequence[str], token: str | None = None) -> bytes:
@@ -41,16 +49,22 @@ class Dialect:
             "<Name>bucket</Name>",
             "<Prefix/>",
             "<EncodingType>url</EncodingType>" if self.encoded else "",
-            f"<NextContinuationToken>{escape(token)}</NextContinuationToken>" if token is not None else "",
+            f"<NextContinuationToken>{escape(token)}</NextContinuationToken>"
+            if token is not None
+            else "",
             f"<IsTruncated>{str(token is not None).lower()}</IsTruncated>",
             *(self.row(key, i) for i, key in enumerate(keys)),
         ]
         body = self.between.join(part for part in parts if part)
         declared = '<?xml version="1.0" encoding="UTF-8"?>\n'
-        return f"{declared}<ListBucketResult{self.namespace}>{body}</ListBucketResult>".encode("utf-8", "surrogatepass")
+        return f"{declared}<ListBucketResult{self.namespace}>{body}</ListBucketResult>".encode(
+            "utf-8", "surrogatepass"
+        )
 
 
-CHECKSUMS = "<ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm><ChecksumType>FULL_OBJECT</ChecksumType>"
+CHECKSUMS = (
+    "<ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm><ChecksumType>FULL_OBJECT</ChecksumType>"
+)
 USUAL = {
     "AWS": Dialect(),
     "AWS with checksums": Dialect(checksums=CHECKSUMS),

@@ -1,4 +1,7 @@
-"""Every parser of stored or received bytes, each with real bytes to start from. A parser's answer is a value or its own error."""
+"""Every parser of stored or received bytes, each with real bytes to start from.
+
+A parser's answer is a value or its own error.
+"""
 
 from __future__ import annotations
 
@@ -46,13 +49,21 @@ class Parser:
 
 
 def output_file(**options: Any) -> OutputFile:
-    plain = {"table": "rows", "key": f"out/rows/{TASK}.n.0.parquet", "size_bytes": 9, "rows": 2, "partition": {}}
+    plain = {
+        "table": "rows",
+        "key": f"out/rows/{TASK}.n.0.parquet",
+        "size_bytes": 9,
+        "rows": 2,
+        "partition": {},
+    }
     return OutputFile(**{**plain, "schema_id": "s", "sha256": "h", **options})
 
 
 def receipt(**options: Any) -> Receipt:
     problem = SourceProblem(index=1, status="failed", reason="ValueError: no", detail="line 1")
-    return msgspec.structs.replace(receipt_of(task(), problem, files=[output_file()], schema="abc"), **options)
+    return msgspec.structs.replace(
+        receipt_of(task(), problem, files=[output_file()], schema="abc"), **options
+    )
 
 
 def task() -> Any:
@@ -60,16 +71,41 @@ def task() -> Any:
 
 
 def commits() -> list[Commit]:
-    told: dict[str, Any] = {"format": FORMAT_VERSION, "pipeline": "p", "generation": 0, "writer": "w", "written_ms": 5}
+    told: dict[str, Any] = {
+        "format": FORMAT_VERSION,
+        "pipeline": "p",
+        "generation": 0,
+        "writer": "w",
+        "written_ms": 5,
+    }
     first = Commit(sequence=1, id="one", previous=None, plan=[task()], **told)
     r = receipt()
     settled = Settled(
-        task=TASK, nonce="n", rows=r.rows, rejected=r.rejected, problems=r.problems, files=r.files, seconds=1.0, bytes_read=3
+        task=TASK,
+        nonce="n",
+        rows=r.rows,
+        rejected=r.rejected,
+        problems=r.problems,
+        files=r.files,
+        seconds=1.0,
+        bytes_read=3,
     )
     aside = Quarantined(key="up/z", etag="e", kind="lost", reason="it died", retry_at_ms=9)
-    second = Commit(sequence=2, id="two", previous="one", settle=[settled], quarantine=[aside], schema="abc", **told)
+    second = Commit(
+        sequence=2,
+        id="two",
+        previous="one",
+        settle=[settled],
+        quarantine=[aside],
+        schema="abc",
+        **told,
+    )
     gone = Deleted(key="up/a", output=f"{TASK}.n")
-    return [first, second, Commit(sequence=3, id="three", previous="two", deleted=[gone], requeue=["up/z"], **told)]
+    return [
+        first,
+        second,
+        Commit(sequence=3, id="three", previous="two", deleted=[gone], requeue=["up/z"], **told),
+    ]
 
 
 def folded(upto: int) -> State:
@@ -94,7 +130,9 @@ def _restore(body: bytes) -> object:
 
 
 def _publish(body: bytes) -> object:
-    """A receipt is taken only if it names files of its own task's attempt, below the output prefix, with sane figures."""
+    """A receipt is taken only if it names files of its own task's attempt, below the output prefix,
+    with sane figures.
+    """
     found = codec.decode(Receipt, body, "receipts/x.json")
     if fits(found, task(), "out/"):
         assert all(f.key.startswith("out/") and ".." not in f.key.split("/") for f in found.files)
@@ -125,7 +163,9 @@ def _run(body: bytes) -> object:
     """A ledger run whose checksum somebody made right."""
     import hashlib
 
-    run = sorted_runs.Run(key="r", rows=1, first="a", last="a", sha256=hashlib.sha256(body).hexdigest())
+    run = sorted_runs.Run(
+        key="r", rows=1, first="a", last="a", sha256=hashlib.sha256(body).hexdigest()
+    )
     known, found = ledger.Ledger([run]), sorted_runs.decode(body, run, ledger.schema())
     if found.num_rows < 1000:
         known.learn(["a"], sorted_runs.rows_of(found, ["a"]))
@@ -137,7 +177,9 @@ def _output_run(body: bytes) -> object:
     """A run of outputs, made right in the same way."""
     import hashlib
 
-    run = sorted_runs.Run(key="r", rows=1, first="a", last="a", sha256=hashlib.sha256(body).hexdigest())
+    run = sorted_runs.Run(
+        key="r", rows=1, first="a", last="a", sha256=hashlib.sha256(body).hexdigest()
+    )
     known, found = outputs.Outputs(runs=[run]), sorted_runs.decode(body, run, outputs.schema())
     if found.num_rows < 1000:
         known.learn((), found, whole=True)
@@ -152,7 +194,9 @@ def _stored(state: State) -> bytes:
 
 def _notice(body: bytes) -> object:
     found = keys_in(body, bucket="b", prefix="pre/")
-    assert found is None or (len(found) <= KEYS_MAX and all(isinstance(key, str) and key for key in found))
+    assert found is None or (
+        len(found) <= KEYS_MAX and all(isinstance(key, str) and key for key in found)
+    )
     return found
 
 
@@ -170,7 +214,11 @@ def _settings(body: bytes) -> object:
         p.transform(**(inner if isinstance(inner, dict) else {}))(lambda obj: [])
         p.settings()
     except TypeError as error:
-        assert "unexpected keyword" in str(error) or "multiple values" in str(error) or "keywords must be" in str(error), error
+        assert (
+            "unexpected keyword" in str(error)
+            or "multiple values" in str(error)
+            or "keywords must be" in str(error)
+        ), error
     except SettingsError as error:
         assert "\n" not in str(error), error
     return None
@@ -180,7 +228,16 @@ def _settings(body: bytes) -> object:
 def parsers() -> dict[str, Parser]:
     """All of them, by name."""
     log = tuple(codec.encode(commit) for commit in commits())
-    job = Job(format=1, id="j", pipeline="p", keys=["a", "b"], etags=["1", ""], submitted_ms=1, tasks=[TASK], calls=["c"])
+    job = Job(
+        format=1,
+        id="j",
+        pipeline="p",
+        keys=["a", "b"],
+        etags=["1", ""],
+        submitted_ms=1,
+        tasks=[TASK],
+        calls=["c"],
+    )
     note = LossNote(format=1, task=TASK, dispatch=1, reason="gone", suspect=2)
     assignment = Assignment(pipeline="p", task=task(), nonce="n", schema=None)
     order, _ = order_for(assignment, "home/")
@@ -197,27 +254,50 @@ def parsers() -> dict[str, Parser]:
         "timezone": "Europe/Riga",
         "widen": "float",
         "output": "tables/p/",
-        "transform": {"match": "*.csv", "timeout_s": 5, "memory_mb": 500, "batch_size": 3, "gpu": "L4", "volumes": {"/m": "v"}},
+        "transform": {
+            "match": "*.csv",
+            "timeout_s": 5,
+            "memory_mb": 500,
+            "batch_size": 3,
+            "gpu": "L4",
+            "volumes": {"/m": "v"},
+        },
     }
-    notices = tuple(json.dumps(one).encode() for one in (s3, bridge, {"keys": ["pre/x", "pre/é"]}, {"Event": "s3:TestEvent"}))
+    notices = tuple(
+        json.dumps(one).encode()
+        for one in (s3, bridge, {"keys": ["pre/x", "pre/é"]}, {"Event": "s3:TestEvent"})
+    )
     refusals = (StateInvalid, InvariantViolated)
     return {
         "log entry": Parser(_apply, log, refusals),
         "commit id": Parser(lambda b: codec.commit_id(b, "k"), log),
-        "receipt": Parser(_publish, (codec.encode(receipt()), codec.encode(receipt(mounted=True, unverified=[0])))),
+        "receipt": Parser(
+            _publish, (codec.encode(receipt()), codec.encode(receipt(mounted=True, unverified=[0])))
+        ),
         "checkpoint": Parser(_restore, (_stored(folded(1)), _stored(folded(2))), refusals),
         "loss note": Parser(lambda b: codec.decode(LossNote, b, "k"), (codec.encode(note),)),
         "job": Parser(lambda b: codec.decode(Job, b, "k"), (codec.encode(job),)),
         "format": Parser(
-            lambda b: read_marker(b, "k"), (msgspec.json.encode(Marker(format=1, pipeline="p", source="u/", output="o/")),)
+            lambda b: read_marker(b, "k"),
+            (msgspec.json.encode(Marker(format=1, pipeline="p", source="u/", output="o/")),),
         ),
         "floor": Parser(_floor, (b"17", b"0", b" 5\n")),
         "hint": Parser(_hint, (keys.checkpoint(keys.home("p"), 3, "abc").encode(),)),
         "ledger run": Parser(_run, (sorted_runs.encode(ledger.table_of({"a": entry, "b": None})),)),
-        "run of outputs": Parser(_output_run, (sorted_runs.encode(outputs.table_of({"a": Output(files=[], live=1), "b": None})),)),
-        "assignment": Parser(lambda b: decode_assignment(b, "k"), (msgspec.json.encode(assignment),)),
-        "order": Parser(lambda b: decode_order(b.decode("utf-8", "surrogateescape")), (encode(order).encode(),)),
-        "answer": Parser(lambda b: decode_answer(b.decode("utf-8", "surrogateescape")), (b'{"task":"t","nonce":"n"}',)),
+        "run of outputs": Parser(
+            _output_run,
+            (sorted_runs.encode(outputs.table_of({"a": Output(files=[], live=1), "b": None})),),
+        ),
+        "assignment": Parser(
+            lambda b: decode_assignment(b, "k"), (msgspec.json.encode(assignment),)
+        ),
+        "order": Parser(
+            lambda b: decode_order(b.decode("utf-8", "surrogateescape")), (encode(order).encode(),)
+        ),
+        "answer": Parser(
+            lambda b: decode_answer(b.decode("utf-8", "surrogateescape")),
+            (b'{"task":"t","nonce":"n"}',),
+        ),
         "notice": Parser(_notice, notices, ()),
         "settings": Parser(_settings, (json.dumps(told).encode(),), ()),
     }

@@ -1,4 +1,6 @@
-"""What hostile keys and damaged bytes look like, for hypothesis and for `python -m tests.hostile`."""
+"""What hostile keys and damaged bytes look like, for hypothesis and for `python -m
+tests.hostile`.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,81 @@ from typing import Any
 from hypothesis import strategies as st
 
 PARTS = (
-    *("..", ".", "", " ", "~", "a", "A", "b", "%2F", "%2e%2e", "a%", "x+y", "--help", "-rf", "=1+2", "@SUM(A1)", "+1", "$HOME"),
-    *("`id`", "a=b", "a=b'c", 'q"q', "c'd; DROP TABLE logs;--", "back\\slash", "..\\up", "new\nline", "cr\r", "tab\t", "\x00"),
-    *("\x1b[31mred", "\x1b]0;title\x07", "\x9b2J", "\x7f", "\u202egnp.exe", "\u200b", "\ufeff", "é", "e\u0301", "ß", "ẞ", "İ", "ı"),
-    *("🎉", "\ud800", "\udcff", "\U0010ffff", "con", "nul.", "*", "[x]", "{y}", "?", "#", "&amp;", "<x>", "a:b", ":memory:"),
-    *(".tidemill", "_tidemill", "format.json", "x" * 255, "y" * 256, "z" * 1024, "é" * 127, "é" * 128),
+    *(
+        "..",
+        ".",
+        "",
+        " ",
+        "~",
+        "a",
+        "A",
+        "b",
+        "%2F",
+        "%2e%2e",
+        "a%",
+        "x+y",
+        "--help",
+        "-rf",
+        "=1+2",
+        "@SUM(A1)",
+        "+1",
+        "$HOME",
+    ),
+    *(
+        "`id`",
+        "a=b",
+        "a=b'c",
+        'q"q',
+        "c'd; DROP TABLE logs;--",
+        "back\\slash",
+        "..\\up",
+        "new\nline",
+        "cr\r",
+        "tab\t",
+        "\x00",
+    ),
+    *(
+        "\x1b[31mred",
+        "\x1b]0;title\x07",
+        "\x9b2J",
+        "\x7f",
+        "\u202egnp.exe",
+        "\u200b",
+        "\ufeff",
+        "é",
+        "e\u0301",
+        "ß",
+        "ẞ",
+        "İ",
+        "ı",
+    ),
+    *(
+        "🎉",
+        "\ud800",
+        "\udcff",
+        "\U0010ffff",
+        "con",
+        "nul.",
+        "*",
+        "[x]",
+        "{y}",
+        "?",
+        "#",
+        "&amp;",
+        "<x>",
+        "a:b",
+        ":memory:",
+    ),
+    *(
+        ".tidemill",
+        "_tidemill",
+        "format.json",
+        "x" * 255,
+        "y" * 256,
+        "z" * 1024,
+        "é" * 127,
+        "é" * 128,
+    ),
 )
 
 keys = st.one_of(
@@ -54,12 +126,26 @@ ODD_VALUES: tuple[Any, ...] = (
         "\x00",
         "x" * 5000,
     ),
-    *([], [[]], {}, {"": None}, [None], [-1], ["a", 1], [0] * 3000, {"format": 99}, "00000000000000000001-000000", "/etc/passwd"),
+    *(
+        [],
+        [[]],
+        {},
+        {"": None},
+        [None],
+        [-1],
+        ["a", 1],
+        [0] * 3000,
+        {"format": 99},
+        "00000000000000000001-000000",
+        "/etc/passwd",
+    ),
 )
 
 
 def mutated(body: bytes, mutation: tuple[str, Any]) -> bytes:
-    """The bytes, damaged in one way: cut off, bits flipped, something spliced in, or one JSON field of another type or twice."""
+    """The bytes, damaged in one way: cut off, bits flipped, something spliced in, or one JSON field
+    of another type or twice.
+    """
     kind, how = mutation
     if kind == "cut":
         return body[: int(len(body) * how)]
@@ -88,7 +174,13 @@ def mutated(body: bytes, mutation: tuple[str, Any]) -> bytes:
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
     found: list[tuple[Any, Any]] = []
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for name, inner in list(items):
         found.append((value, name))
         found += _places(inner)

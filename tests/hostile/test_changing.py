@@ -1,4 +1,6 @@
-"""Sources that change while user code reads them: rows of one version only, or none; and nothing in the bucket makes a run hang."""
+"""Sources that change while user code reads them: rows of one version only, or none; and nothing in
+the bucket makes a run hang.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,8 @@ def folder(store: Any, path: Path) -> None:
 
 
 CHANGES: dict[Callable[[Any, Path], None], type[Exception]] = {
-    grow: SourceChanged, cut: SourceChanged, empty: SourceChanged, replace: SourceChanged, same_size: SourceChanged,
+    grow: SourceChanged, cut: SourceChanged, empty: SourceChanged,
+    replace: SourceChanged, same_size: SourceChanged,
     delete: ObjectNotFound, pipe: SourceChanged, listening: SourceChanged,
     link: (SourceChanged, ObjectNotFound), folder: SourceChanged,
 }  # fmt: skip
@@ -84,8 +87,12 @@ CHANGES: dict[Callable[[Any, Path], None], type[Exception]] = {
 
 @pytest.mark.parametrize("how", ["read", "open", "path"])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda c: c.__name__)
-def test_a_file_that_changes_is_reported_whatever_was_read(change: Callable[[Any, Path], None], how: str, tmp_path: Path) -> None:
-    """Before the first byte, or in the middle of the stream; whether or not the user's code saw an error."""
+def test_a_file_that_changes_is_reported_whatever_was_read(
+    change: Callable[[Any, Path], None], how: str, tmp_path: Path
+) -> None:
+    """Before the first byte, or in the middle of the stream; whether or not the user's code saw an
+    error.
+    """
     store = make_store("local", tmp_path)
     run(store.put("up/a", BODY))
     path = tmp_path / "up" / "a"
@@ -102,7 +109,9 @@ def test_a_file_that_changes_is_reported_whatever_was_read(change: Callable[[Any
 
 
 @pytest.mark.parametrize("change", [replace, same_size, delete], ids=lambda c: c.__name__)
-def test_an_object_that_changes_is_never_read_in_two_versions(change: Callable[[Any, Path], None], tmp_path: Path) -> None:
+def test_an_object_that_changes_is_never_read_in_two_versions(
+    change: Callable[[Any, Path], None], tmp_path: Path
+) -> None:
     """On S3 every range is asked for at the version: the stream breaks off, and says so."""
     store = make_store("moto", tmp_path)
     run(store.put("up/a", BODY * 500))  # more than two ranges
@@ -146,22 +155,34 @@ def f(obj):
 
 
 def test_a_run_commits_one_version_of_files_that_change_under_it(tmp_path: Path) -> None:
-    """The attempt's rows do not count; the same run goes on with the new version, or forgets the file."""
+    """The attempt's rows do not count; the same run goes on with the new version, or forgets the
+    file.
+    """
     (tmp_path / "flags").mkdir()
     project = Project(tmp_path, SOURCE, FLAGS=str(tmp_path / "flags"))
     for name in ("grows", "cut", "replaced", "deleted", "stays"):
         project.upload(name, b"first version")
     project.run()
     bodies = {p.name: p.read_bytes().decode() for p in (project.root / "up").iterdir()}
-    assert bodies == {"grows": "first versionmore", "cut": "fir", "replaced": "newer and longer", "stays": "first version"}
+    assert bodies == {
+        "grows": "first versionmore",
+        "cut": "fir",
+        "replaced": "newer and longer",
+        "stays": "first version",
+    }
     rows = project.sql("SELECT _source_key, first, rest FROM p ORDER BY 1")
-    wanted = [{"_source_key": f"up/{n}", "first": b[:5], "rest": len(b[5:])} for n, b in sorted(bodies.items())]
+    wanted = [
+        {"_source_key": f"up/{n}", "first": b[:5], "rest": len(b[5:])}
+        for n, b in sorted(bodies.items())
+    ]
     assert rows == wanted
     project.audit()
 
 
 def test_what_is_no_file_never_stops_a_run(tmp_path: Path) -> None:
-    """Pipes, sockets, devices, loops of links and empty files: skipped, or processed; never waited for."""
+    """Pipes, sockets, devices, loops of links and empty files: skipped, or processed; never waited
+    for.
+    """
     (tmp_path / "flags").mkdir()
     project = Project(tmp_path, SOURCE, FLAGS=str(tmp_path / "flags"))
     project.upload("empty", b"")
@@ -176,7 +197,10 @@ def test_what_is_no_file_never_stops_a_run(tmp_path: Path) -> None:
     bound(up / "socket")
     report = project.run()
     assert (report["committed"], report["quarantined"]) == (2, 0)
-    assert [r["_source_key"] for r in project.sql("SELECT _source_key FROM p ORDER BY 1")] == ["up/empty", "up/good"]
+    assert [r["_source_key"] for r in project.sql("SELECT _source_key FROM p ORDER BY 1")] == [
+        "up/empty",
+        "up/good",
+    ]
     project.audit()
 
 
@@ -207,9 +231,13 @@ print(n, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 def streamed(url: str, key: str, endpoint: str = "") -> tuple[int, int]:
-    """Bytes read through `obj.open()` by a process of its own, and by how many MB its peak memory rose."""
+    """Bytes read through `obj.open()` by a process of its own, and by how many MB its peak memory
+    rose.
+    """
     command = [sys.executable, "-c", STREAM, url, key, endpoint]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    told = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     return int(told[0]), int(told[1])
 
 
@@ -242,8 +270,12 @@ def test_a_large_object_is_streamed_in_bounded_memory(tmp_path: Path) -> None:
     assert grown_mb < 40
 
 
-def test_reading_a_file_of_more_than_one_read_gives_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Linux gives at most 2 GiB in one read; a file that grows faster than it is read must not be read for ever."""
+def test_reading_a_file_of_more_than_one_read_gives_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux gives at most 2 GiB in one read; a file that grows faster than it is read must not be
+    read for ever.
+    """
     from pipeline.stores.local import content as local_content
 
     monkeypatch.setattr(local_content, "ONE_READ_BYTES", 10)

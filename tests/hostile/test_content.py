@@ -1,4 +1,6 @@
-"""Files made to break what reads them, through a user's ordinary code: each is set aside by name, the others are committed."""
+"""Files made to break what reads them, through a user's ordinary code: each is set aside by name,
+the others are committed.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,9 @@ def parquet(rows: int = 1000) -> bytes:
 
 
 def lying_rows() -> bytes:
-    """A footer that says 2^31 - 1 values where there are 1,000: the number, as thrift writes it, in every place."""
+    """A footer that says 2^31 - 1 values where there are 1,000: the number, as thrift writes it, in
+    every place.
+    """
 
     def varint(n: int) -> bytes:
         n, out = n << 1, b""
@@ -134,12 +138,16 @@ def image_bomb(side: int) -> bytes:
     """A picture of side x side pixels in a few kilobytes."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     squeeze, row = zlib.compressobj(1), bytes(1 + 3 * side)
     pixels = b"".join(squeeze.compress(row) for _ in range(side)) + squeeze.flush()
     head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
 
 
 def files() -> dict[str, tuple[bytes, str | None]]:
@@ -157,7 +165,15 @@ def files() -> dict[str, tuple[bytes, str | None]]:
         "empty.csv": (b"", None),
         "long-line.csv": (b"a,b\n" + b"x" * 30_000_000 + b",2\n", "field larger than field limit"),
         "nul.csv": (b"a,b\n\0\0,2\n", None),
-        "wide.csv": (b"a," + b",".join(b"c%d" % i for i in range(300_000)) + b"\n" + b"1" + b"," * 300_000 + b"\n", None),
+        "wide.csv": (
+            b"a,"
+            + b",".join(b"c%d" % i for i in range(300_000))
+            + b"\n"
+            + b"1"
+            + b"," * 300_000
+            + b"\n",
+            None,
+        ),
         "quote.csv": (b'a,b\n"1,2\n' + b"3,4\n" * 50_000, "field larger than field limit"),
         "quote.pandas": (b'a,b\n"1,2\n' + b"3,4\n" * 1000, "EOF inside string"),
         "ragged.pandas": (b"a,b\n1,2,3,4\n1\n1,2,3,4,5,6\n", "ParserError"),
@@ -174,7 +190,10 @@ def files() -> dict[str, tuple[bytes, str | None]]:
         "good.zip": (archive({"a": b"x"}), None),
         "bomb.zip": (archive({f"{i}": bytes(2**27) for i in range(4)}), "memory limit"),
         "many.zip": (archive({f"{i}": b"" for i in range(20_000)}), None),
-        "nested.zip": (archive({"inner.zip": archive({"inner.zip": archive({"a": bytes(2**20)})})}), None),
+        "nested.zip": (
+            archive({"inner.zip": archive({"inner.zip": archive({"a": bytes(2**20)})})}),
+            None,
+        ),
         "bomb.png": (image_bomb(14_000), "memory limit"),
         "good.png": (image_bomb(10), None),
         "good.bin": (b"x", None),
@@ -190,8 +209,12 @@ def made() -> dict[str, tuple[bytes, str | None]]:
     return files()
 
 
-def test_hostile_files_cost_themselves_and_nobody_else(made: dict[str, tuple[bytes, str | None]], tmp_path: Path) -> None:
-    """Bombs are named with the limit they ran into; nothing stays behind in the place for temporary files."""
+def test_hostile_files_cost_themselves_and_nobody_else(
+    made: dict[str, tuple[bytes, str | None]], tmp_path: Path
+) -> None:
+    """Bombs are named with the limit they ran into; nothing stays behind in the place for temporary
+    files.
+    """
     scratch = tmp_path / "tmp"
     scratch.mkdir()
     project = Project(tmp_path, SOURCE, TMPDIR=str(scratch))
@@ -200,7 +223,10 @@ def test_hostile_files_cost_themselves_and_nobody_else(made: dict[str, tuple[byt
     with open(project.root / "up" / "sparse.bin", "wb") as sparse:
         sparse.truncate(2 * 2**30)
     report = project.run(code=1)
-    told = {q["key"]: q["reason"] for q in json.loads(project.call("quarantine list", "--json", code=1).stdout)}
+    told = {
+        q["key"]: q["reason"]
+        for q in json.loads(project.call("quarantine list", "--json", code=1).stdout)
+    }
     expected = {f"up/{name}": words for name, (_, words) in made.items() if words is not None}
     expected["up/sparse.bin"] = "read() of 2,048 MB does not fit into 400 MB (memory_mb)"
     assert set(told) == set(expected), {k: told.get(k) for k in set(told) ^ set(expected)}
@@ -211,5 +237,6 @@ def test_hostile_files_cost_themselves_and_nobody_else(made: dict[str, tuple[byt
             assert f"{MEMORY_MB} MB (memory_mb)" in told[key]
     assert report["committed"] == len(made) + 1 - len(expected)
     assert list(scratch.iterdir()) == []
-    assert len(project.sql("SELECT * FROM p")) == report["rows"]  # 24 levels take DuckDB nine seconds, 45 take it minutes
+    # 24 levels take DuckDB nine seconds, 45 take it minutes
+    assert len(project.sql("SELECT * FROM p")) == report["rows"]
     project.audit()

@@ -1,4 +1,6 @@
-"""Hostile keys from the bucket to SQL: on a directory and on S3, committed or quarantined by name, printed without escapes."""
+"""Hostile keys from the bucket to SQL: on a directory and on S3, committed or quarantined by name,
+printed without escapes.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,19 @@ def parse(obj):
 """
 
 NAMES = (
-    *("a b", "new\nline", "cr\r", "\x1b[31mred", "\x1b]0;title\x07", "\x9b2J", "\x7f", "\u202egnp.exe", "a=b'c", 'q"q', "--help"),
+    *(
+        "a b",
+        "new\nline",
+        "cr\r",
+        "\x1b[31mred",
+        "\x1b]0;title\x07",
+        "\x9b2J",
+        "\x7f",
+        "\u202egnp.exe",
+        "a=b'c",
+        'q"q',
+        "--help",
+    ),
     *(
         "=1+2",
         "@SUM(A1)",
@@ -82,13 +96,20 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Project, li
         except ClientError:  # moto's router takes `..` for a way up
             gone.append(name)
     bucket = f"s3://contract/{prefix}"
-    return Project(tmp_path, SOURCE, bucket, AWS_ENDPOINT_URL_S3=moto_url(), TIDEMILL_ENDPOINT_URL=moto_url(), **KEYS), [
-        n for n in names if n not in gone
-    ]
+    return Project(
+        tmp_path,
+        SOURCE,
+        bucket,
+        AWS_ENDPOINT_URL_S3=moto_url(),
+        TIDEMILL_ENDPOINT_URL=moto_url(),
+        **KEYS,
+    ), [n for n in names if n not in gone]
 
 
 def test_hostile_keys_end_in_the_table_or_in_quarantine_and_print_as_text(
-    project: tuple[Project, list[str]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    project: tuple[Project, list[str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`_source_key` is the key exactly; no command sends a control character to the terminal."""
     made, names = project

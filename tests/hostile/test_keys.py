@@ -1,4 +1,6 @@
-"""Any key either round-trips exactly, or is refused by name: the Store contract with a dictionary as its model."""
+"""Any key either round-trips exactly, or is refused by name: the Store contract with a dictionary
+as its model.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from pipeline.errors import KeyUnsupported, ObjectNotFound, PreconditionFailed
 from tests.contract.test_store import listed, make_store, survives
@@ -34,7 +42,9 @@ async def round_trip(store: Any, key: str, *, folders: bool) -> str:
         await store.put(key, body, create_only=True)
     except KeyUnsupported as error:
         assert "\n" not in str(error)
-        assert folders or _is_beyond_any_store(key), f"{key!r} was refused, though it is a valid key: {error}"
+        assert folders or _is_beyond_any_store(key), (
+            f"{key!r} was refused, though it is a valid key: {error}"
+        )
         assert await listed(store, "") == []
         with pytest.raises(ObjectNotFound):
             await store.head(key)
@@ -59,7 +69,9 @@ async def round_trip(store: Any, key: str, *, folders: bool) -> str:
 
 
 def _is_beyond_any_store(key: str) -> bool:
-    return not 0 < len(key.encode("utf-8", "surrogatepass")) < 950 or any("\ud800" <= c <= "\udfff" for c in key)
+    return not 0 < len(key.encode("utf-8", "surrogatepass")) < 950 or any(
+        "\ud800" <= c <= "\udfff" for c in key
+    )
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)
@@ -75,7 +87,8 @@ def test_any_key_round_trips_or_is_refused_by_name(kind: str, tmp_path: Path) ->
     def check(key: str) -> None:
         if kind == "moto":
             assume(not NO_XML.search(key))
-            assume(_is_beyond_any_store(key) or survives(store, key))  # what the server itself refuses or changes is not ours
+            # what the server itself refuses or changes is not ours
+            assume(_is_beyond_any_store(key) or survives(store, key))
         outcomes.add(run(round_trip(store, key, folders=kind == "local")))
 
     check()
@@ -85,7 +98,23 @@ def test_any_key_round_trips_or_is_refused_by_name(kind: str, tmp_path: Path) ->
     assert left == []
 
 
-POOL = ("a", "a/b", "a/b/c", "a-", "a.", "a0", "A", "é", "e\u0301", "z/=b'c", "z/--help", "z/\x1b[2J", "🎉", "a b", "%2F")
+POOL = (
+    "a",
+    "a/b",
+    "a/b/c",
+    "a-",
+    "a.",
+    "a0",
+    "A",
+    "é",
+    "e\u0301",
+    "z/=b'c",
+    "z/--help",
+    "z/\x1b[2J",
+    "🎉",
+    "a b",
+    "%2F",
+)
 
 
 class Model(RuleBasedStateMachine):
@@ -114,7 +143,9 @@ class Model(RuleBasedStateMachine):
         try:
             run(self.store.put(key, body, **condition))
         except KeyUnsupported:
-            clash = any(other.startswith(key + "/") or key.startswith(other + "/") for other in self.model)
+            clash = any(
+                other.startswith(key + "/") or key.startswith(other + "/") for other in self.model
+            )
             assert self.kind == "local", f"{key!r} was refused"
             assert clash, f"{key!r} was refused, and nothing is in its way"
             return False
@@ -155,11 +186,17 @@ class Model(RuleBasedStateMachine):
         for name in names:
             self.model.pop(name, None)
 
-    @rule(prefix=st.sampled_from(("", "a", "a/", "z/", "é", "nothing")), after=st.sampled_from(("", *POOL, "a/b/", "zz")))
+    @rule(
+        prefix=st.sampled_from(("", "a", "a/", "z/", "é", "nothing")),
+        after=st.sampled_from(("", *POOL, "a/b/", "zz")),
+    )
     def list(self, prefix: str, after: str) -> None:
         if self.kind == "moto" and not after.isprintable():
             return  # moto writes StartAfter into its XML as it came
-        wanted = sorted((k for k in self.model if k.startswith(prefix) and k.encode() > after.encode()), key=str.encode)
+        wanted = sorted(
+            (k for k in self.model if k.startswith(prefix) and k.encode() > after.encode()),
+            key=str.encode,
+        )
         assert run(listed(self.store, prefix, start_after=after)) == wanted
 
     @rule(names=st.lists(st.sampled_from(POOL), max_size=5))
@@ -173,12 +210,17 @@ class Model(RuleBasedStateMachine):
             assert run(listed(self.store, "")) == sorted(self.model, key=str.encode)
 
 
-@pytest.mark.parametrize(("kind", "histories", "steps"), [("memory", 30, 30), ("local", 30, 30), ("moto", 3, 12)])
+@pytest.mark.parametrize(
+    ("kind", "histories", "steps"), [("memory", 30, 30), ("local", 30, 30), ("moto", 3, 12)]
+)
 def test_a_store_agrees_with_a_dictionary(kind: str, histories: int, steps: int) -> None:
     """Including create-only, swaps at old versions, and listings from any key on."""
     machine = type("Model", (Model,), {"kind": kind})
     options = settings(
-        max_examples=histories, stateful_step_count=steps, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+        max_examples=histories,
+        stateful_step_count=steps,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
     )
     run_state_machine_as_test(machine, settings=options)
 

@@ -1,4 +1,6 @@
-"""The memory limit is the kernel's: it holds however fast memory is asked for, and when nobody looks."""
+"""The memory limit is the kernel's: it holds however fast memory is asked for, and when nobody
+looks.
+"""
 
 from __future__ import annotations
 
@@ -49,10 +51,14 @@ class Attempts:
             elif deed == "litter":
                 Path(tempfile.mkstemp()[1]).write_bytes(b"left behind")
                 os._exit(3)
-        return receipt_of(assignment.task, nonce=assignment.nonce, bytes_read=peak, engine=tempfile.gettempdir())
+        return receipt_of(
+            assignment.task, nonce=assignment.nonce, bytes_read=peak, engine=tempfile.gettempdir()
+        )
 
     def _until_refused(self) -> int:
-        """Takes what it can get, as code does that catches everything; its own peak of resident memory, in MB."""
+        """Takes what it can get, as code does that catches everything; its own peak of resident
+        memory, in MB.
+        """
         held = []
         try:
             while True:
@@ -60,14 +66,21 @@ class Attempts:
         except MemoryError:
             del held
         told = Path("/proc/self/status").read_text()
-        peak, shared = (int(told.partition(name)[2].split()[0]) // 1024 for name in ("VmHWM:", "RssFile:"))
+        peak, shared = (
+            int(told.partition(name)[2].split()[0]) // 1024 for name in ("VmHWM:", "RssFile:")
+        )
         return peak - shared
 
 
 def run(
-    monkeypatch: pytest.MonkeyPatch, spawner: type, *deeds: tuple[str, ...], memory_mb: int | None = MEMORY_MB
+    monkeypatch: pytest.MonkeyPatch,
+    spawner: type,
+    *deeds: tuple[str, ...],
+    memory_mb: int | None = MEMORY_MB,
 ) -> list[Finished]:
-    """What became of one task for each group of deeds, with nobody looking at the workers' memory."""
+    """What became of one task for each group of deeds, with nobody looking at the
+    workers' memory.
+    """
     monkeypatch.setattr(local, "WATCH_S", 3600.0)
     monkeypatch.setattr(local, "make_spawner", spawner)
 
@@ -79,8 +92,13 @@ def run(
             workers=1,
         )
         try:
-            tasks = [task_of(f"{i:020d}-000000", inputs_of(*group), transform="t") for i, group in enumerate(deeds)]
-            await executor.dispatch([Assignment(pipeline="p", task=task, nonce="n", schema=None) for task in tasks])
+            tasks = [
+                task_of(f"{i:020d}-000000", inputs_of(*group), transform="t")
+                for i, group in enumerate(deeds)
+            ]
+            await executor.dispatch(
+                [Assignment(pipeline="p", task=task, nonce="n", schema=None) for task in tasks]
+            )
             done: list[Finished] = []
             while executor.outstanding:
                 done += await executor.finished()
@@ -91,12 +109,16 @@ def run(
     return asyncio.run(work())
 
 
-linux = pytest.mark.xfail(sys.platform != "linux", reason="only Linux counts a process's own memory against RLIMIT_DATA")
+linux = pytest.mark.xfail(
+    sys.platform != "linux", reason="only Linux counts a process's own memory against RLIMIT_DATA"
+)
 
 
 @linux
 @pytest.mark.parametrize("spawner", [ForkSpawner, ExecSpawner], ids=lambda s: s.__name__)
-def test_a_bomb_is_refused_its_memory_and_named(spawner: type, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bomb_is_refused_its_memory_and_named(
+    spawner: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The input at hand is the suspect, the others of the queue are done by a new process."""
     deeds = (("ok", "at once", "ok"), ("ok",), ("piece by piece",), ("reported",), ("ok",))
     at_once, second, pieces, reported, last = run(monkeypatch, spawner, *deeds)
@@ -110,14 +132,20 @@ def test_a_bomb_is_refused_its_memory_and_named(spawner: type, monkeypatch: pyte
 
 @linux
 def test_code_that_swallows_the_refusal_still_gets_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a fresh process: one that was forked may use again what the tests before this one gave back to its heap."""
+    """In a fresh process: one that was forked may use again what the tests before this one gave
+    back to its heap.
+    """
     [done] = run(monkeypatch, ExecSpawner, ("swallowed",))
     assert done.receipt is not None
-    allowance = memory_limit.ALLOWANCE_MB + memory_limit.ALLOWANCE_MB_PER_CORE * (os.cpu_count() or 1)
+    allowance = memory_limit.ALLOWANCE_MB + memory_limit.ALLOWANCE_MB_PER_CORE * (
+        os.cpu_count() or 1
+    )
     assert MEMORY_MB < done.receipt.bytes_read < MEMORY_MB + allowance + 32
 
 
-def test_what_a_dead_worker_leaves_in_its_temporary_folder_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_a_dead_worker_leaves_in_its_temporary_folder_is_removed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Also the folder itself, once the executor is closed."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     seen: list[list[str]] = []
@@ -146,8 +174,12 @@ def test_what_a_dead_worker_leaves_in_its_temporary_folder_is_removed(monkeypatc
         (OSError(2, "No such file"), False),
     ],
 )
-def test_what_counts_as_out_of_memory(error: Exception, is_one: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library's own exception does; a text of the data does not; and nothing does without a limit."""
+def test_what_counts_as_out_of_memory(
+    error: Exception, is_one: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library's own exception does; a text of the data does not; and nothing does without a
+    limit.
+    """
     monkeypatch.setattr(memory_limit, "_memory_mb", 100)
     assert memory_limit.is_out_of_memory(error) == is_one
     wrapped = KeyError("wrapped")

@@ -1,4 +1,6 @@
-"""Pages of listings are read exactly or refused, however they are worded: the short way says what a whole XML parser says."""
+"""Pages of listings are read exactly or refused, however they are worded: the short way says what a
+whole XML parser says.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ def test_pages_of_every_wording_are_read_exactly(name: str) -> None:
     assert [t % 60_000_000 // 1_000_000 for t in page.modified_us] == [i % 60 for i in range(1, 52)]
     assert page.modified_us[0] // 1_000_000 == 1_785_542_401
     assert token == "a&b="
-    assert read(DIALECTS[name].page([])) == (type(page)(keys=[], etags=[], sizes=[], modified_us=[]), None)
+    assert read(DIALECTS[name].page([])) == (
+        type(page)(keys=[], etags=[], sizes=[], modified_us=[]),
+        None,
+    )
 
 
 @pytest.mark.parametrize("name", USUAL)
@@ -54,8 +59,15 @@ def test_a_damaged_page_is_what_xml_says_or_refused(name: str) -> None:
     """Cut off, bits flipped, something spliced in; with any keys."""
 
     @settings(max_examples=40, suppress_health_check=list(HealthCheck))
-    @given(st.lists(keys, max_size=6), st.sampled_from((None, "next", "a&b<")), st.integers(0, 3), st.lists(mutations, max_size=2))
-    def check(names: list[str], token: str | None, cut: int, damage: list[tuple[str, object]]) -> None:
+    @given(
+        st.lists(keys, max_size=6),
+        st.sampled_from((None, "next", "a&b<")),
+        st.integers(0, 3),
+        st.lists(mutations, max_size=2),
+    )
+    def check(
+        names: list[str], token: str | None, cut: int, damage: list[tuple[str, object]]
+    ) -> None:
         body = DIALECTS[name].page(names, token)
         for one in damage:
             body = mutated(body, one)
@@ -87,8 +99,14 @@ ROW = Dialect().row("in/x", 1).encode()
         (ROW, ROW + ROW.replace(b"2026-", b"2026")),
         (ROW, ROW + ROW.replace(b"<StorageClass>STANDARD</StorageClass>", b"")),
         (ROW, ROW + ROW.replace(b"<Key>in/x</Key>", b"")),
-        (b"<EncodingType>url</EncodingType>", b"<Wrapped><EncodingType>url</EncodingType></Wrapped>"),
-        (b"<EncodingType>url</EncodingType>", b"<EncodingType>url</EncodingType><EncodingType>none</EncodingType>"),
+        (
+            b"<EncodingType>url</EncodingType>",
+            b"<Wrapped><EncodingType>url</EncodingType></Wrapped>",
+        ),
+        (
+            b"<EncodingType>url</EncodingType>",
+            b"<EncodingType>url</EncodingType><EncodingType>none</EncodingType>",
+        ),
         (b"</StorageClass>", b"</StorageClass><Key>other</Key>"),
         (b'encoding="UTF-8"', b'encoding="UTF-7"'),
         (b'encoding="UTF-8"', b'encoding="UTF-X"'),
@@ -97,7 +115,11 @@ ROW = Dialect().row("in/x", 1).encode()
     ],
 )
 def test_what_only_looks_like_a_page_is_read_as_xml_would(old: bytes, new: bytes) -> None:
-    body = Dialect().page(["in/w", "in/x", "in/y%2F"], "next").replace(Dialect().row("in/x", 1).encode(), ROW)
+    body = (
+        Dialect()
+        .page(["in/w", "in/x", "in/y%2F"], "next")
+        .replace(Dialect().row("in/x", 1).encode(), ROW)
+    )
     assert old in body
     body = body.replace(old, new)
     assert read(body) == read(body + MARK)

@@ -20,9 +20,19 @@ FORBIDDEN_MODULES = {
     "jsonpickle",
     "multiprocessing",
 }
-FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "read_pickle", "to_pickle", "unsafe_load", "full_load"}
+FORBIDDEN_CALLS = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "read_pickle",
+    "to_pickle",
+    "unsafe_load",
+    "full_load",
+}
 ALLOWED = {
-    ("pipeline/declare/file_package.py", "exec_module"),  # the user's own pipeline file, named on the command line
+    # the user's own pipeline file, named on the command line
+    ("pipeline/declare/file_package.py", "exec_module"),
 }
 
 
@@ -31,16 +41,27 @@ def findings(source: str, where: str) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name.split(".")[0] in FORBIDDEN_MODULES]
+            found += [
+                alias.name for alias in node.names if alias.name.split(".")[0] in FORBIDDEN_MODULES
+            ]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = {node.module.split(".")[0], *(alias.name for alias in node.names)}
             found += sorted(names & FORBIDDEN_MODULES)
         elif isinstance(node, ast.Call):
             name = (
-                node.func.id if isinstance(node.func, ast.Name) else node.func.attr if isinstance(node.func, ast.Attribute) else ""
+                node.func.id
+                if isinstance(node.func, ast.Name)
+                else node.func.attr
+                if isinstance(node.func, ast.Attribute)
+                else ""
             )
-            plain = isinstance(node.func, ast.Name) or name not in ("compile", "exec", "eval")  # re.compile is another
-            yaml = name in ("load", "load_all") and isinstance(node.func, ast.Attribute) and _is_named(node.func.value, "yaml")
+            # re.compile is another
+            plain = isinstance(node.func, ast.Name) or name not in ("compile", "exec", "eval")
+            yaml = (
+                name in ("load", "load_all")
+                and isinstance(node.func, ast.Attribute)
+                and _is_named(node.func.value, "yaml")
+            )
             allows = any(k.arg == "allow_pickle" and not _is_false(k.value) for k in node.keywords)
             if (name in FORBIDDEN_CALLS and plain) or name == "exec_module" or yaml or allows:
                 found.append(name)
@@ -55,11 +76,17 @@ def _is_false(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is False
 
 
-MODULES = [str(p.relative_to(ROOT)) for package in ("pipeline", "sinks", "infra") for p in sorted((ROOT / package).rglob("*.py"))]
+MODULES = [
+    str(p.relative_to(ROOT))
+    for package in ("pipeline", "sinks", "infra")
+    for p in sorted((ROOT / package).rglob("*.py"))
+]
 
 
 def test_no_module_runs_data_as_code() -> None:
-    bad = {where: found for where in MODULES if (found := findings((ROOT / where).read_text(), where))}
+    bad = {
+        where: found for where in MODULES if (found := findings((ROOT / where).read_text(), where))
+    }
     assert len(MODULES) > 80
     assert bad == {}
 

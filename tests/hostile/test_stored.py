@@ -1,4 +1,6 @@
-"""What lies in the bucket may be damaged, or somebody else's: each parser answers with a value or with its own error."""
+"""What lies in the bucket may be damaged, or somebody else's: each parser answers with a value or
+with its own error.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def test_real_bytes_are_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", parsers())
 def test_damaged_bytes_are_a_value_or_refused_by_name(name: str) -> None:
-    """Cut off, bits flipped, spliced, fields of other types, twice, huge: never another exception."""
+    """Cut off, bits flipped, spliced, fields of other types, twice, huge: never
+    another exception.
+    """
 
     @settings(max_examples=150, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(parsers()[name].seeds), st.lists(mutations, min_size=1, max_size=3))
@@ -56,7 +60,14 @@ def test_every_field_of_a_wrong_type_is_a_value_or_refused_by_name(name: str) ->
 
 @pytest.mark.parametrize("name", parsers())
 @pytest.mark.parametrize(
-    "deep", [b"[" * DEEP, b'{"a":' * DEEP, b'{"format":1,"zz":' + b"[" * DEEP, b"9" * DEEP, b'"' + b"\\" * DEEP]
+    "deep",
+    [
+        b"[" * DEEP,
+        b'{"a":' * DEEP,
+        b'{"format":1,"zz":' + b"[" * DEEP,
+        b"9" * DEEP,
+        b'"' + b"\\" * DEEP,
+    ],
 )
 def test_deep_and_long_bytes_are_refused_too(name: str, deep: bytes) -> None:
     attempt(name, deep)
@@ -88,7 +99,9 @@ def test_columns_that_contradict_each_other_are_refused() -> None:
     """Every field has the right type, and the whole makes no sense."""
     first, second, _ = commits()
     uneven = task_of(TASK, inputs_of("up/a", "up/b", etags=["only one"]))
-    many = msgspec.structs.replace(second.settle[0], problems=[SourceProblem(index=7, status="failed")])
+    many = msgspec.structs.replace(
+        second.settle[0], problems=[SourceProblem(index=7, status="failed")]
+    )
     for commit in (
         msgspec.structs.replace(first, plan=[uneven]),
         msgspec.structs.replace(first, sequence=-1),
@@ -96,7 +109,10 @@ def test_columns_that_contradict_each_other_are_refused() -> None:
     ):
         with pytest.raises(StateInvalid, match="log/1"):
             codec.decode(Commit, msgspec.json.encode(commit), "log/1")
-    short = msgspec.structs.replace(second, settle=[msgspec.structs.replace(second.settle[0], rows=[1], rejected=[0], problems=[])])
+    short = msgspec.structs.replace(
+        second,
+        settle=[msgspec.structs.replace(second.settle[0], rows=[1], rejected=[0], problems=[])],
+    )
     from tests.hostile.stored import folded
 
     with pytest.raises(StateInvalid, match="wrong number of sources"):
@@ -111,7 +127,9 @@ def test_columns_that_contradict_each_other_are_refused() -> None:
 
 FOREIGN = {
     "a way up": {"files": [output_file(key=f"out/rows/../../secret/{TASK}.n.0.parquet")]},
-    "a partition that leads up": {"files": [output_file(key=f"out/rows/day=1/../{TASK}.n.0.parquet")]},
+    "a partition that leads up": {
+        "files": [output_file(key=f"out/rows/day=1/../{TASK}.n.0.parquet")]
+    },
     "another task's file": {"files": [output_file(key=f"out/rows/{2:020d}-000000.n.0.parquet")]},
     "another attempt's file": {"files": [output_file(key=f"out/rows/{TASK}.other.0.parquet")]},
     "another prefix": {"files": [output_file(key=f"elsewhere/rows/{TASK}.n.0.parquet")]},
@@ -134,7 +152,9 @@ def test_a_foreign_receipt_is_not_believed(name: str) -> None:
 
 
 def test_no_state_of_the_released_format_is_refused() -> None:
-    """The limits and checks above must let everything through that was ever written: see tests/data."""
+    """The limits and checks above must let everything through that was ever written: see
+    tests/data.
+    """
     data = Path(__file__).parent.parent / "data"
     kinds = {"log": Commit, "receipts": Receipt, "checkpoint": Checkpoint}
     read = 0

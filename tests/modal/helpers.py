@@ -1,4 +1,6 @@
-"""What tests of the deployed app share: an offline Modal, a bucket on a real S3 server, and the command line as users run it."""
+"""What tests of the deployed app share: an offline Modal, a bucket on a real S3 server, and the
+command line as users run it.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +24,36 @@ SECRET = "bucket-keys"
 
 
 class Cloud:
-    """An offline Modal whose secret `bucket-keys` opens the buckets of one S3 server. Several apps may be deployed to it."""
+    """An offline Modal whose secret `bucket-keys` opens the buckets of one S3 server.
+
+    Several apps may be deployed to it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.url = moto_url()
         self.s3 = boto3.client("s3", endpoint_url=self.url, region_name="us-east-1")
-        self.modal = Offline(folder / "modal", s3_endpoint=self.url, aws=KEYS, template=containers())
+        self.modal = Offline(
+            folder / "modal", s3_endpoint=self.url, aws=KEYS, template=containers()
+        )
 
     def __enter__(self) -> Cloud:
         self.modal.__enter__()
         self.modal.secrets[SECRET] = dict(KEYS)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.modal.__exit__(kind, error, trace)
 
     def project(self, source: str | Path, *, prefix: str = "deep") -> Deployed:
-        """A pipeline file (its text, or one that exists) on a bucket of its own; not deployed yet."""
+        """A pipeline file (its text, or one that exists) on a bucket of its own; not
+        deployed yet.
+        """
         name = f"b-{secrets.token_hex(4)}"
         self.s3.create_bucket(Bucket=name)
         folder = self.folder / name
@@ -56,7 +70,12 @@ class Deployed(Project):
         self.cloud = cloud
         self.folder = folder
         self.bucket = bucket
-        self.environment = {**KEYS, **cloud.modal.env, "TIDEMILL_ENDPOINT_URL": cloud.url, "TIDEMILL_APP": f"app-{folder.name}"}
+        self.environment = {
+            **KEYS,
+            **cloud.modal.env,
+            "TIDEMILL_ENDPOINT_URL": cloud.url,
+            "TIDEMILL_APP": f"app-{folder.name}",
+        }
         self.file = source if isinstance(source, Path) else folder / "flow.py"
         self.app = ""
         if isinstance(source, str):
@@ -76,16 +95,26 @@ class Deployed(Project):
         """Any command line, FILE included where it takes one."""
         done = self.finish(*arguments)
         if code is not None:
-            assert done.returncode == code, f"{arguments} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+            assert done.returncode == code, (
+                f"{arguments} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+            )
         return done
 
     def env(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(ROOT), "TIDEMILL_BUCKET": self.bucket, **self.environment}
+        return {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "TIDEMILL_BUCKET": self.bucket,
+            **self.environment,
+        }
 
-    def upload(self, key: str, body: str | bytes) -> Path:  # the answer means something for local buckets alone
+    # the answer means something for local buckets alone
+    def upload(self, key: str, body: str | bytes) -> Path:
         bucket, _, prefix = self.bucket.removeprefix("s3://").partition("/")
         content = body if isinstance(body, bytes) else body.encode()
-        self.cloud.s3.put_object(Bucket=bucket, Key=f"{prefix}/{key}" if prefix else key, Body=content)
+        self.cloud.s3.put_object(
+            Bucket=bucket, Key=f"{prefix}/{key}" if prefix else key, Body=content
+        )
         return Path(key)
 
     def delete(self, key: str) -> None:
@@ -96,8 +125,12 @@ class Deployed(Project):
         """Keys in the bucket, as the pipeline sees them."""
         bucket, _, prefix = self.bucket.removeprefix("s3://").partition("/")
         start = f"{prefix}/" if prefix else ""
-        pages = self.cloud.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=start + below)
-        return [found["Key"].removeprefix(start) for page in pages for found in page.get("Contents", [])]
+        pages = self.cloud.s3.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix=start + below
+        )
+        return [
+            found["Key"].removeprefix(start) for page in pages for found in page.get("Contents", [])
+        ]
 
     def fire(self, function: str = "tick", timeout_s: float = 120) -> None:
         """A schedule fires; wait until all that follows has ended."""

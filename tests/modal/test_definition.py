@@ -1,4 +1,6 @@
-"""What is deployed, setting by setting: nothing is left to a default that somebody else may change."""
+"""What is deployed, setting by setting: nothing is left to a default that somebody
+else may change.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,18 @@ from datetime import timedelta
 from pipeline import Pipeline, Object
 from sinks import Delta, Postgres
 
-media = Pipeline("media", source="up/", schedule="*/5 * * * *", sweep="0 3 * * MON", timezone="Europe/Riga",
+media = Pipeline("media", source="up/", schedule="*/5 * * * *", sweep="0 3 * * MON",
+    timezone="Europe/Riga",
                  pip=["python-dateutil==2.9.0.post0"], apt=["libmagic1"])
 
-@media.transform(match="**/*.txt", cpu=0.5, memory_mb=512, timeout_s=100, retries=2, min_containers=1, max_containers=7,
+@media.transform(match="**/*.txt", cpu=0.5, memory_mb=512, timeout_s=100, retries=2,
+    min_containers=1, max_containers=7,
                  scaledown_window_s=30, region=["eu-west-1", "eu"])
 def words(obj: Object):
     return {"n": len(obj.read())}
 
-@media.transform(match="**/*.jpg", gpu=["L4", "A10:2"], batch_size=64, batch_wait_ms=250, memory_snapshot=True, secrets=["hub"],
+@media.transform(match="**/*.jpg", gpu=["L4", "A10:2"], batch_size=64, batch_wait_ms=250,
+    memory_snapshot=True, secrets=["hub"],
                  volumes={"/models": "weights"}, pip=["pillow==11.0.0"], apt=["ffmpeg"])
 class Embed:
     def load(self): ...
@@ -60,7 +65,11 @@ def rich(cloud: Cloud) -> Deployed:
     cloud.modal.secrets["hub"] = {"HUB_TOKEN": "t"}
     cloud.modal.secrets["warehouse"] = {"WAREHOUSE_DSN": "host=db"}
     project = cloud.project(RICH)
-    made = subprocess.run([sys.executable, "-m", "modal", "volume", "create", "weights"], env=project.env(), capture_output=True)
+    made = subprocess.run(
+        [sys.executable, "-m", "modal", "volume", "create", "weights"],
+        env=project.env(),
+        capture_output=True,
+    )
     assert made.returncode == 0, made.stderr
     project.deploy()
     return project
@@ -83,8 +92,24 @@ def mounts(function: api_pb2.Function) -> dict[str, tuple[str, bool]]:
 
 
 def test_the_functions_there_are(functions: dict[str, api_pb2.Function]) -> None:
-    control = {"tick", "sweep", "commit", "aggregate", "publish", "maintain", "submit", "backfill_nightly", "hint"}
-    assert set(functions) == control | {"work_words", "work_embed.*", "work_embed.run", "batch_embed.*", "batch_embed.run"}
+    control = {
+        "tick",
+        "sweep",
+        "commit",
+        "aggregate",
+        "publish",
+        "maintain",
+        "submit",
+        "backfill_nightly",
+        "hint",
+    }
+    assert set(functions) == control | {
+        "work_words",
+        "work_embed.*",
+        "work_embed.run",
+        "batch_embed.*",
+        "batch_embed.run",
+    }
 
 
 def test_schedules(functions: dict[str, api_pb2.Function]) -> None:
@@ -95,7 +120,9 @@ def test_schedules(functions: dict[str, api_pb2.Function]) -> None:
         "maintain": ("47 3 * * *", "UTC"),
     }
     periods = {n: f.schedule.period for n, f in functions.items() if f.schedule.HasField("period")}
-    assert {n: p.seconds + 60 * (p.minutes + 60 * p.hours) for n, p in periods.items()} == {"backfill_nightly": 43_200}
+    assert {n: p.seconds + 60 * (p.minutes + 60 * p.hours) for n, p in periods.items()} == {
+        "backfill_nightly": 43_200
+    }
 
 
 @pytest.mark.parametrize(
@@ -113,8 +140,12 @@ def test_schedules(functions: dict[str, api_pb2.Function]) -> None:
         ("work_embed.run", (1000, 2048, 750)),
     ],
 )
-def test_machines(functions: dict[str, api_pb2.Function], name: str, expected: tuple[int, int, int]) -> None:
-    """Thousandths of a core, MiB, seconds: an attempt's 30, one call's limit, and two minutes for a start."""
+def test_machines(
+    functions: dict[str, api_pb2.Function], name: str, expected: tuple[int, int, int]
+) -> None:
+    """Thousandths of a core, MiB, seconds: an attempt's 30, one call's limit, and two minutes for a
+    start.
+    """
     found = functions[name]
     assert (found.resources.milli_cpu, found.resources.memory_mb, found.timeout_secs) == expected
 
@@ -129,22 +160,39 @@ def test_containers(functions: dict[str, api_pb2.Function]) -> None:
     scale = words.autoscaler_settings
     assert (scale.min_containers, scale.max_containers, scale.scaledown_window) == (1, 7, 30)
     assert list(words.scheduler_placement.regions) == ["eu-west-1", "eu"]
-    pools = [functions[name].autoscaler_settings.max_containers for name in ("work_embed.*", "batch_embed.*")]
+    pools = [
+        functions[name].autoscaler_settings.max_containers
+        for name in ("work_embed.*", "batch_embed.*")
+    ]
     assert pools == [75, 25], "together no more than the transform may have"
-    assert {n for n, f in functions.items() if f.autoscaler_settings.max_containers == 1} == {"commit", "aggregate", "publish"}
-    assert len(functions["publish"].secret_ids) == 1 + len(functions["commit"].secret_ids), "what the database asks for"
+    assert {n for n, f in functions.items() if f.autoscaler_settings.max_containers == 1} == {
+        "commit",
+        "aggregate",
+        "publish",
+    }
+    assert len(functions["publish"].secret_ids) == 1 + len(functions["commit"].secret_ids), (
+        "what the database asks for"
+    )
 
 
 def test_retries_are_those_that_were_declared(functions: dict[str, api_pb2.Function]) -> None:
     """Elsewhere the protocol alone repeats: nested retries multiply."""
-    assert {n: f.retry_policy.retries for n, f in functions.items() if f.retry_policy.retries} == {"work_words": 2}
+    assert {n: f.retry_policy.retries for n, f in functions.items() if f.retry_policy.retries} == {
+        "work_words": 2
+    }
 
 
 def test_batches(functions: dict[str, api_pb2.Function]) -> None:
-    found = {n: (f.batch_max_size, f.batch_linger_ms) for n, f in functions.items() if f.batch_max_size}
-    assert {found.pop(name, (64, 250)) for name in ("batch_embed.*", "batch_embed.run")} == {(64, 250)}
+    found = {
+        n: (f.batch_max_size, f.batch_linger_ms) for n, f in functions.items() if f.batch_max_size
+    }
+    assert {found.pop(name, (64, 250)) for name in ("batch_embed.*", "batch_embed.run")} == {
+        (64, 250)
+    }
     assert functions["batch_embed.*"].batch_max_size == 64
-    assert found == {"commit": (200, 1000)}, "tasks that fill their batches by themselves do not wait for others"
+    assert found == {"commit": (200, 1000)}, (
+        "tasks that fill their batches by themselves do not wait for others"
+    )
 
 
 def test_workers_see_their_part_of_the_bucket_and_hold_no_keys(
@@ -158,14 +206,17 @@ def test_workers_see_their_part_of_the_bucket_and_hold_no_keys(
     }
     for name in ("work_words", "work_embed.*", "batch_embed.*"):
         assert mounts(functions[name]) == expected
-    assert [bool(functions[n].secret_ids) for n in ("work_words", "tick", "commit", "aggregate", "maintain", "submit")] == [
-        *(False, True, True, True, True, True)
-    ]
+    assert [
+        bool(functions[n].secret_ids)
+        for n in ("work_words", "tick", "commit", "aggregate", "maintain", "submit")
+    ] == [*(False, True, True, True, True, True)]
     assert all(not functions[n].cloud_bucket_mounts for n in ("tick", "commit", "hint"))
     assert not functions["hint"].secret_ids
 
 
-def test_state_is_loaded_once_and_snapshots_are_taken(functions: dict[str, api_pb2.Function]) -> None:
+def test_state_is_loaded_once_and_snapshots_are_taken(
+    functions: dict[str, api_pb2.Function],
+) -> None:
     embed = functions["work_embed.*"]
     assert embed.is_class
     assert embed.checkpointing_enabled
@@ -180,7 +231,10 @@ def test_images(cloud: Cloud, rich: Deployed) -> None:
 
     words, embed, tick = text("work_words"), text("work_embed.run"), text("tick")
     for image in (words, embed, tick):
-        assert all(part in image for part in ("pyarrow==", "obstore==", "python-dateutil==2.9.0.post0", "libmagic1"))
+        assert all(
+            part in image
+            for part in ("pyarrow==", "obstore==", "python-dateutil==2.9.0.post0", "libmagic1")
+        )
         assert "modal==" not in image, "Modal brings its own"
         assert "AWS_" not in image, "no secret is baked into an image"
     assert "pillow==11.0.0" in embed
@@ -196,13 +250,19 @@ def test_a_file_of_a_package_travels_with_its_package(cloud: Cloud) -> None:
     project = cloud.project(TWO)
     package = project.file.parent / "acme"
     package.mkdir()
-    for name, text in (("__init__", ""), ("words", "SAID = 1\n"), ("flows", project.file.read_text())):
+    for name, text in (
+        ("__init__", ""),
+        ("words", "SAID = 1\n"),
+        ("flows", project.file.read_text()),
+    ):
         (package / f"{name}.py").write_text(text)
     project.file.unlink()
     project.file = package / "flows.py"
     project.deploy()
     files = cloud.modal.mounted_files(project.app, "work_first_parse")
-    assert {"flows.py", "words.py", "__init__.py"} <= {file.rpartition("tidemill_project/acme/")[2] for file in files}
+    assert {"flows.py", "words.py", "__init__.py"} <= {
+        file.rpartition("tidemill_project/acme/")[2] for file in files
+    }
     commands = "\n".join(cloud.modal.image_commands(project.app, "work_first_parse"))
     assert "tidemill_project/acme/flows.py" in commands
 
@@ -211,9 +271,18 @@ def test_two_pipelines_of_one_file(cloud: Cloud) -> None:
     project = cloud.project(TWO)
     project.deploy()
     functions = cloud.modal.functions(project.app)
-    assert {n for n in functions if n.endswith("_first")} == {"tick_first", "commit_first", "maintain_first", "submit_first"}
+    assert {n for n in functions if n.endswith("_first")} == {
+        "tick_first",
+        "commit_first",
+        "maintain_first",
+        "submit_first",
+    }
     assert {"work_first_parse", "work_second_parse", "hint"} <= set(functions)
-    assert functions["tick_first"].schedule.period.seconds + 60 * functions["tick_first"].schedule.period.minutes == 600
+    assert (
+        functions["tick_first"].schedule.period.seconds
+        + 60 * functions["tick_first"].schedule.period.minutes
+        == 600
+    )
     assert not functions["work_first_parse"].cloud_bucket_mounts
     assert functions["work_first_parse"].secret_ids, 'access="api" needs keys'
     assert functions["batch_second_parse"].batch_max_size == 8
@@ -232,14 +301,22 @@ def test_two_pipelines_of_one_file(cloud: Cloud) -> None:
         (("cpu=0.5", "cpu=0"), "cpu=0 is not a number between"),
         (("memory_mb=512", "memory_mb=1"), "memory_mb=1 is not a number between"),
         (("batch_wait_ms=250", "batch_wait_ms=700000"), "batch_wait_ms=700000"),
-        (("retries=2", "retries=2, safe_to_rerun=False"), "retries=2 contradicts safe_to_rerun=False"),
+        (
+            ("retries=2", "retries=2, safe_to_rerun=False"),
+            "retries=2 contradicts safe_to_rerun=False",
+        ),
         (("timedelta(hours=12)", "timedelta(0)"), "a period has at least 5 seconds"),
-        (("min_containers=1", "min_containers=9"), "min_containers=9 is more than max_containers=7"),
+        (
+            ("min_containers=1", "min_containers=9"),
+            "min_containers=9 is more than max_containers=7",
+        ),
         (('source="up/"', 'source="up"'), "must be a key prefix that ends with '/'"),
         (('schedule="*/5 * * * *", ', ""), "has no schedule"),
     ],
 )
-def test_what_modal_would_take_and_never_run_is_refused(cloud: Cloud, change: tuple[str, str], said: str) -> None:
+def test_what_modal_would_take_and_never_run_is_refused(
+    cloud: Cloud, change: tuple[str, str], said: str
+) -> None:
     project = cloud.project(RICH.replace(*change))
     refused = project.deploy("--dry-run", code=2)
     assert said in refused.stderr

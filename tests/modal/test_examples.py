@@ -1,4 +1,6 @@
-"""Each example does what its docstring says: deployed to the offline Modal, on real files, with the commands it shows."""
+"""Each example does what its docstring says: deployed to the offline Modal, on real files, with the
+commands it shows.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ def deployed(cloud: Cloud, name: str) -> Deployed:
     return project
 
 
-# -- thumbnails ----------------------------------------------------------------------------------------------------------
+# -- thumbnails ------------------------------------------------------------------------------------
 
 
 def image(colour: str, size: tuple[int, int], form: str) -> bytes:
@@ -44,16 +46,23 @@ def image(colour: str, size: tuple[int, int], form: str) -> bytes:
 
 
 @pytest.mark.parametrize("ordered", [(), ("--ordered",)], ids=["", "ordered"])
-def test_thumbnails_waits_for_all_answers_and_one_broken_image_stops_nobody(cloud: Cloud, ordered: tuple[str, ...]) -> None:
+def test_thumbnails_waits_for_all_answers_and_one_broken_image_stops_nobody(
+    cloud: Cloud, ordered: tuple[str, ...]
+) -> None:
     """`.map` with exceptions returned: the others are committed."""
     project = deployed(cloud, "thumbnails")
     for i in range(3):
         project.upload(f"uploads/images/red-{i}.png", image("#c81e1e", (600, 300 + i), "PNG"))
     project.upload("uploads/images/deep/down/blue.jpg", image("#1e1ec8", (64, 64), "JPEG"))
-    project.upload("uploads/images/cut-off.png", os.urandom(100) + image("#00ff00", (200, 200), "PNG")[:99])
+    project.upload(
+        "uploads/images/cut-off.png", os.urandom(100) + image("#00ff00", (200, 200), "PNG")[:99]
+    )
     report = project.run("--engine", "modal", "--wait", *ordered, code=1)
     assert (report["committed"], report["quarantined"]) == (4, 1)
-    query = "SELECT name, width, height, mean_colour, octet_length(jpeg) AS bytes FROM thumbnails ORDER BY name"
+    query = (
+        "SELECT name, width, height, mean_colour, octet_length(jpeg) AS bytes FROM thumbnails ORDER"
+        " BY name"
+    )
     blue, *reds = project.sql(query)
     assert [row["name"] for row in reds] == ["red-0.png", "red-1.png", "red-2.png"]
     assert {row["mean_colour"] for row in reds} == {"#c81e1e"}
@@ -69,22 +78,34 @@ def test_thumbnails_are_jpeg_images_of_their_own(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.file = EXAMPLES / "thumbnails" / "pipeline.py"
     (project.root / "uploads" / "images").mkdir(parents=True)
-    (project.root / "uploads" / "images" / "wide.webp").write_bytes(image("#406080", (1000, 500), "WEBP"))
+    (project.root / "uploads" / "images" / "wide.webp").write_bytes(
+        image("#406080", (1000, 500), "WEBP")
+    )
     assert project.run()["committed"] == 1
     [row] = project.sql("SELECT hex(jpeg) AS jpeg FROM thumbnails")
     small = Image.open(io.BytesIO(bytes.fromhex(row["jpeg"])))
     assert (small.format, small.size) == ("JPEG", (128, 64))
 
 
-# -- documents -----------------------------------------------------------------------------------------------------------
+# -- documents -------------------------------------------------------------------------------------
 
 
 @contextmanager
 def web_server(project: Deployed) -> Iterator[str]:
     """The example's server as a user starts it; its URL."""
-    command = [sys.executable, "-m", "examples.documents.web", "--bucket", project.bucket, "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "examples.documents.web",
+        "--bucket",
+        project.bucket,
+        "--port",
+        "0",
+    ]
     command += ["--endpoint-url", project.cloud.url]
-    with subprocess.Popen(command, env=project.env(), cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        command, env=project.env(), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as server:
         try:
             assert server.stdout is not None
             yield server.stdout.readline().split()[1]
@@ -115,7 +136,9 @@ def test_documents_are_submitted_over_http_and_their_job_outlives_the_call(cloud
         _, record = asked(f"{jobs}/{made['job']}")
         [file] = record["files"]
         assert (file["key"], file["status"]) == ("uploads/documents/GUIDE.md", "done")
-        assert project.sql("SELECT count(*) AS n FROM documents WHERE document = 'GUIDE.md'") == [{"n": file["rows"]}]
+        assert project.sql("SELECT count(*) AS n FROM documents WHERE document = 'GUIDE.md'") == [
+            {"n": file["rows"]}
+        ]
 
         cloud.modal.pause("work_passages")
         _, held = asked(jobs, {"keys": ["uploads/documents/SEMANTICS.md"]})
@@ -133,18 +156,29 @@ def test_documents_are_submitted_over_http_and_their_job_outlives_the_call(cloud
     assert project.audit()["sources"] == {"committed": 1, "quarantined": 1}
 
 
-# -- languages -----------------------------------------------------------------------------------------------------------
+# -- languages -------------------------------------------------------------------------------------
 
 TEXTS = {
-    "en": "The quick brown fox jumps over the lazy dog, and nobody in the village was surprised to see it.",
-    "de": "Der schnelle braune Fuchs springt über den faulen Hund, und niemand im Dorf war überrascht.",
-    "fr": "Le renard brun et rapide saute par-dessus le chien paresseux, et personne au village ne fut surpris.",
+    "en": (
+        "The quick brown fox jumps over the lazy dog, and nobody in the village was surprised to"
+        " see it."
+    ),
+    "de": (
+        "Der schnelle braune Fuchs springt über den faulen Hund, und niemand im Dorf war"
+        " überrascht."
+    ),
+    "fr": (
+        "Le renard brun et rapide saute par-dessus le chien paresseux, et personne au village ne"
+        " fut surpris."
+    ),
     "lv": "Ātrā brūnā lapsa lec pāri slinkajam sunim, un neviens ciematā par to nebija pārsteigts.",
 }
 
 
 def test_languages_are_found_by_a_model_in_batches_whose_fill_status_shows(cloud: Cloud) -> None:
-    """GPUs and batches are in the definition, a real model is in the containers; 40 texts fill one batch, and a quarter of one."""
+    """GPUs and batches are in the definition, a real model is in the containers; 40 texts fill one
+    batch, and a quarter of one.
+    """
     project = deployed(cloud, "languages")
     for i in range(40):
         language = list(TEXTS)[i % 4]
@@ -153,18 +187,25 @@ def test_languages_are_found_by_a_model_in_batches_whose_fill_status_shows(cloud
     assert project.sql("SELECT * FROM by_language ORDER BY language") == [
         {"language": language, "texts": 10} for language in ("de", "en", "fr", "lv")
     ]
-    assert project.sql("SELECT count(*) AS n FROM languages WHERE text NOT LIKE language || '-%' OR probability < 0.9") == [
-        {"n": 0}
-    ]
+    assert project.sql(
+        "SELECT count(*) AS n FROM languages WHERE text NOT LIKE language || '-%' OR probability"
+        " < 0.9"
+    ) == [{"n": 0}]
     shown = project.call("status").stdout
     assert "detect: batches 62% full" in shown, shown
     functions = cloud.modal.functions(project.app)
     definition = functions["batch_detect.run"]
     assert (definition.batch_max_size, definition.batch_linger_ms) == (32, 500)
-    pools = [functions[name].autoscaler_settings.max_containers for name in ("work_detect.run", "batch_detect.run")]
+    pools = [
+        functions[name].autoscaler_settings.max_containers
+        for name in ("work_detect.run", "batch_detect.run")
+    ]
     assert pools == [3, 1], "small tasks share a container, the others have the rest"
     assert cloud.modal.gpus(project.app, "work_detect.run") == ["L4:1", "A10:1"]
-    assert any("py3langid==0.4.0" in command for command in cloud.modal.image_commands(project.app, "work_detect.run"))
+    assert any(
+        "py3langid==0.4.0" in command
+        for command in cloud.modal.image_commands(project.app, "work_detect.run")
+    )
     project.audit()
 
 
@@ -176,10 +217,12 @@ def test_languages_runs_on_a_laptop_as_it_is(tmp_path: Path) -> None:
     for language, text in TEXTS.items():
         (project.root / "uploads" / "texts" / f"{language}.txt").write_text(text)
     assert project.run()["committed"] == 4
-    assert project.sql("SELECT count(*) AS n FROM languages WHERE text = language || '.txt'") == [{"n": 4}]
+    assert project.sql("SELECT count(*) AS n FROM languages WHERE text = language || '.txt'") == [
+        {"n": 4}
+    ]
 
 
-# -- retry ---------------------------------------------------------------------------------------------------------------
+# -- retry -----------------------------------------------------------------------------------------
 
 
 class Rates:
@@ -214,12 +257,16 @@ class Rates:
 
 
 def test_retry_runs_the_failed_files_and_no_others(cloud: Cloud) -> None:
-    """The service saw one call for each file that succeeded, and two for each that failed and was retried."""
+    """The service saw one call for each file that succeeded, and two for each that failed and was
+    retried.
+    """
     with Rates() as service:
         cloud.modal.secrets["rates-service"] = {"RATES_URL": service.url}
         project = deployed(cloud, "retry")
         for currency in ("usd", "gbp", "chf", "sek", "nok"):
-            project.upload(f"uploads/orders/2026-01-05-{currency}.csv", "order,amount\na1,10\na2,30\n")
+            project.upload(
+                f"uploads/orders/2026-01-05-{currency}.csv", "order,amount\na1,10\na2,30\n"
+            )
         report = project.run("--engine", "modal", "--wait", code=1)
         assert (report["committed"], report["quarantined"]) == (3, 2)
         project.run("--engine", "modal", "--wait")  # nothing is new: nothing is asked
@@ -230,11 +277,13 @@ def test_retry_runs_the_failed_files_and_no_others(cloud: Cloud) -> None:
         report = project.run("--engine", "modal", "--wait")
         assert (report["planned"], report["committed"]) == (2, 2)
         assert service.asked == {"usd": 1, "gbp": 1, "chf": 1, "sek": 2, "nok": 2}
-    assert project.sql("SELECT count(*) AS n, sum(euros) AS euros FROM orders") == [{"n": 10, "euros": 100.0}]
+    assert project.sql("SELECT count(*) AS n, sum(euros) AS euros FROM orders") == [
+        {"n": 10, "euros": 100.0}
+    ]
     project.audit()
 
 
-# -- fifty ---------------------------------------------------------------------------------------------------------------
+# -- fifty -----------------------------------------------------------------------------------------
 
 
 def test_fifty_never_has_more_containers_and_many_files_are_few_inputs(cloud: Cloud) -> None:
@@ -244,7 +293,9 @@ def test_fifty_never_has_more_containers_and_many_files_are_few_inputs(cloud: Cl
     admission = random.Random(5)
     for i in range(120):
         clicks = [{"page": admission.choice(["/", "/buy"]), "visitor": i} for _ in range(3)]
-        project.upload(f"uploads/clicks/{i:03}.jsonl", "".join(json.dumps(click) + "\n" for click in clicks))
+        project.upload(
+            f"uploads/clicks/{i:03}.jsonl", "".join(json.dumps(click) + "\n" for click in clicks)
+        )
     shown = project.call("plan", "--engine", "modal").stdout
     assert "120 new files" in shown
     assert "max_cost_usd_per_day=20 allow 120 of 120 files" in shown
@@ -254,7 +305,7 @@ def test_fifty_never_has_more_containers_and_many_files_are_few_inputs(cloud: Cl
     project.audit()
 
 
-# -- nightly -------------------------------------------------------------------------------------------------------------
+# -- nightly ---------------------------------------------------------------------------------------
 
 
 def dated(project: Deployed, key: str, when: datetime) -> None:
@@ -272,16 +323,28 @@ def test_nightly_runs_again_what_changed_of_late_and_leaves_the_rest(cloud: Clou
     now = datetime.now(UTC)
     yesterday = (now - timedelta(days=1)).replace(hour=12, minute=0)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    ages = {"fresh": max(today, now - timedelta(hours=1)), "yesterdays": yesterday, "old": now - timedelta(days=9)}
+    ages = {
+        "fresh": max(today, now - timedelta(hours=1)),
+        "yesterdays": yesterday,
+        "old": now - timedelta(days=9),
+    }
     for name, when in ages.items():
-        project.upload(f"uploads/readings/{name}.csv", f"sensor,read_at,celsius\n{name},2026-01-05T08:00,4\n")
+        project.upload(
+            f"uploads/readings/{name}.csv", f"sensor,read_at,celsius\n{name},2026-01-05T08:00,4\n"
+        )
         dated(project, f"uploads/readings/{name}.csv", when)
     project.fire()
     before = commits(project)
     assert set(before) == set(ages)
 
-    assert cloud.modal.functions(project.app)["backfill_nightly"].schedule.cron.cron_string == "0 2 * * *"
-    assert cloud.modal.functions(project.app)["backfill_nightly"].schedule.cron.timezone == "Europe/Riga"
+    assert (
+        cloud.modal.functions(project.app)["backfill_nightly"].schedule.cron.cron_string
+        == "0 2 * * *"
+    )
+    assert (
+        cloud.modal.functions(project.app)["backfill_nightly"].schedule.cron.timezone
+        == "Europe/Riga"
+    )
     project.fire("backfill_nightly")
     after = commits(project)
     assert after["fresh"] > before["fresh"]

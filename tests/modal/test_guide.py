@@ -1,4 +1,7 @@
-"""What docs/guides/modal.md types works, in its order, and prints what it shows. A command that is new there must be added here."""
+"""What docs/guides/modal.md types works, in its order, and prints what it shows.
+
+A command that is new there must be added here.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ DECLARATION = re.compile(r"^events = Pipeline\(.*?\)$", re.DOTALL | re.MULTILINE
 BUCKET, APP = "acme-uploads", "tidemill-events"
 AS_TYPED = ("tidemill ", "python -m infra.iam_policy ", "printf ", "modal app stop ")
 """Commands that run as the guide has them."""
-EXIT_CODES = {"tidemill run events.py --engine modal --wait": 1, "tidemill quarantine list events.py": 1}
+EXIT_CODES = {
+    "tidemill run events.py --engine modal --wait": 1,
+    "tidemill quarantine list events.py": 1,
+}
 VARYING = (
     (r"[─ ]+", " "),
     (r"\d+(\.\d+)? (B|kB)/s", "<rate>"),
@@ -41,7 +47,11 @@ class Session:
         self.jobs: dict[str, str] = {}
         programs = self.folder / "bin"
         programs.mkdir()
-        for name, module in (("tidemill", "-m pipeline.cli"), ("modal", "-m modal"), ("python", "")):
+        for name, module in (
+            ("tidemill", "-m pipeline.cli"),
+            ("modal", "-m modal"),
+            ("python", ""),
+        ):
             program = programs / name
             program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n')
             program.chmod(0o755)
@@ -71,7 +81,9 @@ class Session:
         for start, instead in INSTEAD.items():
             if line.startswith(start):
                 return instead(self, line)
-        assert line.startswith(AS_TYPED), f"the guide has a command that nothing here stands for: {line}"
+        assert line.startswith(AS_TYPED), (
+            f"the guide has a command that nothing here stands for: {line}"
+        )
         for shown, made in self.jobs.items():
             line = line.replace(shown, made)
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -104,7 +116,9 @@ class Session:
         bucket, _, key = url.removeprefix("s3://").partition("/")
         path = self.folder / source
         for file in sorted(path.iterdir()) if options == ["--recursive"] else [path]:
-            self.cloud.s3.put_object(Bucket=bucket, Key=key + file.name if options else key, Body=file.read_bytes())
+            self.cloud.s3.put_object(
+                Bucket=bucket, Key=key + file.name if options else key, Body=file.read_bytes()
+            )
         return ""
 
     def tick(self, line: str) -> str:
@@ -156,7 +170,9 @@ def test_the_guide_is_typed_and_prints_what_it_shows(cloud: Cloud) -> None:
                 session.jobs[shown.strip()] = said.strip()
             for there, made in session.jobs.items():
                 shown = shown.replace(there, made)
-            assert matches(shown, said), f"$ {line}\n--- the guide shows\n{shown}--- it printed\n{said}"
+            assert matches(shown, said), (
+                f"$ {line}\n--- the guide shows\n{shown}--- it printed\n{said}"
+            )
     assert cloud.modal.apps() == []  # its last command
 
 
@@ -175,10 +191,18 @@ def test_the_guides_links_lead_somewhere() -> None:
 
 
 def matches(shown: str, said: str) -> bool:
-    """Whether what was printed is what is shown: `...` is anything, times, dates, rates and prices differ."""
-    lines = [re.escape(line.strip()).replace(r"\.\.\.", ".*") + "\n" for line in varied(shown).splitlines()]
+    """Whether what was printed is what is shown: `...` is anything, times, dates, rates and prices
+    differ.
+    """
+    lines = [
+        re.escape(line.strip()).replace(r"\.\.\.", ".*") + "\n"
+        for line in varied(shown).splitlines()
+    ]
     pattern = "".join("(.*\n)*" if line == ".*\n" else line for line in lines)
-    return re.fullmatch(pattern, "".join(line.strip() + "\n" for line in varied(said).splitlines())) is not None
+    return (
+        re.fullmatch(pattern, "".join(line.strip() + "\n" for line in varied(said).splitlines()))
+        is not None
+    )
 
 
 def varied(text: str) -> str:

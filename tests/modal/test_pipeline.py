@@ -1,4 +1,6 @@
-"""The deployed pipeline, end to end: real client, real containers, a real S3 server; Modal itself is the offline stand-in."""
+"""The deployed pipeline, end to end: real client, real containers, a real S3 server; Modal itself
+is the offline stand-in.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ logs = Pipeline("logs", source="up/", schedule="*/5 * * * *", access="{access}")
 
 @logs.transform(timeout_s=2, max_containers=2, version="{version}")
 def parse(obj: Object):
-    """A first row may hold the code at a marker: it says that it began, and waits until somebody lets it go."""
+    """A first row may hold the code at a marker: it says that it began, and waits to be let go."""
     rows = [json.loads(line) for line in obj.lines()]
     hold = rows[0].pop("hold", None)
     began = Path(hold + ".began") if hold else None
@@ -37,7 +39,8 @@ def parse(obj: Object):
             time.sleep(0.02)
     return rows
 
-logs.aggregate("by_kind", by=["kind"], sql="SELECT kind, count(*) AS n, sum(v) AS total FROM logs GROUP BY kind")
+logs.aggregate("by_kind", by=["kind"],
+    sql="SELECT kind, count(*) AS n, sum(v) AS total FROM logs GROUP BY kind")
 '''
 
 
@@ -55,7 +58,11 @@ def sums(project: Deployed) -> dict[str, tuple[int, int]]:
 
 def running(project: Deployed, function: str = "work_parse") -> Any:
     """The container that runs a function's input now."""
-    [found] = [c for c in project.cloud.modal.containers() if c.app == project.app and c.function.name == function]
+    [found] = [
+        c
+        for c in project.cloud.modal.containers()
+        if c.app == project.app and c.function.name == function
+    ]
     return found
 
 
@@ -74,7 +81,9 @@ def pass_an_hour_later(project: Deployed, monkeypatch: pytest.MonkeyPatch) -> No
     async def go() -> None:
         bucket = Bucket(url=project.bucket, endpoint_url=project.cloud.url, region="us-east-1")
         [pipeline] = load_pipelines(str(project.file))
-        runtime = ModalEngine(str(project.file), bucket, app=project.app).runtime(pipeline, bucket.open())
+        runtime = ModalEngine(str(project.file), bucket, app=project.app).runtime(
+            pipeline, bucket.open()
+        )
         await Pass(dataclasses.replace(runtime.context(), clock=Later())).run()
 
     asyncio.run(go())
@@ -141,7 +150,9 @@ def test_a_call_beyond_its_time_costs_its_own_file_alone(cloud: Cloud, tmp_path:
     assert sums(project) == {}, "one task, and it was lost"
     project.fire()  # the slow file is alone now, and not held a second time
     assert sums(project) == {"slow": (1, 1), "fast": (1, 1)}
-    assert {one.status for one in project.inputs("work_parse")} == {"done"}, "the container lived on"
+    assert {one.status for one in project.inputs("work_parse")} == {"done"}, (
+        "the container lived on"
+    )
     project.audit()
 
 
@@ -159,7 +170,9 @@ def test_an_order_run_twice_counts_once(cloud: Cloud) -> None:
     project.audit()
 
 
-def test_orders_that_never_arrive_are_sent_again(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_orders_that_never_arrive_are_sent_again(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = cloud.project(flow())
     project.deploy()
     cloud.modal.faults.lose("work_parse", n=1)
@@ -174,7 +187,9 @@ def test_orders_that_never_arrive_are_sent_again(cloud: Cloud, monkeypatch: pyte
     assert project.sql("SELECT * FROM quarantine") == []
 
 
-def test_a_submission_cut_off_half_way_loses_nothing(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_submission_cut_off_half_way_loses_nothing(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = cloud.project(flow("api"))
     project.deploy()
     cloud.modal.faults.cut_submission("work_parse", after=1)
@@ -184,7 +199,9 @@ def test_a_submission_cut_off_half_way_loses_nothing(cloud: Cloud, monkeypatch: 
     [tick] = project.inputs("tick")
     assert tick.status == "failed"
     cloud.modal.faults.cuts.clear()
-    assert project.sql("SELECT count(*) AS n FROM logs")[0]["n"] == 250, "one task of several was submitted"
+    assert project.sql("SELECT count(*) AS n FROM logs")[0]["n"] == 250, (
+        "one task of several was submitted"
+    )
     project.fire()
     pass_an_hour_later(project, monkeypatch)
     cloud.modal.wait_idle()
@@ -222,14 +239,18 @@ def test_a_redeploy_in_the_middle_of_a_run(cloud: Cloud, tmp_path: Path) -> None
     Path(f"{hold}.go").touch()  # a worker of the old version finishes late
     cloud.modal.wait_idle()
     project.fire()
-    versions = {row["key"]: row["version"] for row in project.sql("SELECT key, version FROM sources")}
+    versions = {
+        row["key"]: row["version"] for row in project.sql("SELECT key, version FROM sources")
+    }
     assert versions == {"up/old.jsonl": "1", "up/new.jsonl": "2"}
     assert sums(project) == {"old": (1, 1), "new": (1, 1)}
     project.audit()
 
 
 def test_an_object_overwritten_after_it_was_planned_is_never_believed(cloud: Cloud) -> None:
-    """Through a mount no read can ask for a version, so the workers' word is checked before it is committed."""
+    """Through a mount no read can ask for a version, so the workers' word is checked before it is
+    committed.
+    """
     project = cloud.project(flow())
     project.deploy()
     project.upload("up/a.jsonl", lines({"kind": "a", "v": 1}))
@@ -246,7 +267,9 @@ def test_an_object_overwritten_after_it_was_planned_is_never_believed(cloud: Clo
 
 
 def test_many_small_files_are_few_inputs(cloud: Cloud) -> None:
-    """Counted, not run: the workers are held. `python -m attempts.modal` runs 20,000 to their end."""
+    """Counted, not run: the workers are held. `python -m bench.modal` runs 20,000
+    to their end.
+    """
     project = cloud.project(flow("api"))
     project.deploy()
     cloud.modal.pause("work_parse")
@@ -255,7 +278,9 @@ def test_many_small_files_are_few_inputs(cloud: Cloud) -> None:
         project.upload(f"up/{i:05}.jsonl", body)
     project.fire()
     assert 1 <= len(project.inputs("work_parse")) <= 4
-    assert len(project.keys("_tidemill/logs/assignments/")) >= 1, "long orders travel through the bucket"
+    assert len(project.keys("_tidemill/logs/assignments/")) >= 1, (
+        "long orders travel through the bucket"
+    )
     project.fire()
     assert len(project.inputs("work_parse")) <= 4, "nobody plans them again"
     cloud.modal.resume("work_parse")
@@ -264,14 +289,20 @@ def test_many_small_files_are_few_inputs(cloud: Cloud) -> None:
 def test_hints_are_looked_up_and_processed_without_a_listing(cloud: Cloud) -> None:
     import urllib.request
 
-    project = cloud.project(flow().replace('schedule="*/5 * * * *"', 'schedule="*/5 * * * *", sweep="0 3 * * *"'))
+    project = cloud.project(
+        flow().replace('schedule="*/5 * * * *"', 'schedule="*/5 * * * *", sweep="0 3 * * *"')
+    )
     project.deploy()
     project.upload("up/hinted one.jsonl", lines({"kind": "a", "v": 1}))
     project.upload("up/silent.jsonl", lines({"kind": "b", "v": 1}))
     project.fire()
     assert project.inputs("work_parse") == [], "with a sweep, ticks do not list"
     bucket, _, prefix = project.bucket.removeprefix("s3://").partition("/")
-    event = {"Records": [{"s3": {"bucket": {"name": bucket}, "object": {"key": f"{prefix}/up/hinted+one.jsonl"}}}]}
+    event = {
+        "Records": [
+            {"s3": {"bucket": {"name": bucket}, "object": {"key": f"{prefix}/up/hinted+one.jsonl"}}}
+        ]
+    }
     url = cloud.modal.url(project.app, "hint")
     request = urllib.request.Request(url, data=json.dumps(event).encode(), method="POST")
     with urllib.request.urlopen(request, timeout=30) as answer:
@@ -284,13 +315,18 @@ def test_hints_are_looked_up_and_processed_without_a_listing(cloud: Cloud) -> No
 
 
 def test_a_cost_limit_holds_files_back_and_a_later_run_goes_on(cloud: Cloud) -> None:
-    limited = flow("api").replace('schedule="*/5 * * * *"', 'schedule="*/5 * * * *", max_cost_usd=0.0000145')
+    limited = flow("api").replace(
+        'schedule="*/5 * * * *"', 'schedule="*/5 * * * *", max_cost_usd=0.0000145'
+    )
     project = cloud.project(limited)
     project.deploy()
     for i in range(6):
         project.upload(f"up/{i}.jsonl", lines({"kind": "a", "v": i}))
     report = project.run("--engine", "modal")
-    assert (report["planned"], report["over_budget"]) == (4, 2), "at an assumed fifth of a second each"
+    assert (report["planned"], report["over_budget"]) == (
+        4,
+        2,
+    ), "at an assumed fifth of a second each"
     cloud.modal.wait_idle()
     said = project.call("run", "--engine", "modal").stdout
     assert "2 files handed over" in said
@@ -331,13 +367,18 @@ def test_small_tasks_share_a_batch_and_full_ones_do_not_wait(cloud: Cloud) -> No
     for i in range(8):
         project.upload(f"up/many-{i}", "x")
     project.fire()
-    assert project.sql(rows.format("many")) == [{"together": 4, "call": 1}, {"together": 4, "call": 2}]
+    assert project.sql(rows.format("many")) == [
+        {"together": 4, "call": 1},
+        {"together": 4, "call": 2},
+    ]
     assert len(project.inputs("work_count.run")) == 1
     project.audit()
 
 
 def test_code_runs_only_what_was_planned_for_it(cloud: Cloud) -> None:
-    """Orders that wait while new code is deployed are planned anew: rows say which code made them, and say the truth."""
+    """Orders that wait while new code is deployed are planned anew: rows say which code made them,
+    and say the truth.
+    """
     project = cloud.project(flow("api"))
     project.deploy()
     project.upload("up/a.jsonl", lines({"kind": "a", "v": 1}))

@@ -1,4 +1,6 @@
-"""A container's surroundings: a fresh root folder with what the client uploaded, its environment, its process."""
+"""A container's surroundings: a fresh root folder with what the client uploaded, its environment,
+its process.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,15 @@ from tests.support.warm import Started, Template
 UNCHECKED = py_compile.PycInvalidationMode.UNCHECKED_HASH
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "FUSE_LIBRARY_PATH")
 ISOLATION = '''\
-"""Only installed packages and the container's own root can be imported: editable installs are not in the image."""
+"""Only installed packages and the container's own root can be imported: no editable installs."""
 import ctypes, os, signal, sys
 if os.getppid() == {parent}:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no container outlives its test
-_own = [os.path.realpath(p) for p in ({root!r}, sys.prefix, sys.base_prefix, os.path.dirname(os.__file__))]
+_own = [os.path.realpath(p) for p in ({root!r}, sys.prefix, sys.base_prefix,
+    os.path.dirname(os.__file__))]
 sys.path[:] = [p for p in sys.path if any(os.path.realpath(p or ".").startswith(o) for o in _own)]
-sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "__module__", "").startswith("__editable__")]
+sys.meta_path[:] = [f for f in sys.meta_path if not getattr(f, "__module__",
+    "").startswith("__editable__")]
 '''
 
 
@@ -59,7 +63,11 @@ class Boxes:
         with container.log.open("wb") as log:
             if self._template is not None:
                 entry = ["modal._container_entrypoint"]
-                return Warm(self._template.start(entry, env=environment, cwd=cwd, out=log, err=log, session=True))
+                return Warm(
+                    self._template.start(
+                        entry, env=environment, cwd=cwd, out=log, err=log, session=True
+                    )
+                )
             return await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -94,8 +102,14 @@ class Boxes:
         (root / "root").mkdir(parents=True)
         (root / "isolation").mkdir()
         parent = self._template.pid if self._template else os.getpid()
-        (root / "isolation" / "sitecustomize.py").write_text(ISOLATION.format(root=str(root.resolve()), parent=parent))
-        copied = [i.context_mount_id for i in self._world.image_chain(definition.image_id) if "COPY . /" in i.dockerfile_commands]
+        (root / "isolation" / "sitecustomize.py").write_text(
+            ISOLATION.format(root=str(root.resolve()), parent=parent)
+        )
+        copied = [
+            i.context_mount_id
+            for i in self._world.image_chain(definition.image_id)
+            if "COPY . /" in i.dockerfile_commands
+        ]
         for mount_id in [*copied, *definition.mount_ids]:
             for file in self._world.mounts.get(mount_id, []):
                 path = root / file.filename.lstrip("/")
@@ -106,11 +120,15 @@ class Boxes:
                     self._compile(file.sha256_hex, path)
 
     def _compile(self, sha256: str, path: Path) -> None:
-        """Bytecode beside a source file, made once for all containers: compiling takes longer than what the tests do there."""
+        """Bytecode beside a source file, made once for all containers: compiling takes longer than
+        what the tests do there.
+        """
         compiled = self._world.folder / "compiled" / sha256
         if not compiled.exists():
             with suppress(py_compile.PyCompileError):  # the container will say it
-                py_compile.compile(str(path), str(compiled), doraise=True, invalidation_mode=UNCHECKED)
+                py_compile.compile(
+                    str(path), str(compiled), doraise=True, invalidation_mode=UNCHECKED
+                )
         if compiled.exists():
             beside = Path(importlib.util.cache_from_source(str(path)))
             beside.parent.mkdir(exist_ok=True)
@@ -127,7 +145,9 @@ class Boxes:
                 path.symlink_to(volume)
                 self._linked[path] = mount.volume_id
 
-    def _arguments(self, container: Container, definition: api_pb2.Function) -> api_pb2.ContainerArguments:
+    def _arguments(
+        self, container: Container, definition: api_pb2.Function
+    ) -> api_pb2.ContainerArguments:
         function = container.function
         arguments = api_pb2.ContainerArguments(
             task_id=container.task_id,
@@ -146,17 +166,25 @@ class Boxes:
             if dependency.object_id.startswith("vo-"):
                 one.volume_metadata.name = self._world.volumes[dependency.object_id]
             if dependency.object_id.startswith("fu-"):
-                one.function_handle_metadata.CopyFrom(self._world.functions[dependency.object_id].handle)
+                one.function_handle_metadata.CopyFrom(
+                    self._world.functions[dependency.object_id].handle
+                )
         return arguments
 
-    def _environment(self, container: Container, definition: api_pb2.Function, arguments: Path) -> dict[str, str]:
-        """Nothing of the client's own environment, then Modal's variables, the image's, and the secrets'."""
+    def _environment(
+        self, container: Container, definition: api_pb2.Function, arguments: Path
+    ) -> dict[str, str]:
+        """Nothing of the client's own environment, then Modal's variables, the image's, and the
+        secrets'.
+        """
         root = container.root
         variables = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
         variables |= {
             "HOME": str(root / "root"),
             "TMPDIR": str(_made(root / "tmp")),
-            "PYTHONPATH": os.pathsep.join(map(str, (root / "isolation", root / "root", root / "pkg"))),
+            "PYTHONPATH": os.pathsep.join(
+                map(str, (root / "isolation", root / "root", root / "pkg"))
+            ),
             "PYTHONUNBUFFERED": "1",
             "MODAL_SERVER_URL": self.server_url,
             "MODAL_DISABLE_API_PROXY": "1",
@@ -194,11 +222,16 @@ class Warm:
         return self._started.returncode
 
     async def wait(self) -> int:
-        return self._started.ended(await asyncio.get_running_loop().sock_recv(self._started.connection, 64))
+        return self._started.ended(
+            await asyncio.get_running_loop().sock_recv(self._started.connection, 64)
+        )
 
 
 def image_variables(commands: list[str]) -> dict[str, str]:
-    """The ENV commands of an image. Those that refer to others, such as PATH, belong to a file system that is not here."""
+    """The ENV commands of an image.
+
+    Those that refer to others, such as PATH, belong to a file system that is not here.
+    """
     found = {}
     for command in commands:
         if command.startswith("ENV ") and "=" in command:

@@ -1,4 +1,6 @@
-"""CloudBucketMounts of containers: a FUSE process for each where that works, else a directory kept alike."""
+"""CloudBucketMounts of containers: a FUSE process for each where that works, else a directory kept
+alike.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,13 @@ class BucketMount:
 class Buckets:
     """The mounts of one stand-in; containers with the same definition share one."""
 
-    def __init__(self, world: World, s3_endpoint: str | None, aws: dict[str, str] | None, cache_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        world: World,
+        s3_endpoint: str | None,
+        aws: dict[str, str] | None,
+        cache_s: float = 0.0,
+    ) -> None:
         self._world = world
         self._endpoint = s3_endpoint or ""
         self._aws = aws or {}
@@ -63,7 +71,9 @@ class Buckets:
 
     async def attach(self, task_id: str, definition: api_pb2.Function) -> None:
         """Mount what a function declares. Raises where a bucket cannot be reached."""
-        await asyncio.gather(*(self._attach(task_id, declared) for declared in definition.cloud_bucket_mounts))
+        await asyncio.gather(
+            *(self._attach(task_id, declared) for declared in definition.cloud_bucket_mounts)
+        )
 
     async def _attach(self, task_id: str, declared: api_pb2.CloudBucketMount) -> None:
         settings, path = self._settings(declared), Path(declared.mount_path)
@@ -102,14 +112,20 @@ class Buckets:
         self.active.clear()
 
     def _settings(self, declared: api_pb2.CloudBucketMount) -> dict[str, Any]:
-        secret = self._world.secret(declared.credentials_secret_id) if declared.credentials_secret_id else self._aws
+        secret = (
+            self._world.secret(declared.credentials_secret_id)
+            if declared.credentials_secret_id
+            else self._aws
+        )
         return {
             "bucket": declared.bucket_name,
             "path": declared.mount_path,
             "prefix": declared.key_prefix,
             "read_only": declared.read_only,
             "endpoint": declared.bucket_endpoint_url or self._endpoint,
-            "credentials": {name: value for name, value in secret.items() if name.startswith("AWS_")},
+            "credentials": {
+                name: value for name, value in secret.items() if name.startswith("AWS_")
+            },
             "cache_s": self._cache_s,
         }
 
@@ -162,7 +178,10 @@ def _starter() -> _Starter:
 
 
 def start_fuse(settings: dict[str, Any]) -> int:
-    """The number of a process that serves a bucket at a path, once it is mounted. Raises with the process's last words."""
+    """The number of a process that serves a bucket at a path, once it is mounted.
+
+    Raises with the process's last words.
+    """
     path = Path(settings["path"])
     with tempfile.NamedTemporaryFile("r") as errors:
         pid = _starter().start({**settings, "errors": errors.name})
@@ -170,7 +189,9 @@ def start_fuse(settings: dict[str, Any]) -> int:
         while not path.is_mount():
             if not psutil.pid_exists(pid) or time.monotonic() > deadline:
                 _kill(pid)
-                raise OSError(f"{settings['bucket']} cannot be mounted at {path}: {errors.read()[-1000:]}")
+                raise OSError(
+                    f"{settings['bucket']} cannot be mounted at {path}: {errors.read()[-1000:]}"
+                )
             time.sleep(0.005)
     return pid
 
@@ -192,11 +213,19 @@ def _kill(pid: int) -> None:
 
 @cache
 def mount_kind() -> str:
-    """`fuse` where a file system can be mounted here, found by mounting one; else `directory`, or where the tests ask for it."""
+    """`fuse` where a file system can be mounted here, found by mounting one; else `directory`, or
+    where the tests ask for it.
+    """
     if os.environ.get("TIDEMILL_TEST_MOUNTS") == "directory":
         return "directory"
     folder = Path(tempfile.mkdtemp(prefix="offline-fuse-"))
-    settings = {"bucket": "none", "path": str(folder), "prefix": "", "read_only": True, "endpoint": "http://127.0.0.1:9"}
+    settings = {
+        "bucket": "none",
+        "path": str(folder),
+        "prefix": "",
+        "read_only": True,
+        "endpoint": "http://127.0.0.1:9",
+    }
     try:
         process = start_fuse({**settings, "credentials": {}, "cache_s": 0, "trial": True})
     except OSError:
@@ -212,7 +241,9 @@ def pull(mount: BucketMount) -> None:
     """Make a directory equal to what is in the bucket."""
     client, prefix = s3_client(mount.settings), mount.settings["prefix"]
     there: dict[str, tuple[str, float]] = {}
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=mount.settings["bucket"], Prefix=prefix)
+    pages = client.get_paginator("list_objects_v2").paginate(
+        Bucket=mount.settings["bucket"], Prefix=prefix
+    )
     for one in (one for page in pages for one in page.get("Contents", [])):
         name = one["Key"][len(prefix) :]
         if all(part not in ("", ".", "..") for part in name.split("/")):
@@ -235,11 +266,15 @@ def push(mount: BucketMount) -> None:
     if mount.read_only:
         return
     client, prefix = s3_client(mount.settings), mount.settings["prefix"]
-    here = {str(path.relative_to(mount.path)): path for path in mount.path.rglob("*") if path.is_file()}
+    here = {
+        str(path.relative_to(mount.path)): path for path in mount.path.rglob("*") if path.is_file()
+    }
     for name, path in here.items():
         if mount.seen.get(name) != stamp(path):
             with path.open("rb") as body:
-                answer = client.put_object(Bucket=mount.settings["bucket"], Key=prefix + name, Body=body)
+                answer = client.put_object(
+                    Bucket=mount.settings["bucket"], Key=prefix + name, Body=body
+                )
             mount.etags[name], mount.seen[name] = answer["ETag"], stamp(path)
     for name in set(mount.etags) - set(here):
         client.delete_object(Bucket=mount.settings["bucket"], Key=prefix + name)

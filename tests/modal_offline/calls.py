@@ -20,13 +20,18 @@ TERMINATED = api_pb2.GenericResult.GENERIC_STATUS_TERMINATED
 
 
 class Calls:
-    """Function calls from submission to result. `cancel_running` tells the containers of an input to give it up."""
+    """Function calls from submission to result.
+
+    `cancel_running` tells the containers of an input to give it up.
+    """
 
     def __init__(self, world: World, cancel_running: Callable[[Input, bool], None]) -> None:
         self._world = world
         self._cancel_running = cancel_running
 
-    def open(self, function: Function, kind: int, invocation: int, parent_input_id: str = "") -> Call:
+    def open(
+        self, function: Function, kind: int, invocation: int, parent_input_id: str = ""
+    ) -> Call:
         """A new call without inputs."""
         call = Call(self._world.new_id("fc"), function, kind, invocation, parent_input_id)
         self._world.calls[call.call_id] = call
@@ -54,13 +59,26 @@ class Calls:
         faults = self._world.faults
         if faults.exhausted > 0:
             faults.exhausted -= 1
-            raise GRPCError(Status.RESOURCE_EXHAUSTED, "the offline stand-in was asked to be out of resources")
-        methods = {f"{function.name.removesuffix('.*')}.{item.input.method_name}" for item in request.pipelined_inputs}
+            raise GRPCError(
+                Status.RESOURCE_EXHAUSTED, "the offline stand-in was asked to be out of resources"
+            )
+        methods = {
+            f"{function.name.removesuffix('.*')}.{item.input.method_name}"
+            for item in request.pipelined_inputs
+        }
         for name in faults.cuts.keys() & {function.name, *methods}:
             if faults.cuts[name] <= 0:
-                raise GRPCError(Status.FAILED_PRECONDITION, "the offline stand-in was asked to cut this submission")
+                raise GRPCError(
+                    Status.FAILED_PRECONDITION,
+                    "the offline stand-in was asked to cut this submission",
+                )
             faults.cuts[name] -= len(request.pipelined_inputs)
-        call = self.open(function, request.function_call_type, request.function_call_invocation_type, request.parent_input_id)
+        call = self.open(
+            function,
+            request.function_call_type,
+            request.function_call_invocation_type,
+            request.parent_input_id,
+        )
         accepted = self.submit(call, request.pipelined_inputs)
         return api_pb2.FunctionMapResponse(
             function_call_id=call.call_id,
@@ -78,23 +96,35 @@ class Calls:
     async def FunctionFinishInputs(self, _: Message, __: str) -> Message:
         return Empty()
 
-    async def FunctionRetryInputs(self, request: api_pb2.FunctionRetryInputsRequest, _: str) -> Message:
+    async def FunctionRetryInputs(
+        self, request: api_pb2.FunctionRetryInputsRequest, _: str
+    ) -> Message:
         for item in request.inputs:
-            one = self._world.inputs[DecodedJwt.decode_without_verification(item.input_jwt).payload["input"]]
+            one = self._world.inputs[
+                DecodedJwt.decode_without_verification(item.input_jwt).payload["input"]
+            ]
             one.body, one.result, one.error, one.status = item.input, None, "", "queued"
             one.retry_count = item.retry_count or one.retry_count + 1
             one.call.function.queue.append(one)
         self._world.changed()
-        return api_pb2.FunctionRetryInputsResponse(input_jwts=[item.input_jwt for item in request.inputs])
+        return api_pb2.FunctionRetryInputsResponse(
+            input_jwts=[item.input_jwt for item in request.inputs]
+        )
 
-    async def FunctionGetOutputs(self, request: api_pb2.FunctionGetOutputsRequest, _: str) -> Message:
+    async def FunctionGetOutputs(
+        self, request: api_pb2.FunctionGetOutputsRequest, _: str
+    ) -> Message:
         call = self._call(request.function_call_id)
         deadline = time.monotonic() + min(request.timeout, GET_OUTPUTS_MAX_S)
         after = int((request.last_entry_id or "0-0").split("-")[0])
         while True:
             if request.HasField("start_idx"):
                 wanted = range(request.start_idx, request.end_idx + 1)
-                found = [one.result for one in call.inputs if one.idx in wanted and one.result is not None]
+                found = [
+                    one.result
+                    for one in call.inputs
+                    if one.idx in wanted and one.result is not None
+                ]
             else:
                 found = call.outputs[after:]
             left = deadline - time.monotonic()
@@ -112,18 +142,28 @@ class Calls:
             num_unfinished_inputs=call.unfinished,
         )
 
-    async def FunctionCallFromId(self, request: api_pb2.FunctionCallFromIdRequest, _: str) -> Message:
+    async def FunctionCallFromId(
+        self, request: api_pb2.FunctionCallFromIdRequest, _: str
+    ) -> Message:
         call = self._call(request.function_call_id)
-        handle = api_pb2.FunctionCallHandleMetadata(app_id=call.function.app.app_id, function_id=call.function.function_id)
-        return api_pb2.FunctionCallFromIdResponse(function_call_id=call.call_id, num_inputs=len(call.inputs), metadata=handle)
+        handle = api_pb2.FunctionCallHandleMetadata(
+            app_id=call.function.app.app_id, function_id=call.function.function_id
+        )
+        return api_pb2.FunctionCallFromIdResponse(
+            function_call_id=call.call_id, num_inputs=len(call.inputs), metadata=handle
+        )
 
-    async def FunctionCallCancel(self, request: api_pb2.FunctionCallCancelRequest, _: str) -> Message:
+    async def FunctionCallCancel(
+        self, request: api_pb2.FunctionCallCancelRequest, _: str
+    ) -> Message:
         for one in self._call(request.function_call_id).inputs:
             self.cancel(one, request.terminate_containers)
         return Empty()
 
     def cancel(self, one: Input, terminate_containers: bool = False) -> None:
-        """Cancel an input that has no result yet: it leaves the queue, and its container is told."""
+        """Cancel an input that has no result yet: it leaves the queue, and its
+        container is told.
+        """
         if one.result is not None:
             return
         self.finish(one, "cancelled", failure(TERMINATED, "the call was cancelled"))
@@ -155,7 +195,9 @@ class Calls:
         one.call.outputs.append(one.result)
         one.call.tell()
 
-    async def FunctionGetCallGraph(self, request: api_pb2.FunctionGetCallGraphRequest, _: str) -> Message:
+    async def FunctionGetCallGraph(
+        self, request: api_pb2.FunctionGetCallGraphRequest, _: str
+    ) -> Message:
         response = api_pb2.FunctionGetCallGraphResponse()
         waiting = [self._call(request.function_call_id)]
         while waiting:
@@ -168,31 +210,50 @@ class Calls:
                 module_name=definition.module_name,
             )
             for one in call.inputs:
-                status = one.result.result.status if one.result else api_pb2.GenericResult.GENERIC_STATUS_UNSPECIFIED
-                response.inputs.add(
-                    input_id=one.input_id, status=status, function_call_id=call.call_id, task_id=one.tasks[-1] if one.tasks else ""
+                status = (
+                    one.result.result.status
+                    if one.result
+                    else api_pb2.GenericResult.GENERIC_STATUS_UNSPECIFIED
                 )
-                waiting += [other for other in self._world.calls.values() if other.parent_input_id == one.input_id]
+                response.inputs.add(
+                    input_id=one.input_id,
+                    status=status,
+                    function_call_id=call.call_id,
+                    task_id=one.tasks[-1] if one.tasks else "",
+                )
+                waiting += [
+                    other
+                    for other in self._world.calls.values()
+                    if other.parent_input_id == one.input_id
+                ]
         return response
 
     # --- streams beside a call: web requests and answers, generators
-    async def FunctionCallGetDataIn(self, request: api_pb2.FunctionCallGetDataRequest, _: str) -> AsyncIterator[Message]:
+    async def FunctionCallGetDataIn(
+        self, request: api_pb2.FunctionCallGetDataRequest, _: str
+    ) -> AsyncIterator[Message]:
         call = self._call(request.function_call_id)
         async for chunk in self.stream(call, call.data_in, request.last_index):
             yield chunk
 
-    async def FunctionCallGetDataOut(self, request: api_pb2.FunctionCallGetDataRequest, _: str) -> AsyncIterator[Message]:
+    async def FunctionCallGetDataOut(
+        self, request: api_pb2.FunctionCallGetDataRequest, _: str
+    ) -> AsyncIterator[Message]:
         call = self._call(request.function_call_id)
         async for chunk in self.stream(call, call.data_out, request.last_index):
             yield chunk
 
-    async def FunctionCallPutDataOut(self, request: api_pb2.FunctionCallPutDataRequest, _: str) -> Message:
+    async def FunctionCallPutDataOut(
+        self, request: api_pb2.FunctionCallPutDataRequest, _: str
+    ) -> Message:
         call = self._call(request.function_call_id)
         call.data_out.extend(request.data_chunks)
         call.tell()
         return Empty()
 
-    async def stream(self, call: Call, chunks: list[api_pb2.DataChunk], last: int = 0) -> AsyncIterator[api_pb2.DataChunk]:
+    async def stream(
+        self, call: Call, chunks: list[api_pb2.DataChunk], last: int = 0
+    ) -> AsyncIterator[api_pb2.DataChunk]:
         """The chunks after `last` as they come, until the call is over."""
         sent = 0
         while True:

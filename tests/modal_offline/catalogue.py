@@ -17,7 +17,9 @@ from tests.modal_offline.world import App, Function, World
 
 
 class Catalogue:
-    """Apps and what they consist of. `publish` and `stop` say what the containers must do about it."""
+    """Apps and what they consist of. `publish` and `stop` say what the containers
+    must do about it.
+    """
 
     def __init__(
         self,
@@ -39,54 +41,89 @@ class Catalogue:
         return api_pb2.WorkspaceNameLookupResponse(workspace_name="offline", username="offline")
 
     async def TokenInfoGet(self, _: Message, __: str) -> Message:
-        return api_pb2.TokenInfoGetResponse(token_id="ak-offline", workspace_id="wo-offline", workspace_name="offline")
+        return api_pb2.TokenInfoGetResponse(
+            token_id="ak-offline", workspace_id="wo-offline", workspace_name="offline"
+        )
 
     async def AuthTokenGet(self, _: Message, __: str) -> Message:
         parts = ({"alg": "none"}, {"exp": time.time() + 3600})
-        coded = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+        coded = [
+            base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
+            for part in parts
+        ]
         return api_pb2.AuthTokenGetResponse(token=f"{coded[0]}.{coded[1]}.offline")
 
-    async def EnvironmentGetOrCreate(self, request: api_pb2.EnvironmentGetOrCreateRequest, _: str) -> Message:
+    async def EnvironmentGetOrCreate(
+        self, request: api_pb2.EnvironmentGetOrCreateRequest, _: str
+    ) -> Message:
         settings = api_pb2.EnvironmentSettings(image_builder_version=BUILDER)
-        metadata = api_pb2.EnvironmentMetadata(name=request.deployment_name or ENVIRONMENT, settings=settings)
-        return api_pb2.EnvironmentGetOrCreateResponse(environment_id="en-offline", metadata=metadata)
+        metadata = api_pb2.EnvironmentMetadata(
+            name=request.deployment_name or ENVIRONMENT, settings=settings
+        )
+        return api_pb2.EnvironmentGetOrCreateResponse(
+            environment_id="en-offline", metadata=metadata
+        )
 
     async def EnvironmentList(self, _: Message, __: str) -> Message:
-        return api_pb2.EnvironmentListResponse(items=[api_pb2.EnvironmentListItem(name=ENVIRONMENT, default=True)])
+        return api_pb2.EnvironmentListResponse(
+            items=[api_pb2.EnvironmentListItem(name=ENVIRONMENT, default=True)]
+        )
 
     # --- apps
     async def AppCreate(self, request: api_pb2.AppCreateRequest, _: str) -> Message:
-        app = App(self._world.new_id("ap"), request.description, request.app_state, tags=dict(request.tags))
+        app = App(
+            self._world.new_id("ap"),
+            request.description,
+            request.app_state,
+            tags=dict(request.tags),
+        )
         self._world.apps[app.app_id] = app
-        return api_pb2.AppCreateResponse(app_id=app.app_id, app_page_url=f"http://offline/{app.app_id}")
+        return api_pb2.AppCreateResponse(
+            app_id=app.app_id, app_page_url=f"http://offline/{app.app_id}"
+        )
 
     async def AppGetOrCreate(self, request: api_pb2.AppGetOrCreateRequest, _: str) -> Message:
         app = self._world.app_named(request.app_name)
-        if app is None and request.object_creation_type != api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING:
+        if (
+            app is None
+            and request.object_creation_type != api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING
+        ):
             raise missing(f"App '{request.app_name}' not found in environment '{ENVIRONMENT}'")
         if app is None:
             app = App(self._world.new_id("ap"), request.app_name, api_pb2.APP_STATE_DEPLOYED)
             self._world.apps[app.app_id] = app
-        handle = api_pb2.AppHandleMetadata(app_id=app.app_id, description=app.name, environment_name=ENVIRONMENT)
+        handle = api_pb2.AppHandleMetadata(
+            app_id=app.app_id, description=app.name, environment_name=ENVIRONMENT
+        )
         return api_pb2.AppGetOrCreateResponse(app_id=app.app_id, handle_metadata=handle)
 
-    async def AppGetByDeploymentName(self, request: api_pb2.AppGetByDeploymentNameRequest, _: str) -> Message:
+    async def AppGetByDeploymentName(
+        self, request: api_pb2.AppGetByDeploymentNameRequest, _: str
+    ) -> Message:
         app = self._world.app_named(request.name)
         if app is None:
             return api_pb2.AppGetByDeploymentNameResponse()
-        return api_pb2.AppGetByDeploymentNameResponse(app_id=app.app_id, environment_name=ENVIRONMENT, lifecycle=_lifecycle(app))
+        return api_pb2.AppGetByDeploymentNameResponse(
+            app_id=app.app_id, environment_name=ENVIRONMENT, lifecycle=_lifecycle(app)
+        )
 
     async def AppGetLifecycle(self, request: api_pb2.AppGetLifecycleRequest, _: str) -> Message:
         return api_pb2.AppGetLifecycleResponse(lifecycle=_lifecycle(self._app(request.app_id)))
 
     async def AppGetLayout(self, request: api_pb2.AppGetLayoutRequest, _: str) -> Message:
-        return api_pb2.AppGetLayoutResponse(app_layout=layout(self._world, self._app(request.app_id)))
+        return api_pb2.AppGetLayoutResponse(
+            app_layout=layout(self._world, self._app(request.app_id))
+        )
 
     async def AppList(self, _: Message, __: str) -> Message:
         response = api_pb2.AppListResponse()
         for app in self._world.apps.values():
             response.apps.add(
-                app_id=app.app_id, name=app.name, description=app.name, state=app.state, created_at=app.deployed_at or time.time()
+                app_id=app.app_id,
+                name=app.name,
+                description=app.name,
+                state=app.state,
+                created_at=app.deployed_at or time.time(),
             )
         return response
 
@@ -104,9 +141,13 @@ class Catalogue:
                 function.live, function.staged = function.staged, None
                 function.generation += 1
         self._publish(app)
-        return api_pb2.AppPublishResponse(url=f"http://offline/apps/{app.name}", deployed_at=app.deployed_at)
+        return api_pb2.AppPublishResponse(
+            url=f"http://offline/apps/{app.name}", deployed_at=app.deployed_at
+        )
 
-    async def AppClientDisconnect(self, request: api_pb2.AppClientDisconnectRequest, _: str) -> Message:
+    async def AppClientDisconnect(
+        self, request: api_pb2.AppClientDisconnectRequest, _: str
+    ) -> Message:
         app = self._app(request.app_id)
         if app.state in (api_pb2.APP_STATE_EPHEMERAL, api_pb2.APP_STATE_INITIALIZING):
             self._stop(app)
@@ -123,12 +164,21 @@ class Catalogue:
         self._app(request.app_id).tags = dict(request.tags)
         return Empty()
 
-    async def AppDeploymentHistory(self, request: api_pb2.AppDeploymentHistoryRequest, _: str) -> Message:
+    async def AppDeploymentHistory(
+        self, request: api_pb2.AppDeploymentHistoryRequest, _: str
+    ) -> Message:
         app = self._app(request.app_id)
-        past = [api_pb2.AppDeploymentHistory(app_id=app.app_id, version=n) for n in range(app.version, 0, -1)]
-        return api_pb2.AppDeploymentHistoryResponse(app_deployment_histories=past, production_app_version=app.version)
+        past = [
+            api_pb2.AppDeploymentHistory(app_id=app.app_id, version=n)
+            for n in range(app.version, 0, -1)
+        ]
+        return api_pb2.AppDeploymentHistoryResponse(
+            app_deployment_histories=past, production_app_version=app.version
+        )
 
-    async def AppGetLogs(self, request: api_pb2.AppGetLogsRequest, _: str) -> AsyncIterator[Message]:
+    async def AppGetLogs(
+        self, request: api_pb2.AppGetLogsRequest, _: str
+    ) -> AsyncIterator[Message]:
         await self._app(request.app_id).stopped.wait()
         yield api_pb2.TaskLogsBatch(app_done=True)
 
@@ -136,9 +186,15 @@ class Catalogue:
         response = api_pb2.AppFetchLogsResponse()
         for container in self._world.ran:
             if container.function.app.app_id == request.app_id:
-                batch = response.batches.add(task_id=container.task_id, function_id=container.function.function_id)
+                batch = response.batches.add(
+                    task_id=container.task_id, function_id=container.function.function_id
+                )
                 for line in container.said().splitlines(keepends=True):
-                    batch.items.add(data=line, timestamp=container.started_at, file_descriptor=api_pb2.FILE_DESCRIPTOR_STDOUT)
+                    batch.items.add(
+                        data=line,
+                        timestamp=container.started_at,
+                        file_descriptor=api_pb2.FILE_DESCRIPTOR_STDOUT,
+                    )
         return response
 
     # --- functions and classes
@@ -150,14 +206,18 @@ class Catalogue:
             function = Function(self._world.new_id("fu"), app, request.function_name, handle)
             self._world.functions[function.function_id] = function
         _describe(function, request, "")
-        return api_pb2.FunctionPrecreateResponse(function_id=function.function_id, handle_metadata=function.handle)
+        return api_pb2.FunctionPrecreateResponse(
+            function_id=function.function_id, handle_metadata=function.handle
+        )
 
     async def FunctionCreate(self, request: api_pb2.FunctionCreateRequest, _: str) -> Message:
         sent = request.function if request.HasField("function") else request.function_data
         function = self._world.functions.get(request.existing_function_id)
         if function is None:
             handle = api_pb2.FunctionHandleMetadata(app_id=request.app_id)
-            function = Function(self._world.new_id("fu"), self._app(request.app_id), sent.function_name, handle)
+            function = Function(
+                self._world.new_id("fu"), self._app(request.app_id), sent.function_name, handle
+            )
             self._world.functions[function.function_id] = function
         data = api_pb2.FunctionData()
         if request.HasField("function_data"):
@@ -181,44 +241,77 @@ class Catalogue:
         app = self._world.app_named(request.app_name)
         if app is None or request.object_tag not in app.published:
             known = sorted(app.published) if app else "no such app"
-            raise missing(f"Function '{request.object_tag}' of app '{request.app_name}' not found ({known})")
+            raise missing(
+                f"Function '{request.object_tag}' of app '{request.app_name}' not found ({known})"
+            )
         function = self._world.functions[app.published[request.object_tag]]
         return api_pb2.FunctionGetResponse(
-            function_id=function.function_id, handle_metadata=function.handle, function=function.live
+            function_id=function.function_id,
+            handle_metadata=function.handle,
+            function=function.live,
         )
 
     async def FunctionGetById(self, request: api_pb2.FunctionGetByIdRequest, _: str) -> Message:
         function = self.function(request.function_id)
-        return api_pb2.FunctionGetByIdResponse(function=(function.base or function).live, handle_metadata=function.handle)
+        return api_pb2.FunctionGetByIdResponse(
+            function=(function.base or function).live, handle_metadata=function.handle
+        )
 
-    async def FunctionBindParams(self, request: api_pb2.FunctionBindParamsRequest, _: str) -> Message:
+    async def FunctionBindParams(
+        self, request: api_pb2.FunctionBindParamsRequest, _: str
+    ) -> Message:
         base = self.function(request.function_id)
         options = request.function_options if request.HasField("function_options") else None
-        wanted = (base, request.serialized_params, options.SerializeToString(deterministic=True) if options else b"")
+        wanted = (
+            base,
+            request.serialized_params,
+            options.SerializeToString(deterministic=True) if options else b"",
+        )
         for known in self._world.functions.values():
-            laid_over = known.options.SerializeToString(deterministic=True) if known.options else b""
+            laid_over = (
+                known.options.SerializeToString(deterministic=True) if known.options else b""
+            )
             if known.base is not None and (known.base, known.params, laid_over) == wanted:
-                return api_pb2.FunctionBindParamsResponse(bound_function_id=known.function_id, handle_metadata=known.handle)
+                return api_pb2.FunctionBindParamsResponse(
+                    bound_function_id=known.function_id, handle_metadata=known.handle
+                )
         handle = api_pb2.FunctionHandleMetadata()
         handle.CopyFrom(base.handle)
-        bound = Function(self._world.new_id("fu"), base.app, base.name, handle, base=base, params=request.serialized_params)
+        bound = Function(
+            self._world.new_id("fu"),
+            base.app,
+            base.name,
+            handle,
+            base=base,
+            params=request.serialized_params,
+        )
         if options is not None:
             bound.options = api_pb2.FunctionOptions()
             bound.options.CopyFrom(options)
         self._world.functions[bound.function_id] = bound
-        return api_pb2.FunctionBindParamsResponse(bound_function_id=bound.function_id, handle_metadata=handle)
+        return api_pb2.FunctionBindParamsResponse(
+            bound_function_id=bound.function_id, handle_metadata=handle
+        )
 
-    async def FunctionUpdateSchedulingParams(self, request: api_pb2.FunctionUpdateSchedulingParamsRequest, _: str) -> Message:
+    async def FunctionUpdateSchedulingParams(
+        self, request: api_pb2.FunctionUpdateSchedulingParamsRequest, _: str
+    ) -> Message:
         function = self.function(request.function_id)
         function.autoscaler.MergeFrom(request.settings)
         self._world.changed()
         return api_pb2.FunctionUpdateSchedulingParamsResponse(current_settings=function.autoscaler)
 
-    async def FunctionGetSchedulingParams(self, request: api_pb2.FunctionGetSchedulingParamsRequest, _: str) -> Message:
-        now = api_pb2.AutoscalerConfiguration(settings=self.function(request.function_id).autoscaler)
+    async def FunctionGetSchedulingParams(
+        self, request: api_pb2.FunctionGetSchedulingParamsRequest, _: str
+    ) -> Message:
+        now = api_pb2.AutoscalerConfiguration(
+            settings=self.function(request.function_id).autoscaler
+        )
         return api_pb2.FunctionGetSchedulingParamsResponse(autoscaler_configuration=now)
 
-    async def FunctionGetCurrentStats(self, request: api_pb2.FunctionGetCurrentStatsRequest, _: str) -> Message:
+    async def FunctionGetCurrentStats(
+        self, request: api_pb2.FunctionGetCurrentStatsRequest, _: str
+    ) -> Message:
         function = self.function(request.function_id)
         containers = [c for c in self._world.containers.values() if c.function is function]
         return api_pb2.FunctionStats(
@@ -229,13 +322,17 @@ class Catalogue:
 
     async def ClassCreate(self, request: api_pb2.ClassCreateRequest, _: str) -> Message:
         class_id = request.existing_class_id or self._world.new_id("cs")
-        return api_pb2.ClassCreateResponse(class_id=class_id, handle_metadata=api_pb2.ClassHandleMetadata())
+        return api_pb2.ClassCreateResponse(
+            class_id=class_id, handle_metadata=api_pb2.ClassHandleMetadata()
+        )
 
     async def ClassGet(self, request: api_pb2.ClassGetRequest, _: str) -> Message:
         app = self._world.app_named(request.app_name)
         if app is None or request.object_tag not in app.classes:
             raise missing(f"Class '{request.object_tag}' of app '{request.app_name}' not found")
-        return api_pb2.ClassGetResponse(class_id=app.classes[request.object_tag], handle_metadata=api_pb2.ClassHandleMetadata())
+        return api_pb2.ClassGetResponse(
+            class_id=app.classes[request.object_tag], handle_metadata=api_pb2.ClassHandleMetadata()
+        )
 
     def function(self, function_id: str) -> Function:
         found = self._world.functions.get(function_id)
@@ -251,21 +348,31 @@ class Catalogue:
 
 
 def layout(world: World, app: App) -> api_pb2.AppLayout:
-    """An app's functions and classes with the metadata that a client or a container needs to use them."""
+    """An app's functions and classes with the metadata that a client or a container needs to use
+    them.
+    """
     found = api_pb2.AppLayout(function_ids=app.published, class_ids=app.classes)
     for function_id in app.published.values():
-        found.objects.add(object_id=function_id, function_handle_metadata=world.functions[function_id].handle)
+        found.objects.add(
+            object_id=function_id, function_handle_metadata=world.functions[function_id].handle
+        )
     for class_id in app.classes.values():
         found.objects.add(object_id=class_id, class_handle_metadata=api_pb2.ClassHandleMetadata())
     return found
 
 
 def _describe(
-    function: Function, sent: api_pb2.FunctionPrecreateRequest | api_pb2.Function | api_pb2.FunctionData, web_url: str
+    function: Function,
+    sent: api_pb2.FunctionPrecreateRequest | api_pb2.Function | api_pb2.FunctionData,
+    web_url: str,
 ) -> None:
     """Bring a function's handle up to date with what the client sent."""
     handle = function.handle
-    handle.function_name, handle.function_type, handle.web_url = sent.function_name, sent.function_type, web_url
+    handle.function_name, handle.function_type, handle.web_url = (
+        sent.function_name,
+        sent.function_type,
+        web_url,
+    )
     handle.function_schema.CopyFrom(sent.function_schema)
     if not isinstance(sent, api_pb2.FunctionPrecreateRequest):
         handle.class_parameter_info.CopyFrom(sent.class_parameter_info)
@@ -290,4 +397,6 @@ def _copy_shared_fields(sent: api_pb2.Function, data: api_pb2.FunctionData) -> N
 
 
 def _lifecycle(app: App) -> api_pb2.AppLifecycle:
-    return api_pb2.AppLifecycle(app_state=app.state, deployed_at=app.deployed_at, version=app.version)
+    return api_pb2.AppLifecycle(
+        app_state=app.state, deployed_at=app.deployed_at, version=app.version
+    )

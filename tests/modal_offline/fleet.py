@@ -1,4 +1,6 @@
-"""Containers: when they start, what they are given to do, and what becomes of their inputs when they die."""
+"""Containers: when they start, what they are given to do, and what becomes of their inputs when
+they die.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ Result = api_pb2.GenericResult
 
 
 class Fleet:
-    """Hands queued inputs to containers. Every change of state ends in one pass over all queues, on the event loop."""
+    """Hands queued inputs to containers.
+
+    Every change of state ends in one pass over all queues, on the event loop.
+    """
 
     def __init__(self, world: World, boxes: Boxes) -> None:
         self._world = world
@@ -49,7 +54,9 @@ class Fleet:
                 self._serve(function)
 
     def _serve(self, function: Function) -> None:
-        """Give a function's due inputs to the containers that wait, and start more where that does not suffice."""
+        """Give a function's due inputs to the containers that wait, and start more where that does
+        not suffice.
+        """
         now = time.monotonic()
         due = [one for one in function.queue if one.due <= now and not self._world.held(one)]
         later = [one.due for one in function.queue if one.due > now]
@@ -57,7 +64,11 @@ class Fleet:
             self._pass_soon(min(later) - now)
         for seeker in list(function.seekers):
             batch = _batch(due, seeker)
-            if not batch or (seeker.batch_max > 1 and len(batch) < seeker.batch_max and self._lingers(function, now)):
+            if not batch or (
+                seeker.batch_max > 1
+                and len(batch) < seeker.batch_max
+                and self._lingers(function, now)
+            ):
                 continue
             function.linger_until = None
             for one in batch:
@@ -75,7 +86,9 @@ class Fleet:
 
     def _scale(self, function: Function, due: list[Input]) -> None:
         definition = function.definition
-        serving = [c for c in self._world.containers.values() if c.function is function and not c.retiring]
+        serving = [
+            c for c in self._world.containers.values() if c.function is function and not c.retiring
+        ]
         starting = sum(not c.asked for c in serving) + len(function.seekers)
         slots = max(definition.batch_max_size, definition.max_concurrent_inputs, 1)
         for _ in range(math.ceil(len(due) / slots) - starting):
@@ -84,7 +97,10 @@ class Fleet:
             serving.append(self._start(function))
 
     def _room(self, served_already: bool) -> bool:
-        """Whether another container may run; an idle one makes room. A function's first one may always."""
+        """Whether another container may run; an idle one makes room.
+
+        A function's first one may always.
+        """
         running = [c for c in self._world.containers.values() if not c.retiring]
         if len(running) < limits.CONTAINERS_MAX:
             return True
@@ -106,7 +122,9 @@ class Fleet:
                 one.status = "running"
         timeout_s = container.function.definition.timeout_secs
         if timeout_s:
-            timer = asyncio.get_running_loop().call_later(timeout_s, self._time_out, container, batch, timeout_s)
+            timer = asyncio.get_running_loop().call_later(
+                timeout_s, self._time_out, container, batch, timeout_s
+            )
             container.timers.update({one.input_id: timer for one in batch})
         container.retiring |= container.function.definition.single_use_containers
         seeker.answer.set_result(batch)
@@ -142,15 +160,23 @@ class Fleet:
             await container.process.wait()
             end_group(container)
         except Exception as error:
-            self._world.problems.append(f"{container.task_id} of {container.function.name} did not start: {error!r}")
-            container.failure = failure(Result.GENERIC_STATUS_FAILURE, f"the container did not start: {error!r}")
+            self._world.problems.append(
+                f"{container.task_id} of {container.function.name} did not start: {error!r}"
+            )
+            container.failure = failure(
+                Result.GENERIC_STATUS_FAILURE, f"the container did not start: {error!r}"
+            )
         del self._world.containers[container.task_id]
         function = container.function
         function.seekers = [s for s in function.seekers if s.container is not container]
         for one in reversed(list(container.running.values())):
             self._release(container, one)
             if one.result is None and one.executions >= limits.EXECUTIONS_MAX:
-                self.calls.finish(one, "failed", failure(Result.GENERIC_STATUS_FAILURE, "its containers died too often"))
+                self.calls.finish(
+                    one,
+                    "failed",
+                    failure(Result.GENERIC_STATUS_FAILURE, "its containers died too often"),
+                )
             elif one.result is None:
                 one.status = "queued"
                 function.queue.insert(0, one)
@@ -165,7 +191,9 @@ class Fleet:
         function.startup_failures += 1
         patience = limits.STARTUP_FAILURES_MAX if container.failure else limits.STARTUP_CRASHES_MAX
         if function.startup_failures >= patience:
-            reason = container.failure or failure(Result.GENERIC_STATUS_FAILURE, "the containers crash while they start")
+            reason = container.failure or failure(
+                Result.GENERIC_STATUS_FAILURE, "the containers crash while they start"
+            )
             waiting, function.queue, function.startup_failures = function.queue, [], 0
             for one in waiting:
                 if one.result is None:
@@ -186,12 +214,18 @@ class Fleet:
     def published(self, app: App) -> None:
         """A new version: containers of older ones finish what they run and go."""
         for container in self._world.containers.values():
-            if container.function.app is app and container.generation != container.function.current_generation:
+            if (
+                container.function.app is app
+                and container.generation != container.function.current_generation
+            ):
                 container.retiring = True
         for function in self._world.functions.values():
             if function.app is app:
                 function.startup_failures = 0
-            if function.app is app and (function.base or function).function_id not in app.published.values():
+            if (
+                function.app is app
+                and (function.base or function).function_id not in app.published.values()
+            ):
                 self._abandon(function)
             for seeker in list(function.seekers):
                 if seeker.container.retiring:
@@ -225,7 +259,9 @@ class Fleet:
 
     # --- inputs that do not end well
     def _time_out(self, container: Container, batch: list[Input], timeout_s: int) -> None:
-        """A container that exceeds its time limit is killed, and its input has failed; others in it run again."""
+        """A container that exceeds its time limit is killed, and its input has failed; others in it
+        run again.
+        """
         for one in batch:
             if container.running.get(one.input_id) is one:
                 self._release(container, one)
@@ -233,18 +269,31 @@ class Fleet:
                 self._fail(one, failure(Result.GENERIC_STATUS_TIMEOUT, text), 0, container, 0)
         self.end(container)
 
-    def _fail(self, one: Input, result: Result, data_format: int, container: Container, started_at: float) -> None:
-        """Retry by the function's policy where the server owns the retries, else report the failure."""
+    def _fail(
+        self, one: Input, result: Result, data_format: int, container: Container, started_at: float
+    ) -> None:
+        """Retry by the function's policy where the server owns the retries, else report the
+        failure.
+        """
         if one.result is not None:
             return
         policy = one.call.function.definition.retry_policy
         if one.call.retried_here and one.retry_count < policy.retries:
-            delay_ms = policy.initial_delay_ms * (policy.backoff_coefficient or 1) ** one.retry_count
+            delay_ms = (
+                policy.initial_delay_ms * (policy.backoff_coefficient or 1) ** one.retry_count
+            )
             one.due = time.monotonic() + min(delay_ms, policy.max_delay_ms or delay_ms) / 1000
             one.retry_count, one.status, one.error = one.retry_count + 1, "queued", result.exception
             one.call.function.queue.append(one)
         else:
-            self.calls.finish(one, "failed", result, data_format=data_format, task_id=container.task_id, started_at=started_at)
+            self.calls.finish(
+                one,
+                "failed",
+                result,
+                data_format=data_format,
+                task_id=container.task_id,
+                started_at=started_at,
+            )
         self._world.changed()
 
     def _release(self, container: Container, one: Input) -> None:
@@ -276,9 +325,13 @@ class Fleet:
         to_cancel, container.to_cancel = container.to_cancel, []
         if not to_cancel:
             return api_pb2.ContainerHeartbeatResponse()
-        return api_pb2.ContainerHeartbeatResponse(cancel_input_event=api_pb2.CancelInputEvent(input_ids=to_cancel))
+        return api_pb2.ContainerHeartbeatResponse(
+            cancel_input_event=api_pb2.CancelInputEvent(input_ids=to_cancel)
+        )
 
-    async def FunctionGetInputs(self, request: api_pb2.FunctionGetInputsRequest, caller: str) -> Message:
+    async def FunctionGetInputs(
+        self, request: api_pb2.FunctionGetInputsRequest, caller: str
+    ) -> Message:
         container = self._world.container_of(caller)
         container.asked, container.function.startup_failures = True, 0
         response = api_pb2.FunctionGetInputsResponse()
@@ -302,13 +355,17 @@ class Fleet:
         return response
 
     async def _seek(self, container: Container, batch_max: int) -> list[Input] | None:
-        """The next inputs for a container; an empty list once it was idle for long; None to ask again."""
+        """The next inputs for a container; an empty list once it was idle for long; None to ask
+        again.
+        """
         seeker = Seeker(container, batch_max, asyncio.get_running_loop().create_future())
         container.function.seekers.append(seeker)
         self._world.changed()
         declared = container.function.definition.task_idle_timeout_secs or limits.IDLE_S
         try:
-            return await asyncio.wait_for(asyncio.shield(seeker.answer), min(declared, limits.IDLE_S))
+            return await asyncio.wait_for(
+                asyncio.shield(seeker.answer), min(declared, limits.IDLE_S)
+            )
         except TimeoutError:
             if seeker.answer.done():
                 return seeker.answer.result()
@@ -319,7 +376,9 @@ class Fleet:
                 container.function.seekers.remove(seeker)
             raise
 
-    async def FunctionPutOutputs(self, request: api_pb2.FunctionPutOutputsRequest, caller: str) -> Message:
+    async def FunctionPutOutputs(
+        self, request: api_pb2.FunctionPutOutputsRequest, caller: str
+    ) -> Message:
         container = self._world.container_of(caller)
         await self._boxes.after_inputs(container)
         for item in request.outputs:
@@ -331,7 +390,12 @@ class Fleet:
                 continue
             if item.result.status == Result.GENERIC_STATUS_SUCCESS:
                 self.calls.finish(
-                    one, "done", item.result, data_format=item.data_format, task_id=caller, started_at=item.input_started_at
+                    one,
+                    "done",
+                    item.result,
+                    data_format=item.data_format,
+                    task_id=caller,
+                    started_at=item.input_started_at,
                 )
             elif item.result.status == Result.GENERIC_STATUS_TERMINATED:
                 self.calls.finish(one, "cancelled", item.result)
@@ -340,7 +404,9 @@ class Fleet:
         self._world.changed()
         return Empty()
 
-    async def FunctionGetDynamicConcurrency(self, request: api_pb2.FunctionGetDynamicConcurrencyRequest, _: str) -> Message:
+    async def FunctionGetDynamicConcurrency(
+        self, request: api_pb2.FunctionGetDynamicConcurrencyRequest, _: str
+    ) -> Message:
         return api_pb2.FunctionGetDynamicConcurrencyResponse(concurrency=request.max_concurrency)
 
     async def TaskResult(self, request: api_pb2.TaskResultRequest, caller: str) -> Message:
@@ -359,7 +425,11 @@ class Fleet:
         response = api_pb2.TaskListResponse()
         for container in self._world.containers.values():
             if container.function.app.app_id == request.app_id:
-                response.tasks.add(task_id=container.task_id, app_id=request.app_id, enqueued_at=container.started_at)
+                response.tasks.add(
+                    task_id=container.task_id,
+                    app_id=request.app_id,
+                    enqueued_at=container.started_at,
+                )
         return response
 
 

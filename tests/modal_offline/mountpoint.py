@@ -1,12 +1,14 @@
-"""A bucket as a file system with the semantics of AWS Mountpoint for S3: `python -m tests.modal_offline.mountpoint`.
+"""A bucket as a file system with the semantics of AWS Mountpoint for S3: `python -m
+tests.modal_offline.mountpoint`.
 
-It runs as a process of its own, so that a container that holds its interpreter lock cannot dead-lock it. Settings come as
-one line of JSON on standard input; it says `ready` once it serves and ends when standard input closes.
+It runs as a process of its own, so that a container that holds its interpreter lock cannot
+dead-lock it. Settings come as one line of JSON on standard input; it says `ready` once it serves
+and ends when standard input closes.
 
-Promises: files are written from start to end, once, and appear in the bucket as they are closed, by whatever closes them,
-a SIGKILL included. Overwriting takes O_TRUNC. There is no append, rename, chmod or utime. A read returns the object that
-was there at open, or ESTALE. Keys with an empty, `.` or `..` part are out of reach. New directories are local until a
-file is in them.
+Promises: files are written from start to end, once, and appear in the bucket as they are closed, by
+whatever closes them, a SIGKILL included. Overwriting takes O_TRUNC. There is no append, rename,
+chmod or utime. A read returns the object that was there at open, or ESTALE. Keys with an empty, `.`
+or `..` part are out of reach. New directories are local until a file is in them.
 """
 
 from __future__ import annotations
@@ -78,7 +80,10 @@ class Reader:
 
 @dataclass
 class Writer:
-    """A new object on its way: it exists once it is closed. Until then its own container alone knows of it."""
+    """A new object on its way: it exists once it is closed.
+
+    Until then its own container alone knows of it.
+    """
 
     key: str
     opener: Opener
@@ -93,7 +98,9 @@ class Mountpoint(fuse.Operations):
 
     use_ns = False
 
-    def __init__(self, client: Any, bucket: str, prefix: str, read_only: bool, cache_s: float) -> None:
+    def __init__(
+        self, client: Any, bucket: str, prefix: str, read_only: bool, cache_s: float
+    ) -> None:
         self._client = client
         self._bucket = bucket
         self._prefix = prefix
@@ -119,10 +126,16 @@ class Mountpoint(fuse.Operations):
         if isinstance(handle, Reader):
             return self._file(handle.size, handle.modified)
         key = self._key(path)
-        if path == "/" or self._recently(self._seen_dirs, path, DIRECTORY_CACHE_S) or self._local(path) in self._local_dirs:
+        if (
+            path == "/"
+            or self._recently(self._seen_dirs, path, DIRECTORY_CACHE_S)
+            or self._local(path) in self._local_dirs
+        ):
             return self._dir()
         found = self._head(key, self._cache_s)
-        if (found is None or not self._recently(self._no_dirs, path, NO_DIRECTORY_CACHE_S)) and self._is_dir(path):
+        if (
+            found is None or not self._recently(self._no_dirs, path, NO_DIRECTORY_CACHE_S)
+        ) and self._is_dir(path):
             return self._dir()
         if found is None:
             raise failed(errno.ENOENT)
@@ -131,20 +144,30 @@ class Mountpoint(fuse.Operations):
     def readdir(self, path: str, fh: Any) -> Iterator[Any]:
         below = self._key(path) + "/" if path != "/" else self._prefix
         names, here = {".", ".."}, path.rstrip("/")
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=below, Delimiter="/")
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=below, Delimiter="/"
+        )
         for page in pages:
-            names |= {common["Prefix"][len(below) : -1] for common in page.get("CommonPrefixes", [])}
+            names |= {
+                common["Prefix"][len(below) : -1] for common in page.get("CommonPrefixes", [])
+            }
             files = {one["Key"][len(below) :] for one in page.get("Contents", [])}
             self._no_dirs.update({f"{here}/{name}": time.monotonic() for name in files - names})
             names |= files
         session = self._local("")[0]
-        names |= {one[len(here) + 1 :] for owner, one in self._local_dirs if owner == session and one.rpartition("/")[0] == here}
+        names |= {
+            one[len(here) + 1 :]
+            for owner, one in self._local_dirs
+            if owner == session and one.rpartition("/")[0] == here
+        }
         return iter(sorted(name for name in names if name and "\0" not in name))
 
     def _is_dir(self, path: str) -> bool:
         if path == "/" or self._local(path) in self._local_dirs:
             return True
-        page = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._key(path) + "/", MaxKeys=1)
+        page = self._client.list_objects_v2(
+            Bucket=self._bucket, Prefix=self._key(path) + "/", MaxKeys=1
+        )
         (self._seen_dirs if page.get("KeyCount") else self._no_dirs)[path] = time.monotonic()
         return bool(page.get("KeyCount"))
 
@@ -183,7 +206,9 @@ class Mountpoint(fuse.Operations):
             raise failed(errno.ENOENT)
         fi.fh = next(self._numbers)
         fi.direct_io = 1
-        self._handles[fi.fh] = Reader(key, found["ETag"], found["ContentLength"], found["LastModified"].timestamp())
+        self._handles[fi.fh] = Reader(
+            key, found["ETag"], found["ContentLength"], found["LastModified"].timestamp()
+        )
         return 0
 
     def read(self, path: str | None, size: int, offset: int, fh: Any) -> bytes:
@@ -202,7 +227,10 @@ class Mountpoint(fuse.Operations):
     def _fetch(self, handle: Reader, first: int, last: int) -> bytes:
         try:
             answer = self._client.get_object(
-                Bucket=self._bucket, Key=handle.key, Range=f"bytes={first}-{last}", IfMatch=handle.etag
+                Bucket=self._bucket,
+                Key=handle.key,
+                Range=f"bytes={first}-{last}",
+                IfMatch=handle.etag,
             )
             body: bytes = answer["Body"].read()
         except botocore.exceptions.ClientError as error:
@@ -293,7 +321,9 @@ class Mountpoint(fuse.Operations):
 
     def rmdir(self, path: str) -> int:
         self._refuse_if_read_only()
-        if self._local(path) not in self._local_dirs or any(one.startswith(path + "/") for _, one in self._local_dirs):
+        if self._local(path) not in self._local_dirs or any(
+            one.startswith(path + "/") for _, one in self._local_dirs
+        ):
             raise failed(errno.ENOTEMPTY)
         self._local_dirs.discard(self._local(path))
         return 0
@@ -332,14 +362,25 @@ class Mountpoint(fuse.Operations):
         raise failed(errno.EPERM)
 
     def statfs(self, path: str) -> dict[str, int]:
-        return {"f_bsize": 4096, "f_frsize": 4096, "f_blocks": 1 << 40, "f_bavail": 1 << 40, "f_bfree": 1 << 40, "f_namemax": 255}
+        return {
+            "f_bsize": 4096,
+            "f_frsize": 4096,
+            "f_blocks": 1 << 40,
+            "f_bavail": 1 << 40,
+            "f_bfree": 1 << 40,
+            "f_namemax": 255,
+        }
 
     def _key(self, path: str) -> str:
         return self._prefix + path.lstrip("/")
 
     def _writer_of(self, key: str) -> Writer | None:
         """The unfinished object of this name that the caller's container writes."""
-        writers = [one for one in list(self._handles.values()) if isinstance(one, Writer) and one.key == key and not one.published]
+        writers = [
+            one
+            for one in list(self._handles.values())
+            if isinstance(one, Writer) and one.key == key and not one.published
+        ]
         session = Opener.now().session if writers else 0
         return next((one for one in writers if one.opener.session == session), None)
 
@@ -351,14 +392,31 @@ class Mountpoint(fuse.Operations):
             raise failed(errno.EROFS)
 
     def _file(self, size: int, mtime: float) -> dict[str, Any]:
-        return {"st_mode": stat.S_IFREG | 0o644, "st_nlink": 1, "st_size": size, "st_blocks": (size + 511) // 512, **_times(mtime)}
+        return {
+            "st_mode": stat.S_IFREG | 0o644,
+            "st_nlink": 1,
+            "st_size": size,
+            "st_blocks": (size + 511) // 512,
+            **_times(mtime),
+        }
 
     def _dir(self) -> dict[str, Any]:
-        return {"st_mode": stat.S_IFDIR | 0o755, "st_nlink": 2, "st_size": 0, **_times(self._started)}
+        return {
+            "st_mode": stat.S_IFDIR | 0o755,
+            "st_nlink": 2,
+            "st_size": 0,
+            **_times(self._started),
+        }
 
 
 def _times(at: float) -> dict[str, Any]:
-    return {"st_mtime": at, "st_ctime": at, "st_atime": at, "st_uid": os.getuid(), "st_gid": os.getgid()}
+    return {
+        "st_mtime": at,
+        "st_ctime": at,
+        "st_atime": at,
+        "st_uid": os.getuid(),
+        "st_gid": os.getgid(),
+    }
 
 
 def serve(settings: dict[str, Any], keeper: int) -> None:
@@ -366,7 +424,9 @@ def serve(settings: dict[str, Any], keeper: int) -> None:
     client = s3_client(settings)
     if not settings.get("trial"):
         client.list_objects_v2(Bucket=settings["bucket"], MaxKeys=1)
-    files = Mountpoint(client, settings["bucket"], settings["prefix"], settings["read_only"], settings["cache_s"])
+    files = Mountpoint(
+        client, settings["bucket"], settings["prefix"], settings["read_only"], settings["cache_s"]
+    )
 
     def end_with_keeper() -> None:
         os.read(keeper, 1)
@@ -389,9 +449,11 @@ def serve(settings: dict[str, Any], keeper: int) -> None:
 
 
 def main() -> None:
-    """Fork a process for each line of settings, and say its number: it starts ten times faster than an interpreter with boto3.
+    """Fork a process for each line of settings, and say its number: it starts ten times faster than
+    an interpreter with boto3.
 
-    Standard input: JSON lines, with `errors`, a file for what the process prints. At its end all mounts go.
+    Standard input: JSON lines, with `errors`, a file for what the process prints. At its end all
+    mounts go.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system buries them
     s3_client({"endpoint": "http://127.0.0.1:9", "credentials": {}})  # loads what all clients share

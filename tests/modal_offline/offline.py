@@ -32,10 +32,12 @@ START_S = 20.0
 
 
 class Offline:
-    """A stand-in for Modal on the loopback interface. Ends all containers, servers and mounts when it is left.
+    """A stand-in for Modal on the loopback interface.
 
-    `folder` keeps what it stores and the logs. `s3_endpoint` and `aws` serve bucket mounts without an endpoint or secret.
-    With a `template` its containers start warm.
+    Ends all containers, servers and mounts when it is left.
+
+    `folder` keeps what it stores and the logs. `s3_endpoint` and `aws` serve bucket mounts without
+    an endpoint or secret. With a `template` its containers start warm.
     """
 
     def __init__(
@@ -55,11 +57,21 @@ class Offline:
         self._boxes = Boxes(self._world, self._buckets, template)
         self._fleet = Fleet(self._world, self._boxes)
         self._web = Web(self._world, self._fleet.calls)
-        catalogue = Catalogue(self._world, self._fleet.published, self._fleet.stop_app, self._web.endpoint)
-        parts: list[object] = [catalogue, Stores(self._world), self._fleet.calls, self._fleet, self._web]
+        catalogue = Catalogue(
+            self._world, self._fleet.published, self._fleet.stop_app, self._web.endpoint
+        )
+        parts: list[object] = [
+            catalogue,
+            Stores(self._world),
+            self._fleet.calls,
+            self._fleet,
+            self._web,
+        ]
         self._dispatcher = Dispatcher(self._world, parts, self._buckets.push)
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="modal-offline", daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="modal-offline", daemon=True
+        )
         self._server: Server | None = None
         self.env: dict[str, str] = {}
 
@@ -80,7 +92,12 @@ class Offline:
         )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             self._close_client()
             self._run(self._stop())
@@ -118,15 +135,24 @@ class Offline:
     # --- what was deployed
     def apps(self) -> list[str]:
         """Names of the deployed apps."""
-        return [app.name for app in self._world.apps.values() if app.state == api_pb2.APP_STATE_DEPLOYED and app.published]
+        return [
+            app.name
+            for app in self._world.apps.values()
+            if app.state == api_pb2.APP_STATE_DEPLOYED and app.published
+        ]
 
     def functions(self, app: str) -> dict[str, api_pb2.Function]:
-        """An app's definitions by function name; a class appears as `Cls.*` and once for each `Cls.method`."""
+        """An app's definitions by function name; a class appears as `Cls.*` and once for each
+        `Cls.method`.
+        """
         found = {}
         for name in self._app_functions(app):
             definition = self._function(app, name).definition
             found[name] = definition
-            found |= {f"{name.removesuffix('.*')}.{method}": definition for method in definition.method_definitions}
+            found |= {
+                f"{name.removesuffix('.*')}.{method}": definition
+                for method in definition.method_definitions
+            }
         return found
 
     def gpus(self, app: str, function: str) -> list[str]:
@@ -144,7 +170,9 @@ class Offline:
     def mounted_files(self, app: str, function: str) -> list[str]:
         """Remote paths of the files a container of this function gets."""
         mounts = self._function(app, function).definition.mount_ids
-        return sorted(file.filename for mount_id in mounts for file in self._world.mounts.get(mount_id, []))
+        return sorted(
+            file.filename for mount_id in mounts for file in self._world.mounts.get(mount_id, [])
+        )
 
     def url(self, app: str, function: str) -> str:
         """The URL of a web endpoint, without a slash at its end."""
@@ -158,12 +186,18 @@ class Offline:
     # --- making things happen
     def fire(self, app: str, function: str) -> str:
         """A schedule fires: one input without arguments. Returns the call's id."""
-        return self._submit(app, function, api_pb2.FunctionInput(data_format=api_pb2.DATA_FORMAT_PICKLE))
+        return self._submit(
+            app, function, api_pb2.FunctionInput(data_format=api_pb2.DATA_FORMAT_PICKLE)
+        )
 
     def call(self, app: str, function: str, *args: Any, **kwargs: Any) -> str:
         """One input with arguments, like a `.spawn` from outside. Returns the call's id."""
         arguments = serialize((args, kwargs))
-        return self._submit(app, function, api_pb2.FunctionInput(args=arguments, data_format=api_pb2.DATA_FORMAT_PICKLE))
+        return self._submit(
+            app,
+            function,
+            api_pb2.FunctionInput(args=arguments, data_format=api_pb2.DATA_FORMAT_PICKLE),
+        )
 
     def pause(self, function: str) -> None:
         """Hold the inputs of a function in its queue; `wait_idle` does not wait for them."""
@@ -208,7 +242,9 @@ class Offline:
         return list(self._buckets.active.values())
 
     def wait(self, condition: Callable[[], T], timeout_s: float = 60) -> T:
-        """Wait until a condition is true and return its value; raises with a dump of all that is going on."""
+        """Wait until a condition is true and return its value; raises with a dump of all that is
+        going on.
+        """
         deadline = time.monotonic() + timeout_s
         while not (value := condition()):
             if time.monotonic() > deadline:
@@ -225,9 +261,17 @@ class Offline:
         if "." in name:
             body.method_name = name.split(".")[1]
         call = self._on_loop(
-            lambda: self._fleet.calls.open(function, api_pb2.FUNCTION_CALL_TYPE_UNARY, api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC)
+            lambda: self._fleet.calls.open(
+                function,
+                api_pb2.FUNCTION_CALL_TYPE_UNARY,
+                api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC,
+            )
         )
-        self._on_loop(lambda: self._fleet.calls.submit(call, [api_pb2.FunctionPutInputsItem(idx=0, input=body)]))
+        self._on_loop(
+            lambda: self._fleet.calls.submit(
+                call, [api_pb2.FunctionPutInputsItem(idx=0, input=body)]
+            )
+        )
         return call.call_id
 
     def _app_functions(self, app: str) -> list[str]:

@@ -1,4 +1,6 @@
-"""Modal's service as plain methods: one coroutine, or asynchronous generator, for each call, named as in the proto."""
+"""Modal's service as plain methods: one coroutine, or asynchronous generator, for each call, named
+as in the proto.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,16 @@ TASK_HEADER = "x-offline-task"
 
 
 class Dispatcher:
-    """Answers each call by the first part that has a method of its name; what no part has is UNIMPLEMENTED, and recorded."""
+    """Answers each call by the first part that has a method of its name; what no part has is
+    UNIMPLEMENTED, and recorded.
+    """
 
-    def __init__(self, world: World, parts: list[object], push: Callable[[str], Awaitable[None]]) -> None:
-        """`push` uploads what a container wrote into directories that stand for mounts: before it calls others, who may look."""
+    def __init__(
+        self, world: World, parts: list[object], push: Callable[[str], Awaitable[None]]
+    ) -> None:
+        """`push` uploads what a container wrote into directories that stand for mounts: before it
+        calls others, who may look.
+        """
         self._world = world
         self._parts = parts
         self._push = push
@@ -53,7 +61,9 @@ class Dispatcher:
             raise
         except Exception as error:
             self._world.problems.append(f"{name}: {traceback.format_exc()}")
-            raise GRPCError(Status.INVALID_ARGUMENT, f"bug of the offline stand-in in {name}: {error!r}") from error
+            raise GRPCError(
+                Status.INVALID_ARGUMENT, f"bug of the offline stand-in in {name}: {error!r}"
+            ) from error
 
 
 def missing(what: str) -> GRPCError:

@@ -23,7 +23,8 @@ def s3_client(settings: dict[str, Any]) -> Any:
         max_pool_connections=32,
         retries={"max_attempts": 3, "mode": "standard"},
     )
-    with _ONE_AT_A_TIME:  # sessions are not for several threads; making one takes ten times as long as making a client
+    # sessions are not for several threads; making one takes ten times as long as making a client
+    with _ONE_AT_A_TIME:
         return _session().client(
             "s3",
             endpoint_url=settings["endpoint"] or None,

@@ -13,7 +13,8 @@ def note(name, text):
     with open(folder / name, "a") as file:
         file.write(f"{text}\\n")
 
-@app.function(image=image, schedule=modal.Cron("*/5 * * * *", timezone="Europe/Berlin"), gpu=["T4", "A10:2"])
+@app.function(image=image, schedule=modal.Cron("*/5 * * * *", timezone="Europe/Berlin"), gpu=["T4",
+    "A10:2"])
 def tick():
     return double.remote(4)
 
@@ -58,7 +59,8 @@ def dies(name, times):
         os._exit(3)
     return "alive"
 
-@app.function(secrets=[modal.Secret.from_name("keys", required_keys=["TOKEN"]), modal.Secret.from_dict({"ONE": "1"})], image=image)
+@app.function(secrets=[modal.Secret.from_name("keys", required_keys=["TOKEN"]),
+    modal.Secret.from_dict({"ONE": "1"})], image=image)
 def environment():
     return dict(os.environ)
 
@@ -109,8 +111,10 @@ def hint():
         if scope["type"] != "http":
             return
         body = (await receive())["body"]
-        text = f"{scope['method']} {scope['path']}?{scope['query_string'].decode()} ".encode() + body
-        await send({"type": "http.response.start", "status": 202, "headers": [(b"x-kind", b"asgi")]})
+        asked = scope["query_string"].decode()
+        text = f"{scope['method']} {scope['path']}?{asked} ".encode() + body
+        await send({"type": "http.response.start", "status": 202, "headers": [(b"x-kind",
+            b"asgi")]})
         await send({"type": "http.response.body", "body": text, "more_body": True})
         await send({"type": "http.response.body", "body": b"!"})
     return application

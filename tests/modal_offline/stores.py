@@ -29,7 +29,9 @@ class Stores:
         image_id = self._world.new_id("im")
         self._world.images[image_id] = request.image
         done = api_pb2.GenericResult(status=api_pb2.GenericResult.GENERIC_STATUS_SUCCESS)
-        return api_pb2.ImageGetOrCreateResponse(image_id=image_id, result=done, metadata=_image_metadata())
+        return api_pb2.ImageGetOrCreateResponse(
+            image_id=image_id, result=done, metadata=_image_metadata()
+        )
 
     async def ImageFromId(self, request: api_pb2.ImageFromIdRequest, _: str) -> Message:
         return api_pb2.ImageFromIdResponse(image_id=request.image_id, metadata=_image_metadata())
@@ -38,7 +40,9 @@ class Stores:
         done = api_pb2.GenericResult(status=api_pb2.GenericResult.GENERIC_STATUS_SUCCESS)
         yield api_pb2.ImageJoinStreamingResponse(result=done, metadata=_image_metadata(), eof=True)
 
-    async def MountBatchedCheckExistence(self, request: api_pb2.MountBatchedCheckExistenceRequest, _: str) -> Message:
+    async def MountBatchedCheckExistence(
+        self, request: api_pb2.MountBatchedCheckExistenceRequest, _: str
+    ) -> Message:
         absent = [one for one in request.sha256_hex_hashes if not self.stored_file(one).exists()]
         return api_pb2.MountBatchedCheckExistenceResponse(missing_sha256_hex_hashes=absent)
 
@@ -53,15 +57,23 @@ class Stores:
     async def MountGetOrCreate(self, request: api_pb2.MountGetOrCreateRequest, _: str) -> Message:
         mount_id = self._world.new_id("mo")
         self._world.mounts[mount_id] = list(request.files)
-        return api_pb2.MountGetOrCreateResponse(mount_id=mount_id, handle_metadata=api_pb2.MountHandleMetadata())
+        return api_pb2.MountGetOrCreateResponse(
+            mount_id=mount_id, handle_metadata=api_pb2.MountHandleMetadata()
+        )
 
     # --- secrets, volumes, dictionaries
     async def SecretGetOrCreate(self, request: api_pb2.SecretGetOrCreateRequest, _: str) -> Message:
-        known, name, kind = self._world.secrets, request.deployment_name, request.object_creation_type
+        known, name, kind = (
+            self._world.secrets,
+            request.deployment_name,
+            request.object_creation_type,
+        )
         secret_id = self._world.new_id("st")
         if not name:
             self._world.secret_ids[secret_id] = dict(request.env_dict)
-            return api_pb2.SecretGetOrCreateResponse(secret_id=secret_id, metadata=_secret_metadata("", request.env_dict))
+            return api_pb2.SecretGetOrCreateResponse(
+                secret_id=secret_id, metadata=_secret_metadata("", request.env_dict)
+            )
         if kind == api_pb2.OBJECT_CREATION_TYPE_CREATE_FAIL_IF_EXISTS and name in known:
             raise GRPCError(Status.ALREADY_EXISTS, f"Secret '{name}' already exists")
         overwrite = kind == api_pb2.OBJECT_CREATION_TYPE_CREATE_OVERWRITE_IF_EXISTS
@@ -73,17 +85,23 @@ class Stores:
         if absent:
             raise missing(f"Secret '{name}' is missing key(s): {', '.join(absent)}")
         self._world.secret_ids[secret_id] = name
-        return api_pb2.SecretGetOrCreateResponse(secret_id=secret_id, metadata=_secret_metadata(name, known[name]))
+        return api_pb2.SecretGetOrCreateResponse(
+            secret_id=secret_id, metadata=_secret_metadata(name, known[name])
+        )
 
     async def SecretGetInfo(self, request: api_pb2.SecretGetInfoRequest, _: str) -> Message:
         name = self._world.secret_ids.get(request.secret_id, "")
-        metadata = _secret_metadata(name if isinstance(name, str) else "", self._world.secret(request.secret_id))
+        metadata = _secret_metadata(
+            name if isinstance(name, str) else "", self._world.secret(request.secret_id)
+        )
         return api_pb2.SecretGetInfoResponse(metadata=metadata)
 
     async def SecretList(self, _: Message, __: str) -> Message:
         response = api_pb2.SecretListResponse(environment_name=ENVIRONMENT)
         for name, values in sorted(self._world.secrets.items()):
-            response.items.add(label=name, secret_id=f"st-{name}", metadata=_secret_metadata(name, values))
+            response.items.add(
+                label=name, secret_id=f"st-{name}", metadata=_secret_metadata(name, values)
+            )
         return response
 
     async def VolumeGetOrCreate(self, request: api_pb2.VolumeGetOrCreateRequest, _: str) -> Message:
@@ -97,7 +115,9 @@ class Stores:
             volumes[found] = name
             (self._world.folder / "volumes" / found).mkdir(parents=True)
         metadata = api_pb2.VolumeMetadata(name=name, version=request.version)
-        return api_pb2.VolumeGetOrCreateResponse(volume_id=found, version=request.version, metadata=metadata)
+        return api_pb2.VolumeGetOrCreateResponse(
+            volume_id=found, version=request.version, metadata=metadata
+        )
 
     async def VolumeCommit(self, _: Message, __: str) -> Message:
         return api_pb2.VolumeCommitResponse()
@@ -110,10 +130,15 @@ class Stores:
 
     async def DictGetOrCreate(self, request: api_pb2.DictGetOrCreateRequest, _: str) -> Message:
         name = request.deployment_name or self._world.new_id("anonymous")
-        if request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED and f"di-{name}" not in self._world.dicts:
+        if (
+            request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED
+            and f"di-{name}" not in self._world.dicts
+        ):
             raise missing(f"Dict '{name}' not found in environment '{ENVIRONMENT}'")
         self._world.dicts[f"di-{name}"].update({entry.key: entry.value for entry in request.data})
-        return api_pb2.DictGetOrCreateResponse(dict_id=f"di-{name}", metadata=api_pb2.DictMetadata(name=name))
+        return api_pb2.DictGetOrCreateResponse(
+            dict_id=f"di-{name}", metadata=api_pb2.DictMetadata(name=name)
+        )
 
     async def DictUpdate(self, request: api_pb2.DictUpdateRequest, _: str) -> Message:
         stored = self._world.dicts[request.dict_id]
@@ -136,16 +161,22 @@ class Stores:
     async def DictLen(self, request: api_pb2.DictLenRequest, _: str) -> Message:
         return api_pb2.DictLenResponse(len=len(self._world.dicts[request.dict_id]))
 
-    async def DictContents(self, request: api_pb2.DictContentsRequest, _: str) -> AsyncIterator[Message]:
+    async def DictContents(
+        self, request: api_pb2.DictContentsRequest, _: str
+    ) -> AsyncIterator[Message]:
         for key, value in list(self._world.dicts[request.dict_id].items()):
-            yield api_pb2.DictEntry(key=key if request.keys else b"", value=value if request.values else b"")
+            yield api_pb2.DictEntry(
+                key=key if request.keys else b"", value=value if request.values else b""
+            )
 
     def stored_file(self, sha256: str) -> Path:
         return self._world.folder / "files" / sha256
 
 
 def _image_metadata() -> api_pb2.ImageMetadata:
-    return api_pb2.ImageMetadata(python_version_info=f"Python {sys.version.split()[0]}", image_builder_version=BUILDER)
+    return api_pb2.ImageMetadata(
+        python_version_info=f"Python {sys.version.split()[0]}", image_builder_version=BUILDER
+    )
 
 
 def _secret_metadata(name: str, values: Mapping[str, str]) -> api_pb2.SecretMetadata:

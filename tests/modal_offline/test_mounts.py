@@ -1,4 +1,6 @@
-"""Buckets as file systems: Mountpoint's semantics where FUSE works, and the same files either way."""
+"""Buckets as file systems: Mountpoint's semantics where FUSE works, and the same
+files either way.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,22 @@ import pytest
 from tests.modal_offline import Offline, buckets, mount_kind
 from tests.support.servers import KEYS, moto_url
 
-fuse_only = pytest.mark.skipif(mount_kind() != "fuse", reason="no FUSE here: run as root with /dev/fuse and libfuse3-3")
+fuse_only = pytest.mark.skipif(
+    mount_kind() != "fuse", reason="no FUSE here: run as root with /dev/fuse and libfuse3-3"
+)
 
 
 class Bucket:
     """A bucket of its own for each test."""
 
     def __init__(self) -> None:
-        keys = {"aws_access_key_id": KEYS["AWS_ACCESS_KEY_ID"], "aws_secret_access_key": KEYS["AWS_SECRET_ACCESS_KEY"]}
-        self.client: Any = boto3.client("s3", endpoint_url=moto_url(), region_name="us-east-1", **keys)
+        keys = {
+            "aws_access_key_id": KEYS["AWS_ACCESS_KEY_ID"],
+            "aws_secret_access_key": KEYS["AWS_SECRET_ACCESS_KEY"],
+        }
+        self.client: Any = boto3.client(
+            "s3", endpoint_url=moto_url(), region_name="us-east-1", **keys
+        )
         self.name = f"b-{uuid.uuid4().hex[:12]}"
         self.client.create_bucket(Bucket=self.name)
 
@@ -40,7 +49,9 @@ class Bucket:
         return bytes(self.client.get_object(Bucket=self.name, Key=key)["Body"].read())
 
     def keys(self) -> list[str]:
-        return [one["Key"] for one in self.client.list_objects_v2(Bucket=self.name).get("Contents", [])]
+        return [
+            one["Key"] for one in self.client.list_objects_v2(Bucket=self.name).get("Contents", [])
+        ]
 
 
 @pytest.fixture
@@ -56,8 +67,15 @@ def mounted(bucket: Bucket, tmp_path: Path) -> Iterator[Callable[..., Path]]:
     def mount(prefix: str = "", read_only: bool = False) -> Path:
         path = tmp_path / f"mnt{len(started)}"
         path.mkdir()
-        settings = {"bucket": bucket.name, "path": str(path), "prefix": prefix, "read_only": read_only}
-        process = buckets.start_fuse({**settings, "endpoint": moto_url(), "credentials": KEYS, "cache_s": 0})
+        settings = {
+            "bucket": bucket.name,
+            "path": str(path),
+            "prefix": prefix,
+            "read_only": read_only,
+        }
+        process = buckets.start_fuse(
+            {**settings, "endpoint": moto_url(), "credentials": KEYS, "cache_s": 0}
+        )
         started.append((process, path))
         return path
 
@@ -74,7 +92,9 @@ def error_of(action: Callable[[], object]) -> str:
 
 @fuse_only
 class TestMountpoint:
-    def test_a_file_appears_when_it_is_closed(self, bucket: Bucket, mounted: Callable[..., Path]) -> None:
+    def test_a_file_appears_when_it_is_closed(
+        self, bucket: Bucket, mounted: Callable[..., Path]
+    ) -> None:
         """Not before; also where an exception closes it; and an empty one too."""
         path = mounted()
         with (path / "a.txt").open("wb") as file:
@@ -94,10 +114,16 @@ class TestMountpoint:
         (path / "empty").touch(exist_ok=False)
         assert bucket.get("empty") == b""
 
-    def test_a_killed_writer_publishes_what_it_wrote(self, bucket: Bucket, mounted: Callable[..., Path]) -> None:
+    def test_a_killed_writer_publishes_what_it_wrote(
+        self, bucket: Bucket, mounted: Callable[..., Path]
+    ) -> None:
         """SIGKILL closes the file, so the truncated object appears."""
         path = mounted()
-        code = f"import os,time\nf=open({str(path / 'cut')!r},'wb',0)\nf.write(b'cut')\nprint(1,flush=True)\ntime.sleep(60)"
+        code = (
+            "import"
+            f" os,time\nf=open({str(path / 'cut')!r},'wb',0)\n"
+            "f.write(b'cut')\nprint(1,flush=True)\ntime.sleep(60)"
+        )
         writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
         assert writer.stdout is not None
         writer.stdout.readline()
@@ -109,7 +135,9 @@ class TestMountpoint:
             time.sleep(0.02)
         assert bucket.get("cut") == b"cut"
 
-    def test_a_child_that_inherits_a_file_does_not_publish_it(self, bucket: Bucket, mounted: Callable[..., Path]) -> None:
+    def test_a_child_that_inherits_a_file_does_not_publish_it(
+        self, bucket: Bucket, mounted: Callable[..., Path]
+    ) -> None:
         """Only the process that opened a file completes it by closing."""
         with (mounted() / "a").open("wb") as file:
             os.set_inheritable(file.fileno(), True)
@@ -118,22 +146,33 @@ class TestMountpoint:
             file.write(b"whole")
         assert bucket.get("a") == b"whole"
 
-    def test_another_container_sees_a_file_once_it_is_closed(self, bucket: Bucket, mounted: Callable[..., Path]) -> None:
-        """An unfinished file, and a directory without files, are known in their own container only."""
+    def test_another_container_sees_a_file_once_it_is_closed(
+        self, bucket: Bucket, mounted: Callable[..., Path]
+    ) -> None:
+        """An unfinished file, and a directory without files, are known in their own
+        container only.
+        """
         path = mounted()
-        look = f"import os; print(os.path.exists({str(path / 'a')!r}), os.path.exists({str(path / 'd')!r}))"
+        look = (
+            f"import os; print(os.path.exists({str(path / 'a')!r}),"
+            f" os.path.exists({str(path / 'd')!r}))"
+        )
         command = [sys.executable, "-c", look]
         with (path / "a").open("wb") as file:
             (path / "d").mkdir()
             file.write(b"1")
             assert (path / "a").exists()
-            elsewhere = subprocess.run(command, start_new_session=True, capture_output=True, text=True)
+            elsewhere = subprocess.run(
+                command, start_new_session=True, capture_output=True, text=True
+            )
             assert elsewhere.stdout == "False False\n"
             assert subprocess.run(command, capture_output=True, text=True).stdout == "True True\n"
         elsewhere = subprocess.run(command, start_new_session=True, capture_output=True, text=True)
         assert elsewhere.stdout == "True False\n"
 
-    def test_files_are_written_once_from_start_to_end(self, bucket: Bucket, mounted: Callable[..., Path]) -> None:
+    def test_files_are_written_once_from_start_to_end(
+        self, bucket: Bucket, mounted: Callable[..., Path]
+    ) -> None:
         """No append, no write in the middle, no truncation; overwriting takes O_TRUNC."""
         path = mounted()
         bucket.put("old", b"old content")
@@ -150,7 +189,9 @@ class TestMountpoint:
         assert bucket.keys() == ["old", "seek"]
 
     def test_what_a_bucket_cannot_do(self, bucket: Bucket, mounted: Callable[..., Path]) -> None:
-        """Rename, chmod and utime are refused; the copy of `shutil.copy` is there before it fails."""
+        """Rename, chmod and utime are refused; the copy of `shutil.copy` is there
+        before it fails.
+        """
         path = mounted()
         bucket.put("old", b"old")
         assert error_of(lambda: (path / "old").rename(path / "new")) == "EPERM"
@@ -163,7 +204,9 @@ class TestMountpoint:
         assert bucket.keys() == ["copy"]
 
     def test_directories(self, bucket: Bucket, mounted: Callable[..., Path]) -> None:
-        """They are what keys imply; a new one is local until a file is in it; odd keys are out of reach."""
+        """They are what keys imply; a new one is local until a file is in it; odd keys are out of
+        reach.
+        """
         for key in ("a/b/c.txt", "a//odd", "a/slash/", "top"):
             bucket.put(key, b"1")
         path = mounted()
@@ -178,8 +221,13 @@ class TestMountpoint:
         assert error_of((path / "a").rmdir) == "ENOTEMPTY"
         assert error_of((path / "none").stat) == "ENOENT"
 
-    def test_a_read_is_pinned_to_the_object_it_opened(self, bucket: Bucket, mounted: Callable[..., Path]) -> None:
-        """An overwrite fails a reader that has not read on yet; it never mixes. A new open sees it at once."""
+    def test_a_read_is_pinned_to_the_object_it_opened(
+        self, bucket: Bucket, mounted: Callable[..., Path]
+    ) -> None:
+        """An overwrite fails a reader that has not read on yet; it never mixes.
+
+        A new open sees it at once.
+        """
         path = mounted()
         bucket.put("big", b"a" * 100)
         with (path / "big").open("rb", buffering=0) as file:
@@ -187,7 +235,9 @@ class TestMountpoint:
             assert error_of(lambda: file.read(10)) == "ESTALE"
         assert (path / "big").read_bytes() == b"b" * 50
         assert (path / "big").stat().st_size == 50
-        modified = bucket.client.head_object(Bucket=bucket.name, Key="big")["LastModified"].timestamp()
+        modified = bucket.client.head_object(Bucket=bucket.name, Key="big")[
+            "LastModified"
+        ].timestamp()
         assert (path / "big").stat().st_mtime == modified
 
     def test_prefix_and_read_only(self, bucket: Bucket, mounted: Callable[..., Path]) -> None:
@@ -212,7 +262,9 @@ class TestMountpoint:
         path = mounted()
         pq.write_table(pa.table({"n": list(range(200_000))}), path / "t.parquet")
         assert pq.read_table(path / "t.parquet").num_rows == 200_000
-        assert duckdb.connect().execute(f"select sum(n) from '{path}/t.parquet'").fetchall() == [(19999900000,)]
+        assert duckdb.connect().execute(f"select sum(n) from '{path}/t.parquet'").fetchall() == [
+            (19999900000,)
+        ]
 
 
 APP = """
@@ -238,8 +290,12 @@ def nowhere():
 
 
 @pytest.mark.parametrize("kind", ["fuse", "directory"])
-def test_functions_read_and_write_buckets(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """A declared mount is there in the container, by FUSE or as a directory; what is written is in the bucket."""
+def test_functions_read_and_write_buckets(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A declared mount is there in the container, by FUSE or as a directory; what is written is in
+    the bucket.
+    """
     if kind == "fuse" and mount_kind() != "fuse":
         pytest.skip("no FUSE here")
     monkeypatch.setattr(buckets, "mount_kind", lambda: kind)
@@ -250,7 +306,9 @@ def test_functions_read_and_write_buckets(bucket: Bucket, tmp_path: Path, monkey
         cloud.secrets["keys"] = KEYS
         for name, value in cloud.env.items():
             monkeypatch.setenv(name, value)
-        subprocess.run([sys.executable, "-m", "modal", "deploy", str(file)], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "modal", "deploy", str(file)], check=True, capture_output=True
+        )
         copy = modal.Function.from_name("mounts", "copy")
         assert copy.remote("one") == "first"
         bucket.put("in/two", b"second")

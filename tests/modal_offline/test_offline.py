@@ -1,4 +1,6 @@
-"""The stand-in keeps the promises that the tests of the Modal app lean on, seen through the real client."""
+"""The stand-in keeps the promises that the tests of the Modal app lean on, seen through the real
+client.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,15 @@ from tests.modal_offline import Offline
 from tests.modal_offline.sample import APP
 
 
-def deploy(cloud: Offline, folder: Path, source: str, name: str = "works") -> subprocess.CompletedProcess[str]:
+def deploy(
+    cloud: Offline, folder: Path, source: str, name: str = "works"
+) -> subprocess.CompletedProcess[str]:
     file = folder / f"{name}_app.py"
     file.write_text(textwrap.dedent(source).replace("FOLDER", str(folder)))
     command = [sys.executable, "-m", "modal", "deploy", str(file)]
-    done = subprocess.run(command, env={**os.environ, **cloud.env}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, env={**os.environ, **cloud.env}, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0 or "fail" in name, done.stdout + done.stderr
     return done
 
@@ -32,7 +38,11 @@ def cloud_and_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple
     folder = tmp_path_factory.mktemp("cloud")
     with pytest.MonkeyPatch.context() as patch, Offline(folder) as cloud:
         cloud.secrets["keys"] = {"TOKEN": "t0k"}
-        for name, value in {**cloud.env, "AWS_ACCESS_KEY_ID": "client", "TIDEMILL_HOME": "client"}.items():
+        for name, value in {
+            **cloud.env,
+            "AWS_ACCESS_KEY_ID": "client",
+            "TIDEMILL_HOME": "client",
+        }.items():
             patch.setenv(name, value)
         deploy(cloud, folder, APP)
         yield cloud, folder
@@ -87,8 +97,12 @@ class TestDeploying:
             assert "absent" in done.stderr or "OTHER" in done.stderr
         assert "refused" not in cloud.apps()
 
-    def test_source_that_was_not_uploaded_is_missing(self, cloud: Offline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A container sees what the client uploaded: without `add_local_python_source` an import fails, with it it does not."""
+    def test_source_that_was_not_uploaded_is_missing(
+        self, cloud: Offline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A container sees what the client uploaded: without `add_local_python_source` an import
+        fails, with it it does not.
+        """
         (tmp_path / "beside").mkdir()
         (tmp_path / "beside" / "beside_module.py").write_text("ANSWER = 42\n")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "beside"))
@@ -112,14 +126,21 @@ class TestDeploying:
         deploy(cloud, tmp_path, source.replace("NAME", "with").replace("ADDED", added), "with")
         assert modal.Function.from_name("with", "f").remote() == 42
 
-    def test_a_module_that_fails_to_import_fails_its_inputs(self, cloud: Offline, tmp_path: Path) -> None:
-        """Containers that cannot start give up after a few attempts, and the reason reaches the caller."""
-        deploy(cloud, tmp_path, "import modal, os\napp = modal.App('bad')\nif os.environ.get('MODAL_IS_REMOTE'): import nonsense\n"
+    def test_a_module_that_fails_to_import_fails_its_inputs(
+        self, cloud: Offline, tmp_path: Path
+    ) -> None:
+        """Containers that cannot start give up after a few attempts, and the reason reaches the
+        caller.
+        """
+        deploy(cloud, tmp_path, "import modal, os\napp = modal.App('bad')\n"
+               "if os.environ.get('MODAL_IS_REMOTE'): import nonsense\n"
                "@app.function()\ndef f(): pass\n", "bad")  # fmt: skip
         with pytest.raises(ModuleNotFoundError, match="nonsense"):
             modal.Function.from_name("bad", "f").remote()
 
-    def test_a_redeploy_lets_running_inputs_finish_and_runs_queued_ones_anew(self, cloud: Offline, tmp_path: Path) -> None:
+    def test_a_redeploy_lets_running_inputs_finish_and_runs_queued_ones_anew(
+        self, cloud: Offline, tmp_path: Path
+    ) -> None:
         """Running inputs finish in old containers; queued ones run in the new version."""
         source = """
         import time, modal
@@ -153,7 +174,11 @@ class TestDeploying:
         app.function(serialized=True, name="triple")(triple)
         app.deploy()
         assert modal.Function.from_name("in-process", "triple").remote(5) == 15
-        subprocess.run([sys.executable, "-m", "modal", "app", "stop", "in-process", "--yes"], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "modal", "app", "stop", "in-process", "--yes"],
+            check=True,
+            capture_output=True,
+        )
         assert "in-process" not in cloud.apps()
         with pytest.raises(modal.exception.NotFoundError):
             modal.Function.from_name("in-process", "triple").hydrate()
@@ -239,10 +264,16 @@ class TestCalling:
         sizes = [int(line) for line in lines(folder / "batches")]
         assert sum(sizes) == 8
         assert max(sizes) == 4
-        assert list(modal.Cls.from_name("works", "Batched")(factor=7).infer.map([1, 2, 3])) == [(7, 3), (14, 3), (21, 3)]
+        assert list(modal.Cls.from_name("works", "Batched")(factor=7).infer.map([1, 2, 3])) == [
+            (7, 3),
+            (14, 3),
+            (21, 3),
+        ]
 
     def test_classes(self, cloud: Offline, folder: Path) -> None:
-        """One object serves several calls after one enter, and leaves when its container is stopped."""
+        """One object serves several calls after one enter, and leaves when its container is
+        stopped.
+        """
         model = modal.Cls.from_name("works", "Model")()
         assert [model.infer.remote(2), model.other.remote(2), model.infer.remote(5)] == [6, 5, 15]
         assert len(lines(folder / "entered")) == 1
@@ -253,7 +284,9 @@ class TestCalling:
 
     def test_web_endpoints(self, cloud: Offline) -> None:
         """Requests reach ASGI and WSGI applications, and answers stream back."""
-        request = urllib.request.Request(cloud.url("works", "hint") + "/a/b?c=d", data=b"body", method="POST")
+        request = urllib.request.Request(
+            cloud.url("works", "hint") + "/a/b?c=d", data=b"body", method="POST"
+        )
         with urllib.request.urlopen(request, timeout=20) as answer:
             assert (answer.status, answer.headers["x-kind"]) == (202, "asgi")
             assert answer.read() == b"POST /a/b?c=d body!"
@@ -308,7 +341,9 @@ class TestFailing:
         assert len(lines(folder / "always")) == 8
 
     @pytest.mark.parametrize("how", ["kill", "preempt"])
-    def test_killed_and_preempted_inputs_run_elsewhere(self, cloud: Offline, folder: Path, how: str) -> None:
+    def test_killed_and_preempted_inputs_run_elsewhere(
+        self, cloud: Offline, folder: Path, how: str
+    ) -> None:
         """The same input id runs in another container."""
         spawned = function("sleepy").spawn(how, 1.0)
         [task_id] = cloud.wait(lambda: lines(folder / how))
@@ -332,7 +367,11 @@ class TestFailing:
         cloud.pause("add")
         held = function("add").spawn(5)
         cloud.wait_idle(5)
-        assert [one.status for one in cloud.inputs("works", "add")[before:]] == ["done", "lost", "queued"]
+        assert [one.status for one in cloud.inputs("works", "add")[before:]] == [
+            "done",
+            "lost",
+            "queued",
+        ]
         cloud.resume("add")
         assert held.get(10) == 5
 
@@ -353,7 +392,9 @@ class TestFailing:
 
     def test_a_call_that_is_not_there_says_so(self, cloud: Offline) -> None:
         """What the stand-in lacks is an error that names it."""
-        with pytest.raises(modal.exception.UnimplementedError, match="the offline stand-in has no QueueGetOrCreate"):
+        with pytest.raises(
+            modal.exception.UnimplementedError, match="the offline stand-in has no QueueGetOrCreate"
+        ):
             modal.Queue.from_name("none", create_if_missing=True).hydrate()
         assert cloud.problems().pop() == "the offline stand-in has no QueueGetOrCreate"
         cloud._world.problems.clear()

@@ -1,4 +1,6 @@
-"""HTTP in front of the stand-in: blobs, and the web endpoints of apps, each on a port of its own."""
+"""HTTP in front of the stand-in: blobs, and the web endpoints of apps, each on a port
+of its own.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Web:
         for runner in self._runners:
             await runner.cleanup()
 
-    async def endpoint(self, function: Function, sent: api_pb2.Function | api_pb2.FunctionData) -> str:
+    async def endpoint(
+        self, function: Function, sent: api_pb2.Function | api_pb2.FunctionData
+    ) -> str:
         """The URL of a function that is a web endpoint, the same at each deploy; else nothing."""
         if not sent.webhook_config.type:
             return ""
@@ -79,8 +83,14 @@ class Web:
     # --- endpoints
     async def _request(self, request: web.Request) -> web.StreamResponse:
         """Run a request as an input of the endpoint's function, and stream its answer back."""
-        call = self._calls.open(request.app[FUNCTION], api_pb2.FUNCTION_CALL_TYPE_UNARY, api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC)
-        peer = request.transport.get_extra_info("peername") if request.transport else ("127.0.0.1", 0)
+        call = self._calls.open(
+            request.app[FUNCTION],
+            api_pb2.FUNCTION_CALL_TYPE_UNARY,
+            api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC,
+        )
+        peer = (
+            request.transport.get_extra_info("peername") if request.transport else ("127.0.0.1", 0)
+        )
         scope = {
             "type": "http",
             "http_version": "1.1",
@@ -91,8 +101,12 @@ class Web:
             "headers": [(name.lower(), value) for name, value in request.raw_headers],
             "client": tuple(peer[:2]),
         }
-        call.data_in += _chunks([{"type": "http.request", "body": await request.read(), "more_body": False}])
-        body = api_pb2.FunctionInput(args=serialize(((scope,), {})), data_format=api_pb2.DATA_FORMAT_PICKLE)
+        call.data_in += _chunks(
+            [{"type": "http.request", "body": await request.read(), "more_body": False}]
+        )
+        body = api_pb2.FunctionInput(
+            args=serialize(((scope,), {})), data_format=api_pb2.DATA_FORMAT_PICKLE
+        )
         [one] = self._calls.submit(call, [api_pb2.FunctionPutInputsItem(idx=0, input=body)])
         response = web.StreamResponse()
         try:
@@ -106,7 +120,9 @@ class Web:
         return response
 
 
-async def _relay(message: dict[str, Any], request: web.Request, response: web.StreamResponse) -> None:
+async def _relay(
+    message: dict[str, Any], request: web.Request, response: web.StreamResponse
+) -> None:
     if message["type"] == "http.response.start":
         response.set_status(message["status"])
         for name, value in message["headers"]:
@@ -119,4 +135,7 @@ async def _relay(message: dict[str, Any], request: web.Request, response: web.St
 
 def _chunks(messages: Iterable[dict[str, Any]]) -> list[api_pb2.DataChunk]:
     coded = [serialize_data_format(message, ASGI) for message in messages]
-    return [api_pb2.DataChunk(data_format=ASGI, data=data, index=index) for index, data in enumerate(coded, 1)]
+    return [
+        api_pb2.DataChunk(data_format=ASGI, data=data, index=index)
+        for index, data in enumerate(coded, 1)
+    ]

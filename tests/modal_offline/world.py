@@ -1,4 +1,6 @@
-"""What the stand-in knows: apps, functions, calls, inputs, containers, and the faults a test asked for."""
+"""What the stand-in knows: apps, functions, calls, inputs, containers, and the faults a test asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ PREEMPTION_GRACE_S = 10.0
 
 @dataclass(eq=False)
 class App:
-    """An app by its id. `published` maps tags to function ids; `classes` maps class names to class ids."""
+    """An app by its id.
+
+    `published` maps tags to function ids; `classes` maps class names to class ids.
+    """
 
     app_id: str
     name: str
@@ -42,7 +47,9 @@ class App:
 
 @dataclass(eq=False)
 class Function:
-    """A function, or a class with all its methods (`Cls.*`), or a variant of one with parameters or options."""
+    """A function, or a class with all its methods (`Cls.*`), or a variant of one with parameters or
+    options.
+    """
 
     function_id: str
     app: App
@@ -62,7 +69,9 @@ class Function:
 
     @property
     def definition(self) -> api_pb2.Function:
-        """The definition that new containers run: the published one, with a variant's options laid over it."""
+        """The definition that new containers run: the published one, with a variant's options laid
+        over it.
+        """
         data = (self.base or self).live
         if data is None:
             raise LookupError(f"{self.name} of {self.app.name} is not published")
@@ -95,7 +104,11 @@ class Function:
     def containers_max(self) -> int:
         """How many containers may run at once: what the app declares, at most two."""
         definition = self.definition
-        declared = self.autoscaler.max_containers or definition.concurrency_limit or definition.autoscaler_settings.max_containers
+        declared = (
+            self.autoscaler.max_containers
+            or definition.concurrency_limit
+            or definition.autoscaler_settings.max_containers
+        )
         return min(declared or CONTAINERS_PER_FUNCTION_MAX, CONTAINERS_PER_FUNCTION_MAX)
 
 
@@ -116,7 +129,9 @@ class Call:
 
     @property
     def retried_here(self) -> bool:
-        """Whether the server owns the retries (`.spawn*`); else the caller does (`.remote`, `.map`)."""
+        """Whether the server owns the retries (`.spawn*`); else the caller does (`.remote`,
+        `.map`).
+        """
         return self.invocation == api_pb2.FUNCTION_CALL_INVOCATION_TYPE_ASYNC
 
     @property
@@ -158,7 +173,11 @@ class Input:
     def names(self) -> set[str]:
         """The names a test may use: the function's, and the method's."""
         function = self.call.function.name
-        return {function, f"{function.removesuffix('.*')}.{self.body.method_name}"} if self.body.method_name else {function}
+        return (
+            {function, f"{function.removesuffix('.*')}.{self.body.method_name}"}
+            if self.body.method_name
+            else {function}
+        )
 
 
 @dataclass(eq=False)
@@ -200,7 +219,10 @@ class Container:
     started_at: float = field(default_factory=time.time)
 
     def __repr__(self) -> str:
-        return f"{self.function.name} {self.task_id} pid={self.pid} retiring={self.retiring} runs={sorted(self.running)}"
+        return (
+            f"{self.function.name} {self.task_id} pid={self.pid} retiring={self.retiring}"
+            f" runs={sorted(self.running)}"
+        )
 
     @property
     def app(self) -> str:
@@ -216,7 +238,10 @@ class Container:
 
 
 class Faults:
-    """Switches that a test sets; each is used up as it strikes. Names are a function's, or `Cls.method`."""
+    """Switches that a test sets; each is used up as it strikes.
+
+    Names are a function's, or `Cls.method`.
+    """
 
     def __init__(self) -> None:
         self.duplicates: Counter[str] = Counter()
@@ -237,7 +262,9 @@ class Faults:
         self.exhausted += n
 
     def cut_submission(self, name: str, after: int) -> None:
-        """Once `after` more inputs came by FunctionMap, further ones fail in a way that the client does not retry."""
+        """Once `after` more inputs came by FunctionMap, further ones fail in a way that the client
+        does not retry.
+        """
         self.cuts[name] = after
 
     @staticmethod
@@ -283,7 +310,11 @@ class World:
         return dict(self.secrets.get(found, {})) if isinstance(found, str) else dict(found)
 
     def app_named(self, name: str) -> App | None:
-        deployed = [a for a in self.apps.values() if a.name == name and a.state == api_pb2.APP_STATE_DEPLOYED]
+        deployed = [
+            a
+            for a in self.apps.values()
+            if a.name == name and a.state == api_pb2.APP_STATE_DEPLOYED
+        ]
         return deployed[-1] if deployed else None
 
     def published(self, app: str, name: str) -> Function | None:
@@ -312,7 +343,9 @@ class World:
     def idle(self) -> bool:
         """Whether nothing runs and nothing is queued, but for what a test holds."""
         queued = (one for function in self.functions.values() for one in function.queue)
-        return not any(one.running for one in self.containers.values()) and all(self.held(one) for one in queued)
+        return not any(one.running for one in self.containers.values()) and all(
+            self.held(one) for one in queued
+        )
 
     def held(self, one: Input) -> bool:
         return bool(self.paused) and bool(one.names & self.paused)

@@ -1,4 +1,6 @@
-"""python -m tests.security: all statements that hurt the parser, or do not end, or take all memory; each is stopped in one line."""
+"""python -m tests.security: all statements that hurt the parser, or do not end, or take all memory;
+each is stopped in one line.
+"""
 
 import tempfile
 import time

@@ -1,7 +1,10 @@
-"""What people have tried to get out of a SQL sandbox with, for DuckDB 2. Each is refused in one line.
+"""What people have tried to get out of a SQL sandbox with, for DuckDB 2.
 
-In the texts: {folder} is a directory with files to steal or to write beside, {bucket} the bucket, {other} a Parquet file of another
-pipeline in it, {own} one of the pipeline asked, {url} an HTTP server that listens.
+Each is refused in one line.
+
+In the texts: {folder} is a directory with files to steal or to write beside, {bucket} the bucket,
+{other} a Parquet file of another pipeline in it, {own} one of the pipeline asked, {url} an HTTP
+server that listens.
 """
 
 from __future__ import annotations
@@ -9,7 +12,10 @@ from __future__ import annotations
 WRITES = [
     "COPY logs TO '{folder}/stolen.csv'",
     "COPY (SELECT * FROM logs) TO '{folder}/stolen.parquet' (FORMAT parquet)",
-    "WITH x AS (COPY (SELECT 666 AS v) TO '{own}' (FORMAT parquet, USE_TMP_FILE false)) SELECT * FROM x",
+    (
+        "WITH x AS (COPY (SELECT 666 AS v) TO '{own}' (FORMAT parquet, USE_TMP_FILE false)) SELECT"
+        " * FROM x"
+    ),
     "WITH x AS (COPY logs TO '{folder}/stolen.csv') SELECT * FROM x",
     "EXPORT DATABASE '{folder}/export'",
     "IMPORT DATABASE '{folder}/export'",
@@ -110,14 +116,20 @@ FILES = [
     "FROM '{folder}/secret.csv'",
     'SELECT * FROM "{other}"',
     "SELECT (SELECT content FROM read_text('{folder}/secret.txt'))",
-    "SELECT * FROM logs WHERE EXISTS (SELECT 1 FROM read_text('{folder}/secret.txt') WHERE content LIKE 'T%')",
+    (
+        "SELECT * FROM logs WHERE EXISTS (SELECT 1 FROM read_text('{folder}/secret.txt') WHERE"
+        " content LIKE 'T%')"
+    ),
     "DESCRIBE SELECT * FROM read_csv('{folder}/secret.csv')",
     "SUMMARIZE '{folder}/secret.csv'",
     "SELECT * FROM (DESCRIBE '{folder}/secret.csv')",
     "SELECT * FROM logs, LATERAL (SELECT * FROM read_text('{folder}/secret.txt'))",
     "PIVOT '{folder}/secret.csv' ON a",
     "SELECT 1 UNION ALL SELECT content FROM read_text('{folder}/secret.txt')",
-    "WITH RECURSIVE x AS (SELECT '1' a UNION ALL SELECT content FROM read_text('{folder}/secret.txt')) FROM x",
+    (
+        "WITH RECURSIVE x AS (SELECT '1' a UNION ALL SELECT content FROM"
+        " read_text('{folder}/secret.txt')) FROM x"
+    ),
     "SELECT * FROM read_csv('/dev/stdin')",
     "SELECT * FROM read_text('/proc/self/environ')",
 ]
@@ -213,23 +225,37 @@ TOO_LONG = {
 """Texts that are made to hurt the parser: refused, or answered, within the time limit."""
 
 BOMBS = {
-    "no end": "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r) SELECT count(*) FROM r",
-    "a growing recursion": "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i FROM r, range(2)) SELECT count(*) FROM r",
-    "a cross join": "SELECT sum(hash(a.range * b.range)) FROM range(100000000) a, range(100000000) b",
+    "no end": (
+        "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r) SELECT count(*) FROM r"
+    ),
+    "a growing recursion": (
+        "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i FROM r, range(2)) SELECT count(*)"
+        " FROM r"
+    ),
+    "a cross join": (
+        "SELECT sum(hash(a.range * b.range)) FROM range(100000000) a, range(100000000) b"
+    ),
     "a long count": "SELECT count(*) FROM range(1000000000000)",
     "one large text": "SELECT length(repeat('x', 1000000000))",
     "larger texts": "SELECT hash(repeat('xy', 500000000))",
     "texts of all rows": "SELECT string_agg(repeat('x', 1000000)) FROM range(100000)",
     "a list of everything": "SELECT list(range) FROM range(1000000000)",
-    "lists that double": "SELECT list_reduce(range(40), lambda a, b: a + b) FROM range(1000000000000)",
-    "a large sort": "SELECT hash(range) h FROM range(1000000000) ORDER BY h LIMIT 1 OFFSET 999999999",
+    "lists that double": (
+        "SELECT list_reduce(range(40), lambda a, b: a + b) FROM range(1000000000000)"
+    ),
+    "a large sort": (
+        "SELECT hash(range) h FROM range(1000000000) ORDER BY h LIMIT 1 OFFSET 999999999"
+    ),
     "many groups": "SELECT hash(range), count(*) FROM range(10000000000) GROUP BY 1",
     "a large result": "SELECT repeat('x', 1000) FROM range(100000000)",
     "sleep": "SELECT sleep_ms(100000)",
     "postgres sleep": "SELECT pg_sleep(100)",
     "a series": "SELECT unnest(generate_series(1, 1000000000000))",
     "a factorial": "SELECT sum(i::HUGEINT * i * i % 7) FROM range(100000000000) t(i)",
-    "regular expressions": "SELECT count(*) FROM range(100000000) t(i) WHERE regexp_matches(repeat('a', 1000) || i, '(a*)*b')",
+    "regular expressions": (
+        "SELECT count(*) FROM range(100000000) t(i) WHERE regexp_matches(repeat('a', 1000) || i,"
+        " '(a*)*b')"
+    ),
     "edit distances": "SELECT levenshtein(repeat('a', 200000), repeat('b', 200000))",
 }
 """Statements that are allowed and do not end, or take all memory. Their process is bounded."""

@@ -1,4 +1,6 @@
-"""A reverse proxy before an S3 server that notes each request, and what IAM would have to allow for it. Standard library only."""
+"""A reverse proxy before an S3 server that notes each request, and what IAM would have to allow for
+it. Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,11 @@ class Request:
     status: int
 
     def needs(self) -> list[Need]:
-        """What IAM asks for, after the S3 actions' reference: HEAD needs what GET needs, conditions at a version also a read.
+        """What IAM asks for, after the S3 actions' reference: HEAD needs what GET needs, conditions
+        at a version also a read.
 
-        Where the object is absent, S3 looks for s3:ListBucket at the prefix of its key, and else answers 403.
+        Where the object is absent, S3 looks for s3:ListBucket at the prefix of its key, and else
+        answers 403.
         """
         parts = urlsplit(self.target)
         query = parse_qs(parts.query, keep_blank_values=True)
@@ -48,12 +52,16 @@ class Request:
         if not key and self.method == "GET":
             return [Need("s3:ListBucket", query.get("prefix", [""])[0])]
         if "delete" in query:
-            return [Need("s3:DeleteObject", unescape(name.decode())) for name in _KEY.findall(self.body)]
+            return [
+                Need("s3:DeleteObject", unescape(name.decode())) for name in _KEY.findall(self.body)
+            ]
         if self.method in ("GET", "HEAD"):
             read = Need("s3:GetObjectVersion" if "versionId" in query else "s3:GetObject", key)
             return [read, Need("s3:ListBucket", key)] if self.status == 404 else [read]
         if self.method == "DELETE":
-            return [Need("s3:AbortMultipartUpload" if "uploadId" in query else "s3:DeleteObject", key)]
+            return [
+                Need("s3:AbortMultipartUpload" if "uploadId" in query else "s3:DeleteObject", key)
+            ]
         write = [Need("s3:PutObject", key)]
         return [*write, Need("s3:GetObject", key)] if "if-match" in self.headers else write
 
@@ -75,12 +83,24 @@ class Recorder:
                 response = connection.getresponse()
                 content = response.read()
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                recorder.requests.append(Request(self.command, self.path, headers, body, response.status))
+                recorder.requests.append(
+                    Request(self.command, self.path, headers, body, response.status)
+                )
                 self.send_response(response.status)
                 for name, value in response.getheaders():
-                    if name.lower() not in ("transfer-encoding", "connection", "content-length", "date", "server"):
+                    if name.lower() not in (
+                        "transfer-encoding",
+                        "connection",
+                        "content-length",
+                        "date",
+                        "server",
+                    ):
                         self.send_header(name, value)
-                length = response.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
+                length = (
+                    response.getheader("Content-Length")
+                    if self.command == "HEAD"
+                    else str(len(content))
+                )
                 self.send_header("Content-Length", length or "0")
                 self.end_headers()
                 self.wfile.write(content)
@@ -122,7 +142,9 @@ def grants(policy: dict[str, Any], bucket: str) -> list[Need]:
         assert statement["Effect"] == "Allow"
         patterns = statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix")
         if patterns is None:
-            patterns = [arn.removeprefix(f"arn:aws:s3:::{bucket}/") for arn in statement["Resource"]]
+            patterns = [
+                arn.removeprefix(f"arn:aws:s3:::{bucket}/") for arn in statement["Resource"]
+            ]
         else:
             assert statement["Resource"] == f"arn:aws:s3:::{bucket}"
         found += [Need(statement["Action"], pattern) for pattern in patterns]
@@ -142,4 +164,6 @@ def refused(policy: dict[str, Any], bucket: str, needs: Sequence[Need]) -> list[
 
 def unused(policy: dict[str, Any], bucket: str, needs: Sequence[Need]) -> list[Need]:
     """What the policy allows and nobody needed."""
-    return sorted(grant for grant in grants(policy, bucket) if not any(covers(grant, need) for need in needs))
+    return sorted(
+        grant for grant in grants(policy, bucket) if not any(covers(grant, need) for need in needs)
+    )

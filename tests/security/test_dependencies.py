@@ -14,7 +14,11 @@ from tests.support.helpers import ROOT
 REPORT = {
     "dependencies": [
         {"name": "good", "version": "1", "vulns": []},
-        {"name": "bad", "version": "2", "vulns": [{"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["3"]}]},
+        {
+            "name": "bad",
+            "version": "2",
+            "vulns": [{"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["3"]}],
+        },
         {"name": "unknown", "skip_reason": "not found"},
     ]
 }
@@ -36,7 +40,9 @@ def test_every_locked_package_has_one_version_and_hashes(name: str) -> None:
     entries = text.replace("\\\n", " ").splitlines()
     assert len(entries) > 20
     for entry in entries:
-        assert re.match(r"[a-z0-9._-]+==\S+( ; [^-]+)?( +--hash=sha256:[0-9a-f]{64})+\s*$", entry), entry
+        assert re.match(
+            r"[a-z0-9._-]+==\S+( ; [^-]+)?( +--hash=sha256:[0-9a-f]{64})+\s*$", entry
+        ), entry
     assert "://" not in text
 
 
@@ -51,7 +57,9 @@ def test_a_vulnerability_fails_unless_it_is_ignored_today() -> None:
         module.ignored("CVE-1\n", today)
 
 
-def test_the_audit_fails_or_says_that_it_was_not_done(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_audit_fails_or_says_that_it_was_not_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     module = audit()
     monkeypatch.setattr(module, "audited", lambda locks: REPORT)
     assert module.main([]) == 1
@@ -63,6 +71,8 @@ def test_the_audit_fails_or_says_that_it_was_not_done(monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "audited", unreachable)
     assert module.main([]) == 0
     assert "audit: not done" in capsys.readouterr().out
-    monkeypatch.setattr(module, "audited", lambda locks: {"dependencies": REPORT["dependencies"][2:]})
+    monkeypatch.setattr(
+        module, "audited", lambda locks: {"dependencies": REPORT["dependencies"][2:]}
+    )
     assert module.main([]) == 0
     assert "audit: not done, the advisory service knows none of 1" in capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""No secret of the environment, nor what is made of it, gets into an answer, an error, the bucket or a temporary file."""
+"""No secret of the environment, nor what is made of it, gets into an answer, an error, the bucket
+or a temporary file.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,20 @@ SIGNED = ("X-Amz-Signature=", "X-Amz-Credential=", "X-Amz-Security-Token=", "AWS
 def forms(secret: str) -> list[bytes]:
     """A secret as it could be written down."""
     plain = secret.encode()
-    return [plain, quote(secret, safe="").encode(), quote(secret).encode(), base64.b64encode(plain).rstrip(b"=")[:-1]]
+    return [
+        plain,
+        quote(secret, safe="").encode(),
+        quote(secret).encode(),
+        base64.b64encode(plain).rstrip(b"=")[:-1],
+    ]
 
 
 def found_in(text: bytes) -> list[str]:
-    named = [name for name, secret in (*SECRETS.items(), ("userinfo", PASSWORD)) if any(form in text for form in forms(secret))]
+    named = [
+        name
+        for name, secret in (*SECRETS.items(), ("userinfo", PASSWORD))
+        if any(form in text for form in forms(secret))
+    ]
     return [*named, *(mark for mark in SIGNED if mark.encode() in text)]
 
 
@@ -52,7 +63,9 @@ class Place:
         (folder / "tmp").mkdir()
         (folder / "home").mkdir()
         watched = {"TMPDIR": str(folder / "tmp"), "HOME": str(folder / "home")}
-        self.project = Project(folder, LOGS, bucket=f"s3://{self.name}/deep", **{**KEYS, **SECRETS}, **watched)
+        self.project = Project(
+            folder, LOGS, bucket=f"s3://{self.name}/deep", **{**KEYS, **SECRETS}, **watched
+        )
 
     def call(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.project.call(command, *arguments, code=None)
@@ -61,7 +74,10 @@ class Place:
         """All objects of the bucket and all files that were left."""
         for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.name):
             for found in page.get("Contents", ()):
-                yield found["Key"], self.s3.get_object(Bucket=self.name, Key=found["Key"])["Body"].read()
+                yield (
+                    found["Key"],
+                    self.s3.get_object(Bucket=self.name, Key=found["Key"])["Body"].read(),
+                )
         for path in self.project.folder.rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield str(path), path.read_bytes()
@@ -73,7 +89,9 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_what_works_shows_no_secret(place: Place) -> None:
-    """All commands, debugging, through a server that saw the secrets' signatures in each request."""
+    """All commands, debugging, through a server that saw the secrets' signatures in
+    each request.
+    """
     with recording(moto_url()) as recorder:
         there = ("--endpoint-url", recorder.url, "--debug")
         for command, arguments, code in (
@@ -88,12 +106,16 @@ def test_what_works_shows_no_secret(place: Place) -> None:
             assert done.returncode == code, f"{command}: {done.stdout} {done.stderr}"
             assert found_in((done.stdout + done.stderr).encode()) == [], command
         asked = recorder.taken()
-    assert any("X-Amz-Security-Token=" in request.target for request in asked), "the test itself sees what must not be shown"
+    assert any("X-Amz-Security-Token=" in request.target for request in asked), (
+        "the test itself sees what must not be shown"
+    )
     assert [name for name, body in place.everything() if found_in(body)] == []
 
 
 def test_what_fails_shows_no_secret(place: Place) -> None:
-    """No server, no such bucket, refusals and nonsense of a server; with and without --debug, for people and for programs."""
+    """No server, no such bucket, refusals and nonsense of a server; with and without --debug, for
+    people and for programs.
+    """
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nobody = f"127.0.0.1:{closed.getsockname()[1]}"
     denies = Denies()
@@ -110,8 +132,12 @@ def test_what_fails_shows_no_secret(place: Place) -> None:
         ):
             done = place.call(command, *arguments, "--endpoint-url", url)
             assert done.returncode in (1, 2), f"{command} {url}: {done.stdout}"
-            assert found_in((done.stdout + done.stderr).encode()) == [], f"{command} {url}\n{done.stdout}\n{done.stderr}"
-        done = place.call("run", "--bucket", "s3://no-such-bucket-here", "--endpoint-url", moto_url())
+            assert found_in((done.stdout + done.stderr).encode()) == [], (
+                f"{command} {url}\n{done.stdout}\n{done.stderr}"
+            )
+        done = place.call(
+            "run", "--bucket", "s3://no-such-bucket-here", "--endpoint-url", moto_url()
+        )
         assert (done.returncode, found_in(done.stderr.encode())) == (2, [])
     finally:
         denies.close()
@@ -128,7 +154,8 @@ class Denies:
         class Handler(BaseHTTPRequestHandler):
             def answer(self) -> None:
                 told = f"<StringToSign>{self.path} {self.headers}</StringToSign>"
-                body = f"<Error><Code>SignatureDoesNotMatch</Code><Message>{told}</Message>{told}</Error>".encode()
+                said = f"<Code>SignatureDoesNotMatch</Code><Message>{told}</Message>{told}"
+                body = f"<Error>{said}</Error>".encode()
                 self.send_response(403)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

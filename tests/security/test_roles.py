@@ -1,4 +1,6 @@
-"""Each role's policy allows every request that the role's code makes, and nothing that no request uses."""
+"""Each role's policy allows every request that the role's code makes, and nothing that no request
+uses.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,16 @@ from pipeline.model.receipt import Receipt
 from pipeline.model.task import Assignment
 from pipeline.state import codec
 from pipeline.work.orders import Order, encode, order_for
-from tests.security.recorder import Need, Recorder, Request, covers, grants, recording, refused, unused
+from tests.security.recorder import (
+    Need,
+    Recorder,
+    Request,
+    covers,
+    grants,
+    recording,
+    refused,
+    unused,
+)
 from tests.support.helpers import Project, lines
 from tests.support.servers import KEYS, moto_url
 
@@ -44,13 +55,17 @@ def parse(obj: Object):
     obj.reject("a row", "a reason")
     return [json.loads(line) for line in obj.lines()]
 
-logs.aggregate("by_kind", by=["kind"], sql="SELECT kind, count(*) AS n, sum(v) AS total FROM logs GROUP BY kind")
+logs.aggregate("by_kind", by=["kind"],
+    sql="SELECT kind, count(*) AS n, sum(v) AS total FROM logs GROUP BY kind")
 """
 
 UNUSED = {
     "s3:DeleteObject deep/_tidemill/logs/jobs/*": "only records of jobs that are 90 days old",
     "s3:AbortMultipartUpload": "only after a failure in the middle of a large upload",
-    "s3:GetObjectVersion": "only `quarantine replay` of a file that was overwritten since, in a bucket that keeps versions",
+    "s3:GetObjectVersion": (
+        "only `quarantine replay` of a file that was overwritten since, in a bucket that keeps"
+        " versions"
+    ),
     "s3:ListBucketVersions": "the same",
 }
 """What a policy may allow although nothing here needs it, and why."""
@@ -78,12 +93,22 @@ class Field:
         self.s3.create_bucket(Bucket=self.name)
         self.url = f"s3://{self.name}/deep"
         self.project = Project(folder, FLOW, bucket=self.url, **KEYS, AWS_ENDPOINT_URL=recorder.url)
-        self.deployment = Deployment(file=str(self.project.file), bucket=self.url, endpoint_url=recorder.url, app="x", secret="x")
+        self.deployment = Deployment(
+            file=str(self.project.file),
+            bucket=self.url,
+            endpoint_url=recorder.url,
+            app="x",
+            secret="x",
+        )
         self.pipelines = load_pipelines(str(self.project.file))
         self.requests: dict[Role, list[Request]] = {role: [] for role in ROLES}
 
     def upload(self, name: str, *rows: dict[str, Any]) -> None:
-        self.s3.put_object(Bucket=self.name, Key=f"deep/up/{name}", Body=lines(*rows or ({"kind": "x", "v": 1},)).encode())
+        self.s3.put_object(
+            Bucket=self.name,
+            Key=f"deep/up/{name}",
+            Body=lines(*rows or ({"kind": "x", "v": 1},)).encode(),
+        )
 
     def delete(self, name: str) -> None:
         self.s3.delete_object(Bucket=self.name, Key=f"deep/up/{name}")
@@ -96,7 +121,11 @@ class Field:
     def outputs_of(self, assignments: Sequence[Assignment]) -> list[str]:
         listed = self.s3.list_objects_v2(Bucket=self.name, Prefix="deep/tables/")["Contents"]
         tasks = {a.task.id for a in assignments}
-        return [found["Key"].removeprefix("deep/") for found in listed if keys.task_of(found["Key"]) in tasks]
+        return [
+            found["Key"].removeprefix("deep/")
+            for found in listed
+            if keys.task_of(found["Key"]) in tasks
+        ]
 
     def note(self, role: Role) -> None:
         self.requests[role] += self.recorder.taken()
@@ -107,10 +136,13 @@ class Field:
     def needs(self, role: Role) -> list[Need]:
         return [need for request in self.requests[role] for need in request.needs()]
 
-    # -- what the roles do ------------------------------------------------------------------------------------------
+    # -- what the roles do -------------------------------------------------------------------------
 
     def plan(self) -> list[Assignment]:
-        """A tick, whose orders are kept. One of them is stored, as those are that are too long for a call."""
+        """A tick, whose orders are kept.
+
+        One of them is stored, as those are that are too long for a call.
+        """
         executor, store = Keeps(), bucket_of(self.deployment).open()
 
         async def tick() -> None:
@@ -127,28 +159,38 @@ class Field:
         return executor.taken
 
     def work(self, assignments: Sequence[Assignment]) -> None:
-        """A rented container by the API: a stored order, the others as they are, and one again after its loss was noted."""
+        """A rented container by the API: a stored order, the others as they are, and one again
+        after its loss was noted.
+        """
         order_runner = order_runner_for(self.deployment, self.pipelines[0], "parse")
         first, *rest = assignments
         stored = keys.assignment(keys.home("logs"), first.task.id, first.nonce)
         order_runner.run([encode(Order(pipeline="logs", task=first.task.id, stored=stored))])
-        order_runner.run([encode(Order(pipeline="logs", task=first.task.id, stored=f"{stored}-gone"))])
+        order_runner.run(
+            [encode(Order(pipeline="logs", task=first.task.id, stored=f"{stored}-gone"))]
+        )
         for assignment in rest:
             order_runner.run([encode(order_for(assignment, keys.home("logs"))[0])])
-        late = msgspec.structs.replace(first, task=msgspec.structs.replace(first.task, losses=6, version="other"))
+        late = msgspec.structs.replace(
+            first, task=msgspec.structs.replace(first.task, losses=6, version="other")
+        )
         for _ in range(2):
             order_runner.run([encode(order_for(late, keys.home("logs"))[0])])
         order_runner.attempts.close()
         self.note("worker")
 
     def behind_a_mount(self) -> None:
-        """Say in each receipt that it was left by a worker behind a mount: then the settler asks the store about all of it."""
+        """Say in each receipt that it was left by a worker behind a mount: then the settler asks
+        the store about all of it.
+        """
         prefix = "deep/" + keys.receipt_prefix(keys.home("logs"))
         for found in self.s3.list_objects_v2(Bucket=self.name, Prefix=prefix)["Contents"]:
             if keys.is_receipt(found["Key"]):
                 body = self.s3.get_object(Bucket=self.name, Key=found["Key"])["Body"].read()
                 receipt = codec.decode(Receipt, body, found["Key"])
-                doubtful = msgspec.structs.replace(receipt, mounted=True, unverified=list(range(len(receipt.rows))))
+                doubtful = msgspec.structs.replace(
+                    receipt, mounted=True, unverified=list(range(len(receipt.rows)))
+                )
                 self.s3.put_object(Bucket=self.name, Key=found["Key"], Body=codec.encode(doubtful))
 
     def settle(self, tasks: Sequence[str]) -> None:
@@ -220,9 +262,13 @@ def field(tmp_path: Path) -> Iterator[Field]:
 
 
 def in_generation(need: Need) -> Need:
-    """The same request about another generation of the table: the same code makes it, with other prefixes."""
+    """The same request about another generation of the table: the same code makes it, with other
+    prefixes.
+    """
     home, places = keys.home("logs"), {"tables/logs/": "tables/logs/generations/2/"}
-    places |= {f"{home}{what}/": f"{home}{what}/generation-2/" for what in ("receipts", "assignments")}
+    places |= {
+        f"{home}{what}/": f"{home}{what}/generation-2/" for what in ("receipts", "assignments")
+    }
     if not need.key.startswith(f"deep/{home}jobs/"):
         places[home] = keys.of_generation(home, 2)
     for first, other in places.items():
@@ -240,7 +286,11 @@ def test_each_policy_is_enough_and_least(field: Field) -> None:
         further = [in_generation(need) for need in needs]
         assert refused(policy, field.name, further) == [], f"{role}, in another generation"
         found = unused(policy, field.name, [*needs, *further])
-        assert [need for need in found if UNUSED.keys().isdisjoint((need.action, f"{need.action} {need.key}"))] == [], role
+        assert [
+            need
+            for need in found
+            if UNUSED.keys().isdisjoint((need.action, f"{need.action} {need.key}"))
+        ] == [], role
     counted = {row["kind"]: row["n"] for row in field.project.sql("SELECT kind, n FROM by_kind")}
     assert counted == {"x": 3, "y": 1, "w": 180}, "the records are of things that worked"
     assert any("uploadId" in request.target for request in field.requests["worker"])
@@ -282,9 +332,15 @@ FORBIDDEN: dict[Role, list[tuple[str, str]]] = {
 
 @pytest.mark.parametrize("role", ROLES)
 def test_what_a_role_must_not(role: Role) -> None:
-    """And no role may write or delete a source, or anything beside the prefix of the bucket's URL."""
+    """And no role may write or delete a source, or anything beside the prefix of the
+    bucket's URL.
+    """
     policy = bucket_policy([Pipeline("logs", source="up/")], "s3://b/deep", role)
-    everybody = [("s3:PutObject", "up/a.jsonl"), ("s3:DeleteObject", "up/a.jsonl"), ("s3:ListBucket", "")]
+    everybody = [
+        ("s3:PutObject", "up/a.jsonl"),
+        ("s3:DeleteObject", "up/a.jsonl"),
+        ("s3:ListBucket", ""),
+    ]
     needs = [Need(action, f"deep/{key}") for action, key in (*FORBIDDEN[role], *everybody)]
     outside = [Need("s3:GetObject", "tables/logs/rows/x.parquet"), Need("s3:ListBucket", "")]
     assert refused(policy, "b", [*needs, *outside]) == sorted({*needs, *outside})
@@ -292,8 +348,17 @@ def test_what_a_role_must_not(role: Role) -> None:
 
 def test_the_evaluator_itself() -> None:
     policy = bucket_policy(load_pipelines("examples.flights.pipeline"), "s3://b", "reader")
-    assert all(covers(grant, Need(grant.action, grant.key.replace("*", "x"))) for grant in grants(policy, "b"))
+    assert all(
+        covers(grant, Need(grant.action, grant.key.replace("*", "x")))
+        for grant in grants(policy, "b")
+    )
     assert not covers(Need("s3:GetObject", "a/*"), Need("s3:GetObject", "b/a/x"))
-    assert Request("HEAD", "/b/a%20b", {}, b"", 404).needs() == [Need("s3:GetObject", "a b"), Need("s3:ListBucket", "a b")]
+    assert Request("HEAD", "/b/a%20b", {}, b"", 404).needs() == [
+        Need("s3:GetObject", "a b"),
+        Need("s3:ListBucket", "a b"),
+    ]
     two = b"<Delete><Object><Key>a&amp;b</Key></Object><Object><Key>c</Key></Object></Delete>"
-    assert Request("POST", "/b?delete", {}, two, 200).needs() == [Need("s3:DeleteObject", "a&b"), Need("s3:DeleteObject", "c")]
+    assert Request("POST", "/b?delete", {}, two, 200).needs() == [
+        Need("s3:DeleteObject", "a&b"),
+        Need("s3:DeleteObject", "c"),
+    ]

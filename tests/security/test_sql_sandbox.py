@@ -24,15 +24,26 @@ GOOD = "SELECT count(*) AS n FROM logs"
 
 
 class Ground:
-    """A bucket with two pipelines, files worth stealing, a server that listens; and all of it as it was before."""
+    """A bucket with two pipelines, files worth stealing, a server that listens; and all of it as it
+    was before.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.project = Project(folder, HOME=str(folder / "home"), TMPDIR=str(folder / "tmp"), AWS_SECRET_ACCESS_KEY=SECRET)
+        self.project = Project(
+            folder,
+            HOME=str(folder / "home"),
+            TMPDIR=str(folder / "tmp"),
+            AWS_SECRET_ACCESS_KEY=SECRET,
+        )
         (folder / "home").mkdir()
         (folder / "tmp").mkdir()
         self.project.upload("a.jsonl", lines({"kind": "x", "v": 1}, {"kind": "y", "v": 2}))
-        self.project.write(LOGS.replace('"logs"', '"other"').replace("FROM logs", "FROM other").replace("up/", "down/"))
+        self.project.write(
+            LOGS.replace('"logs"', '"other"')
+            .replace("FROM logs", "FROM other")
+            .replace("up/", "down/")
+        )
         (self.project.root / "down").mkdir()
         (self.project.root / "down" / "b.jsonl").write_text(lines({"kind": SECRET, "v": 1}))
         self.project.run()
@@ -59,7 +70,9 @@ class Ground:
         found = {}
         for path in sorted(self.folder.rglob("*")):
             if "__pycache__" not in path.parts:
-                found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+                found[str(path)] = (
+                    hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+                )
         return found
 
     def parquet(self, pipeline: str) -> str:
@@ -75,11 +88,17 @@ class Ground:
         )
 
     def leaks(self, told: str, statement: str) -> list[str]:
-        """What a message says of files, settings and paths beyond the words of the statement itself."""
+        """What a message says of files, settings and paths beyond the words of the statement
+        itself.
+        """
         words = self.filled(statement).replace('"', "'").split("'")
         for word in sorted((w for w in words if len(w) > 4), key=len, reverse=True):
             told = told.replace(word, "").replace(word.lower(), "")
-        return [secret for secret in (SECRET, str(self.folder), "tidemill-sql-", "stored_secrets") if secret in told]
+        return [
+            secret
+            for secret in (SECRET, str(self.folder), "tidemill-sql-", "stored_secrets")
+            if secret in told
+        ]
 
     def untouched(self) -> bool:
         return self.everything() == self.before and self.connections == 0
@@ -101,19 +120,38 @@ def at_home(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_attempts_at_the_command_line(ground: Ground, at_home: None, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2, nothing shown of any file, setting or path, nothing written anywhere, nobody called."""
+def test_attempts_at_the_command_line(
+    ground: Ground, at_home: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, nothing shown of any file, setting or path, nothing written anywhere, nobody
+    called.
+    """
     for attempt in ALL[::4]:
         statement = ground.filled(attempt)
-        command = ["sql", str(ground.project.file), statement, "--bucket", str(ground.project.root), "--format", "csv"]
+        command = [
+            "sql",
+            str(ground.project.file),
+            statement,
+            "--bucket",
+            str(ground.project.root),
+            "--format",
+            "csv",
+        ]
         code, (out, err) = invoke(command), capsys.readouterr()
-        assert (code, out, err.count("\n"), "Traceback" in err) == (2, "", 1, False), f"{statement!r}: {code} {out} {err}"
+        assert (code, out, err.count("\n"), "Traceback" in err) == (
+            2,
+            "",
+            1,
+            False,
+        ), f"{statement!r}: {code} {out} {err}"
         assert not ground.leaks(err, attempt), f"{statement!r}: {err}"
     assert ground.untouched()
 
 
 def test_a_session_refuses_every_attempt(ground: Ground, at_home: None) -> None:
-    """Through the Python interface: one warehouse refuses all of them in one line, and then answers."""
+    """Through the Python interface: one warehouse refuses all of them in one line, and then
+    answers.
+    """
     assert len(ALL) >= 60
     visible = [{"a": SECRET}]  # a query must not see this program's variables
     with Warehouse(LocalFiles(str(ground.project.root))) as warehouse:
@@ -132,7 +170,9 @@ def test_a_session_refuses_every_attempt(ground: Ground, at_home: None) -> None:
     assert ground.untouched()
 
 
-def test_what_users_do_ask_still_works(ground: Ground, at_home: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_users_do_ask_still_works(
+    ground: Ground, at_home: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     for statement in (
         GOOD,
         "SHOW TABLES",
@@ -144,10 +184,21 @@ def test_what_users_do_ask_still_works(ground: Ground, at_home: None, capsys: py
         "SELECT column_name FROM information_schema.columns WHERE table_name = 'logs'",
         "SELECT key, status FROM sources UNION ALL SELECT _source_key, kind FROM logs",
         "SELECT *, row_number() OVER (ORDER BY v) FROM logs QUALIFY v > 0",
-        "SELECT unnest([1, 2]), list_transform([1], lambda x: x + 1), * FROM range(3), generate_series(1, 2)",
+        (
+            "SELECT unnest([1, 2]), list_transform([1], lambda x: x + 1), * FROM range(3),"
+            " generate_series(1, 2)"
+        ),
         "SELECT '; DROP TABLE x' AS \"read_csv('/etc/passwd')\" -- a comment; DROP",
     ):
-        command = ["sql", str(ground.project.file), statement, "--bucket", str(ground.project.root), "--format", "csv"]
+        command = [
+            "sql",
+            str(ground.project.file),
+            statement,
+            "--bucket",
+            str(ground.project.root),
+            "--format",
+            "csv",
+        ]
         code, (out, err) = invoke(command), capsys.readouterr()
         assert (code, err) == (0, ""), f"{statement}: {err}"
         assert out.count("\n") > 1 or "count" in out
@@ -165,9 +216,13 @@ def parse(ground: Ground, name: str) -> None:
     assert ground.untouched()
 
 
-@pytest.mark.parametrize("name", ("no end", "larger texts", "a list of everything", "a large result"))
+@pytest.mark.parametrize(
+    "name", ("no end", "larger texts", "a list of everything", "a large result")
+)
 def test_a_bomb_is_stopped(name: str, ground: Ground) -> None:
-    """By its time or its memory, in one line, and what it spilled is gone. The others: python -m tests.security"""
+    """By its time or its memory, in one line, and what it spilled is gone. The others: python -m
+    tests.security
+    """
     stop(ground, name)
 
 
@@ -175,12 +230,16 @@ def stop(ground: Ground, name: str) -> None:
     done = ask(ground, BOMBS[name], "--timeout", "0.4", "--memory-mb", "400")
     assert done.returncode == 2, done.stdout[-300:]
     assert done.stderr.count("\n") == 1
-    assert any(words in done.stderr for words in ("--timeout", "--memory-mb", "Out of Range", "2^32")), done.stderr
+    assert any(
+        words in done.stderr for words in ("--timeout", "--memory-mb", "Out of Range", "2^32")
+    ), done.stderr
     assert ground.untouched()
 
 
 def test_a_process_that_dies_is_told_in_one_line(ground: Ground, tmp_path: Path) -> None:
-    """A crash of the engine itself: simulated by a signal, since no statement is known that does it."""
+    """A crash of the engine itself: simulated by a signal, since no statement is known that does
+    it.
+    """
     crash = tmp_path / "sitecustomize.py"
     crash.write_text(
         "import os, signal, sys\n"
@@ -195,16 +254,34 @@ def test_a_process_that_dies_is_told_in_one_line(ground: Ground, tmp_path: Path)
     assert ask(ground, GOOD, "--format", "csv").stdout == "n\n2\n"
 
 
-def ask(ground: Ground, statement: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def ask(
+    ground: Ground, statement: str, *options: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     command = ground.project.command("sql", str(ground.project.file), statement, *options)
     env = {**ground.project.env(), **environment}
-    return subprocess.run(command, env=env, cwd=ground.folder, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command,
+        env=env,
+        cwd=ground.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def test_a_stopped_command_leaves_no_query_behind(ground: Ground) -> None:
     """SIGTERM to the command ends the query's process too, and its scratch space."""
-    command = ground.project.command("sql", str(ground.project.file), "SELECT count(*) FROM range(1000000000000)")
-    process = subprocess.Popen(command, env=ground.project.env(), cwd=ground.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = ground.project.command(
+        "sql", str(ground.project.file), "SELECT count(*) FROM range(1000000000000)"
+    )
+    process = subprocess.Popen(
+        command,
+        env=ground.project.env(),
+        cwd=ground.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     import psutil
 
     while not psutil.Process(process.pid).children():

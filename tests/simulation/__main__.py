@@ -1,7 +1,8 @@
-"""python -m tests.simulation --seeds N --first SEED [--jobs J] [--mutation NAME]: run histories, print one line of figures.
+"""python -m tests.simulation --seeds N --first SEED [--jobs J] [--mutation NAME]: run histories,
+print one line of figures.
 
-With --table: one line for each rule of the protocol, the mutation that removes it, and what notices that it is gone. Each is tried
-on `--seeds` histories, or on more, until one notices.
+With --table: one line for each rule of the protocol, the mutation that removes it, and what notices
+that it is gone. Each is tried on `--seeds` histories, or on more, until one notices.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from .world import World
 
 @contextmanager
 def runs_without_parquet() -> Iterator[None]:
-    """Ledger runs are stored as references to their tables: Parquet costs a third of a history, and is tested elsewhere."""
+    """Ledger runs are stored as references to their tables: Parquet costs a third of a history, and
+    is tested elsewhere.
+    """
     tables: list[Any] = []
 
     def encode(table: Any) -> bytes:
@@ -45,7 +48,9 @@ def runs_without_parquet() -> Iterator[None]:
 
 
 def history(seed: int, mutation: str | None = None) -> tuple[int, str | None, Counter[str], str]:
-    """One history: its seed, the violation if there was one, its figures and the fingerprint of its trace."""
+    """One history: its seed, the violation if there was one, its figures and the fingerprint of its
+    trace.
+    """
     with runs_without_parquet(), mutations.applied(mutation):
         world = World(seed)
         try:
@@ -53,7 +58,12 @@ def history(seed: int, mutation: str | None = None) -> tuple[int, str | None, Co
         except Violation as violation:
             return seed, str(violation), world.kernel.stats, world.kernel.trace.hexdigest()
         except Exception as error:  # whatever the code under test runs into is a violation too
-            return seed, f"{type(error).__name__}: {error}", world.kernel.stats, world.kernel.trace.hexdigest()
+            return (
+                seed,
+                f"{type(error).__name__}: {error}",
+                world.kernel.stats,
+                world.kernel.trace.hexdigest(),
+            )
         finally:
             world.kernel.close()
     return seed, None, world.kernel.stats, world.kernel.trace.hexdigest()
@@ -67,10 +77,15 @@ def _chunk(job: tuple[range, str | None]) -> list[tuple[int, str | None, Counter
     return done
 
 
-def run(first: int, seeds: int, jobs: int, mutation: str | None = None) -> tuple[list[tuple[int, str]], Counter[str]]:
+def run(
+    first: int, seeds: int, jobs: int, mutation: str | None = None
+) -> tuple[list[tuple[int, str]], Counter[str]]:
     """All violations (seed, message) and the summed figures."""
     step = 25
-    work = [(range(s, min(s + step, first + seeds)), mutation) for s in range(first, first + seeds, step)]
+    work = [
+        (range(s, min(s + step, first + seeds)), mutation)
+        for s in range(first, first + seeds, step)
+    ]
     found: list[tuple[int, str]] = []
     figures: Counter[str] = Counter()
     with ProcessPoolExecutor(jobs) as pool:
@@ -99,15 +114,27 @@ def noticed(mutation: str, seeds: int) -> tuple[int, int, int | None]:
 
 def table(seeds: int, jobs: int) -> None:
     """The rules as a table in Markdown."""
-    names = [n for n in mutations.ALL if n not in mutations.DIRECTED and n not in mutations.PROVEN_REDUNDANT]
+    names = [
+        n
+        for n in mutations.ALL
+        if n not in mutations.DIRECTED and n not in mutations.PROVEN_REDUNDANT
+    ]
     print("| rule | mutation | noticed by |\n|---|---|---|", flush=True)
     with ProcessPoolExecutor(jobs) as pool:
-        for name, (tried, hits, first) in zip(names, pool.map(noticed, names, [seeds] * len(names)), strict=True):
-            print(f"| {mutations.ALL[name][0]} | `{name}` | {hits} of {tried:,} histories, first by seed {first} |", flush=True)
+        for name, (tried, hits, first) in zip(
+            names, pool.map(noticed, names, [seeds] * len(names)), strict=True
+        ):
+            print(
+                f"| {mutations.ALL[name][0]} | `{name}` | {hits} of {tried:,} histories, first by"
+                f" seed {first} |",
+                flush=True,
+            )
     for name, test in mutations.DIRECTED.items():
         print(f"| {mutations.ALL[name][0]} | `{name}` | `{getattr(test, 'func', test).__name__}` |")
     for name, why in mutations.PROVEN_REDUNDANT.items():
-        print(f"| {mutations.ALL[name][0]} | `{name}` | cannot be noticed: {' '.join(why.split())} |")
+        print(
+            f"| {mutations.ALL[name][0]} | `{name}` | cannot be noticed: {' '.join(why.split())} |"
+        )
 
 
 def main() -> int:
@@ -126,8 +153,12 @@ def main() -> int:
     for seed, violation in found[:20]:
         print(f"seed {seed}: {violation}")
     spent = time.perf_counter() - started
-    counts = ", ".join(f"{figures[name]:,} {name}" for name in sorted(figures) if name != "histories")
-    print(f"{figures['histories']:,} histories, {len(found)} violations in {spent:.0f} s ({counts})")
+    counts = ", ".join(
+        f"{figures[name]:,} {name}" for name in sorted(figures) if name != "histories"
+    )
+    print(
+        f"{figures['histories']:,} histories, {len(found)} violations in {spent:.0f} s ({counts})"
+    )
     return 1 if found else 0
 
 

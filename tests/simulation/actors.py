@@ -1,7 +1,9 @@
-"""Who acts in the simulated world: passes, workers, the committer, operators, readers, and the user who uploads.
+"""Who acts in the simulated world: passes, workers, the committer, operators, readers, and the user
+who uploads.
 
-Each is a coroutine over the project's own code. To let another part of the product take part (compaction, generations, another
-sink, another source of hints), write its coroutine here and name it in ACTORS.
+Each is a coroutine over the project's own code. To let another part of the product take part
+(compaction, generations, another sink, another source of hints), write its coroutine here and name
+it in ACTORS.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Somebody who appears now and then: the chance at each step, and how many there may be at once."""
+    """Somebody who appears now and then: the chance at each step, and how many there may be at
+    once.
+    """
 
     start: Callable[[World], None]
     chance: float
@@ -55,7 +59,9 @@ def _pass(world: World) -> None:
 def _named_pass(world: World) -> None:
     """A pass over hinted keys: some new, some known, some that never were."""
     rng = world.kernel.rng
-    world.start_tick(wish=Wish(names=[f"{SOURCE}{rng.randrange(14):02d}" for _ in range(rng.randint(1, 4))]))
+    world.start_tick(
+        wish=Wish(names=[f"{SOURCE}{rng.randrange(14):02d}" for _ in range(rng.randint(1, 4))])
+    )
 
 
 def _growing_pass(world: World) -> None:
@@ -78,13 +84,17 @@ def _reader(world: World) -> None:
 
 
 def _deployment(world: World) -> None:
-    """From now on new passes and containers run other code; some old machines do not know yet (see `World.start_tick`)."""
+    """From now on new passes and containers run other code; some old machines do not know yet (see
+    `World.start_tick`).
+    """
     world.version = "v2"
 
 
 def _compactor(world: World) -> None:
     executor = SimExecutor(world, attached=world.attached, version=world.version)
-    world.owners[executor.owner] = world.kernel.start("compactor", compact(world, executor), executor.owner)
+    world.owners[executor.owner] = world.kernel.start(
+        "compactor", compact(world, executor), executor.owner
+    )
 
 
 def _publisher(world: World) -> None:
@@ -122,20 +132,29 @@ ACTORS = (
 def cast(rng: random.Random) -> list[tuple[Actor, float]]:
     """Who appears in one history, with what chance: most have much of what others have none."""
     always = (_pass, _reader)
-    return [(actor, actor.chance * (1 if actor.start in always else rng.choice([0, 0, 1, 3]))) for actor in ACTORS]
+    return [
+        (actor, actor.chance * (1 if actor.start in always else rng.choice([0, 0, 1, 3])))
+        for actor in ACTORS
+    ]
 
 
 ACTORS_AT_REST = (_compactor, _historian, _publisher, _sink)
 """Who still acts when nothing fails any more."""
 
 
-async def tick(world: World, executor: SimExecutor, skew_s: int, vacuum: bool, wish: Wish | None) -> None:
+async def tick(
+    world: World, executor: SimExecutor, skew_s: int, vacuum: bool, wish: Wish | None
+) -> None:
     """One pass of a runner, and sometimes a vacuum after it."""
     try:
         running = Pass(world.context(executor, skew_s, executor.version))
         await running.open()
         for number in filled(running.state.generations, running.settings.versions):
-            one = Pass(world.context(executor, skew_s, executor.version, number)) if number else running
+            one = (
+                Pass(world.context(executor, skew_s, executor.version, number))
+                if number
+                else running
+            )
             await one.run(wish)
             if vacuum:
                 await upkeep.vacuum(one)
@@ -148,24 +167,34 @@ async def tick(world: World, executor: SimExecutor, skew_s: int, vacuum: bool, w
 async def compact(world: World, executor: SimExecutor) -> None:
     """Somebody merges outputs, some or all of those with superseded rows among them."""
     rng = world.kernel.rng
-    wanted = Wanted(target_bytes=rng.choice([1, 1_000, 10_000]), few=rng.random() < 0.8, purge=rng.random() < 0.5)
+    wanted = Wanted(
+        target_bytes=rng.choice([1, 1_000, 10_000]),
+        few=rng.random() < 0.8,
+        purge=rng.random() < 0.5,
+    )
     try:
         number = rng.choice(list(world.oracles))
-        done = await Compactor(Pass(world.context(executor, world.skew(), executor.version, number)), wanted).run()
+        done = await Compactor(
+            Pass(world.context(executor, world.skew(), executor.version, number)), wanted
+        ).run()
         world.kernel.stats["outputs merged"] += done.outputs
     except (TidemillError, Outdated) as error:
         world.gave_up(error)
 
 
 async def publish(world: World) -> None:
-    """A person begins a generation, publishes it once it has all there is, rolls back, or drops one."""
+    """A person begins a generation, publishes it once it has all there is, rolls back, or drops
+    one.
+    """
     rng, running = world.kernel.rng, world.plain_pass(world.skew())
     versions = running.settings.versions
     try:
         await running.open()
         known = running.state.generations
         if known is None or (known.candidate is None and rng.random() < 0.6):
-            wanted = Change(kind="begin", versions=versions, uploads=rng.choice(["both", "both", "new"]))
+            wanted = Change(
+                kind="begin", versions=versions, uploads=rng.choice(["both", "both", "new"])
+            )
         elif known.candidate is not None and rng.random() < 0.7:
             if known.candidate not in world.oracles or not world.oracles[known.candidate].has_all():
                 return
@@ -223,7 +252,9 @@ async def release(world: World) -> None:
     for number in world.filled:
         running = world.plain_pass(0, number)
         await running.open()
-        await running.requeue([q.key for q in running.state.quarantine.values() if q.kind == "cancelled"])
+        await running.requeue(
+            [q.key for q in running.state.quarantine.values() if q.kind == "cancelled"]
+        )
 
 
 def _worker(world: World, store: StoreBox | object, contents: object, version: str) -> Worker:
@@ -239,7 +270,9 @@ def _worker(world: World, store: StoreBox | object, contents: object, version: s
 
 
 async def execute(world: World, order: Order) -> None:
-    """One execution of an order in a rented container, which runs the code that was deployed last."""
+    """One execution of an order in a rented container, which runs the code that was
+    deployed last.
+    """
     version = world.version
     box = (MountBox if world.mounted else StoreBox)(world.store)
     journal = OrderJournal("p", box, SimClock(world.kernel, 0), world.kernel, version)
@@ -253,7 +286,9 @@ async def execute(world: World, order: Order) -> None:
     await journal.end(found, _finished(found, result))
 
 
-async def work(world: World, assignment: Assignment, version: str, executor: SimExecutor | None = None) -> None:
+async def work(
+    world: World, assignment: Assignment, version: str, executor: SimExecutor | None = None
+) -> None:
     """One attempt in a worker process of a runner."""
     worker = _worker(world, world.store, FetchedContents(world.store), version)
     result: Receipt | Exception
@@ -274,7 +309,9 @@ def _finished(assignment: Assignment, result: Receipt | Exception) -> Finished:
 
 
 async def read(world: World, pauses: int = 0) -> None:
-    """A query: find the live generation, load its state, be slow, read every file of the snapshot."""
+    """A query: find the live generation, load its state, be slow, read every file of
+    the snapshot.
+    """
     started = world.kernel.now
     try:
         clock, number = SimClock(world.kernel, 0), 0
@@ -293,7 +330,9 @@ async def read(world: World, pauses: int = 0) -> None:
 
 
 async def change(world: World) -> None:
-    """Some objects are overwritten and deleted once more, while everything else works as it should."""
+    """Some objects are overwritten and deleted once more, while everything else works
+    as it should.
+    """
     rng = world.kernel.rng
     present = sorted(key for key in world.store.objects if key.startswith(SOURCE))
     for key in rng.sample(present, min(len(present), 3)):

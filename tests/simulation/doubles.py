@@ -1,4 +1,6 @@
-"""What stands in for the user's code, the executors, the Parquet sink and the SQL aggregates in the simulated world."""
+"""What stands in for the user's code, the executors, the Parquet sink and the SQL aggregates in the
+simulated world.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from .world import World
 
 Row = tuple[str, str, str, str]
-"""Source key, the etag it was planned at, its body, and the version of the code that made the row."""
+"""Source key, the etag it was planned at, its body, and the version of the code that made the row.
+"""
 
 
 class Ids:
@@ -51,7 +54,9 @@ def user_code(version: str) -> Callable[[Object], object]:
 
 
 class SimExecutor:
-    """Detached (work is picked up by `World.pump`) or attached (this runner's own worker processes)."""
+    """Detached (work is picked up by `World.pump`) or attached (this runner's own worker
+    processes).
+    """
 
     def __init__(self, world: World, *, attached: bool, version: str) -> None:
         self.world, self.attached, self.version = world, attached, version
@@ -79,7 +84,9 @@ class SimExecutor:
             for nonce, (process, assignment) in self.running.items():
                 if not process.alive and nonce not in known:
                     suspect = 0 if self.world.kernel.rng.random() < 0.5 else None
-                    self.ended.append(Finished(task=assignment.task.id, nonce=nonce, lost="died", suspect=suspect))
+                    self.ended.append(
+                        Finished(task=assignment.task.id, nonce=nonce, lost="died", suspect=suspect)
+                    )
             ended, self.ended = self.ended, []
             for finished in ended:
                 del self.running[finished.nonce]
@@ -89,36 +96,56 @@ class SimExecutor:
         return []
 
     def is_gone(self, owner: str) -> bool:
-        """Right about dead runners, and now and then wrong about living ones: that must be harmless."""
+        """Right about dead runners, and now and then wrong about living ones: that must be
+        harmless.
+        """
         if self.rented:
             return False
         process = self.world.owners.get(owner)
         dead = process is None or not process.alive
-        return (dead and self.attached) or (self.world.kernel.faults and self.world.kernel.rng.random() < 0.02)
+        return (dead and self.attached) or (
+            self.world.kernel.faults and self.world.kernel.rng.random() < 0.02
+        )
 
     async def close(self) -> None:
         return None
 
 
 class SimWriter:
-    """One output file for all inputs of an attempt; its bytes tell which version of which key they came from."""
+    """One output file for all inputs of an attempt; its bytes tell which version of which key they
+    came from.
+    """
 
     def __init__(self, assignment: Assignment, out: str = "out/") -> None:
         self.assignment = assignment
         self.out = keys.of_generation(out, assignment.task.generation)
         self.lines: list[tuple[int, str, str, Any]] = []
 
-    def add(self, index: int, key: str, etag: str, result: Any, rejected: Sequence[tuple[object, str]] = ()) -> None:
+    def add(
+        self,
+        index: int,
+        key: str,
+        etag: str,
+        result: Any,
+        rejected: Sequence[tuple[object, str]] = (),
+    ) -> None:
         self.lines.append((index, key, etag, result))
 
     def finish(self) -> Any:
         files = []
         if self.lines:
             task = self.assignment.task.id
-            file, body = output_file([[k, e, *r, task] for _, k, e, r in self.lines], self.out, task, self.assignment.nonce)
+            file, body = output_file(
+                [[k, e, *r, task] for _, k, e, r in self.lines],
+                self.out,
+                task,
+                self.assignment.nonce,
+            )
             files = [SimpleNamespace(file=file, body=body, path=None)]
         rows = {i: 1 for i, *_ in self.lines}
-        return SimpleNamespace(rows=rows, rejected={}, problems={}, schema=None, files=files, broken={})
+        return SimpleNamespace(
+            rows=rows, rejected={}, problems={}, schema=None, files=files, broken={}
+        )
 
     def close(self) -> None:
         return None
@@ -128,7 +155,15 @@ def output_file(lines: list[Any], out: str, task: str, nonce: str) -> tuple[Outp
     """Rows as a file: each has the four parts of a `Row`, and the task that made it."""
     body = json.dumps(lines).encode()
     key = f"{out}rows/{keys.output_id(task, nonce)}.0.parquet"
-    described = OutputFile(table="rows", key=key, size_bytes=len(body), rows=len(lines), partition={}, schema_id="s", sha256="")
+    described = OutputFile(
+        table="rows",
+        key=key,
+        size_bytes=len(body),
+        rows=len(lines),
+        partition={},
+        schema_id="s",
+        sha256="",
+    )
     return described, body
 
 
@@ -138,8 +173,14 @@ class SimRewriter:
     def __init__(self, world: World, out: str) -> None:
         self.world, self.out = world, out
 
-    async def rewrite(self, outputs: Mapping[str, Output], task: str, nonce: str, schema: str | None) -> list[OutputFile]:
-        lines = [line for name, output in outputs.items() for line in await live_lines(self.world, name, output)]
+    async def rewrite(
+        self, outputs: Mapping[str, Output], task: str, nonce: str, schema: str | None
+    ) -> list[OutputFile]:
+        lines = [
+            line
+            for name, output in outputs.items()
+            for line in await live_lines(self.world, name, output)
+        ]
         for _ in range(self.world.kernel.rng.choice([0, 0, 60])):  # large files take their time
             await Request("pause")
         if not lines:
@@ -180,7 +221,9 @@ def count_groups(rows: list[Row]) -> dict[str, list[str]]:
 
 
 class SimAggregator:
-    """The incremental rule of aggregates in small: recompute the groups that `changes` touched, copy the others."""
+    """The incremental rule of aggregates in small: recompute the groups that `changes` touched,
+    copy the others.
+    """
 
     def __init__(self, world: World, out: str) -> None:
         self.world, self.out = world, out
@@ -190,7 +233,12 @@ class SimAggregator:
 
     def is_behind(self, state: State) -> bool:
         changes = state.changes
-        return bool(changes.added or changes.gone or changes.everything or (state.totals.sources and not state.aggregates))
+        return bool(
+            changes.added
+            or changes.gone
+            or changes.everything
+            or (state.totals.sources and not state.aggregates)
+        )
 
     async def compute(self, snapshot: Snapshot, nonce: str) -> list[AggregateFile]:
         groups = count_groups(await live_rows(self.world, snapshot))
@@ -207,8 +255,12 @@ class SimAggregator:
                     touched.update(group_of(k) for k, *_ in json.loads(stored.body))
             before = json.loads((await self.world.store.get(old.key)).body)
             kept = {g: v for g, v in before.items() if g not in touched}
-            groups = dict(sorted({**kept, **{g: v for g, v in groups.items() if g in touched}}.items()))
+            groups = dict(
+                sorted({**kept, **{g: v for g, v in groups.items() if g in touched}}.items())
+            )
         body = json.dumps(groups).encode()
         key = keys.aggregate_file(self.out, "a", snapshot.sequence, nonce)
         await self.world.store.put(key, body)
-        return [AggregateFile(name="a", definition="d", key=key, size_bytes=len(body), rows=len(groups))]
+        return [
+            AggregateFile(name="a", definition="d", key=key, size_bytes=len(body), rows=len(groups))
+        ]

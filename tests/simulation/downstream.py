@@ -1,4 +1,6 @@
-"""What comes after the table in the simulated world: a stage that reads it, and a sink that keeps a copy of it."""
+"""What comes after the table in the simulated world: a stage that reads it, and a sink that keeps a
+copy of it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pipeline.commit_log.log import Log, Outdated
-from pipeline.errors import CommitConflict, ObjectNotFound, SettingsError, StateInvalid, TidemillError
+from pipeline.errors import (
+    CommitConflict,
+    ObjectNotFound,
+    SettingsError,
+    StateInvalid,
+    TidemillError,
+)
 from pipeline.model import keys
 from pipeline.model.snapshot import Output, Snapshot
 from pipeline.model.task import Inputs
@@ -37,7 +45,7 @@ Pair = tuple[str, str]
 """Task and source key of a row."""
 
 
-# -- the stage -----------------------------------------------------------------------------------------------------------
+# -- the stage -------------------------------------------------------------------------------------
 
 
 def upstream() -> Any:
@@ -64,7 +72,11 @@ class StageContents:
         lines: list[Any] = []
         for file in place.files:
             stored = await self.world.store.get(file.key)
-            lines += [line for line in json.loads(stored.body) if (line[0], line[4]) == (place.source, place.task)]
+            lines += [
+                line
+                for line in json.loads(stored.body)
+                if (line[0], line[4]) == (place.source, place.task)
+            ]
         return BytesContent(json.dumps(lines).encode())
 
 
@@ -72,7 +84,14 @@ def stage_pass(world: World) -> Pass:
     """A pass of the stage, with its workers in the same process."""
     clock = SimClock(world.kernel, 0)
     tables = TableStore(world.store, upstream(), clock=clock, policy=world.policy)  # type: ignore[arg-type]
-    settings = dataclasses.replace(scene.settings("v1"), name=STAGE, source="p:", output="stage/", aggregates=(), listing="whole")
+    settings = dataclasses.replace(
+        scene.settings("v1"),
+        name=STAGE,
+        source="p:",
+        output="stage/",
+        aggregates=(),
+        listing="whole",
+    )
     worker = Worker(
         store=world.store,  # type: ignore[arg-type]
         contents=StageContents(world, tables),
@@ -116,7 +135,9 @@ async def stage(world: World) -> None:
 
 async def check_stage(world: World) -> None:
     """At rest a stage has one row for each row of the live table, made of just that one."""
-    above = await _rows(world, "p", world.oracle.state.generations.live if world.oracle.state.generations else 0)
+    above = await _rows(
+        world, "p", world.oracle.state.generations.live if world.oracle.state.generations else 0
+    )
     below = await _rows(world, STAGE, 0)
     expected = {f"p:{key}": [body, task] for key, (body, task) in above.items()}
     found = {key: [body, version] for key, (body, _, version) in below.items()}
@@ -125,11 +146,21 @@ async def check_stage(world: World) -> None:
 
 
 async def _rows(world: World, name: str, generation: int) -> dict[str, Any]:
-    log = Log(world.store, name, clock=SimClock(world.kernel, 0), policy=world.policy, generation=generation)
+    log = Log(
+        world.store,
+        name,
+        clock=SimClock(world.kernel, 0),
+        policy=world.policy,
+        generation=generation,
+    )
     state = await log.load()
     await log.load_outputs(state)
     entries = await all_entries(log, state)
-    lines = [line for n, output in state.snapshot().outputs.items() for line in await live_lines(world, n, output)]
+    lines = [
+        line
+        for n, output in state.snapshot().outputs.items()
+        for line in await live_lines(world, n, output)
+    ]
     if len(lines) != len(entries):
         raise Violation(f"{name} has {len(lines)} rows of {len(entries)} sources")
     if name == "p":
@@ -137,7 +168,7 @@ async def _rows(world: World, name: str, generation: int) -> dict[str, Any]:
     return {line[0]: (line[2], line[4], line[3]) for line in lines}
 
 
-# -- the sink ------------------------------------------------------------------------------------------------------------
+# -- the sink --------------------------------------------------------------------------------------
 
 
 class SimSink:
@@ -151,18 +182,28 @@ class SimSink:
         """One transaction."""
         if self.mark != change.over:
             return False
-        kept = {} if change.whole else {pair: body for pair, body in self.rows.items() if pair not in went}
+        kept = (
+            {}
+            if change.whole
+            else {pair: body for pair, body in self.rows.items() if pair not in went}
+        )
         self.rows, self.mark = kept | came, change.mark
         return True
 
 
 async def publish(world: World) -> None:
-    """A publisher brings the sink to the newest commit of the live generation; it may die at any request of its own."""
+    """A publisher brings the sink to the newest commit of the live generation; it may die at any
+    request of its own.
+    """
     sink = world.sink
     try:
         held = sink.mark
         log, new = await _live(world)
-        old = await _earlier(log, held) if held is not None and held.generation == new.generation else None
+        old = (
+            await _earlier(log, held)
+            if held is not None and held.generation == new.generation
+            else None
+        )
         if held is not None and held.generation == new.generation and held.sequence > new.sequence:
             raise Violation(f"the sink holds {held}, the table is at {new.sequence}")
         change = changes_between(old, new, {}, held)
@@ -177,7 +218,9 @@ async def publish(world: World) -> None:
             came |= await _pairs(world, name, output)
         await Request("pause")
         if sink.publish(change, came, went - came.keys()):
-            world.kernel.stats["sink: built anew" if change.whole else "sink: brought up to date"] += 1
+            world.kernel.stats[
+                "sink: built anew" if change.whole else "sink: brought up to date"
+            ] += 1
             check_sink(world)
     except (TidemillError, Outdated) as error:
         world.oracle.no_corruption(error)
@@ -212,12 +255,16 @@ async def _pairs(world: World, name: str, output: Output) -> dict[Pair, str]:
 
 
 def check_sink(world: World) -> None:
-    """The sink's rows are those of the commit that its mark names: each source once, at its version."""
+    """The sink's rows are those of the commit that its mark names: each source once, at its
+    version.
+    """
     mark = world.sink.mark
     if mark is None or mark.sequence == 0:
         return
     live = world.oracles[mark.generation].live_at.get(mark.sequence)
     found = {key: body for (_, key), body in world.sink.rows.items()}
-    expected = None if live is None else {key: world.oracle.versions[etag] for key, etag in live.items()}
+    expected = (
+        None if live is None else {key: world.oracle.versions[etag] for key, etag in live.items()}
+    )
     if expected is not None and (found != expected or len(found) != len(world.sink.rows)):
         raise Violation(f"at {mark} the sink has {world.sink.rows}, the table had {expected}")

@@ -1,11 +1,14 @@
-"""python -m tests.simulation.explore [--requests N]: every interleaving of a small world, not a sample of a large one.
+"""python -m tests.simulation.explore [--requests N]: every interleaving of a small world, not a
+sample of a large one.
 
-Two passes, the two workers they dispatch, two keys, one crash anywhere (whose last write may arrive at any later moment, or never),
-one jump of time beyond every deadline, and, in two of the scenes, an overwrite or a deletion. A step is one request of one process:
-it reaches the store, and its answer the process. A process does nothing but what follows from its answers, so two ways to the same
-objects and the same answers are one state, and what can follow is visited once.
+Two passes, the two workers they dispatch, two keys, one crash anywhere (whose last write may arrive
+at any later moment, or never), one jump of time beyond every deadline, and, in two of the scenes,
+an overwrite or a deletion. A step is one request of one process: it reaches the store, and its
+answer the process. A process does nothing but what follows from its answers, so two ways to the
+same objects and the same answers are one state, and what can follow is visited once.
 
-In every state each process may die: what is left in the bucket alone must come to rest with nothing lost and nothing doubled.
+In every state each process may die: what is left in the bucket alone must come to rest with nothing
+lost and nothing doubled.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ SCENES = ("plain", "overwrite", "delete")
 WORKERS = 2
 LATE_S = 100_000
 Move = tuple[str, int]
-"""What happens next: `go` or `crash` with a process, `late` with a write of a dead one, `time`, `user`."""
+"""What happens next: `go` or `crash` with a process, `late` with a write of a dead one, `time`,
+`user`.
+"""
 
 
 class Executor:
@@ -66,7 +71,9 @@ class Executor:
 
 @dataclass(slots=True)
 class Actor:
-    """One process: its coroutine, the request that is on its way, and a digest of all its answers."""
+    """One process: its coroutine, the request that is on its way, and a digest of all
+    its answers.
+    """
 
     coroutine: Any
     request: Request | None = None
@@ -111,7 +118,7 @@ class Scope:
         with suppress(TidemillError, Outdated):
             await Pass(self.context(name)).run()
 
-    # -- moving ------------------------------------------------------------------------------------------------------
+    # -- moving ------------------------------------------------------------------------------------
 
     def start(self, coroutine: Any) -> None:
         actor = Actor(coroutine)
@@ -149,14 +156,20 @@ class Scope:
         else:
             self.left["user"] -= 1
             key = f"{scene.SOURCE}00"
-            self.kernel.perform(Request("put", key, b"v2", False, None) if self.scene == "overwrite" else Request("delete", key))
+            self.kernel.perform(
+                Request("put", key, b"v2", False, None)
+                if self.scene == "overwrite"
+                else Request("delete", key)
+            )
 
     def _go(self, i: int) -> None:
         actor = self.actors[i]
         assert actor is not None and actor.request is not None
         request = actor.request
         self.kernel.perform(request)
-        actor.answers.update(f"{request.name} {request.args[:1]} {request.result!r} {request.error!r}\n".encode())
+        actor.answers.update(
+            f"{request.name} {request.args[:1]} {request.result!r} {request.error!r}\n".encode()
+        )
         self._advance(i)
 
     def _crash(self, i: int) -> None:
@@ -168,13 +181,15 @@ class Scope:
         actor.coroutine.close()
         self.actors[i] = None
 
-    # -- looking -----------------------------------------------------------------------------------------------------
+    # -- looking -----------------------------------------------------------------------------------
 
     def bucket(self) -> bytes:
         """A digest of all objects with their times, and of the clock."""
         digest = hashlib.blake2b(f"{self.kernel.now} {self.left['user']}".encode(), digest_size=16)
         for key in sorted(self.store.objects):
-            digest.update(f"{key} {self.store.objects[key].modified_us}\n".encode() + self.store.bodies[key])
+            digest.update(
+                f"{key} {self.store.objects[key].modified_us}\n".encode() + self.store.bodies[key]
+            )
         return digest.digest()
 
     def digest(self) -> bytes:
@@ -191,7 +206,10 @@ class Scope:
                 actor.coroutine.close()
 
     def abandoned(self) -> None:
-        """Everybody is gone: passes over what the bucket holds must bring it to rest. Raises Violation."""
+        """Everybody is gone: passes over what the bucket holds must bring it to rest.
+
+        Raises Violation.
+        """
         rest = Scope.__new__(Scope)
         rest.kernel, rest.policy, rest.scene = Kernel(1), self.policy, self.scene
         rest.kernel.faults, rest.kernel.now = False, self.kernel.now
@@ -199,7 +217,10 @@ class Scope:
         rest.store.objects, rest.store.bodies = dict(self.store.objects), dict(self.store.bodies)
         rest.store._serial = self.store._serial
         rest.oracle = Oracle(rest)  # type: ignore[arg-type]
-        rest.oracle.versions, rest.oracle.present_since = dict(self.oracle.versions), dict(self.oracle.present_since)
+        rest.oracle.versions, rest.oracle.present_since = (
+            dict(self.oracle.versions),
+            dict(self.oracle.present_since),
+        )
         log = Log(rest.store, "p", clock=SimClock(rest.kernel, 0), policy=rest.policy)
         rest.oracle.state = rest.kernel.run_alone(log.load())
         rest.store.on_put, rest.store.on_delete = rest.oracle.on_put, rest.oracle.on_delete
@@ -236,7 +257,10 @@ class Visited:
 
 
 def explore(scene_name: str, requests: int) -> Visited:
-    """Visit every state within so many steps of the beginning. Raises Violation, with the steps that led to it."""
+    """Visit every state within so many steps of the beginning.
+
+    Raises Violation, with the steps that led to it.
+    """
     seen: dict[bytes, int] = {}
     buckets: set[bytes] = set()
     found = Visited()
@@ -251,16 +275,24 @@ def explore(scene_name: str, requests: int) -> Visited:
                     buckets.add(bucket)
                     state.abandoned()
         except Violation as violation:
-            raise Violation(f"{violation}; scene {scene_name}, after {list(script)} and on") from None
+            raise Violation(
+                f"{violation}; scene {scene_name}, after {list(script)} and on"
+            ) from None
     found.states, found.buckets = len(seen), len(buckets)
     found.cut = sum(depth == requests for depth in seen.values())
     return found
 
 
 def _follow(
-    scene_name: str, script: tuple[Move, ...], requests: int, seen: dict[bytes, int], todo: list[tuple[Move, ...]]
+    scene_name: str,
+    script: tuple[Move, ...],
+    requests: int,
+    seen: dict[bytes, int],
+    todo: list[tuple[Move, ...]],
 ) -> Iterator[tuple[Scope, int]]:
-    """New states along one way, from the end of `script`, each with its depth; what branches off goes to `todo`."""
+    """New states along one way, from the end of `script`, each with its depth; what branches off
+    goes to `todo`.
+    """
     scope = script_of(scene_name, script)
     while True:
         digest = scope.digest()
@@ -289,8 +321,9 @@ def main() -> int:
             found = explore(name, args.requests)
         whole = "all there are" if not found.cut else f"{found.cut:,} cut off"
         print(
-            f"{name}: {found.states:,} states within {args.requests} steps ({whole}; the deepest at {found.deepest}),"
-            f" {found.buckets:,} buckets abandoned and brought to rest, 0 violations, {time.perf_counter() - started:.0f} s",
+            f"{name}: {found.states:,} states within {args.requests} steps ({whole}; the deepest at"
+            f" {found.deepest}), {found.buckets:,} buckets abandoned and brought to rest, 0"
+            f" violations, {time.perf_counter() - started:.0f} s",
             flush=True,
         )
     return 0

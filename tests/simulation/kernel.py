@@ -1,7 +1,9 @@
-"""A deterministic world: one seed, one history. Every await of the code under test is one request to a simulated store.
+"""A deterministic world: one seed, one history.
 
-The scheduler picks who moves; requests may fail before or after they take effect, processes may be killed or stall for
-longer than any deadline, and requests of dead processes may arrive later.
+Every await of the code under test is one request to a simulated store.
+
+The scheduler picks who moves; requests may fail before or after they take effect, processes may be
+killed or stall for longer than any deadline, and requests of dead processes may arrive later.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class Request:
         self.error: Exception | None = None
 
     def cut_off(self, share: float) -> Request:
-        """What reaches the store of a dead process's request: through a mount, the part of an object that was written so far."""
+        """What reaches the store of a dead process's request: through a mount, the part of an
+        object that was written so far.
+        """
         if self.name != "put" or not self.kwargs.get("mounted"):
             return self
         key, body, *rest = self.args
@@ -61,7 +65,10 @@ class Process:
 
 
 class Kernel:
-    """Scheduler and faults. `perform` is what executes a request against the store; set it before `step`."""
+    """Scheduler and faults.
+
+    `perform` is what executes a request against the store; set it before `step`.
+    """
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -107,19 +114,26 @@ class Kernel:
         self.stats["requests"] += 1
         self.trace.update(f"{self.now} {request.name} {request.args[:1]}\n".encode())
         try:
-            request.result = getattr(self.store, "do_" + request.name)(*request.args, **request.kwargs)
+            request.result = getattr(self.store, "do_" + request.name)(
+                *request.args, **request.kwargs
+            )
         except (ObjectNotFound, PreconditionFailed) as error:
             request.error = error
 
     def step(self) -> bool:
-        """Let one process take half a step: advance to its next request, or have that request reach the store."""
+        """Let one process take half a step: advance to its next request, or have that request reach
+        the store.
+        """
         self.now += 1
         rng = self.rng
         if self.dead_letters and rng.random() < 0.1:
             self.stats["late"] += 1
             self.perform(self.dead_letters.pop(rng.randrange(len(self.dead_letters))))
         if self.outages and rng.random() < self.outages:
-            self.outage = (rng.choice(["", "src/", "out/", "_tidemill/"]), self.now + rng.choice([20, 100, 400]))
+            self.outage = (
+                rng.choice(["", "src/", "out/", "_tidemill/"]),
+                self.now + rng.choice([20, 100, 400]),
+            )
         ready = [p for p in self.processes if p.wake <= self.now]
         if not ready:
             return bool(self.processes)
@@ -149,12 +163,20 @@ class Kernel:
 
     def _deliver(self, process: Process, request: Request, shaky: bool) -> None:
         process.sent = True
-        if shaky and request.name != "pause" and (self._is_out(request) or self.rng.random() < self.fail_before):
+        if (
+            shaky
+            and request.name != "pause"
+            and (self._is_out(request) or self.rng.random() < self.fail_before)
+        ):
             self.stats["errors before"] += 1
             request.error, request.result = StoreUnavailable("lost on the way"), None
             return
         self.perform(request)
-        if shaky and request.name in ("put", "delete", "get") and self.rng.random() < self.fail_after:
+        if (
+            shaky
+            and request.name in ("put", "delete", "get")
+            and self.rng.random() < self.fail_after
+        ):
             self.stats["errors after"] += 1
             request.error, request.result = StoreUnavailable("answer lost"), None
 

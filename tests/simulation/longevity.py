@@ -1,10 +1,12 @@
-"""python -m tests.simulation.longevity [--commits N] [--days D]: a pipeline runs for a year; what lies under its home then?
+"""python -m tests.simulation.longevity [--commits N] [--days D]: a pipeline runs for a year; what
+lies under its home then?
 
-One pass for each tick of the simulated clock, over an in-memory store and without faults. Sources are uploaded, overwritten and
-deleted in one tick of twenty; in the others a name that can be no key comes or goes, which costs a commit and no Parquet: so a
-year takes minutes. Every pass that commits ends as it does in the product, with a checkpoint or a vacuum. Watched are the number
-of objects under the home prefix and the requests that a fresh process needs to load the state: both must stay below bounds that
-do not depend on how long the pipeline has run.
+One pass for each tick of the simulated clock, over an in-memory store and without faults. Sources
+are uploaded, overwritten and deleted in one tick of twenty; in the others a name that can be no key
+comes or goes, which costs a commit and no Parquet: so a year takes minutes. Every pass that commits
+ends as it does in the product, with a checkpoint or a vacuum. Watched are the number of objects
+under the home prefix and the requests that a fresh process needs to load the state: both must stay
+below bounds that do not depend on how long the pipeline has run.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ class Clock:
 
 
 class Bucket(MemoryStore):
-    """A store with the simulated time, that counts requests, and lists without looking at every key."""
+    """A store with the simulated time, that counts requests, and lists without looking at every
+    key.
+    """
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -71,10 +75,16 @@ class Bucket(MemoryStore):
         self.requests: Counter[str] = Counter()
         self._names: list[str] = []
 
-    async def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
+    async def list(
+        self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()
+    ) -> AsyncIterator[Page]:
         at = bisect_left(self._names, max(prefix, start_after))
         while True:
-            page = [name for name in self._names[at : at + 1000] if name.startswith(prefix) and name > start_after]
+            page = [
+                name
+                for name in self._names[at : at + 1000]
+                if name.startswith(prefix) and name > start_after
+            ]
             self.requests["list"] += 1
             found = [self._objects[name] for name in page]
             yield Page(
@@ -91,7 +101,9 @@ class Bucket(MemoryStore):
         if key not in self._objects:
             insort(self._names, key)
         await super().put(key, body, **options)
-        self._objects[key] = msgspec.structs.replace(self._objects[key], modified_us=int(1_000_000 * self.clock.s))
+        self._objects[key] = msgspec.structs.replace(
+            self._objects[key], modified_us=int(1_000_000 * self.clock.s)
+        )
 
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -119,7 +131,9 @@ class Year:
         self.clock, self.ids = Clock(), Ids("x")
         self.store = Bucket(self.clock)
         self.policy = policy
-        self.settings = dataclasses.replace(scene.settings("v1"), aggregates=(), retention_s=retention_s)
+        self.settings = dataclasses.replace(
+            scene.settings("v1"), aggregates=(), retention_s=retention_s
+        )
         self.state: State | None = None
         self.most: Counter[str] = Counter()
         self.load_requests = 0
@@ -175,7 +189,11 @@ class Year:
     def look(self) -> None:
         """Count what lies under the home prefix."""
         home = keys.home("p")
-        found = Counter(key.removeprefix(home).split("/")[0] for key in self.store._objects if key.startswith(home))
+        found = Counter(
+            key.removeprefix(home).split("/")[0]
+            for key in self.store._objects
+            if key.startswith(home)
+        )
         found["all"] = sum(found.values())
         for name, count in found.items():
             self.most[name] = max(self.most[name], count)
@@ -187,7 +205,9 @@ class Year:
         self.load_requests = max(self.load_requests, self.store.requests.total() - before)
 
 
-async def live(year: Year, *, commits: int, days: float, sources: int = 200, looks: int = 200) -> None:
+async def live(
+    year: Year, *, commits: int, days: float, sources: int = 200, looks: int = 200
+) -> None:
     """Ticks evenly over so many days until there are so many commits."""
     number = 0
     while year.state is None or year.state.sequence < commits:
@@ -200,8 +220,9 @@ async def live(year: Year, *, commits: int, days: float, sources: int = 200, loo
 
 
 def bound(policy: Policy, settings: PipelineSettings, *, commits_a_day: float) -> int:
-    """The most objects under the home prefix that there may be: log entries within retention or the bound on their number, what
-    gathers between two vacuums, and a constant."""
+    """The most objects under the home prefix that there may be: log entries within retention or the
+    bound on their number, what gathers between two vacuums, and a constant.
+    """
     kept = min(policy.log_entries_max, int(commits_a_day * settings.retention_s / DAY_S))
     return kept + 3 * policy.vacuum_every + 50
 
@@ -218,12 +239,20 @@ def main() -> int:
     year, started = Year(Policy(), retention_s=7 * DAY_S), time.perf_counter()
     run(live(year, commits=args.commits, days=args.days))
     most = bound(year.policy, year.settings, commits_a_day=args.commits / args.days)
-    counts = ", ".join(f"{count:,} {name}" for name, count in year.most.most_common() if name != "all")
-    print(
-        f"{args.commits:,} commits in {args.days:g} days: at most {year.most['all']:,} objects under the home prefix"
-        f" (bound {most:,}; {counts}), at most {year.load_requests} requests to load, {time.perf_counter() - started:.0f} s"
+    counts = ", ".join(
+        f"{count:,} {name}" for name, count in year.most.most_common() if name != "all"
     )
-    return 0 if year.most["all"] <= most and year.load_requests <= LOAD_REQUESTS_MAX + year.policy.checkpoint_every else 1
+    print(
+        f"{args.commits:,} commits in {args.days:g} days: at most {year.most['all']:,} objects"
+        f" under the home prefix (bound {most:,}; {counts}), at most {year.load_requests} requests"
+        f" to load, {time.perf_counter() - started:.0f} s"
+    )
+    return (
+        0
+        if year.most["all"] <= most
+        and year.load_requests <= LOAD_REQUESTS_MAX + year.policy.checkpoint_every
+        else 1
+    )
 
 
 if __name__ == "__main__":

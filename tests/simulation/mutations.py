@@ -1,4 +1,6 @@
-"""The rules of the protocol, each with a way to break it. A rule whose mutation no history notices would be no rule.
+"""The rules of the protocol, each with a way to break it.
+
+A rule whose mutation no history notices would be no rule.
 
 Each mutation replaces one method of the code under test, and nothing of the simulation.
 """
@@ -62,7 +64,9 @@ def applied(name: str | None) -> Iterator[None]:
 
 @removes("settle only receipts of open tasks, the first one wins")
 def settle_blindly() -> Any:
-    """A task stays open after it was settled, so that the receipt of any later attempt settles it again."""
+    """A task stays open after it was settled, so that the receipt of any later attempt settles it
+    again.
+    """
     real = State._settle
 
     def settle(self: State, settled: Any, at_ms: int) -> None:
@@ -89,7 +93,10 @@ def any_task_publishes() -> Any:
         real(self, pipeline)
         self.wanted = _Tolerant()
 
-    return _both(patch.object(State, "__init__", init), patch.object(State, "is_wanted", lambda self, key, task_id: True))
+    return _both(
+        patch.object(State, "__init__", init),
+        patch.object(State, "is_wanted", lambda self, key, task_id: True),
+    )
 
 
 @removes("receipts have a nonce for each attempt")
@@ -103,7 +110,10 @@ def dispatch_first() -> Any:
 
     async def commit(self: Pass, evidence: Any) -> Any:
         async def append(log: Log, state: State, proposal: Commit) -> bool:
-            planned = [Assignment(pipeline="p", task=t, nonce=self.context.ids.nonce(), schema=None) for t in proposal.plan]
+            planned = [
+                Assignment(pipeline="p", task=t, nonce=self.context.ids.nonce(), schema=None)
+                for t in proposal.plan
+            ]
             await self.context.executor.dispatch(planned)
             return await real(log, state, proposal)
 
@@ -147,7 +157,9 @@ def code_of_any_version() -> Any:
     return patch.object(OrderJournal, "begin", begin)
 
 
-@removes("a committed version that was to be processed once more, and got no answer, is found again")
+@removes(
+    "a committed version that was to be processed once more, and got no answer, is found again"
+)
 def forget_wishes() -> Any:
     from pipeline.discover import compare
 
@@ -159,8 +171,12 @@ def collect_uncovered() -> Any:
     real = Vacuum._log_and_checkpoints
 
     async def collect(self: Vacuum, checkpoint: str) -> None:
-        names = [k async for page in self.store.list(keys.log_prefix(self.log.home)) for k in page.keys]
-        self.kept = checkpoints.Kept(floor=max((keys.log_sequence(name) or 0 for name in names), default=0))
+        names = [
+            k async for page in self.store.list(keys.log_prefix(self.log.home)) for k in page.keys
+        ]
+        self.kept = checkpoints.Kept(
+            floor=max((keys.log_sequence(name) or 0 for name in names), default=0)
+        )
         await real(self, checkpoint)
 
     return patch.object(Vacuum, "_log_and_checkpoints", collect)
@@ -210,7 +226,12 @@ def vacuum_at_once() -> Any:
 @removes("retention by the store's own time")
 def local_clock() -> Any:
     async def follow(self: Log, state: State, key: str, stored: Stored) -> bool:
-        return await real(self, state, key, Stored(body=stored.body, etag="", size_bytes=0, modified_us=_written(stored) * 1000))
+        return await real(
+            self,
+            state,
+            key,
+            Stored(body=stored.body, etag="", size_bytes=0, modified_us=_written(stored) * 1000),
+        )
 
     def _written(stored: Stored) -> int:
         import msgspec
@@ -333,7 +354,9 @@ def lost_is_final() -> Any:
         real(self, task, i, loss)
         import msgspec
 
-        self.commit.quarantine[-1] = msgspec.structs.replace(self.commit.quarantine[-1], retry_at_ms=0)
+        self.commit.quarantine[-1] = msgspec.structs.replace(
+            self.commit.quarantine[-1], retry_at_ms=0
+        )
 
     return patch.object(_Draft, "_quarantine_lost", quarantine)
 
@@ -348,7 +371,9 @@ def readers_ignore_dead_keys() -> Any:
         import msgspec
 
         whole = real(self)
-        outputs = {k: msgspec.structs.replace(o, dead=[], dead_tasks=[]) for k, o in whole.outputs.items()}
+        outputs = {
+            k: msgspec.structs.replace(o, dead=[], dead_tasks=[]) for k, o in whole.outputs.items()
+        }
         return msgspec.structs.replace(whole, outputs=outputs)
 
     return patch.object(State, "snapshot", snapshot)
@@ -372,7 +397,11 @@ def one_nonce_an_order() -> Any:
 
     async def begin(self: Any, order: Any) -> Any:
         found = await real(self, order)
-        return order.assignment if isinstance(found, Assignment) and order.assignment is not None else found
+        return (
+            order.assignment
+            if isinstance(found, Assignment) and order.assignment is not None
+            else found
+        )
 
     return patch.object(OrderJournal, "begin", begin)
 
@@ -388,7 +417,11 @@ def merge_forgets_deaths() -> Any:
 def dead_by_own_task() -> Any:
     from . import doubles
 
-    return patch.object(doubles, "dead_rows", lambda name, output: [(name.partition(".")[0], key) for key in output.dead])
+    return patch.object(
+        doubles,
+        "dead_rows",
+        lambda name, output: [(name.partition(".")[0], key) for key in output.dead],
+    )
 
 
 @removes("a compaction is settled only while all that it merged is still there")
@@ -443,7 +476,10 @@ def stage_by_key_alone() -> Any:
         return await _ROWS(self, key, entry.output if entry is not None else "", **rest)
 
     _PAGE, _ROWS = TableStore._page, TableStore.rows
-    patches = [patch.object(TableStore, name, new) for name, new in (("_head", head), ("_page", page), ("rows", rows))]
+    patches = [
+        patch.object(TableStore, name, new)
+        for name, new in (("_head", head), ("_page", page), ("rows", rows))
+    ]
     return _both(*patches)
 
 
@@ -462,8 +498,12 @@ def sink_forgets_deaths() -> Any:
 
 
 DIRECTED = {
-    "collect-kept-runs": test_maintenance.test_a_vacuum_leaves_the_runs_of_the_ledger_that_an_earlier_state_is_read_from,
-    "exchange-for-any-runs": test_log.test_a_state_takes_no_runs_that_lack_what_it_merged_into_its_own,
+    "collect-kept-runs": (
+        test_maintenance.test_a_vacuum_leaves_the_runs_of_the_ledger_that_an_earlier_state_is_read_from
+    ),
+    "exchange-for-any-runs": (
+        test_log.test_a_state_takes_no_runs_that_lack_what_it_merged_into_its_own
+    ),
     "no-floor": test_log.test_an_entry_recreated_below_the_floor_did_not_happen,
     "forget-wishes": partial(
         test_discovery.test_a_committed_version_that_waits_to_be_processed_once_more_is_found,
@@ -471,18 +511,26 @@ DIRECTED = {
         retry_at_ms=5,
         is_found=True,
     ),
-    "local-clock": test_maintenance.test_a_file_removed_by_a_machine_whose_clock_is_years_behind_stays_for_its_retention,
+    "local-clock": (
+        test_maintenance.test_a_file_removed_by_a_machine_whose_clock_is_years_behind_stays_for_its_retention
+    ),
     "no-id-chain": test_log.test_a_reader_does_not_follow_an_entry_of_another_history,
-    "taken-means-lost": partial(test_log.test_a_lost_answer_neither_loses_nor_doubles_the_commit, ["after"]),
+    "taken-means-lost": partial(
+        test_log.test_a_lost_answer_neither_loses_nor_doubles_the_commit, ["after"]
+    ),
 }
 """Rules that random histories seldom or never miss, and the test that fails without them."""
 
 PROVEN_REDUNDANT = {
-    "fixed-receipt-names": """A receipt carries its attempt's nonce and the keys of files that only this attempt wrote.
-    If a later attempt of the same task overwrites it, whoever reads the name finds one of the two, whole; either settles
-    the task, the files of the other are orphans, and a settled task ignores both. If a mount publishes a cut-off receipt
-    over a whole one, it is no receipt (`wire.decode` refuses it), and the deadline gives the task another attempt. So
-    nothing is lost or doubled. The names keep the nonce because mounts cannot overwrite, and so that a whole receipt
-    outlives a cut-off one.""",
+    "fixed-receipt-names": (
+        """A receipt carries its attempt's nonce and the keys of files that only this attempt wrote.
+    If a later attempt of the same task overwrites it, whoever reads the name finds one of the
+    two, whole; either settles the task, the files of the other are orphans, and a settled task
+    ignores both. If a mount publishes a cut-off receipt over a whole one, it is no receipt
+    (`wire.decode` refuses it), and the deadline gives the task another attempt. So nothing is
+    lost or doubled. The names keep the nonce because mounts cannot overwrite, and so that a whole
+    receipt outlives a cut-off one.
+    """
+    ),
 }
 """Rules that no history can miss, with the reason why they are kept."""

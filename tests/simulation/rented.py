@@ -1,4 +1,6 @@
-"""Rented containers in the simulated world: orders run late, twice, or again after a death, through mounts without versions."""
+"""Rented containers in the simulated world: orders run late, twice, or again after a death, through
+mounts without versions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the simulated pipeline is: its settings, and bounds so small that everything happens within a thousand requests."""
+"""What the simulated pipeline is: its settings, and bounds so small that everything happens within
+a thousand requests.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ SOURCE = "src/"
 
 
 def settings(version: str, generation: int = 0) -> PipelineSettings:
-    """The pipeline as somebody declared it at one version of the code, and one generation of its table."""
+    """The pipeline as somebody declared it at one version of the code, and one generation of its
+    table.
+    """
     declared = PipelineSettings(
         name="p",
         source=SOURCE,
@@ -21,7 +25,11 @@ def settings(version: str, generation: int = 0) -> PipelineSettings:
         output="out/",
         partition_by=(),
         widen="none",
-        transforms=(TransformSettings(name="t", version=version, match=("**",), timeout_s=0, max_attempts=3),),
+        transforms=(
+            TransformSettings(
+                name="t", version=version, match=("**",), timeout_s=0, max_attempts=3
+            ),
+        ),
         aggregates=(AggregateSettings(name="a", by={"g": "g"}, sql=""),),
         retention_s=RETENTION_S,
         listing="growing",

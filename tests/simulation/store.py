@@ -1,4 +1,6 @@
-"""The simulated store: strongly consistent objects, short listing pages, and (in some histories) stale listings."""
+"""The simulated store: strongly consistent objects, short listing pages, and (in some histories)
+stale listings.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ TRIES = 4
 
 
 async def patient(name: str, *args: Any) -> Any:
-    """Reads and deletes are sent again a bounded number of times, as real clients do; writes never are."""
+    """Reads and deletes are sent again a bounded number of times, as real clients do; writes never
+    are.
+    """
     for _ in range(TRIES - 1):
         try:
             return await Request(name, *args)
@@ -45,9 +49,11 @@ class SimStore:
         self._serial = 0
         self.check_preconditions = True
 
-    # -- the port ----------------------------------------------------------------------------------------------------
+    # -- the port ----------------------------------------------------------------------------------
 
-    async def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
+    async def list(
+        self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()
+    ) -> AsyncIterator[Page]:
         after = start_after
         while True:
             page, more = await patient("list", prefix, after)
@@ -56,7 +62,9 @@ class SimStore:
                 return
             after = page.keys[-1]
 
-    async def get(self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None) -> Stored:
+    async def get(
+        self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None
+    ) -> Stored:
         return await patient("get", key, if_match)
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[Stored | None]:
@@ -68,7 +76,9 @@ class SimStore:
                 found.append(None)
         return found
 
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+    async def put(
+        self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> None:
         await Request("put", key, body, create_only, if_match)
 
     async def put_file(self, key: str, path: Path) -> None:
@@ -99,7 +109,7 @@ class SimStore:
     async def close(self) -> None:
         return None
 
-    # -- execution ---------------------------------------------------------------------------------------------------
+    # -- execution ---------------------------------------------------------------------------------
 
     def do_pause(self) -> None:
         return None
@@ -125,7 +135,10 @@ class SimStore:
         hidden = {
             key
             for at, key, what in self.recent
-            if what == "put" and self.kernel.now - at <= STALE_S and key.startswith(prefix) and self.kernel.rng.random() < 0.5
+            if what == "put"
+            and self.kernel.now - at <= STALE_S
+            and key.startswith(prefix)
+            and self.kernel.rng.random() < 0.5
         }
         return [name for name in names if name not in hidden]
 
@@ -133,14 +146,27 @@ class SimStore:
         head = self.do_head(key)
         if if_match is not None and self.check_preconditions and head.etag != if_match:
             raise PreconditionFailed(key)
-        return Stored(body=self.bodies[key], etag=head.etag, size_bytes=head.size_bytes, modified_us=head.modified_us)
+        return Stored(
+            body=self.bodies[key],
+            etag=head.etag,
+            size_bytes=head.size_bytes,
+            modified_us=head.modified_us,
+        )
 
     def do_head(self, key: str) -> Head:
         if key not in self.objects:
             raise ObjectNotFound(key)
         return self.objects[key]
 
-    def do_put(self, key: str, body: bytes, create_only: bool, if_match: str | None, *, mounted: bool = False) -> Head:
+    def do_put(
+        self,
+        key: str,
+        body: bytes,
+        create_only: bool,
+        if_match: str | None,
+        *,
+        mounted: bool = False,
+    ) -> Head:
         current = self.objects.get(key)
         if create_only and current is not None:
             raise PreconditionFailed(key)
@@ -150,7 +176,12 @@ class SimStore:
             if current.etag != if_match:
                 raise PreconditionFailed(key)
         self._serial += 1
-        head = Head(key=key, etag=f"e{self._serial}", size_bytes=len(body), modified_us=self.kernel.now * 1_000_000)
+        head = Head(
+            key=key,
+            etag=f"e{self._serial}",
+            size_bytes=len(body),
+            modified_us=self.kernel.now * 1_000_000,
+        )
         self.objects[key], self.bodies[key] = head, body
         self.recent.append((self.kernel.now, key, "put"))
         del self.recent[:-60]

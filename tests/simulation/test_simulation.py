@@ -1,4 +1,6 @@
-"""The project's own protocol code under faults: nothing lost, nothing doubled, whatever dies and whenever."""
+"""The project's own protocol code under faults: nothing lost, nothing doubled, whatever dies and
+whenever.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,9 @@ CAUGHT = {
     "vacuum-at-once": (2898, 2899),
     "vacuum-open-tasks": (0, 10),
 }
-"""Rules that the simulation guards, and histories of which one shows that the rule is missing. Where a change of the code moves
-them, `python -m tests.simulation --table` says which."""
+"""Rules that the simulation guards, and histories of which one shows that the rule is missing.
+Where a change of the code moves them, `python -m tests.simulation --table` says which.
+"""
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -76,7 +79,9 @@ def test_a_missing_rule_is_noticed(name: str) -> None:
     assert name in ALL
     said = [violation for seed in range(*CAUGHT[name]) if (violation := history(seed, name)[1])]
     assert said, f"no history notices that this rule is gone: {ALL[name][0]}"
-    assert not any(violation.startswith("TypeError") for violation in said), "the mutation does not fit the code any more"
+    assert not any(violation.startswith("TypeError") for violation in said), (
+        "the mutation does not fit the code any more"
+    )
 
 
 @pytest.mark.parametrize("name", sorted(DIRECTED))
@@ -90,8 +95,12 @@ def test_each_rule_is_guarded() -> None:
     assert {*CAUGHT, *DIRECTED, *PROVEN_REDUNDANT} == set(ALL)
 
 
-@pytest.mark.parametrize(("commits", "log_entries_max"), [(1_000, 200), (3_000, 200), (1_500, 10_000)])
-def test_what_is_stored_and_what_loading_takes_do_not_grow_with_history(commits: int, log_entries_max: int) -> None:
+@pytest.mark.parametrize(
+    ("commits", "log_entries_max"), [(1_000, 200), (3_000, 200), (1_500, 10_000)]
+)
+def test_what_is_stored_and_what_loading_takes_do_not_grow_with_history(
+    commits: int, log_entries_max: int
+) -> None:
     """By count, where commits come fast; by time, where they come slowly."""
     policy = Policy(vacuum_every=64, checkpoint_every=16, log_entries_max=log_entries_max)
     days = 1.0 if log_entries_max == 200 else commits / 100

@@ -31,7 +31,9 @@ class World:
         self.duplicate, self.lose = rng.choice([0, 0.3]), rng.choice([0, 0.2])
         self.attached = rng.random() < 0.4
         self.rented = rng.random() < 0.5
-        """Whether detached work runs in rented containers, by orders; `mounted`: and through mounts."""
+        """Whether detached work runs in rented containers, by orders; `mounted`: and through
+        mounts.
+        """
         self.mounted = rng.random() < 0.6
         self.aggregates = True
         self.version = "v1"
@@ -40,7 +42,8 @@ class World:
         self.cast = actors.cast(rng)
         self.sink = SimSink()
         self.waiting: list[tuple[Assignment, str]] = []
-        """Dispatched work that nobody began yet, and the version of the code that its runner knows."""
+        """Dispatched work that nobody began yet, and the version of the code that its runner knows.
+        """
         self.owners: dict[str, Process] = {}
         self.oracle = Oracle(self)
         """Of the first generation, and of what happens to sources."""
@@ -48,7 +51,7 @@ class World:
         self.store.on_put = self._on_put
         self.store.on_delete = self.oracle.on_delete
 
-    # -- the parts under test ----------------------------------------------------------------------------------------
+    # -- the parts under test ----------------------------------------------------------------------
 
     def _on_put(self, key: str, body: bytes, existed: bool) -> None:
         for oracle in self.oracles.values():
@@ -63,7 +66,9 @@ class World:
         """The generations that runs of the newest code bring up to date."""
         return filled(self.oracle.state.generations, scene.settings(self.version).versions)
 
-    def context(self, executor: SimExecutor, skew_s: int, version: str, generation: int = 0) -> PassContext:
+    def context(
+        self, executor: SimExecutor, skew_s: int, version: str, generation: int = 0
+    ) -> PassContext:
         settings = scene.settings(version, generation)
         return PassContext(
             settings=settings,
@@ -80,7 +85,14 @@ class World:
 
     def plain_pass(self, skew_s: int, generation: int = 0) -> Pass:
         """A pass of somebody who runs no work."""
-        return Pass(self.context(SimExecutor(self, attached=False, version=self.version), skew_s, self.version, generation))
+        return Pass(
+            self.context(
+                SimExecutor(self, attached=False, version=self.version),
+                skew_s,
+                self.version,
+                generation,
+            )
+        )
 
     def skew(self) -> int:
         return self.kernel.rng.randint(-self.kernel.skew_max, self.kernel.skew_max)
@@ -89,17 +101,23 @@ class World:
         self.kernel.stats[f"gave up: {type(error).__name__}"] += 1
         self.oracle.no_corruption(error)
 
-    def start_tick(self, *, steady: bool = False, vacuum: bool | None = None, wish: Wish | None = None) -> Process:
+    def start_tick(
+        self, *, steady: bool = False, vacuum: bool | None = None, wish: Wish | None = None
+    ) -> Process:
         rng = self.kernel.rng
         lags = not steady and rng.random() < 0.1
-        executor = SimExecutor(self, attached=self.attached and not steady, version="v1" if lags else self.version)
+        executor = SimExecutor(
+            self, attached=self.attached and not steady, version="v1" if lags else self.version
+        )
         wants_vacuum = rng.random() < 0.3 if vacuum is None else vacuum
         work = actors.tick(self, executor, 0 if steady else self.skew(), wants_vacuum, wish)
         process = self.kernel.start("tick", work, executor.owner)
         self.owners[executor.owner] = process
         return process
 
-    def work(self, assignment: Assignment, version: str, executor: SimExecutor | None = None) -> Process:
+    def work(
+        self, assignment: Assignment, version: str, executor: SimExecutor | None = None
+    ) -> Process:
         return self.kernel.start("worker", actors.work(self, assignment, version, executor))
 
     def pump(self) -> None:
@@ -114,13 +132,15 @@ class World:
                 for _ in range(1 + (faults and rng.random() < self.duplicate)):
                     self.kernel.start("worker", actors.execute(self, order))
                 if faults and rng.random() < 0.2:
-                    self.kernel.start("tick", actors.settle(self, [assignment.task.id], self.skew()))
+                    self.kernel.start(
+                        "tick", actors.settle(self, [assignment.task.id], self.skew())
+                    )
                 continue
             self.work(assignment, version)
             if faults and rng.random() < self.duplicate:
                 self.work(msgspec.structs.replace(assignment, nonce=self.kernel.nonce()), version)
 
-    # -- a history ---------------------------------------------------------------------------------------------------
+    # -- a history ---------------------------------------------------------------------------------
 
     def run(self, steps: int = 2000) -> None:
         kernel = self.kernel
@@ -160,7 +180,11 @@ class World:
         for rounds in range(40):
             self.settle_down()
             kernel.now += 20_000
-            if any(q.kind == "cancelled" for n in self.filled for q in self.oracles[n].state.quarantine.values()):
+            if any(
+                q.kind == "cancelled"
+                for n in self.filled
+                for q in self.oracles[n].state.quarantine.values()
+            ):
                 kernel.start("tick", actors.release(self))
                 self.settle_down()
             self.start_tick(steady=True, vacuum=rounds % 3 == 0)

@@ -1,11 +1,13 @@
-"""python -m tests.soak --seconds 600 --store file --seed 1: several watching runs on one bucket, while files come, change and go,
-other commands run, and processes are killed and stopped at random.
+"""python -m tests.soak --seconds 600 --store file --seed 1: several watching runs on one bucket,
+while files come, change and go, other commands run, and processes are killed and stopped at random.
 
-A query under way must see one version of each file, whole, never an older one than the query before, and aggregates that equal
-their rows. At the end everything goes on and ends, one run is undisturbed, and then the audit must be clean, quarantine must hold
-exactly the files whose last content is bad, and rows and aggregates must be what this process remembers of the last contents.
+A query under way must see one version of each file, whole, never an older one than the query
+before, and aggregates that equal their rows. At the end everything goes on and ends, one run is
+undisturbed, and then the audit must be clean, quarantine must hold exactly the files whose last
+content is bad, and rows and aggregates must be what this process remembers of the last contents.
 
-What happens is decided by the seed; when it happens is real time. A killed watcher is started again.
+What happens is decided by the seed; when it happens is real time. A killed watcher is started
+again.
 """
 
 from __future__ import annotations
@@ -45,7 +47,10 @@ def rows(obj: Object):
 soak.aggregate("totals", by=["k"], sql="SELECT k, sum(v) AS v, count(*) AS n FROM soak GROUP BY k")
 """
 
-BY_FILE = "SELECT _source_key AS key, count(*) AS n, min(ver) AS low, max(ver) AS high, sum(v) AS v FROM soak GROUP BY ALL"
+BY_FILE = (
+    "SELECT _source_key AS key, count(*) AS n, min(ver) AS low, max(ver) AS high, sum(v) AS v FROM"
+    " soak GROUP BY ALL"
+)
 BY_KIND = "SELECT 'rows' AS key, k, sum(v) AS v, count(*) AS n FROM soak GROUP BY ALL"
 TOTALS = "SELECT 'totals' AS key, k, v, n FROM totals"
 QUESTION = f"SELECT * FROM ({BY_FILE}) UNION ALL BY NAME ({BY_KIND}) UNION ALL BY NAME ({TOTALS})"
@@ -72,8 +77,14 @@ class Soak:
         self.model = Model(self.rng)
         self.flow = folder / "flow.py"
         self.flow.write_text(FLOW)
-        (temporary := self.folder / "tmp").mkdir(exist_ok=True)  # a kill in a command's first moments leaves an empty folder
-        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary), **bucket.environment}
+        # a kill in a command's first moments leaves an empty folder
+        (temporary := self.folder / "tmp").mkdir(exist_ok=True)
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "TMPDIR": str(temporary),
+            **bucket.environment,
+        }
         self.counts: Counter[str] = Counter()
         self.problems: list[str] = []
         self.watchers: list[Process] = []
@@ -85,14 +96,21 @@ class Soak:
     def say(self, problem: str) -> None:
         self.problems.append(f"at {time.monotonic() - self.begun:.1f} s: {problem}")
 
-    # -- processes ---------------------------------------------------------------------------------------------------
+    # -- processes ---------------------------------------------------------------------------------
 
     def start(self, words: str, *rest: str) -> Process:
         self.counts["commands"] += 1
-        return Process(self.folder, self.counts["commands"], [*words.split(), str(self.flow), *rest], self.environment)
+        return Process(
+            self.folder,
+            self.counts["commands"],
+            [*words.split(), str(self.flow), *rest],
+            self.environment,
+        )
 
     def asked(self, words: str, *rest: str) -> list[dict[str, Any]]:
-        """What a command answers in JSON, nothing where it does not: then that is a problem, too."""
+        """What a command answers in JSON, nothing where it does not: then that is a
+        problem, too.
+        """
         said = self.call(words, *rest)
         try:
             found: list[dict[str, Any]] = json.loads(said)
@@ -123,7 +141,9 @@ class Soak:
             self.say(complaint)
 
     def keep_up(self) -> None:
-        """Go on with what was stopped long enough, look at what ended, and keep so many watchers at work."""
+        """Go on with what was stopped long enough, look at what ended, and keep so many watchers at
+        work.
+        """
         now = time.monotonic()
         for due, process, pids in list(self.resume):
             if now >= due:
@@ -140,7 +160,9 @@ class Soak:
                     process.struck, process.begun = True, now
                     os.killpg(process.popen.pid, signal.SIGKILL)
         while sum(not watcher.paused for watcher in self.watchers) < WATCHERS:
-            self.watchers.append(self.start("run", "--watch", "--interval", "0.3", "--workers", "2"))
+            self.watchers.append(
+                self.start("run", "--watch", "--interval", "0.3", "--workers", "2")
+            )
             self.counts["runs"] += 1
         if self.query is not None and self.query.popen.poll() is not None:
             self.answered(self.query)
@@ -169,10 +191,12 @@ class Soak:
             self.counts["runs"] += words in ("run", "backfill")
             self.others.append(self.start(words, *rest))
 
-    # -- files -------------------------------------------------------------------------------------------------------
+    # -- files -------------------------------------------------------------------------------------
 
     def put(self, *, name: str | None = None, how: str = "fresh") -> None:
-        """Something new under a key: other rows, a bad file, the same bytes, or bytes that were there before."""
+        """Something new under a key: other rows, a bad file, the same bytes, or bytes that were
+        there before.
+        """
         name = name or self.rng.choice(sorted(self.model.files))
         file = self.model.files[name]
         before, former = file.contents[-1], [c for c in file.contents if c is not None]
@@ -195,14 +219,16 @@ class Soak:
             self.model.files[name].contents.append(None)
             self.counts["deletes"] += 1
 
-    # -- questions ---------------------------------------------------------------------------------------------------
+    # -- questions ---------------------------------------------------------------------------------
 
     def ask(self) -> None:
         if self.query is None:
             self.query = self.start("sql", QUESTION, "--format", "json")
 
     def answered(self, process: Process) -> None:
-        """A query is answered from one snapshot, or refused in one line: before the first rows, or if a vacuum was faster."""
+        """A query is answered from one snapshot, or refused in one line: before the first rows, or
+        if a vacuum was faster.
+        """
         said = process.err.read_text()
         if process.popen.returncode == 0:
             self.counts["queries"] += 1
@@ -210,23 +236,33 @@ class Soak:
         elif process.popen.returncode in (1, 2) and _early_or_late(said):
             self.counts["refused"] += 1
         else:
-            self.say(process.complaint() or f"a query ended with {process.popen.returncode}: {said}")
+            self.say(
+                process.complaint() or f"a query ended with {process.popen.returncode}: {said}"
+            )
 
     def look(self, answer: list[dict[str, Any]]) -> None:
-        by_key = {row["key"]: (row["n"], row["low"], row["high"], row["v"]) for row in answer if row["k"] is None}
+        by_key = {
+            row["key"]: (row["n"], row["low"], row["high"], row["v"])
+            for row in answer
+            if row["k"] is None
+        }
         for name, file in self.model.files.items():
             seen, before = by_key.pop(f"up/{name}", None), file.position
             if not file.observe(seen):
-                self.say(f"{name} was seen with {seen}; from position {before} it had {[c and c.seen() for c in file.contents]}")
+                self.say(
+                    f"{name} was seen with {seen}; from position {before} it had"
+                    f" {[c and c.seen() for c in file.contents]}"
+                )
         if by_key:
             self.say(f"rows of files that never were: {sorted(by_key)[:3]}")
         rows, totals = (
-            {row["k"]: (row["v"], row["n"]) for row in answer if row["key"] == name and row["k"]} for name in ("rows", "totals")
+            {row["k"]: (row["v"], row["n"]) for row in answer if row["key"] == name and row["k"]}
+            for name in ("rows", "totals")
         )
         if rows != totals:
             self.say(f"a query saw rows {rows} and aggregates {totals}")
 
-    # -- from beginning to end ---------------------------------------------------------------------------------------
+    # -- from beginning to end ---------------------------------------------------------------------
 
     def act(self) -> None:
         """One thing happens."""
@@ -265,13 +301,25 @@ class Soak:
         self.call("run")
         last = self.model.last()
         bad = {name for name, content in last.items() if content.bad}
-        self.compare("sources", self.audit()["sources"], _counts(committed=len(last) - len(bad), quarantined=len(bad)))
+        self.compare(
+            "sources",
+            self.audit()["sources"],
+            _counts(committed=len(last) - len(bad), quarantined=len(bad)),
+        )
         listed = self.asked("quarantine list", "--json")
-        self.compare("quarantine", sorted(q["key"] for q in listed), sorted(f"up/{name}" for name in bad))
+        self.compare(
+            "quarantine", sorted(q["key"] for q in listed), sorted(f"up/{name}" for name in bad)
+        )
         self.look(self.asked("sql", QUESTION, "--format", "json"))
-        rows = {row["key"]: (row["n"], row["v"]) for row in self.asked("sql", BY_FILE, "--format", "json")}
+        rows = {
+            row["key"]: (row["n"], row["v"])
+            for row in self.asked("sql", BY_FILE, "--format", "json")
+        }
         for name, content in last.items():
-            if not content.bad and rows.get(f"up/{name}", (0, 0)) != (len(content.rows), sum(v for _, v in content.rows)):
+            if not content.bad and rows.get(f"up/{name}", (0, 0)) != (
+                len(content.rows),
+                sum(v for _, v in content.rows),
+            ):
                 self.say(f"{name} ends with {rows.get(f'up/{name}')} instead of {content}")
         for i, name in enumerate(sorted(bad)):
             self.remove(name) if i % 2 else self.put(name=name)
@@ -290,11 +338,17 @@ class Soak:
 
     def sums(self) -> None:
         for name, statement in (("rows", BY_KIND), ("aggregates", TOTALS)):
-            found = {row["k"]: (row["v"], row["n"]) for row in self.asked("sql", statement, "--format", "json")}
+            found = {
+                row["k"]: (row["v"], row["n"])
+                for row in self.asked("sql", statement, "--format", "json")
+            }
             self.compare(f"sums of the {name}", found, self.model.totals())
 
     def audit(self) -> dict[str, Any]:
-        report = (self.asked("audit", "--json") or [{"problems": "no answer", "sources": {}, "orphans": -1, "sequence": 0}])[0]
+        report = (
+            self.asked("audit", "--json")
+            or [{"problems": "no answer", "sources": {}, "orphans": -1, "sequence": 0}]
+        )[0]
         self.compare("the audit's problems", report["problems"], [])
         return report
 
@@ -308,8 +362,12 @@ def _counts(**states: int) -> dict[str, int]:
 
 
 def _early_or_late(said: str) -> bool:
-    """Whether a query was refused for want of any rows or columns so far, or since a vacuum kept being faster."""
-    return any(words in said for words in ("is empty", "does not exist", "not found in FROM clause"))
+    """Whether a query was refused for want of any rows or columns so far, or since a vacuum kept
+    being faster.
+    """
+    return any(
+        words in said for words in ("is empty", "does not exist", "not found in FROM clause")
+    )
 
 
 def _continue(pids: list[int]) -> None:
@@ -318,20 +376,48 @@ def _continue(pids: list[int]) -> None:
             os.kill(pid, signal.SIGCONT)
 
 
-def soak(store: str, seed: int, *, seconds: float | None, actions: int | None, pause_s: float, server: str) -> dict[str, Any]:
-    """One soak from beginning to end; its figures. Where there are problems the folder with all outputs is kept."""
+def soak(
+    store: str,
+    seed: int,
+    *,
+    seconds: float | None,
+    actions: int | None,
+    pause_s: float,
+    server: str,
+) -> dict[str, Any]:
+    """One soak from beginning to end; its figures.
+
+    Where there are problems the folder with all outputs is kept.
+    """
     folder = Path(tempfile.mkdtemp(prefix="tidemill-soak-"))
     world = Soak(folder, Directory(folder) if store == "file" else Service(server), seed)
-    while (seconds is None or time.monotonic() - world.begun < seconds) and (actions is None or world.counts["actions"] < actions):
+    while (seconds is None or time.monotonic() - world.begun < seconds) and (
+        actions is None or world.counts["actions"] < actions
+    ):
         world.keep_up()
         world.act()
         world.counts["actions"] += 1
         time.sleep(pause_s * world.rng.random())
     world.settle()
     world.check()
-    names = ("uploads", "overwrites", "bad", "deletes", "re-creations", "kills", "stops", "runs", "commands", "commits", "queries")
+    names = (
+        "uploads",
+        "overwrites",
+        "bad",
+        "deletes",
+        "re-creations",
+        "kills",
+        "stops",
+        "runs",
+        "commands",
+        "commits",
+        "queries",
+    )
     figures: dict[str, Any] = {"store": store if store == "file" else server, "seed": seed}
-    figures |= {"seconds": round(time.monotonic() - world.begun), **{name: world.counts[name] for name in names}}
+    figures |= {
+        "seconds": round(time.monotonic() - world.begun),
+        **{name: world.counts[name] for name in names},
+    }
     figures |= {"refused": world.counts["refused"], "problems": world.problems}
     if world.problems:
         figures["kept"] = str(folder)
@@ -341,16 +427,28 @@ def soak(store: str, seed: int, *, seconds: float | None, actions: int | None, p
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=600, help="how long things happen; the end takes a little longer")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=600,
+        help="how long things happen; the end takes a little longer",
+    )
     parser.add_argument("--actions", type=int, help="instead of seconds: how many things happen")
     parser.add_argument("--store", choices=["file", "s3", "both"], default="both")
-    parser.add_argument("--server", choices=sorted(SERVERS), default="seaweedfs", help="who serves S3")
+    parser.add_argument(
+        "--server", choices=sorted(SERVERS), default="seaweedfs", help="who serves S3"
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--pause", type=float, default=0.25, help="at most so many seconds between two things")
+    parser.add_argument(
+        "--pause", type=float, default=0.25, help="at most so many seconds between two things"
+    )
     parser.add_argument("--json", action="store_true", help="figures as JSON, one line a store")
     args = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would all they start
+    # a shell's background jobs ignore it, and so would all they start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     failed = False
     for store in ("file", "s3") if args.store == "both" else (args.store,):
         figures = soak(
@@ -367,7 +465,9 @@ def main() -> int:
             continue
         for problem in figures["problems"][:20]:
             print(problem)
-        shown = ", ".join(f"{n:,} {what}" for what, n in figures.items() if isinstance(n, int) and what != "seed")
+        shown = ", ".join(
+            f"{n:,} {what}" for what, n in figures.items() if isinstance(n, int) and what != "seed"
+        )
         ending = f"{len(figures['problems'])} problems {figures.get('kept', '')}".strip()
         print(f"{figures['store']}, seed {args.seed}: {shown}, {ending}", flush=True)
     return 1 if failed else 0

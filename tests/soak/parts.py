@@ -1,4 +1,6 @@
-"""What the soak is made of: what was ever under each key, the bucket it lies in, and a command under way."""
+"""What the soak is made of: what was ever under each key, the bucket it lies in, and a command
+under way.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ SERVERS = {"seaweedfs": seaweed_url, "moto": moto_url}
 
 @dataclass(frozen=True)
 class Content:
-    """What lay under a key for a while. ver: its number, in each of its rows. rows: pairs of kind and value."""
+    """What lay under a key for a while. ver: its number, in each of its rows. rows: pairs of kind
+    and value.
+    """
 
     ver: int
     rows: tuple[tuple[str, int], ...]
@@ -35,22 +39,32 @@ class Content:
 
     def body(self) -> bytes:
         lines = [json.dumps({"k": k, "v": v, "ver": self.ver}) for k, v in self.rows]
-        return "".join(line + "\n" for line in [*lines, *(["no json"] if self.bad else [])]).encode()
+        return "".join(
+            line + "\n" for line in [*lines, *(["no json"] if self.bad else [])]
+        ).encode()
 
     def seen(self) -> tuple[int, int, int, int] | None:
         """What a query by file says of it: rows, lowest and highest version, sum."""
-        return (len(self.rows), self.ver, self.ver, sum(v for _, v in self.rows)) if self.rows else None
+        return (
+            (len(self.rows), self.ver, self.ver, sum(v for _, v in self.rows))
+            if self.rows
+            else None
+        )
 
 
 @dataclass
 class File:
-    """All that was ever under one key, None where it was deleted; and how far readers have seen it."""
+    """All that was ever under one key, None where it was deleted; and how far readers
+    have seen it.
+    """
 
     contents: list[Content | None] = field(default_factory=lambda: [None])
     position: int = 0
 
     def observe(self, seen: tuple[int, int, int, int] | None) -> bool:
-        """Whether a reader may see this now: something that was under the key, not older than what it saw before."""
+        """Whether a reader may see this now: something that was under the key, not older than what
+        it saw before.
+        """
         for i in range(self.position, len(self.contents)):
             content = self.contents[i]
             if not (content and content.bad) and (content.seen() if content else None) == seen:
@@ -68,11 +82,18 @@ class Model:
         self.vers = 0
 
     def last(self) -> dict[str, Content]:
-        return {name: file.contents[-1] for name, file in self.files.items() if file.contents[-1] is not None}
+        return {
+            name: file.contents[-1]
+            for name, file in self.files.items()
+            if file.contents[-1] is not None
+        }
 
     def fresh(self, *, bad: bool = False) -> Content:
         self.vers += 1
-        rows = tuple((self.rng.choice("abcd"), self.rng.randrange(1000)) for _ in range(self.rng.randrange(6)))
+        rows = tuple(
+            (self.rng.choice("abcd"), self.rng.randrange(1000))
+            for _ in range(self.rng.randrange(6))
+        )
         return Content(self.vers, rows, bad)
 
     def totals(self) -> dict[str, tuple[int, int]]:
@@ -123,18 +144,28 @@ class Service:
 class Process:
     """A command under way, in a process group of its own; its output goes to files."""
 
-    def __init__(self, folder: Path, number: int, words: Sequence[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, number: int, words: Sequence[str], environment: dict[str, str]
+    ) -> None:
         self.words = words
         self.out, self.err = folder / f"{number}.out", folder / f"{number}.err"
         self.begun, self.struck, self.paused, self.asked = time.monotonic(), False, False, False
         command = [sys.executable, "-m", "pipeline.cli", *words]
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.popen = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True
+                command,
+                cwd=folder,
+                env=environment,
+                stdout=out,
+                stderr=err,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
 
     def send(self, number: int, dice: float) -> list[int]:
-        """Signal the whole group, the runner alone, or one of its children alone; whom it reached."""
+        """Signal the whole group, the runner alone, or one of its children alone;
+        whom it reached.
+        """
         with suppress(psutil.Error, ProcessLookupError):
             below = [child.pid for child in psutil.Process(self.popen.pid).children(recursive=True)]
             if dice < 0.33:

@@ -12,8 +12,23 @@ from pipeline.model.task import Inputs, Task
 
 def pipeline_settings(*transforms: TransformSettings, **options: Any) -> PipelineSettings:
     """A pipeline `p` that reads `up/` and writes `out/`."""
-    plain: dict[str, Any] = {"include": ("**",), "exclude": (), "partition_by": (), "widen": "none", "aggregates": ()}
-    return PipelineSettings(**{"name": "p", "source": "up/", "output": "out/", "transforms": transforms, **plain, **options})
+    plain: dict[str, Any] = {
+        "include": ("**",),
+        "exclude": (),
+        "partition_by": (),
+        "widen": "none",
+        "aggregates": (),
+    }
+    return PipelineSettings(
+        **{
+            "name": "p",
+            "source": "up/",
+            "output": "out/",
+            "transforms": transforms,
+            **plain,
+            **options,
+        }
+    )
 
 
 def inputs_of(*names: str, **columns: list[Any]) -> Inputs:
@@ -25,13 +40,36 @@ def inputs_of(*names: str, **columns: list[Any]) -> Inputs:
 
 def task_of(id: str, inputs: Inputs, **options: Any) -> Task:
     """An open task of transform `f` at version `v`, dispatched once, to rented containers."""
-    plain: dict[str, Any] = {"transform": "f", "version": "v", "generation": 0, "attempt": 1, "losses": 0, "deadline_ms": 0}
+    plain: dict[str, Any] = {
+        "transform": "f",
+        "version": "v",
+        "generation": 0,
+        "attempt": 1,
+        "losses": 0,
+        "deadline_ms": 0,
+    }
     return Task(**{"id": id, "inputs": inputs, "owner": "modal:app", **plain, **options})
 
 
 def receipt_of(task: Task, *problems: SourceProblem, **options: Any) -> Receipt:
     """A receipt with one row for each input that has no problem."""
     n, bad = len(task.inputs), {p.index for p in problems}
-    plain: dict[str, Any] = {"nonce": "n", "files": [], "schema": None, "seconds": 1.0, "bytes_read": 1, "rejected": [0] * n}
+    plain: dict[str, Any] = {
+        "nonce": "n",
+        "files": [],
+        "schema": None,
+        "seconds": 1.0,
+        "bytes_read": 1,
+        "rejected": [0] * n,
+    }
     told = {"rows": [0 if i in bad else 1 for i in range(n)], "problems": list(problems)}
-    return Receipt(**{"format": FORMAT_VERSION, "task": task.id, "version": task.version, **plain, **told, **options})
+    return Receipt(
+        **{
+            "format": FORMAT_VERSION,
+            "task": task.id,
+            "version": task.version,
+            **plain,
+            **told,
+            **options,
+        }
+    )

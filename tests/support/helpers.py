@@ -24,7 +24,8 @@ logs = Pipeline("logs", source="up/")
 def parse(obj: Object):
     return [json.loads(line) for line in obj.lines()]
 
-logs.aggregate("by_kind", by=["kind"], sql="SELECT kind, count(*) AS n, sum(v) AS total FROM logs GROUP BY kind")
+logs.aggregate("by_kind", by=["kind"],
+    sql="SELECT kind, count(*) AS n, sum(v) AS total FROM logs GROUP BY kind")
 """
 
 
@@ -34,7 +35,9 @@ class Project:
     warm: tuple[str, ...] = ()
     """What its commands need besides what all do."""
 
-    def __init__(self, folder: Path, source: str = LOGS, bucket: str | None = None, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, source: str = LOGS, bucket: str | None = None, **environment: str
+    ) -> None:
         self.folder = folder
         self.bucket = bucket or str(folder / "bucket")
         self.root = folder / "bucket"
@@ -57,13 +60,22 @@ class Project:
         return [sys.executable, "-m", "pipeline.cli", *arguments]
 
     def env(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(ROOT), "TIDEMILL_BUCKET": self.bucket, **self.environment}
+        return {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "TIDEMILL_BUCKET": self.bucket,
+            **self.environment,
+        }
 
-    def call(self, command: str, *arguments: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+    def call(
+        self, command: str, *arguments: str, code: int | None = 0
+    ) -> subprocess.CompletedProcess[str]:
         words = [*command.split(), str(self.file), *arguments]
         done = self.finish(*words)
         if code is not None:
-            assert done.returncode == code, f"{words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+            assert done.returncode == code, (
+                f"{words} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+            )
         assert "Traceback" not in done.stderr or code is None, done.stderr
         return done
 
@@ -72,11 +84,22 @@ class Project:
         return self.finish(*command.split(), file, *arguments)
 
     def finish(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A command to its end, in a process of its own: a warm one, unless the environment changes the interpreter."""
+        """A command to its end, in a process of its own: a warm one, unless the environment changes
+        the interpreter.
+        """
         env = self.env()
         if not POSSIBLE or any(name.startswith("PYTHON") for name in self.environment):
-            return subprocess.run(self.command(*words), env=env, cwd=self.folder, capture_output=True, text=True, timeout=180)
-        return command_line(*self.warm).run(["pipeline.cli", *words], env=env, cwd=self.folder, timeout=180)
+            return subprocess.run(
+                self.command(*words),
+                env=env,
+                cwd=self.folder,
+                capture_output=True,
+                text=True,
+                timeout=180,
+            )
+        return command_line(*self.warm).run(
+            ["pipeline.cli", *words], env=env, cwd=self.folder, timeout=180
+        )
 
     def run(self, *arguments: str, code: int = 0) -> dict[str, Any]:
         done = self.call("run", "--json", *arguments, code=code)

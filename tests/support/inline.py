@@ -30,7 +30,9 @@ def inline_runtime(p: Pipeline, folder: Path, *, aggregates: bool = True, **poli
         contents=LazyContents(store) if p.upstream is None else _tables(store, p.upstream),
         home=keys.home(p.name),
         code=loaded_on_use(p, calls),
-        make_writer=lambda a: AttemptWriter(spec, schema=a.schema, task=a.task.id, nonce=a.nonce, scratch=folder),
+        make_writer=lambda a: AttemptWriter(
+            spec, schema=a.schema, task=a.task.id, nonce=a.nonce, scratch=folder
+        ),
         clock=WallClock(),
         budget_s=30.0,
         calls=calls,

@@ -1,4 +1,7 @@
-"""Real S3 servers for tests: moto over HTTP, and SeaweedFS from its wheel. Each is started once and stopped at exit."""
+"""Real S3 servers for tests: moto over HTTP, and SeaweedFS from its wheel.
+
+Each is started once and stopped at exit.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,17 @@ from typing import Any
 
 import boto3
 
-KEYS = {"AWS_ACCESS_KEY_ID": "tidemill-test", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_DEFAULT_REGION": "us-east-1"}
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "tidemill-test",
+    "AWS_SECRET_ACCESS_KEY": "not-a-secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 
 
 def free_port() -> int:
-    """A port that is free, and whose neighbour 10,000 above is free too: SeaweedFS takes that one for gRPC."""
+    """A port that is free, and whose neighbour 10,000 above is free too: SeaweedFS takes that one
+    for gRPC.
+    """
     while True:
         port = secrets.choice(range(15_000, 30_000))
         with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
@@ -36,10 +45,16 @@ def free_port() -> int:
 
 @cache
 def moto_url() -> str:
-    """A moto server that decides one request at a time: by itself it checks a condition and then writes, with no lock."""
+    """A moto server that decides one request at a time: by itself it checks a condition and then
+    writes, with no lock.
+    """
     import logging
 
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -52,9 +67,12 @@ def moto_url() -> str:
 
 
 class _OneAtATime:
-    """A WSGI application that gets the next request when the one before is answered; bodies are read before its turn.
+    """A WSGI application that gets the next request when the one before is answered; bodies are
+    read before its turn.
 
-    Requests to queues do not take part: they may wait for a message that a request to the bucket is about to cause."""
+    Requests to queues do not take part: they may wait for a message that a request to the bucket is
+    about to cause.
+    """
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -81,7 +99,15 @@ def seaweed_url() -> str:
     config.write_text(json.dumps({"identities": [identity]}))
     port = free_port()
     ports = [f"-{name}.port={free_port()}" for name in ("master", "volume", "filer")]
-    command = [_weed(), f"-logdir={folder}", "server", f"-dir={folder}", "-s3", f"-s3.port={port}", f"-s3.config={config}"]
+    command = [
+        _weed(),
+        f"-logdir={folder}",
+        "server",
+        f"-dir={folder}",
+        "-s3",
+        f"-s3.port={port}",
+        f"-s3.config={config}",
+    ]
     command += [
         *ports,
         "-ip=127.0.0.1",

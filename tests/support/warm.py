@@ -1,8 +1,11 @@
-"""Processes that start warm: forked from a template that has imported what they need. `python warm.py` is the template.
+"""Processes that start warm: forked from a template that has imported what they need.
 
-A process started here has arguments, environment, folder, standard streams, exit code and `-m` of its own, like one that
-an interpreter was started for; it saves the third of a second of imports that each interpreter burns. What it cannot show
-is that a module is imported at all and in time: so every command also runs as a real process somewhere in the tests.
+`python warm.py` is the template.
+
+A process started here has arguments, environment, folder, standard streams, exit code and `-m` of
+its own, like one that an interpreter was started for; it saves the third of a second of imports
+that each interpreter burns. What it cannot show is that a module is imported at all and in time: so
+every command also runs as a real process somewhere in the tests.
 """
 
 from __future__ import annotations
@@ -44,7 +47,9 @@ POSSIBLE = _is_possible()
 
 
 class Started:
-    """A process that was started: its number, and its exit code once it is over (minus the signal that ended it)."""
+    """A process that was started: its number, and its exit code once it is over (minus the signal
+    that ended it).
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -60,12 +65,15 @@ class Started:
 
     def ended(self, said: bytes) -> int:
         self.connection.close()
-        self.returncode = int(said) if said else -signal.SIGKILL  # without a template there is none of its children
+        # without a template there is none of its children
+        self.returncode = int(said) if said else -signal.SIGKILL
         return self.returncode
 
 
 class Template:
-    """A process that has imported the given modules, from installed packages or the given folder. Begins when first needed."""
+    """A process that has imported the given modules, from installed packages or the given folder.
+    Begins when first needed.
+    """
 
     def __init__(self, *modules: str, folder: Path | None = None, **environment: str) -> None:
         self._modules = modules
@@ -87,27 +95,49 @@ class Template:
 
     def _started(self) -> socket.socket:
         self._control, theirs = socket.socketpair()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MODAL_"))}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PYTHON", "MODAL_"))
+        }
         if self._folder is not None:
             environment["PYTHONPATH"] = str(self._folder)
         command = [sys.executable, "-P", str(HERE), str(theirs.fileno()), *self._modules]
         self._process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], env=environment | self._environment, stdin=subprocess.DEVNULL, cwd="/"
+            command,
+            pass_fds=[theirs.fileno()],
+            env=environment | self._environment,
+            stdin=subprocess.DEVNULL,
+            cwd="/",
         )
         theirs.close()
         atexit.register(self.close)
         return self._control
 
     def start(
-        self, arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, out: IO[bytes], err: IO[bytes], session: bool = False
+        self,
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        out: IO[bytes],
+        err: IO[bytes],
+        session: bool = False,
     ) -> Started:
         """`python -m ARGUMENTS`, in a session of its own if wanted."""
         ours, theirs = socket.socketpair()
         with tempfile.TemporaryFile() as order, theirs:
-            request = {"arguments": list(arguments), "env": dict(env), "cwd": str(cwd), "session": session}
+            request = {
+                "arguments": list(arguments),
+                "env": dict(env),
+                "cwd": str(cwd),
+                "session": session,
+            }
             order.write(json.dumps(request).encode())
             order.flush()
-            socket.send_fds(self._begin(), [b"."], [theirs.fileno(), order.fileno(), out.fileno(), err.fileno()])
+            socket.send_fds(
+                self._begin(), [b"."], [theirs.fileno(), order.fileno(), out.fileno(), err.fileno()]
+            )
             return Started(ours)
 
     def run(
@@ -120,8 +150,12 @@ class Template:
                 code = started.wait(timeout)
             except TimeoutError:
                 os.kill(started.pid, signal.SIGKILL)
-                raise subprocess.TimeoutExpired(list(arguments), timeout, _text(out), _text(err)) from None
-            return subprocess.CompletedProcess(list(arguments), code, _text(out).decode(), _text(err).decode())
+                raise subprocess.TimeoutExpired(
+                    list(arguments), timeout, _text(out), _text(err)
+                ) from None
+            return subprocess.CompletedProcess(
+                list(arguments), code, _text(out).decode(), _text(err).decode()
+            )
 
     def close(self) -> None:
         """Ends the template, which waits for what it started."""
@@ -137,7 +171,15 @@ def _text(file: IO[bytes]) -> bytes:
 
 
 USED_BY_COMMANDS = ("pipeline.cli.runs.debugger", "pipeline.cli.tables.sql_process")
-LIBRARIES = ("duckdb", "numpy", "obstore.store", "psutil", "pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet")
+LIBRARIES = (
+    "duckdb",
+    "numpy",
+    "obstore.store",
+    "psutil",
+    "pyarrow.compute",
+    "pyarrow.dataset",
+    "pyarrow.parquet",
+)
 
 
 @cache
@@ -151,7 +193,9 @@ def command_line(*more: str) -> Template:
 
 @cache
 def containers() -> Template | None:
-    """The template of Modal's containers: it knows installed packages alone, the code is what each container was sent."""
+    """The template of Modal's containers: it knows installed packages alone, the code is what each
+    container was sent.
+    """
     if not POSSIBLE:
         return None
     return Template(*LIBRARIES, "modal._container_entrypoint", MODAL_CONFIG_PATH=os.devnull)
@@ -161,7 +205,10 @@ def containers() -> Template | None:
 
 
 def _serve(control: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Forks a process for each request, until nobody asks any more. Returns in the new processes alone: what each is to be."""
+    """Forks a process for each request, until nobody asks any more.
+
+    Returns in the new processes alone: what each is to be.
+    """
     watched = selectors.DefaultSelector()
     watched.register(control, selectors.EVENT_READ)
     while True:
@@ -223,7 +270,11 @@ def _become(order: dict[str, Any], streams: list[int], installed: list[str]) -> 
         setattr(sys, name, new)
         setattr(sys, f"__{name}__", new)
     module, *arguments = order["arguments"]
-    sys.path[:] = [order["cwd"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *installed]
+    sys.path[:] = [
+        order["cwd"],
+        *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
+        *installed,
+    ]
     sys.path_importer_cache.clear()
     sys.modules.pop("sitecustomize", None)
     site.execsitecustomize()

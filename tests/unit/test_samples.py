@@ -19,10 +19,19 @@ COLUMN = re.compile(r"""["'](\w+)["']\s*:|\("(\w+)", pa\.|pa\.field\("(\w+)"|\bA
 
 def test_no_sample_has_a_column_called_like_a_word_of_sql() -> None:
     rows = duckdb.connect().execute(
-        "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category IN ('reserved', 'type_function')"
+        "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category IN ('reserved',"
+        " 'type_function')"
     )
     reserved = {row[0] for row in rows.fetchall()}
     assert "at" in reserved
-    found = [(path, name) for path in SAMPLES for groups in COLUMN.findall(path.read_text()) for name in groups if name]
+    found = [
+        (path, name)
+        for path in SAMPLES
+        for groups in COLUMN.findall(path.read_text())
+        for name in groups
+        if name
+    ]
     assert len(found) > 20
-    assert not [(str(path.relative_to(ROOT)), name) for path, name in found if name.lower() in reserved]
+    assert not [
+        (str(path.relative_to(ROOT)), name) for path, name in found if name.lower() in reserved
+    ]

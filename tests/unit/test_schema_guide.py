@@ -42,7 +42,12 @@ POLICIES: tuple[Widen, ...] = ("none", "float", "string")
 
 
 def rows() -> list[list[str]]:
-    section = (ROOT / "docs/guides/schema.md").read_text().partition("## Which types fit together")[2].partition("\n## ")[0]
+    section = (
+        (ROOT / "docs/guides/schema.md")
+        .read_text()
+        .partition("## Which types fit together")[2]
+        .partition("\n## ")[0]
+    )
     lines = [line for line in section.splitlines() if line.startswith("|")][2:]
     return [[cell.strip().strip("`") for cell in re.split(r"\|", line)[1:-1]] for line in lines]
 
@@ -51,7 +56,9 @@ def rows() -> list[list[str]]:
 def test_types_fit_together_as_the_guide_says(row: list[str]) -> None:
     (known, known_wide), (new, new_wide) = kind_of(row[0]), kind_of(row[1])
     for policy, said in zip(POLICIES, row[2:5], strict=True):
-        assert common_type(known, new, policy, known_wide, new_wide) == (None if said == "no" else TYPES[said]), policy
+        assert common_type(known, new, policy, known_wide, new_wide) == (
+            None if said == "no" else TYPES[said]
+        ), policy
     fixed = {"no": None, "fits": known}.get(row[5], TYPES.get(row[5]))
     assert fixed_type(known, new) == fixed
 

@@ -1,4 +1,6 @@
-"""docs/TYPES.md says what the code does: its tables are those of the contract, and each example is written and read back."""
+"""docs/TYPES.md says what the code does: its tables are those of the contract, and each example is
+written and read back.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,27 @@ from tests.values.writing import read_back, written
 
 PAGE = ROOT / "docs" / "TYPES.md"
 STORED: list[pa.DataType] = [
-    *(pa.bool_(), pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
-    *(pa.float32(), pa.float64(), pa.decimal128(18, 4), pa.string(), pa.binary(), pa.date32(), pa.time64("us"), pa.time64("ns")),
+    *(
+        pa.bool_(),
+        pa.int8(),
+        pa.int16(),
+        pa.int32(),
+        pa.int64(),
+        pa.uint8(),
+        pa.uint16(),
+        pa.uint32(),
+        pa.uint64(),
+    ),
+    *(
+        pa.float32(),
+        pa.float64(),
+        pa.decimal128(18, 4),
+        pa.string(),
+        pa.binary(),
+        pa.date32(),
+        pa.time64("us"),
+        pa.time64("ns"),
+    ),
     *(pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("us", "UTC"), pa.timestamp("ns", "UTC")),
     *(pa.list_(pa.int64()), pa.struct([("a", pa.int64())]), pa.map_(pa.string(), pa.int64())),
     *(pa.null(), pa.list_(pa.null()), pa.struct([])),
@@ -27,7 +48,10 @@ STORED: list[pa.DataType] = [
 def arrow_table() -> list[str]:
     """The table of what becomes of Arrow's types."""
     probes = ["refused" if rule.plain.__name__ == "_refused" else "kept" for rule in rules()]
-    return [f"| {rule.types} | {said} | {rule.form} |" for rule, said in zip(rules(), probes, strict=True)]
+    return [
+        f"| {rule.types} | {said} | {rule.form} |"
+        for rule, said in zip(rules(), probes, strict=True)
+    ]
 
 
 def systems_table() -> list[str]:
@@ -36,7 +60,14 @@ def systems_table() -> list[str]:
     for kind in STORED:
         outside = outside_type(kind)
         parquet = stored_type(kind)
-        cells = (kind, parquet or "no column", view_type(kind), delta_type(outside), postgres_type(outside), duckdb_type(outside))
+        cells = (
+            kind,
+            parquet or "no column",
+            view_type(kind),
+            delta_type(outside),
+            postgres_type(outside),
+            duckdb_type(outside),
+        )
         lines.append("| " + " | ".join(f"`{cell}`" for cell in cells) + " |")
     return lines
 
@@ -61,8 +92,19 @@ def test_python_values_become_what_the_page_says(source: str, stored: str) -> No
     import numpy
     import pandas
 
-    known = {"datetime": datetime, "Decimal": decimal.Decimal, "uuid": uuid, "numpy": numpy, "pandas": pandas}
-    known |= {"UTC": datetime.UTC, "date": datetime.date, "time": datetime.time, "timedelta": datetime.timedelta}
+    known = {
+        "datetime": datetime,
+        "Decimal": decimal.Decimal,
+        "uuid": uuid,
+        "numpy": numpy,
+        "pandas": pandas,
+    }
+    known |= {
+        "UTC": datetime.UTC,
+        "date": datetime.date,
+        "time": datetime.time,
+        "timedelta": datetime.timedelta,
+    }
     known["Point"] = dataclasses.make_dataclass("Point", [("x", int)])
     known["datetime"] = datetime.datetime
     value: Any = eval(source, known)  # noqa: S307 - our own page

@@ -1,1 +1,3 @@
-"""Whatever a file holds is kept exactly, or set aside: arbitrary values beside a model that knows nothing of Arrow."""
+"""Whatever a file holds is kept exactly, or set aside: arbitrary values beside a model that knows
+nothing of Arrow.
+"""

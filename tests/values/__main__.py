@@ -1,4 +1,6 @@
-"""python -m tests.values --minutes 10 [--seed 1]: the properties of this folder on new values, until the time is over."""
+"""python -m tests.values --minutes 10 [--seed 1]: the properties of this folder on new values,
+until the time is over.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ Property = Callable[[settings, int], None]
 tried = {"files": 0, "tables": 0}
 
 
-def _of_files(check: Callable[..., None], *more: st.SearchStrategy[Any], kinds: tuple[str, ...] = ANY) -> Property:
+def _of_files(
+    check: Callable[..., None], *more: st.SearchStrategy[Any], kinds: tuple[str, ...] = ANY
+) -> Property:
     def run(usual: settings, seed: int) -> None:
         @seeded(seed)
         @given(st.tuples(files(kinds), *more))
@@ -52,7 +56,10 @@ PROPERTIES: dict[str, tuple[int, Property]] = {
     "documents": (60, _of_files(test_writing.check, WIDENINGS, kinds=JSON)),
     "Python values": (60, _of_files(test_writing.check, WIDENINGS)),
     "company": (60, _of_files(test_writing.company, grouping, WIDENINGS, st.integers(1, 9))),
-    "company in every mode": (60, _of_files(test_writing.company, grouping, WIDENINGS, st.integers(1, 9), specs())),
+    "company in every mode": (
+        60,
+        _of_files(test_writing.company, grouping, WIDENINGS, st.integers(1, 9), specs()),
+    ),
     "Arrow tables": (60, _of_tables(lambda table: test_arrow.kept(table, table))),
     "Arrow tables in company": (30, _of_tables(test_arrow.company)),
     "Polars frames": (30, _of_tables(test_arrow.of_polars)),
@@ -75,7 +82,11 @@ def main() -> int:
         for name, (examples, run) in PROPERTIES.items():
             phases = (Phase.generate, Phase.shrink)
             usual = settings(
-                max_examples=examples, deadline=None, database=None, phases=phases, suppress_health_check=list(HealthCheck)
+                max_examples=examples,
+                deadline=None,
+                database=None,
+                phases=phases,
+                suppress_health_check=list(HealthCheck),
             )
             try:
                 run(usual, seed)
@@ -83,7 +94,10 @@ def main() -> int:
                 print(f"{name}: failed with seed {seed}", file=sys.stderr)
                 raise
         seed += 1
-        print(f"{tried['files']:,} files and {tried['tables']:,} tables tried, nothing found", flush=True)
+        print(
+            f"{tried['files']:,} files and {tried['tables']:,} tables tried, nothing found",
+            flush=True,
+        )
     return 0
 
 

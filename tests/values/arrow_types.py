@@ -12,10 +12,43 @@ from hypothesis import strategies as st
 from tests.values.strategies import floats, naive, texts, whole
 
 LEAVES: list[pa.DataType] = [
-    *(pa.null(), pa.bool_(), pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
-    *(pa.float16(), pa.float32(), pa.float64(), pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary()),
-    *(pa.binary(2), pa.binary_view(), pa.date32(), pa.date64(), pa.time32("s"), pa.time32("ms"), pa.time64("us"), pa.time64("ns")),
-    *(pa.timestamp(unit, zone) for unit in ("s", "ms", "us", "ns") for zone in (None, "UTC", "Asia/Tokyo")),
+    *(
+        pa.null(),
+        pa.bool_(),
+        pa.int8(),
+        pa.int16(),
+        pa.int32(),
+        pa.int64(),
+        pa.uint8(),
+        pa.uint16(),
+        pa.uint32(),
+        pa.uint64(),
+    ),
+    *(
+        pa.float16(),
+        pa.float32(),
+        pa.float64(),
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.binary(),
+        pa.large_binary(),
+    ),
+    *(
+        pa.binary(2),
+        pa.binary_view(),
+        pa.date32(),
+        pa.date64(),
+        pa.time32("s"),
+        pa.time32("ms"),
+        pa.time64("us"),
+        pa.time64("ns"),
+    ),
+    *(
+        pa.timestamp(unit, zone)
+        for unit in ("s", "ms", "us", "ns")
+        for zone in (None, "UTC", "Asia/Tokyo")
+    ),
     *(
         pa.decimal128(5, 2),
         pa.decimal128(38, 10),
@@ -26,7 +59,12 @@ LEAVES: list[pa.DataType] = [
     ),
     *(pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.uint32(), pa.int64())),
 ]
-REFUSED: list[pa.DataType] = [pa.duration("s"), pa.duration("ns"), pa.month_day_nano_interval(), pa.decimal256(60, 2)]
+REFUSED: list[pa.DataType] = [
+    pa.duration("s"),
+    pa.duration("ns"),
+    pa.month_day_nano_interval(),
+    pa.decimal256(60, 2),
+]
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001
 
 
@@ -36,7 +74,9 @@ def types(depth: int = 3) -> st.SearchStrategy[pa.DataType]:
     if not depth:
         return leaves
     inner = types(depth - 1)
-    fields = st.dictionaries(st.sampled_from(["a", "b", "c", "É", "select"]), inner, min_size=1, max_size=3)
+    fields = st.dictionaries(
+        st.sampled_from(["a", "b", "c", "É", "select"]), inner, min_size=1, max_size=3
+    )
     return st.one_of(
         leaves,
         leaves,
@@ -46,7 +86,9 @@ def types(depth: int = 3) -> st.SearchStrategy[pa.DataType]:
         inner.map(lambda kind: pa.list_(kind, 2)),
         inner.map(pa.list_view),
         fields.map(lambda found: pa.struct(list(found.items()))),
-        st.tuples(st.sampled_from([pa.string(), pa.int32(), pa.date32()]), inner).map(lambda pair: pa.map_(*pair)),
+        st.tuples(st.sampled_from([pa.string(), pa.int32(), pa.date32()]), inner).map(
+            lambda pair: pa.map_(*pair)
+        ),
     )
 
 
@@ -67,7 +109,9 @@ def _some(kind: pa.DataType) -> st.SearchStrategy[Any]:  # noqa: PLR0912
     if pt.is_integer(kind):
         bits = kind.bit_width - pt.is_signed_integer(kind)
         least = -(2**bits) if pt.is_signed_integer(kind) else 0
-        return st.one_of(st.integers(max(least, -9), 9), whole.filter(lambda n: least <= n < 2**bits))
+        return st.one_of(
+            st.integers(max(least, -9), 9), whole.filter(lambda n: least <= n < 2**bits)
+        )
     if pt.is_floating(kind):
         return floats if pt.is_float64(kind) else st.floats(width=kind.bit_width)
     if pt.is_decimal(kind):
@@ -82,13 +126,17 @@ def _some(kind: pa.DataType) -> st.SearchStrategy[Any]:  # noqa: PLR0912
         return st.dates()
     if pt.is_time(kind):
         step = {"s": 10**6, "ms": 1000, "us": 1, "ns": 1}[kind.unit]
-        return st.times().map(lambda found: found.replace(microsecond=found.microsecond // step * step))
+        return st.times().map(
+            lambda found: found.replace(microsecond=found.microsecond // step * step)
+        )
     if pt.is_timestamp(kind):
         return _instants(kind)
     if pt.is_struct(kind):
         return st.fixed_dictionaries({field.name: values_of(field.type) for field in kind})
     if pt.is_map(kind):
-        return st.dictionaries(_some(kind.key_type), values_of(kind.item_type), max_size=2).map(lambda found: list(found.items()))
+        return st.dictionaries(_some(kind.key_type), values_of(kind.item_type), max_size=2).map(
+            lambda found: list(found.items())
+        )
     size = {"min_size": 2, "max_size": 2} if pt.is_fixed_size_list(kind) else {"max_size": 3}
     return st.lists(values_of(kind.value_type), **size)  # type: ignore[arg-type]
 
@@ -102,7 +150,9 @@ def _instants(kind: pa.DataType) -> st.SearchStrategy[Any]:
     """As counts of the type's unit since 1970, which `array_of` takes."""
     per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[kind.unit]
     if kind.unit == "ns":
-        return st.one_of(st.integers(-(2**62), 2**62), st.integers(-(10**6), 10**6).map(lambda n: n * 1000))
+        return st.one_of(
+            st.integers(-(2**62), 2**62), st.integers(-(10**6), 10**6).map(lambda n: n * 1000)
+        )
     seconds = naive.map(lambda found: int((found - _EPOCH) / timedelta(seconds=1)))
     return seconds.map(lambda n: n * per_second)
 
@@ -116,7 +166,9 @@ def array_of(values: list[Any], kind: pa.DataType) -> pa.Array:
 
 
 def comparable(scalar: pa.Scalar) -> Any:
-    """A value in a form that is the same for every type that holds it: times and instants as nanoseconds, lists as lists."""
+    """A value in a form that is the same for every type that holds it: times and instants as
+    nanoseconds, lists as lists.
+    """
     import pyarrow.types as pt
 
     kind = scalar.type

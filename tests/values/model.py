@@ -1,4 +1,6 @@
-"""The reference: which files a table keeps, and what their values are then. It knows Python's values and the rules, and no Arrow.
+"""The reference: which files a table keeps, and what their values are then.
+
+It knows Python's values and the rules, and no Arrow.
 
 It holds every value that was committed, so that "exact" is looked up rather than derived.
 """
@@ -24,7 +26,9 @@ class Refused(Exception):
 
 @dataclass
 class Kind:
-    """What a place of a table holds: `name`, all numbers that were committed there, and the places within."""
+    """What a place of a table holds: `name`, all numbers that were committed there, and the places
+    within.
+    """
 
     name: str = "null"
     whole: list[int] = field(default_factory=list)
@@ -42,7 +46,9 @@ def kind_of(values: Iterable[Any], widen: str) -> Kind:
     kind = Kind(name)
     kind.whole = [value for value in found if type(value) is int]
     kind.decimals = [value for value in found if isinstance(value, Decimal)]
-    if any(not -(2**63) <= n < 2**64 for n in kind.whole) or (max(kind.whole, default=0) >= 2**63 and min(kind.whole) < 0):
+    if any(not -(2**63) <= n < 2**64 for n in kind.whole) or (
+        max(kind.whole, default=0) >= 2**63 and min(kind.whole) < 0
+    ):
         raise Refused("beyond 64 bits")
     if name == "float" and any(abs(n) > EXACT for n in kind.whole):
         if widen != "string":
@@ -61,7 +67,9 @@ def kind_of(values: Iterable[Any], widen: str) -> Kind:
 
 def _require_names(names: Iterable[str]) -> None:
     different = set(names)
-    if any(not name or "\0" in name for name in different) or len({name.lower() for name in different}) < len(different):
+    if any(not name or "\0" in name for name in different) or len(
+        {name.lower() for name in different}
+    ) < len(different):
         raise Refused("names")
 
 
@@ -76,7 +84,14 @@ def _both_in_file(names: set[str], widen: str) -> str:
 
 
 def _name(value: Any) -> str:
-    for kind, name in ((bool, "bool"), (int, "int"), (float, "float"), (str, "text"), (UUID, "text"), (bytes, "bytes")):
+    for kind, name in (
+        (bool, "bool"),
+        (int, "int"),
+        (float, "float"),
+        (str, "text"),
+        (UUID, "text"),
+        (bytes, "bytes"),
+    ):
         if isinstance(value, kind):
             if isinstance(value, str) and any(0xD800 <= ord(c) < 0xE000 for c in value):
                 raise Refused("no text")
@@ -100,7 +115,13 @@ def _name(value: Any) -> str:
 
 def joined(known: Kind, new: Kind, widen: str) -> Kind:
     """The table's kind with a file's. Raises Refused where no kind holds all values of both."""
-    name = known.name if new.name == "null" else new.name if known.name == "null" else _both(known, new, widen)
+    name = (
+        known.name
+        if new.name == "null"
+        else new.name
+        if known.name == "null"
+        else _both(known, new, widen)
+    )
     kind = Kind(name, [*known.whole, *new.whole], [*known.decimals, *new.decimals])
     if not _holds(name, known, new, kind):
         if widen != "string":
@@ -137,9 +158,15 @@ def _holds(name: str, known: Kind, new: Kind, both: Kind) -> bool:
 
 
 def _fits_digits(kind: Kind) -> bool:
-    """At most 38 digits hold all of them. Integers count by what their column may reach: see `contract`."""
+    """At most 38 digits hold all of them.
+
+    Integers count by what their column may reach: see `contract`.
+    """
     wide = any(abs(n) > EXACT for n in kind.whole)
-    before = max([_before_point(d) for d in kind.decimals] + ([20 if wide else 16] if kind.whole else []), default=0)
+    before = max(
+        [_before_point(d) for d in kind.decimals] + ([20 if wide else 16] if kind.whole else []),
+        default=0,
+    )
     after = max((max(-int(d.as_tuple().exponent), 0) for d in kind.decimals), default=0)
     return before + after <= 38
 
@@ -176,7 +203,9 @@ def text_of(value: Any) -> str:
         text = format(value, "f")
         return text.rstrip("0").rstrip(".") if "." in text else text
     if isinstance(value, datetime):
-        text = (value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)).isoformat(" ")
+        text = (
+            value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
+        ).isoformat(" ")
         text = text.rstrip("0") if "." in text else text
         return text if value.tzinfo is None else text + "+00"
     if isinstance(value, time):
@@ -209,7 +238,10 @@ class Table:
         found = {name: kind_of((row.get(name) for row in rows), self.widen) for name in names}
         _require_names(dict.fromkeys([*self.columns, *found]))
         every = dict.fromkeys([*self.columns, *found])
-        return {name: joined(self.columns.get(name, Kind()), found.get(name, Kind()), self.widen) for name in every}
+        return {
+            name: joined(self.columns.get(name, Kind()), found.get(name, Kind()), self.widen)
+            for name in every
+        }
 
     def shown(self) -> Iterator[tuple[str, Row]]:
         """Every row with its key, as a query shows it."""
@@ -223,17 +255,31 @@ def same(expected: Any, found: Any) -> bool:
     if expected is None or found is None:
         return expected is None and found is None
     if isinstance(expected, float):
-        return isinstance(found, float) and ((math.isnan(expected) and math.isnan(found)) or expected == found)
+        return isinstance(found, float) and (
+            (math.isnan(expected) and math.isnan(found)) or expected == found
+        )
     if isinstance(expected, dict):
         if not expected and found in ({}, []):  # no field is known yet: an empty map
             return True
-        return isinstance(found, dict) and list(expected) == list(found) and all(same(expected[k], found[k]) for k in expected)
+        return (
+            isinstance(found, dict)
+            and list(expected) == list(found)
+            and all(same(expected[k], found[k]) for k in expected)
+        )
     if isinstance(expected, list | tuple):
-        return isinstance(found, list | tuple) and len(expected) == len(found) and all(map(same, expected, found))
+        return (
+            isinstance(found, list | tuple)
+            and len(expected) == len(found)
+            and all(map(same, expected, found))
+        )
     if isinstance(expected, bool) or isinstance(found, bool):
         return expected is found
     if isinstance(expected, UUID):
         return str(expected) == found
-    if isinstance(expected, datetime) and isinstance(found, datetime) and (expected.tzinfo is None) != (found.tzinfo is None):
+    if (
+        isinstance(expected, datetime)
+        and isinstance(found, datetime)
+        and (expected.tzinfo is None) != (found.tzinfo is None)
+    ):
         return False
     return bool(expected == found)

@@ -1,4 +1,6 @@
-"""A table of arbitrary values in a bucket, asked by every path there is after every pass: each must say what the model says."""
+"""A table of arbitrary values in a bucket, asked by every path there is after every pass: each must
+say what the model says.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +38,22 @@ Say = Callable[[str, str], None]
 class World:
     """One bucket, its pipeline, a stage that reads its table, and the model beside them."""
 
-    def __init__(self, folder: Path, files: list[list[Row]], widen: Any = None, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, files: list[list[Row]], widen: Any = None, **options: Any
+    ) -> None:
         self.folder, self.bucket = folder, folder / "bucket"
         self.files = {f"{i:03}": rows for i, rows in enumerate(files)}
         (self.bucket / "up").mkdir(parents=True)
         self.pipeline = Pipeline("t", source="up/", widen=widen, **options)
         self.pipeline.transform(self.rows_of)
-        self.pipeline.aggregate("by_file", by=["k"], sql="SELECT _source_key AS k, count(*) AS n FROM t GROUP BY ALL")
-        self.pipeline.aggregate("lists", by=["k"], sql="SELECT _source_key AS k, list(t) AS rows FROM t GROUP BY _source_key")
+        self.pipeline.aggregate(
+            "by_file", by=["k"], sql="SELECT _source_key AS k, count(*) AS n FROM t GROUP BY ALL"
+        )
+        self.pipeline.aggregate(
+            "lists",
+            by=["k"],
+            sql="SELECT _source_key AS k, list(t) AS rows FROM t GROUP BY _source_key",
+        )
         self.stage = Pipeline("again", source=self.pipeline, widen=widen)
         self.stage.transform(table_of)
         self.runtime = inline_runtime(self.pipeline, self.bucket, task_files_max=2)
@@ -60,7 +70,9 @@ class World:
             (self.bucket / "up" / name).write_text(name)
             self.model.offer(f"up/{name}", self.files[name])
         _, state = asyncio.run(self.runtime.run())
-        assert set(state.quarantine) == {f"up/{name}" for name in self.files if self._is_refused(name)}
+        assert set(state.quarantine) == {
+            f"up/{name}" for name in self.files if self._is_refused(name)
+        }
         self.earlier.append((state.sequence, self.expected()))
 
     def _is_refused(self, name: str) -> bool:
@@ -80,11 +92,17 @@ class World:
         """All files of the table into one."""
         runtime = inline_runtime(self.pipeline, self.bucket)
         runtime.executor = NoExecutor(this_process())
-        asyncio.run(Compactor(Pass(runtime.context()), Wanted(target_bytes=2**27, few=True, purge=True)).run())
+        asyncio.run(
+            Compactor(
+                Pass(runtime.context()), Wanted(target_bytes=2**27, few=True, purge=True)
+            ).run()
+        )
 
 
 class ArrowWorld(World):
-    """Files that are Arrow tables, of which there is no model: what SQL says at once is what is expected of all other paths."""
+    """Files that are Arrow tables, of which there is no model: what SQL says at once is what is
+    expected of all other paths.
+    """
 
     def upload(self, numbers: list[int]) -> None:
         for i in numbers:
@@ -108,13 +126,17 @@ def by_source(table: pa.Table) -> Rows:
     """Rows as the model has them."""
     found: Rows = {}
     for row in pylist(table):
-        found.setdefault(str(row["_source_key"]), []).append({name: value for name, value in row.items() if name not in OWN})
+        found.setdefault(str(row["_source_key"]), []).append(
+            {name: value for name, value in row.items() if name not in OWN}
+        )
     return found
 
 
 def compare(path: str, expected: Rows, found: Rows) -> None:
     """Every row, whatever their order."""
-    assert {k: len(rows) for k, rows in expected.items()} == {k: len(rows) for k, rows in found.items()}, path
+    assert {k: len(rows) for k, rows in expected.items()} == {
+        k: len(rows) for k, rows in found.items()
+    }, path
     for key, rows in expected.items():
         for wanted, one in zip(rows, found[key], strict=True):
             assert list(wanted) == list(one), (path, list(wanted), list(one))
@@ -123,7 +145,9 @@ def compare(path: str, expected: Rows, found: Rows) -> None:
 
 
 def ask_all(world: World) -> None:
-    """Every path at the newest commit, and at the earlier ones; then all again, once the table is compacted."""
+    """Every path at the newest commit, and at the earlier ones; then all again, once the table is
+    compacted.
+    """
     for path, check in PATHS.items():
         try:
             check(world)
@@ -147,12 +171,18 @@ def _asked(world: World, statement: str, at: int | datetime | None = None) -> pa
 def _at(world: World) -> None:
     for sequence, expected in world.earlier:
         if expected:
-            compare(f"at {sequence}", expected, by_source(_asked(world, "SELECT * FROM t", at=sequence)))
+            compare(
+                f"at {sequence}", expected, by_source(_asked(world, "SELECT * FROM t", at=sequence))
+            )
 
 
 def _look_up(world: World) -> None:
     for key, rows in list(world.expected().items())[:2]:
-        compare("look-up", {key: rows}, by_source(_asked(world, f"SELECT * FROM t WHERE _source_key = '{key}'")))
+        compare(
+            "look-up",
+            {key: rows},
+            by_source(_asked(world, f"SELECT * FROM t WHERE _source_key = '{key}'")),
+        )
 
 
 def _library(world: World) -> None:
@@ -170,14 +200,22 @@ def _aggregates(world: World) -> None:
     expected = {key: len(rows) for key, rows in world.expected().items() if rows}
     if world.model.rows and any(world.model.columns):
         found = _asked(world, "SELECT k, n FROM by_file")
-        assert dict(zip(found.column("k").to_pylist(), found.column("n").to_pylist(), strict=True)) == expected
+        assert (
+            dict(zip(found.column("k").to_pylist(), found.column("n").to_pylist(), strict=True))
+            == expected
+        )
         lists = pylist(_asked(world, "SELECT k, rows FROM lists"))
         assert {row["k"]: len(row["rows"]) for row in lists} == expected
 
 
 def _audit(world: World) -> None:
     log = world.runtime.log()
-    rows = Audit(world.runtime.store, world.runtime.settings, log, lambda state: live_rows_by_source(world.runtime, state))
+    rows = Audit(
+        world.runtime.store,
+        world.runtime.settings,
+        log,
+        lambda state: live_rows_by_source(world.runtime, state),
+    )
     report = asyncio.run(rows.run())
     assert report.clean, report.problems
 
@@ -188,7 +226,11 @@ def _diff(world: World) -> None:
         before = asyncio.run(state_at(world.runtime, kept[0]))[1].snapshot()
         with Differ(files_of(world.runtime.store), before, world.state().snapshot()) as differ:
             found = differ.compare()
-        assert (len(kept) > 1 and world.earlier[0][1] != world.expected()) or found.is_same or len(kept) > 1
+        assert (
+            (len(kept) > 1 and world.earlier[0][1] != world.expected())
+            or found.is_same
+            or len(kept) > 1
+        )
 
 
 def _stage(world: World) -> None:
@@ -198,7 +240,9 @@ def _stage(world: World) -> None:
     assert not state.quarantine, [one.reason for one in state.quarantine.values()]
     with asyncio.run(open_warehouse([runtime], "SELECT * FROM again")) as warehouse:
         rows = by_source(warehouse.query("SELECT * FROM again"))
-    assert {key.removeprefix("t:"): len(of) for key, of in rows.items()} == {k: len(v) for k, v in world.expected().items() if v}
+    assert {key.removeprefix("t:"): len(of) for key, of in rows.items()} == {
+        k: len(v) for k, v in world.expected().items() if v
+    }
 
 
 def _sinks(world: World) -> None:
@@ -206,7 +250,9 @@ def _sinks(world: World) -> None:
         return
     for name, target in _targets(world):
         world.pipeline.sinks = {"it": target}
-        published = asyncio.run(Publisher(inline_runtime(world.pipeline, world.bucket)).publish("it"))
+        published = asyncio.run(
+            Publisher(inline_runtime(world.pipeline, world.bucket)).publish("it")
+        )
         assert not published.problem, (name, published.problem)
     world.pipeline.sinks = {}
 
@@ -229,8 +275,12 @@ PATHS: dict[str, Callable[[World], None]] = {
 }
 
 
-def lived(folder: Path, files: list[Any], groups: list[list[int]], widen: Any, make: type[World] = World) -> None:
-    """A table's life: passes over groups of files, each followed by questions; a compaction, and the questions again."""
+def lived(
+    folder: Path, files: list[Any], groups: list[list[int]], widen: Any, make: type[World] = World
+) -> None:
+    """A table's life: passes over groups of files, each followed by questions; a compaction, and
+    the questions again.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     world = make(folder, files, widen)
     for group in groups:

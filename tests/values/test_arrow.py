@@ -1,4 +1,6 @@
-"""Arrow tables and frames of arbitrary types, to any depth: each value is kept exactly, in the type that docs/TYPES.md says."""
+"""Arrow tables and frames of arbitrary types, to any depth: each value is kept exactly, in the type
+that docs/TYPES.md says.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ from sinks.values.contract import plain_type
 from tests.values.arrow_types import REFUSED, array_of, comparable, types, values_of
 from tests.values.writing import read_back, written
 
-USUAL = settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+USUAL = settings(
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 @st.composite
@@ -24,7 +32,9 @@ def tables(draw: st.DrawFn) -> pa.Table:
     """One to three columns of any type, of a few rows, in one chunk or two."""
     rows = draw(st.integers(2, 4))
     columns = {}
-    for name in draw(st.lists(st.sampled_from(["a", "b", "select", "É"]), min_size=1, max_size=3, unique=True)):
+    for name in draw(
+        st.lists(st.sampled_from(["a", "b", "select", "É"]), min_size=1, max_size=3, unique=True)
+    ):
         kind = draw(types())
         columns[name] = array_of([draw(values_of(kind)) for _ in range(rows)], kind)
     table = pa.table(columns)
@@ -34,7 +44,9 @@ def tables(draw: st.DrawFn) -> pa.Table:
         assume(False)
     cut = draw(st.integers(0, rows))
     return (
-        pa.concat_tables([table.slice(0, cut), table.slice(cut)]) if draw(st.booleans()) else table.slice(draw(st.integers(0, 1)))
+        pa.concat_tables([table.slice(0, cut), table.slice(cut)])
+        if draw(st.booleans())
+        else table.slice(draw(st.integers(0, 1)))
     )
 
 
@@ -57,7 +69,9 @@ def company(table: pa.Table) -> None:
 
 
 def of_polars(table: pa.Table) -> None:
-    """The same as a frame of Polars, which knows fewer types, panics at some, and ends the process at some decimals in lists."""
+    """The same as a frame of Polars, which knows fewer types, panics at some, and ends the process
+    at some decimals in lists.
+    """
     if re.search("decimal(32|64|256)", str(table.schema)):
         return
     try:
@@ -70,7 +84,9 @@ def of_polars(table: pa.Table) -> None:
 
 
 def of_pandas(table: pa.Table) -> None:
-    """The same as a frame of pandas, where there can be one: kept, with all its rows, or set aside."""
+    """The same as a frame of pandas, where there can be one: kept, with all its rows,
+    or set aside.
+    """
     try:
         frame = table.to_pandas()
     except (pa.ArrowException, ValueError, OverflowError, NotImplementedError):
@@ -104,8 +120,13 @@ def test_pandas_frames_are_kept_or_set_aside(table: pa.Table) -> None:
 
 
 @pytest.mark.parametrize("kind", REFUSED, ids=str)
-@pytest.mark.parametrize("wrap", [lambda k: k, pa.list_, lambda k: pa.struct([("x", k)]), lambda k: pa.map_(pa.string(), k)])
-def test_types_that_no_table_holds_are_refused_by_path_type_and_way_out(kind: pa.DataType, wrap: Any) -> None:
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda k: k, pa.list_, lambda k: pa.struct([("x", k)]), lambda k: pa.map_(pa.string(), k)],
+)
+def test_types_that_no_table_holds_are_refused_by_path_type_and_way_out(
+    kind: pa.DataType, wrap: Any
+) -> None:
     from sinks.parquet.writer import AttemptWriter, TableSpec
 
     spec = TableSpec(name="t", output="t/", partition_by=(), declared=None, widen="none")
@@ -122,12 +143,20 @@ def test_types_that_no_table_holds_are_refused_by_path_type_and_way_out(kind: pa
         (pd.DataFrame({"p": pd.period_range("2026-01", periods=2, freq="M")}), "pandas.period"),
         (pd.DataFrame({"i": pd.interval_range(0, 2)}), "pandas.interval"),
         (pd.DataFrame({"d": pd.to_timedelta([1, 2])}), "duration"),
-        (pd.DataFrame({"o": [pd.Timestamp("2026-01-01"), pd.Timestamp("2026-01-01", tz="UTC")]}, dtype=object), "datetime"),
+        (
+            pd.DataFrame(
+                {"o": [pd.Timestamp("2026-01-01"), pd.Timestamp("2026-01-01", tz="UTC")]},
+                dtype=object,
+            ),
+            "datetime",
+        ),
         (pd.DataFrame({"o": ["x", b"x"]}, dtype=object), "bytes"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "'a'"),
     ],
 )
-def test_frames_whose_values_would_be_bent_are_set_aside(frame: pd.DataFrame, expected: str) -> None:
+def test_frames_whose_values_would_be_bent_are_set_aside(
+    frame: pd.DataFrame, expected: str
+) -> None:
     from pipeline.errors import InputRejected
     from sinks.parquet.writer import AttemptWriter, TableSpec
 
@@ -143,13 +172,17 @@ def test_frames_whose_values_would_be_bent_are_set_aside(frame: pd.DataFrame, ex
 
 def test_a_frame_of_objects_is_what_its_values_are() -> None:
     stamps = [pd.Timestamp("2026-01-01T00:00:00.000000001"), None]
-    frame = pd.DataFrame({"o": pd.Series([1, None, "x"][:2], dtype=object), "t": pd.Series(stamps, dtype=object)})
+    frame = pd.DataFrame(
+        {"o": pd.Series([1, None, "x"][:2], dtype=object), "t": pd.Series(stamps, dtype=object)}
+    )
     found = read_back([frame])
     assert found.column("o").to_pylist() == [1, None]
     assert found.column("t").cast(pa.int64()).to_pylist() == [1767225600000000001, None]
 
 
-@pytest.mark.parametrize("of", [pa.list_, pa.large_list, pa.list_view, lambda kind: pa.list_(kind, 3)])
+@pytest.mark.parametrize(
+    "of", [pa.list_, pa.large_list, pa.list_view, lambda kind: pa.list_(kind, 3)]
+)
 @pytest.mark.parametrize("wrap", [lambda k: k, pa.list_view, lambda k: pa.struct([("x", k)])])
 def test_lists_of_nulls_within_maps_keep_their_lengths(of: Any, wrap: Any) -> None:
     """A cast of pyarrow 26 cuts them to the number of lists."""

@@ -14,7 +14,13 @@ from tests.values.model import Row, Table, same
 from tests.values.strategies import ANY, JSON, files, grouping, groups_of, specs
 from tests.values.writing import written
 
-USUAL = settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+USUAL = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 widenings = st.sampled_from(["none", "float", "string"])
 
 
@@ -34,8 +40,15 @@ def check(given_files: list[list[Row]], widen: Any) -> None:
                 assert same(wanted[name], found[name]), (name, wanted[name], found[name])
 
 
-def company(given_files: list[list[Row]], sizes: list[int], widen: Any, goes: int, spec: dict[str, Any] | None = None) -> None:
-    """The files one by one, and in groups. goes: after so many rows a file comes in another go, and perhaps into another output.
+def company(
+    given_files: list[list[Row]],
+    sizes: list[int],
+    widen: Any,
+    goes: int,
+    spec: dict[str, Any] | None = None,
+) -> None:
+    """The files one by one, and in groups. goes: after so many rows a file comes in another go, and
+    perhaps into another output.
 
     SQL says nothing of the order of rows that lie in several outputs, so neither does this.
     """
@@ -46,7 +59,9 @@ def company(given_files: list[list[Row]], sizes: list[int], widen: Any, goes: in
             patch.setattr(transform_results, "ROWS_MAX", 1)
             patch.setattr(writer, "CONVERT_ROWS", goes)
         patch.setattr(writer, "FILE_BYTES", 1 if goes % 2 else writer.FILE_BYTES)
-        grouped = written([iter(rows) for rows in given_files], groups_of(given_files, sizes), widen, **spec)
+        grouped = written(
+            [iter(rows) for rows in given_files], groups_of(given_files, sizes), widen, **spec
+        )
     assert alone[0] == grouped[0]
     if len(alone[0]) < len(given_files):  # else the columns are the declared ones, committed or not
         assert alone[1] == grouped[1]
@@ -74,13 +89,17 @@ def test_documents_are_kept_exactly_or_set_aside(given_files: list[list[Row]], w
 
 @given(files(ANY), widenings)
 @USUAL
-def test_python_values_are_kept_exactly_or_set_aside(given_files: list[list[Row]], widen: Any) -> None:
+def test_python_values_are_kept_exactly_or_set_aside(
+    given_files: list[list[Row]], widen: Any
+) -> None:
     check(given_files, widen)
 
 
 @given(files(ANY), grouping, widenings, st.integers(1, 9))
 @USUAL
-def test_the_company_of_a_file_changes_nothing(given_files: list[list[Row]], sizes: list[int], widen: Any, goes: int) -> None:
+def test_the_company_of_a_file_changes_nothing(
+    given_files: list[list[Row]], sizes: list[int], widen: Any, goes: int
+) -> None:
     company(given_files, sizes, widen, goes)
 
 

@@ -21,8 +21,11 @@ from tests.values.model import OWN
 Outcome = tuple[set[int], "pa.Schema | None", dict[int, list[dict[str, Any]]]]
 
 
-def written(files: list[Any], groups: list[list[int]], widen: Widen = "float", **spec: Any) -> Outcome:
-    """The files that were set aside, the table's schema, and the rows of each file as a query shows them.
+def written(
+    files: list[Any], groups: list[list[int]], widen: Widen = "float", **spec: Any
+) -> Outcome:
+    """The files that were set aside, the table's schema, and the rows of each file as a query shows
+    them.
 
     Each group is one attempt, on the table as the groups before left it.
     """
@@ -40,7 +43,9 @@ def written(files: list[Any], groups: list[list[int]], widen: Widen = "float", *
 def read_back(files: list[Any], widen: Widen = "float") -> pa.Table:
     """The rows of files that are all kept, each its own attempt, in order."""
     with tempfile.TemporaryDirectory() as folder:
-        bad, schema, outputs = _attempts(Path(folder), files, [[i] for i in range(len(files))], widen, {})
+        bad, schema, outputs = _attempts(
+            Path(folder), files, [[i] for i in range(len(files))], widen, {}
+        )
         assert not bad, bad
         return pa.concat_tables(_read(folder, schema, outputs))
 
@@ -48,11 +53,20 @@ def read_back(files: list[Any], widen: Widen = "float") -> pa.Table:
 def _attempts(
     folder: Path, files: list[Any], groups: list[list[int]], widen: Widen, spec: dict[str, Any]
 ) -> tuple[dict[int, str], str | None, list[OutputFile]]:
-    options: dict[str, Any] = {"name": "t", "output": "t/", "partition_by": (), "declared": None, "widen": widen, **spec}
+    options: dict[str, Any] = {
+        "name": "t",
+        "output": "t/",
+        "partition_by": (),
+        "declared": None,
+        "widen": widen,
+        **spec,
+    }
     schema, bad, outputs = None, dict[int, str](), []
     for number, group in enumerate(groups):
         task = f"{number:020}-000000"
-        writer = AttemptWriter(TableSpec(**options), schema=schema, task=task, nonce="n", scratch=folder)
+        writer = AttemptWriter(
+            TableSpec(**options), schema=schema, task=task, nonce="n", scratch=folder
+        )
         for i in group:
             try:
                 writer.add(i, str(i), "e", files[i])
@@ -75,7 +89,10 @@ def _attempts(
 def _read(folder: str, schema: str | None, outputs: list[OutputFile]) -> list[pa.Table]:
     with Warehouse(LocalFiles(folder), threads=1) as warehouse:
         warehouse.connection.execute("SET TimeZone = 'UTC'")
-        return [warehouse.stream(scan).read_all() for scan in warehouse.scans(outputs, warehouse.columns(schema))]
+        return [
+            warehouse.stream(scan).read_all()
+            for scan in warehouse.scans(outputs, warehouse.columns(schema))
+        ]
 
 
 def pylist(table: pa.Table) -> list[dict[str, Any]]:
@@ -83,4 +100,7 @@ def pylist(table: pa.Table) -> list[dict[str, Any]]:
     try:
         return table.to_pylist()  # type: ignore[no-any-return]
     except (ValueError, OverflowError):  # years that Python has not
-        return [{name: comparable(table.column(name)[i]) for name in table.column_names} for i in range(table.num_rows)]
+        return [
+            {name: comparable(table.column(name)[i]) for name in table.column_names}
+            for i in range(table.num_rows)
+        ]

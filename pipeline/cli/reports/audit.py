@@ -14,7 +14,8 @@ from pipeline.cli.render import as_json, count, size
 @click.command("audit", epilog="Example:  tidemill audit pipeline.py --bucket ./bucket")
 @on_bucket
 def audit_command(target: Target) -> int:
-    """Prove from the bucket that each object is in exactly one state, each output is whole, and no row is there twice.
+    """Prove from the bucket that each object is in exactly one state, each output is whole, and no
+    row is there twice.
 
     Reads every output file once. Exit code 1 and one line for each contradiction otherwise.
     """
@@ -25,7 +26,9 @@ def audit_command(target: Target) -> int:
     for p in target.pipelines:
         opened = runtime(target, p)
         wait(opened.store.check(opened.settings.source))
-        audit = Audit(opened.store, opened.settings, opened.log(), partial(live_rows_by_source, opened))
+        audit = Audit(
+            opened.store, opened.settings, opened.log(), partial(live_rows_by_source, opened)
+        )
         reports.append((p.name, wait(audit.run())))
     if target.as_json:
         as_json(
@@ -45,11 +48,19 @@ def audit_command(target: Target) -> int:
         )
     else:
         for name, r in reports:
-            states = ", ".join(f"{n:,} {what}" for what, n in sorted(r.sources.items())) or "no sources"
+            states = (
+                ", ".join(f"{n:,} {what}" for what, n in sorted(r.sources.items())) or "no sources"
+            )
             verdict = "clean" if r.clean else f"{count(len(r.problems), 'problem')}"
-            click.echo(f"{name}: {verdict} at commit {r.sequence}: {states}; {count(r.files, 'file')}, {count(r.rows, 'row')}")
+            click.echo(
+                f"{name}: {verdict} at commit {r.sequence}: {states}; {count(r.files, 'file')},"
+                f" {count(r.rows, 'row')}"
+            )
             if r.orphans:
-                click.echo(f"  {count(r.orphans, 'file')} of attempts that never counted ({size(r.orphan_bytes)}), for the vacuum")
+                click.echo(
+                    f"  {count(r.orphans, 'file')} of attempts that never counted"
+                    f" ({size(r.orphan_bytes)}), for the vacuum"
+                )
             for problem in r.problems:
                 click.echo(f"  {problem}")
     return 0 if all(r.clean for _, r in reports) else EXIT_PROBLEMS

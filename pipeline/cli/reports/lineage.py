@@ -20,11 +20,15 @@ NEAREST_MAX = 20_000
 """Committed keys among which one is looked for that was perhaps meant."""
 
 
-@click.command("lineage", epilog="Example:  tidemill lineage pipeline.py uploads/a.csv --bucket ./bucket")
+@click.command(
+    "lineage", epilog="Example:  tidemill lineage pipeline.py uploads/a.csv --bucket ./bucket"
+)
 @on_bucket
 @click.argument("key")
 def lineage_command(target: Target, key: str) -> int:
-    """From a source KEY to the commit, task, code version and Parquet files of its rows; from a Parquet KEY to its sources."""
+    """From a source KEY to the commit, task, code version and Parquet files of its rows; from a
+    Parquet KEY to its sources.
+    """
     for p in target.pipelines:
         opened = runtime(target, p)
         found = wait(_lineage(opened, key))
@@ -39,7 +43,9 @@ def lineage_command(target: Target, key: str) -> int:
             _show(found)
         return 0
     sources = [q for p in target.pipelines for q in wait(_known_keys(runtime(target, p)))]
-    raise SettingsError(f"{key!r} is no source and no output of {target.file} in this bucket{nearest(key, sources)}")
+    raise SettingsError(
+        f"{key!r} is no source and no output of {target.file} in this bucket{nearest(key, sources)}"
+    )
 
 
 def _show(found: dict[str, Any], indent: str = "") -> None:
@@ -50,11 +56,16 @@ def _show(found: dict[str, Any], indent: str = "") -> None:
             continue
         values = value if isinstance(value, list) else [value]
         for i, one in enumerate(values):
-            click.echo(f"{indent}{label if i == 0 else '':12} {one if not isinstance(one, str) else printable(one)}")
+            click.echo(
+                f"{indent}{label if i == 0 else '':12}"
+                f" {one if not isinstance(one, str) else printable(one)}"
+            )
 
 
 async def _stages(target: Target, above: Pipeline, key: str) -> list[str]:
-    """Keys under which pipelines that read this one's table have the rows of `key`, and so on from there."""
+    """Keys under which pipelines that read this one's table have the rows of `key`, and so on from
+    there.
+    """
     found = []
     for p in target.pipelines:
         if p.upstream is None or p.upstream.name != above.name:
@@ -97,9 +108,21 @@ async def _lineage(opened: Any, key: str) -> dict[str, Any] | None:
     if entry is not None:
         await log.look_up_outputs(state, [entry.output])
         when = datetime.fromtimestamp(entry.modified_us / 1e6, UTC)
-        found |= {"version": entry.etag, "bytes": entry.size_bytes, "uploaded": f"{when:%Y-%m-%d %H:%M:%S} UTC"}
-        found |= {"rows": entry.rows, "rejected": entry.rejected, "transform": f"{entry.transform} (version {entry.version})"}
-        found |= {"generation": entry.generation, "task": entry.output.partition(".")[0], "commit": entry.sequence}
+        found |= {
+            "version": entry.etag,
+            "bytes": entry.size_bytes,
+            "uploaded": f"{when:%Y-%m-%d %H:%M:%S} UTC",
+        }
+        found |= {
+            "rows": entry.rows,
+            "rejected": entry.rejected,
+            "transform": f"{entry.transform} (version {entry.version})",
+        }
+        found |= {
+            "generation": entry.generation,
+            "task": entry.output.partition(".")[0],
+            "commit": entry.sequence,
+        }
         found["outputs"] = [f.key for f in state.outputs[state.holder_of(entry.output)].files]
     upstream = opened.pipeline.upstream
     if upstream is not None:
@@ -120,7 +143,11 @@ async def _of_output(log: Any, state: Any, output: str, key: str) -> dict[str, A
     await log.load_outputs(state)
     merged = [name for name in state.outputs if state.holder_of(name) == output]
     async for some in log.all_committed(state):
-        live += some.filter(pc.is_in(some.column("output"), value_set=pa.array(merged, pa.string()))).column("key").to_pylist()
+        live += (
+            some.filter(pc.is_in(some.column("output"), value_set=pa.array(merged, pa.string())))
+            .column("key")
+            .to_pylist()
+        )
     holder = state.stored().get(output)
     return {
         "output": key,

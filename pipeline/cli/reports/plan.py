@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     help="modal: also containers, time and estimated dollars",
 )
 def plan_command(target: Target, engine: str) -> int:
-    """Say what a run would do: new and changed files by transform, deleted ones, and what no transform takes.
+    """Say what a run would do: new and changed files by transform, deleted ones, and what no
+    transform takes.
 
-    With --engine modal also what it would take there, at the rates of your workspace if Modal says them, else at list prices.
+    With --engine modal also what it would take there, at the rates of your workspace if Modal says
+    them, else at list prices.
     """
     from pipeline.deploy.workspace_rates import workspace_rates
     from pipeline.runtime.plan_preview import preview
@@ -37,9 +39,14 @@ def plan_command(target: Target, engine: str) -> int:
 
     rates = wait(workspace_rates()) if engine == "modal" else None
     warnings = {p.name: wait(_foreseen(root_runtime(target, p))) for p in target.pipelines}
-    plans = [wait(preview(runtime(target, p), WallClock().now_ms(), rates)) for p in target.pipelines]
+    plans = [
+        wait(preview(runtime(target, p), WallClock().now_ms(), rates)) for p in target.pipelines
+    ]
     for plan, p in zip(plans, target.pipelines, strict=True):
-        plan.warnings = [*warnings[p.name], *([] if plan.listed or p.upstream else [wait(empty_source(runtime(target, p)))])]
+        plan.warnings = [
+            *warnings[p.name],
+            *([] if plan.listed or p.upstream else [wait(empty_source(runtime(target, p)))]),
+        ]
     if target.as_json:
         as_json([msgspec.to_builtins(plan) for plan in plans])
         return 0
@@ -53,18 +60,27 @@ def _show_plan(target: Target, plan: Plan) -> None:
 
     click.echo(f"{plan.pipeline}: {count(plan.listed, 'object')} listed, {size(plan.listed_bytes)}")
     for route in plan.routes:
-        click.echo(f"  {route.transform}: {count(route.new, 'new file')}, {route.changed:,} changed, {size(route.bytes)}")
+        click.echo(
+            f"  {route.transform}: {count(route.new, 'new file')}, {route.changed:,} changed,"
+            f" {size(route.bytes)}"
+        )
         if route.cost:
             click.echo(f"    {_work(route.cost)}; {route.cost.basis}")
     if plan.deleted:
         click.echo(f"  {count(plan.deleted, 'file')} deleted in the bucket: their rows would go")
     for transform, n in plan.behind.items():
         anew = pasted(target, "backfill", options="--outdated")
-        click.echo(f"  {transform}: the rows of {count(n, 'file')} were made by other code; to make them anew:  {anew}")
+        click.echo(
+            f"  {transform}: the rows of {count(n, 'file')} were made by other code; to make them"
+            f" anew:  {anew}"
+        )
     if plan.in_progress:
         click.echo(f"  {count(plan.in_progress, 'file')} in open tasks of other or earlier runs")
     if plan.unmatched:
-        click.echo(f"  {count(plan.unmatched, 'file')} matched by no transform, such as {printable(plan.unmatched_sample[0])}")
+        click.echo(
+            f"  {count(plan.unmatched, 'file')} matched by no transform, such as"
+            f" {printable(plan.unmatched_sample[0])}"
+        )
     if plan.listing and (plan.listed >= LISTED_MIN or "listing=" in plan.listing):
         click.echo(f"  {plan.listing}")
     if not plan.routes and not plan.deleted and not plan.in_progress:

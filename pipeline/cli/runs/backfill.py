@@ -28,23 +28,53 @@ from pipeline.tables.moments import Moment
 Uploads = Literal["both", "live", "new"]
 
 
-@click.command("backfill", epilog="Example:  tidemill backfill pipeline.py --since yesterday --until today --bucket ./bucket")
+@click.command(
+    "backfill",
+    epilog=(
+        "Example:  tidemill backfill pipeline.py --since yesterday --until today --bucket ./bucket"
+    ),
+)
 @on_bucket
 @on_engine
 @on_limits
 @click.option("--prefix", default="", help="only keys that begin so, after the source prefix")
-@click.option("--since", type=Moment(), help="only objects that changed at or after this time (36h, 7d, yesterday, 2026-11-23)")
+@click.option(
+    "--since",
+    type=Moment(),
+    help="only objects that changed at or after this time (36h, 7d, yesterday, 2026-11-23)",
+)
 @click.option("--until", type=Moment(), help="only objects that changed before this time")
 @click.option("--transform", help="only objects that this transform takes")
-@click.option("--outdated", is_flag=True, help="only objects whose rows were made by another version of the code")
-@click.option("--new-generation", is_flag=True, help="fill a new generation beside the live one, to compare and publish")
-@click.option("--sample", type=click.IntRange(1), help="with --new-generation: only so many files, spread over all, to look at")
+@click.option(
+    "--outdated",
+    is_flag=True,
+    help="only objects whose rows were made by another version of the code",
+)
+@click.option(
+    "--new-generation",
+    is_flag=True,
+    help="fill a new generation beside the live one, to compare and publish",
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(1),
+    help="with --new-generation: only so many files, spread over all, to look at",
+)
 @click.option(
     "--uploads",
     type=click.Choice(["both", "live", "new"]),
-    help="with --new-generation: where runs of this code put new uploads until it is published [default: new]",
+    help=(
+        "with --new-generation: where runs of this code put new uploads until it is published"
+        " [default: new]"
+    ),
 )
-@click.option("--resume", "resume", type=click.IntRange(1), metavar="COMMIT", help="go on with the backfill that began there")
+@click.option(
+    "--resume",
+    "resume",
+    type=click.IntRange(1),
+    metavar="COMMIT",
+    help="go on with the backfill that began there",
+)
 def backfill_command(  # noqa: PLR0917
     target: Target,
     engine: Engine,
@@ -59,40 +89,61 @@ def backfill_command(  # noqa: PLR0917
     uploads: Uploads | None,
     resume: int | None,
 ) -> int:
-    """Process objects again that were processed before, say after the code has changed. New objects are processed too.
+    """Process objects again that were processed before, say after the code has changed.
 
-    The old rows of a file count until its new ones are committed, and stay if the new code fails. --resume goes on with a backfill
-    that was broken off: it leaves out what was committed since.
+    New objects are processed too.
 
-    With --new-generation the live rows stay as they are: all objects are processed into a generation beside them. Stop it as you
-    like, the same command goes on. Then  tidemill diff, publish, and rollback if need be.
+    The old rows of a file count until its new ones are committed, and stay if the new code fails.
+    --resume goes on with a backfill that was broken off: it leaves out what was committed since.
+
+    With --new-generation the live rows stay as they are: all objects are processed into a
+    generation beside them. Stop it as you like, the same command goes on. Then  tidemill diff,
+    publish, and rollback if need be.
     """
     if new_generation:
         target.only()
         if since or until or transform or outdated or resume or (prefix and not sample):
             raise click.UsageError(
-                "--new-generation takes all objects: it goes with no selection but --sample (and with that --prefix)"
+                "--new-generation takes all objects: it goes with no selection but --sample (and"
+                " with that --prefix)"
             )
-        filling = partial(_fill, limits=limits, sample=sample, prefix=prefix, uploads=uploads, quiet=target.as_json)
+        filling = partial(
+            _fill,
+            limits=limits,
+            sample=sample,
+            prefix=prefix,
+            uploads=uploads,
+            quiet=target.as_json,
+        )
         return asyncio.run(Run(target, engine, work=filling, usd=limits.usd, anew=True).go())
     if sample or uploads:
         raise click.UsageError("--sample and --uploads go with --new-generation")
     names = [t.settings.name for p in target.pipelines for t in p.transforms]
     if transform is not None and transform not in names:
-        raise SettingsError(f"{target.file} declares no transform {transform!r}{nearest(transform, names)}")
+        raise SettingsError(
+            f"{target.file} declares no transform {transform!r}{nearest(transform, names)}"
+        )
 
     if since is not None and until is not None and since >= until:
-        raise click.UsageError(f"nothing lies between --since {since:%Y-%m-%dT%H:%M:%S} and --until {until:%Y-%m-%dT%H:%M:%S}")
+        raise click.UsageError(
+            f"nothing lies between --since {since:%Y-%m-%dT%H:%M:%S} and --until"
+            f" {until:%Y-%m-%dT%H:%M:%S}"
+        )
 
     async def work(runtime: Runtime) -> tuple[PassReport, State]:
         runtime = runtime.filled(await runtime.generations())[0]
         before = await runtime.log().load()
         if resume is not None and resume > before.sequence:
             raise SettingsError(
-                f"--resume {resume}: {runtime.settings.name} has no such commit yet, the newest is {before.sequence}"
+                f"--resume {resume}: {runtime.settings.name} has no such commit yet, the newest is"
+                f" {before.sequence}"
             )
         if not target.as_json:
-            click.echo(f"{runtime.settings.name}: backfill from commit {before.sequence} (--resume {before.sequence})", err=True)
+            click.echo(
+                f"{runtime.settings.name}: backfill from commit {before.sequence} (--resume"
+                f" {before.sequence})",
+                err=True,
+            )
         selected = Selection(
             settings=runtime.settings,
             prefix=runtime.settings.source + prefix,
@@ -102,32 +153,53 @@ def backfill_command(  # noqa: PLR0917
             outdated=outdated,
             committed_upto=resume,
         )
-        return await runtime.run(before, request=Request(limits=limits, again=selected.again(Router(runtime.settings))))
+        return await runtime.run(
+            before, request=Request(limits=limits, again=selected.again(Router(runtime.settings)))
+        )
 
     return asyncio.run(Run(target, engine, work=work, usd=limits.usd).go())
 
 
 async def _fill(
-    runtime: Runtime, *, limits: Limits, sample: int | None, prefix: str, uploads: Uploads | None, quiet: bool
+    runtime: Runtime,
+    *,
+    limits: Limits,
+    sample: int | None,
+    prefix: str,
+    uploads: Uploads | None,
+    quiet: bool,
 ) -> tuple[PassReport, State]:
     """Fill the new generation: begin it, or go on with it."""
-    change = Change(kind="begin", versions=runtime.settings.versions, sample=sample, uploads=uploads)
+    change = Change(
+        kind="begin", versions=runtime.settings.versions, sample=sample, uploads=uploads
+    )
     known = await Pass(runtime.context()).change_generations(change)
     one = runtime.of_generation(known.candidate or 0)
     await one.open()
     if not quiet:
-        click.echo(f"{runtime.settings.name}: filling generation {known.candidate} beside generation {known.live}", err=True)
+        click.echo(
+            f"{runtime.settings.name}: filling generation {known.candidate} beside generation"
+            f" {known.live}",
+            err=True,
+        )
     if sample is None:
         return await one.run(request=Request(limits=limits))
-    names = await sampled(runtime.of_generation(known.live), sample, runtime.settings.source + prefix)
+    names = await sampled(
+        runtime.of_generation(known.live), sample, runtime.settings.source + prefix
+    )
     return await one.run(request=Request(limits=limits, names=names))
 
 
 async def sampled(live: Runtime, n: int, prefix: str) -> list[str]:
-    """Keys of so many committed objects, spread over all, and the same ones each time: those whose hashes are smallest."""
+    """Keys of so many committed objects, spread over all, and the same ones each time: those whose
+    hashes are smallest.
+    """
     log, best = live.log(), list[tuple[int, str]]()
     async for some in log.all_committed(await log.load()):
-        hashed = ((-int.from_bytes(sha256(key.encode()).digest()[:8]), key) for key in some.column("key").to_pylist())
+        hashed = (
+            (-int.from_bytes(sha256(key.encode()).digest()[:8]), key)
+            for key in some.column("key").to_pylist()
+        )
         for one in hashed:
             if one[1].startswith(prefix):
                 heapq.heappushpop(best, one) if len(best) >= n else heapq.heappush(best, one)

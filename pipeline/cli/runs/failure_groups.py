@@ -1,4 +1,6 @@
-"""Quarantined files by reason: reasons that differ only in numbers, quoted values and keys are the same one."""
+"""Quarantined files by reason: reasons that differ only in numbers, quoted values and keys are the
+same one.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,11 @@ class Entry:
     @property
     def transform(self) -> str:
         """Pipeline and transform, as far as one is known."""
-        return f"{self.pipeline}.{self.quarantined.transform}" if self.quarantined.transform else self.pipeline
+        return (
+            f"{self.pipeline}.{self.quarantined.transform}"
+            if self.quarantined.transform
+            else self.pipeline
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +60,20 @@ class Group:
     def reason(self) -> str:
         """In its own words where all files have the same, else normalised."""
         words = self.first.quarantined.reason
-        return words if all(e.quarantined.reason == words for e in self.entries) else self.first.reason
+        return (
+            words if all(e.quarantined.reason == words for e in self.entries) else self.first.reason
+        )
 
     def again(self, now_ms: int) -> str:
         """When its files are tried again."""
         first = self.first.quarantined
         if first.kind != "lost":
             return _AGAIN[first.kind]
-        waits_s = [max(0, e.quarantined.retry_at_ms - now_ms) / 1000 for e in self.entries if e.quarantined.retry_at_ms]
+        waits_s = [
+            max(0, e.quarantined.retry_at_ms - now_ms) / 1000
+            for e in self.entries
+            if e.quarantined.retry_at_ms
+        ]
         if not waits_s:
             return _AGAIN["cancelled"]
         soonest, latest = min(waits_s), max(waits_s)
@@ -71,11 +83,17 @@ class Group:
         return f"in {duration(soonest)}{until}" if soonest else f"from now on to {duration(latest)}"
 
 
-_AGAIN = {"failed": "when the file changes, or by retry", "cancelled": "by retry", "key": "when the file is renamed"}
+_AGAIN = {
+    "failed": "when the file changes, or by retry",
+    "cancelled": "by retry",
+    "key": "when the file is renamed",
+}
 
 
 def normalised(reason: str, key: str = "") -> str:
-    """The reason with numbers as `#`, quoted texts as `'...'`, and the file's own key as `<key>`."""
+    """The reason with numbers as `#`, quoted texts as `'...'`, and the file's own key
+    as `<key>`.
+    """
     for name in (key, key.rpartition("/")[2]):
         if len(name) >= 3 and not name.isdigit() and name in reason:
             reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "<key>", reason)
@@ -116,9 +134,17 @@ def matching(entries: Sequence[Entry], reason: str | None, kind: str | None) -> 
     if found or not entries:
         return found
     wanted = " and ".join(
-        [*([f"kind {kind}"] if kind is not None else []), *([f"{reason!r} in its reason"] if reason is not None else [])]
+        [
+            *([f"kind {kind}"] if kind is not None else []),
+            *([f"{reason!r} in its reason"] if reason is not None else []),
+        ]
     )
     groups = grouped(entries)
-    named = "; ".join(f"{g.first.quarantined.kind}: {g.reason[:100]} ({len(g.entries):,})" for g in groups[:NAMED_MAX])
-    more = f"; and {count(len(groups) - NAMED_MAX, 'more reason')}" if len(groups) > NAMED_MAX else ""
+    named = "; ".join(
+        f"{g.first.quarantined.kind}: {g.reason[:100]} ({len(g.entries):,})"
+        for g in groups[:NAMED_MAX]
+    )
+    more = (
+        f"; and {count(len(groups) - NAMED_MAX, 'more reason')}" if len(groups) > NAMED_MAX else ""
+    )
     raise SettingsError(f"no quarantined file has {wanted}; there is {named}{more}")

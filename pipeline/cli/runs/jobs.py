@@ -21,9 +21,14 @@ POLL_S = 0.5
 POLL_MAX_S = 5.0
 
 
-@click.group("jobs", epilog="Example:  tidemill jobs wait pipeline.py job-0123456789abcdef --bucket ./bucket")
+@click.group(
+    "jobs", epilog="Example:  tidemill jobs wait pipeline.py job-0123456789abcdef --bucket ./bucket"
+)
 def jobs_command() -> None:
-    """Show, wait for, cancel or list what was submitted. What became of each file is in the bucket, for as long as that is."""
+    """Show, wait for, cancel or list what was submitted.
+
+    What became of each file is in the bucket, for as long as that is.
+    """
 
 
 def _found(target: Target, job: str) -> tuple[Runtime, Job]:
@@ -48,7 +53,10 @@ def _show(target: Target, record: Job, found: Sequence[Outcome]) -> int:
         as_json(as_builtins(record, list(found)))
     else:
         told = ", ".join(f"{n:,} {status}" for status, n in sorted(states.items()))
-        click.echo(f"{record.id}: {count(len(found), 'file')}: {told}; {count(sum(one.rows for one in found), 'row')}")
+        click.echo(
+            f"{record.id}: {count(len(found), 'file')}: {told};"
+            f" {count(sum(one.rows for one in found), 'row')}"
+        )
         table(
             ("file", "status", "rows", "reason"),
             [(printable(one.key), one.status, one.rows, one.reason) for one in found[:SHOWN_MAX]],
@@ -57,11 +65,16 @@ def _show(target: Target, record: Job, found: Sequence[Outcome]) -> int:
         if len(found) > SHOWN_MAX:
             click.echo(f"... and {len(found) - SHOWN_MAX:,} more; --json prints all")
         if not record.planned and not record.cancelled:
-            click.echo(f"not planned yet; if that lasts:  {pasted(target, 'run', options=f'--job {record.id}')}")
+            click.echo(
+                "not planned yet; if that lasts: "
+                f" {pasted(target, 'run', options=f'--job {record.id}')}"
+            )
     return EXIT_PROBLEMS if states["failed"] or states["missing"] else 0
 
 
-@jobs_command.command("show", epilog="Example:  tidemill jobs show pipeline.py job-0123456789abcdef --bucket ./bucket")
+@jobs_command.command(
+    "show", epilog="Example:  tidemill jobs show pipeline.py job-0123456789abcdef --bucket ./bucket"
+)
 @on_bucket
 @click.argument("job")
 def show_command(target: Target, job: str) -> int:
@@ -72,12 +85,24 @@ def show_command(target: Target, job: str) -> int:
     return _show(target, record, wait(jobs.outcomes(opened, record)))
 
 
-@jobs_command.command("wait", epilog="Example:  tidemill jobs wait pipeline.py job-0123456789abcdef --bucket ./bucket")
+@jobs_command.command(
+    "wait", epilog="Example:  tidemill jobs wait pipeline.py job-0123456789abcdef --bucket ./bucket"
+)
 @on_bucket
 @click.argument("job")
-@click.option("--timeout", "timeout_s", type=click.IntRange(0, 30 * 86_400), default=3600, show_default=True, help="seconds")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.IntRange(0, 30 * 86_400),
+    default=3600,
+    show_default=True,
+    help="seconds",
+)
 def wait_command(target: Target, job: str, timeout_s: int) -> int:
-    """Wait until every file of a job has ended, then show it. Exit code 1 if some failed, or the time is up."""
+    """Wait until every file of a job has ended, then show it.
+
+    Exit code 1 if some failed, or the time is up.
+    """
     from pipeline.runtime import jobs
 
     opened, record = _found(target, job)
@@ -93,17 +118,25 @@ def wait_command(target: Target, job: str, timeout_s: int) -> int:
             return EXIT_PROBLEMS
         if left != told and not target.as_json:
             told = left
-            click.echo(f"{record.id}: {len(found) - left:,} of {count(len(found), 'file')} ended", err=True)
+            click.echo(
+                f"{record.id}: {len(found) - left:,} of {count(len(found), 'file')} ended", err=True
+            )
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, POLL_MAX_S)
         record = wait(jobs.read(opened, job)) or record
 
 
-@jobs_command.command("cancel", epilog="Example:  tidemill jobs cancel pipeline.py job-0123456789abcdef --bucket ./bucket")
+@jobs_command.command(
+    "cancel",
+    epilog="Example:  tidemill jobs cancel pipeline.py job-0123456789abcdef --bucket ./bucket",
+)
 @on_bucket
 @click.argument("job")
 def cancel_command(target: Target, job: str) -> int:
-    """End a job's work. Files that are done stay; the others are set aside until  tidemill quarantine retry."""
+    """End a job's work.
+
+    Files that are done stay; the others are set aside until  tidemill quarantine retry.
+    """
     from pipeline.runtime import jobs
 
     opened, record = _found(target, job)
@@ -123,7 +156,9 @@ def cancel_command(target: Target, job: str) -> int:
 
 @jobs_command.command("list", epilog="Example:  tidemill jobs list pipeline.py --bucket ./bucket")
 @on_bucket
-@click.option("--last", type=click.IntRange(1, 10_000), default=20, show_default=True, help="jobs to show")
+@click.option(
+    "--last", type=click.IntRange(1, 10_000), default=20, show_default=True, help="jobs to show"
+)
 def list_command(target: Target, last: int) -> int:
     """The newest jobs, oldest first, with how many files ended."""
     from datetime import UTC, datetime
@@ -138,12 +173,25 @@ def list_command(target: Target, last: int) -> int:
             found = wait(jobs.outcomes(opened, record))
             ended = sum(one.status in ENDED for one in found)
             when = f"{datetime.fromtimestamp(record.submitted_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
-            rows.append((record.id, p.name, when, len(found), ended, sum(one.status == "failed" for one in found)))
+            rows.append(
+                (
+                    record.id,
+                    p.name,
+                    when,
+                    len(found),
+                    ended,
+                    sum(one.status == "failed" for one in found),
+                )
+            )
     if target.as_json:
         names = ("job", "pipeline", "submitted", "files", "ended", "failed")
         as_json([dict(zip(names, row, strict=True)) for row in rows])
     elif rows:
-        table(("job", "pipeline", "submitted (UTC)", "files", "ended", "failed"), rows, numbers=(3, 4, 5))
+        table(
+            ("job", "pipeline", "submitted (UTC)", "files", "ended", "failed"),
+            rows,
+            numbers=(3, 4, 5),
+        )
     else:
         click.echo("no jobs")
     return 0

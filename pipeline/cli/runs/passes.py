@@ -1,4 +1,6 @@
-"""One call of `run`, `hint` or `backfill`: passes over each pipeline on one engine, shown as they go."""
+"""One call of `run`, `hint` or `backfill`: passes over each pipeline on one engine, shown as they
+go.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +40,21 @@ from pipeline.work.worker import CodeBroken
 WATCH_BACKOFF_MAX_S = 60.0
 SWEEP_S = 3600.0
 WHOLE_PAUSE = 20
-"""How many times longer than it took the pause after a whole listing is, where passes in between list from the last key on."""
+"""How many times longer than it took the pause after a whole listing is, where passes in between
+list from the last key on.
+"""
 AGGREGATES_AFTER_S = 5.0
-"""How long a run goes on after its first rows before it is said that an aggregate cannot be computed over them."""
+"""How long a run goes on after its first rows before it is said that an aggregate cannot be
+computed over them.
+"""
 _LATER = (StoreUnavailable, ObjectNotFound, CommitConflict, CommitUnknown)
 """What a later pass may find to be over: a watching run goes on."""
 
 
 class Run:
-    """One call of `run` or `backfill`: passes over each pipeline on one engine, shown as they go."""
+    """One call of `run` or `backfill`: passes over each pipeline on one engine, shown
+    as they go.
+    """
 
     def __init__(
         self,
@@ -88,7 +96,9 @@ class Run:
         self.sweep_s: float | None = None
         self.swept_s = 0.0
         self.whole_due_s: dict[str, float] = {}
-        """When each pipeline's next whole listing is due, where passes before it may list from the last key on."""
+        """When each pipeline's next whole listing is due, where passes before it may list from the
+        last key on.
+        """
         self.noticed: Notices | None = None
         """What the next turn looks up; None for a full listing."""
         self.warming = False
@@ -144,17 +154,25 @@ class Run:
         runtime.on_columns = partial(self._columns_came, runtime)
 
     def _columns_came(self, runtime: Runtime, schema: str) -> None:
-        """What could not be known before the first rows: names in checks; and in a run that goes on, aggregates."""
+        """What could not be known before the first rows: names in checks; and in a run that goes
+        on, aggregates.
+        """
         from pipeline.runtime import feasibility
 
         found = feasibility.of_columns(runtime.pipeline, schema)
         for line in (*found.refused, *found.warnings):
             self._warn(line)
-        if runtime.settings.aggregates and not runtime.settings.dimensions and not self.engine.detached:
+        if (
+            runtime.settings.aggregates
+            and not runtime.settings.dimensions
+            and not self.engine.detached
+        ):
             before = self.trials.pop(runtime.label, None)
             if before is not None:
                 before.cancel()  # the columns changed again
-            later = asyncio.get_running_loop().call_later(AGGREGATES_AFTER_S, self._try_aggregates, runtime, schema)
+            later = asyncio.get_running_loop().call_later(
+                AGGREGATES_AFTER_S, self._try_aggregates, runtime, schema
+            )
             self.trials[runtime.label] = later
 
     def _try_aggregates(self, runtime: Runtime, schema: str) -> None:
@@ -167,7 +185,9 @@ class Run:
         asyncio.get_running_loop().run_in_executor(None, bind)
 
     async def _tell_absent(self, runtimes: list[Runtime]) -> None:
-        """Name the keys that no object has and nobody knew; where all are such, nothing was done."""
+        """Name the keys that no object has and nobody knew; where all are such,
+        nothing was done.
+        """
         names = self.noticed.keys if self.noticed is not None else []
         unknown = await missing_sources.unknown_keys(runtimes, names)
         for name in unknown:
@@ -178,22 +198,39 @@ class Run:
         return await runtime.run(self.states.get(runtime.label), request=self._request(runtime))
 
     def _request(self, runtime: Runtime) -> Request | None:
-        if self.noticed is None or runtime.pipeline.upstream is not None:  # nobody gives notice of a table's rows
-            return replace(self.request or Request(), growing=True) if self._grows(runtime) else self.request
+        # nobody gives notice of a table's rows
+        if self.noticed is None or runtime.pipeline.upstream is not None:
+            return (
+                replace(self.request or Request(), growing=True)
+                if self._grows(runtime)
+                else self.request
+            )
         return Request(names=missing_sources.below(runtime, self.noticed.keys))
 
     def _grows(self, runtime: Runtime) -> bool:
-        """Whether this look need not list everything: keys grow there, and the next whole listing is not due yet.
+        """Whether this look need not list everything: keys grow there, and the next whole listing
+        is not due yet.
 
         Never with a queue: there a listing is what makes lost notices good, so it is whole.
         """
         name = runtime.label
         state, due_s = self.states.get(name), self.whole_due_s.get(name, 0.0)
-        may_grow = self.watch and self.notices is None and (self.request is None or not self.request.is_once)
-        return may_grow and state is not None and time.monotonic() < due_s and bool(grown(state, runtime.settings))
+        may_grow = (
+            self.watch
+            and self.notices is None
+            and (self.request is None or not self.request.is_once)
+        )
+        return (
+            may_grow
+            and state is not None
+            and time.monotonic() < due_s
+            and bool(grown(state, runtime.settings))
+        )
 
     def _note_listing(self, name: str, report: PassReport, seconds: float) -> None:
-        """Whole listings may take a twentieth of the time; after an outage the next one is due at once."""
+        """Whole listings may take a twentieth of the time; after an outage the next one is due at
+        once.
+        """
         if report.unread:
             self.whole_due_s[name] = 0.0
         elif report.complete:
@@ -208,7 +245,13 @@ class Run:
     def _begin_watch(self, runtimes: list[Runtime]) -> None:
         sources = [(runtime.settings.name, runtime.settings.source) for runtime in runtimes]
         queue = self.notices.url if self.notices is not None else None
-        text = what(self.target.bucket.url, sources, interval_s=self.interval_s, queue=queue, sweep_s=self.sweep_s or SWEEP_S)
+        text = what(
+            self.target.bucket.url,
+            sources,
+            interval_s=self.interval_s,
+            queue=queue,
+            sweep_s=self.sweep_s or SWEEP_S,
+        )
         self._say(text)
         self.watching = Watch(self.target.file, self._say, quiet=self.target.as_json)
 
@@ -233,17 +276,22 @@ class Run:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stopped.wait(), backoff_s)
-            if self.stopped.is_set():  # Python 3.11's wait_for swallows a cancellation that comes with the event
+            # Python 3.11's wait_for swallows a cancellation that comes with the event
+            if self.stopped.is_set():
                 return
 
     async def _turn(self, runtimes: list[Runtime]) -> None:
-        """A pass of each pipeline; then the notices it was about are done with, unless files were put off: then they come again."""
+        """A pass of each pipeline; then the notices it was about are done with, unless files were
+        put off: then they come again.
+        """
         began_s, left, commits = time.monotonic(), 0, 0
         if self.watching is not None:
             self.watching.clear()
         for runtime in runtimes:
             request = self._request(runtime)
-            if runtime.label not in self.broken and (request is None or request.names is None or request.names):
+            if runtime.label not in self.broken and (
+                request is None or request.names is None or request.names
+            ):
                 for report in await self._passes(runtime):
                     left += report.unread + report.over_budget + report.held_back
                     commits += report.commits
@@ -262,14 +310,20 @@ class Run:
             if found.odd:
                 fate = "left to its dead-letter queue" if queue.sets_aside else "deleted"
                 ids = ", ".join(found.odd[:5])
-                self._say(f"{count(len(found.odd), 'message')} in the queue, no notice of uploads: {fate} ({ids})")
+                self._say(
+                    f"{count(len(found.odd), 'message')} in the queue, no notice of uploads: {fate}"
+                    f" ({ids})"
+                )
             if found:
                 self.noticed = found
                 return
         self.noticed = None
 
     async def _passes(self, runtime: Runtime) -> list[PassReport]:
-        """A pass of each generation that this code fills; most pipelines have but one. None for code that cannot be loaded."""
+        """A pass of each generation that this code fills; most pipelines have but one.
+
+        None for code that cannot be loaded.
+        """
         try:
             return await self._of_each_generation(runtime)
         except CodeBroken as error:
@@ -302,27 +356,45 @@ class Run:
         self.found_problems |= report.quarantined > 0 or report.unread > 0
         takes_part, is_first = self._takes_part(runtime), name not in self.in_quarantine
         self.in_quarantine[name] = _in_quarantine(self.states[name]) if takes_part else 0
-        if report.commits or (takes_part and (not self.watch or (is_first and self.in_quarantine[name]))):
+        if report.commits or (
+            takes_part and (not self.watch or (is_first and self.in_quarantine[name]))
+        ):
             self._show(runtime, report, time.monotonic() - started)
-        if takes_part and is_first and report.complete and not report.listed and runtime.pipeline.upstream is None:
+        if (
+            takes_part
+            and is_first
+            and report.complete
+            and not report.listed
+            and runtime.pipeline.upstream is None
+        ):
             self._say(await missing_sources.empty_source(runtime))
         if not self.engine.detached and not self.stopped.is_set():
-            self.found_problems |= not await self.sinks.publish(runtime, committed=report.commits > 0)
+            self.found_problems |= not await self.sinks.publish(
+                runtime, committed=report.commits > 0
+            )
         if report.aggregates_failed and report.aggregates_failed not in self.failed:
             self.failed.append(report.aggregates_failed)
             self._say(report.aggregates_failed)
         return report
 
     def _takes_part(self, runtime: Runtime) -> bool:
-        """Whether a run fills this generation: of the first one only the log is looked at, where others are filled."""
+        """Whether a run fills this generation: of the first one only the log is looked at, where
+        others are filled.
+        """
         generation = runtime.settings.generation
-        return generation > 0 or any(one.settings.generation == 0 for one in runtime.filled(self.states[runtime.label].generations))
+        return generation > 0 or any(
+            one.settings.generation == 0
+            for one in runtime.filled(self.states[runtime.label].generations)
+        )
 
     def _progressed(self, progress: Progress, runtime: Runtime, report: PassReport) -> None:
         progress.update(report)
         if report.planned and runtime.settings.aggregates and not self.warming:
-            self.warming = True  # while the workers work: the aggregates' library takes a moment to load
-            asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "sinks.aggregates.compute")
+            # while the workers work: the aggregates' library takes a moment to load
+            self.warming = True
+            asyncio.get_running_loop().run_in_executor(
+                None, importlib.import_module, "sinks.aggregates.compute"
+            )
             asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "duckdb")
 
     def _show(self, runtime: Runtime, report: PassReport, seconds: float) -> None:
@@ -339,7 +411,9 @@ class Run:
             }
             click.echo(json.dumps({**head, **asdict(report)}))
             return
-        for line in handed_over(name, report) if self.engine.detached else summary(name, report, seconds):
+        for line in (
+            handed_over(name, report) if self.engine.detached else summary(name, report, seconds)
+        ):
             click.echo(line)
         if self.in_quarantine[name]:
             n = count(self.in_quarantine[name], "file")

@@ -19,7 +19,10 @@ FOLLOW_S = 0.5
 
 
 class Progress:
-    """Shows a pass as it goes. Use it as a context manager around the run; call `update` with the pass's report."""
+    """Shows a pass as it goes.
+
+    Use it as a context manager around the run; call `update` with the pass's report.
+    """
 
     def __init__(self, name: str, *, quiet: bool) -> None:
         self._name = name
@@ -41,7 +44,12 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -55,13 +63,19 @@ class Progress:
             self._draw(report, done)
         elif time.monotonic() - self._printed >= PLAIN_EVERY_S:
             self._printed = time.monotonic()
-            click.echo(f"{self._name}: {done:,} of {report.planned:,} files, {self._figures(report, done)}", err=True)
+            click.echo(
+                f"{self._name}: {done:,} of {report.planned:,} files,"
+                f" {self._figures(report, done)}",
+                err=True,
+            )
 
     def _figures(self, report: PassReport, done: int) -> str:
         spent = max(time.monotonic() - self._started, 1e-3)
         left = duration(spent / done * (report.planned - done)) if done else "?"
         failed = f", {count(report.quarantined, 'failure')}" if report.quarantined else ""
-        return f"{report.rows:,} rows, {size(report.committed_bytes / spent)}/s, {left} left{failed}"
+        return (
+            f"{report.rows:,} rows, {size(report.committed_bytes / spent)}/s, {left} left{failed}"
+        )
 
     def _draw(self, report: PassReport, done: int) -> None:
         if self._bar is None:
@@ -70,8 +84,17 @@ class Progress:
             from rich.progress import Progress as Bar
 
             figures = TextColumn("files  {task.fields[figures]}")
-            columns = (TextColumn("{task.description}"), BarColumn(30), MofNCompleteColumn(), figures)
-            self._bar = Bar(*columns, console=Console(file=sys.stderr), transient=True, refresh_per_second=5)
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(30),
+                MofNCompleteColumn(),
+                figures,
+            )
+            self._bar = Bar(
+                *columns, console=Console(file=sys.stderr), transient=True, refresh_per_second=5
+            )
             self._task = self._bar.add_task(self._name, total=None, figures="")
             self._bar.start()
-        self._bar.update(self._task, total=report.planned, completed=done, figures=self._figures(report, done))
+        self._bar.update(
+            self._task, total=report.planned, completed=done, figures=self._figures(report, done)
+        )

@@ -23,9 +23,14 @@ LISTED_MAX = 100
 KINDS = ("failed", "lost", "key", "cancelled")
 
 
-@click.group("quarantine", epilog="Example:  tidemill quarantine list pipeline.py --bucket ./bucket")
+@click.group(
+    "quarantine", epilog="Example:  tidemill quarantine list pipeline.py --bucket ./bucket"
+)
 def quarantine_command() -> None:
-    """List, show, retry or replay files that failed. A quarantined file stays where it is; only its version is set aside."""
+    """List, show, retry or replay files that failed.
+
+    A quarantined file stays where it is; only its version is set aside.
+    """
 
 
 quarantine_command.add_command(replay_command)
@@ -33,29 +38,45 @@ quarantine_command.add_command(replay_command)
 
 def _by_reason(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that choose by reason and by kind."""
-    command = click.option("--kind", type=click.Choice(KINDS), help="only files of this kind")(command)
-    return click.option("--reason", metavar="TEXT", help="only files whose reason, as listed or in full, contains TEXT")(command)
+    command = click.option("--kind", type=click.Choice(KINDS), help="only files of this kind")(
+        command
+    )
+    return click.option(
+        "--reason",
+        metavar="TEXT",
+        help="only files whose reason, as listed or in full, contains TEXT",
+    )(command)
 
 
 async def _found(target: Target) -> tuple[list[Entry], set[str]]:
-    """Every quarantined version of FILE's pipelines, and the keys of those that a run has in hand again."""
+    """Every quarantined version of FILE's pipelines, and the keys of those that a run has in hand
+    again.
+    """
     found: list[Entry] = []
     in_progress: set[str] = set()
     for p in target.pipelines:
         opened = await root_runtime(target, p).live()
         await opened.store.check(opened.settings.source)
         state = await opened.log().load()
-        found += [Entry(p.name, q) for key, q in state.quarantine.items() if key not in state.wanted]
+        found += [
+            Entry(p.name, q) for key, q in state.quarantine.items() if key not in state.wanted
+        ]
         in_progress |= state.quarantine.keys() & state.wanted.keys()
     return found, in_progress
 
 
-@quarantine_command.command("list", epilog="Example:  tidemill quarantine list pipeline.py --kind lost --files --bucket ./bucket")
+@quarantine_command.command(
+    "list",
+    epilog="Example:  tidemill quarantine list pipeline.py --kind lost --files --bucket ./bucket",
+)
 @on_bucket
 @_by_reason
-@click.option("--files", "each", is_flag=True, help="one line for each file, instead of one for each reason")
+@click.option(
+    "--files", "each", is_flag=True, help="one line for each file, instead of one for each reason"
+)
 def list_command(target: Target, reason: str | None, kind: str | None, each: bool) -> int:
-    """The reasons, how many files have each, and when they are tried again; numbers, quoted texts and keys in them do not count.
+    """The reasons, how many files have each, and when they are tried again; numbers, quoted texts
+    and keys in them do not count.
 
     Exit code 1 if there are any.
     """
@@ -71,7 +92,10 @@ def list_command(target: Target, reason: str | None, kind: str | None, each: boo
     else:
         _list_groups(grouped(found), int(time.time() * 1000))
     if found:
-        click.echo(f"{count(len(found), 'file')}; see one:  {pasted(target, 'quarantine show', found[0].quarantined.key)}")
+        click.echo(
+            f"{count(len(found), 'file')}; see one: "
+            f" {pasted(target, 'quarantine show', found[0].quarantined.key)}"
+        )
     if in_progress:
         click.echo(f"{count(len(in_progress), 'more file')} in progress again")
     return EXIT_PROBLEMS if found else 0
@@ -82,7 +106,10 @@ def _as_plain(entry: Entry) -> dict[str, Any]:
 
 
 def _list_files(found: list[Entry]) -> None:
-    rows = [(e.pipeline, e.quarantined.key, e.quarantined.kind, visible(e.quarantined.reason)) for e in found[:LISTED_MAX]]
+    rows = [
+        (e.pipeline, e.quarantined.key, e.quarantined.kind, visible(e.quarantined.reason))
+        for e in found[:LISTED_MAX]
+    ]
     table(("pipeline", "file", "kind", "reason"), rows)
     if len(found) > LISTED_MAX:
         click.echo(f"... and {len(found) - LISTED_MAX:,} more; --json prints all")
@@ -90,19 +117,31 @@ def _list_files(found: list[Entry]) -> None:
 
 def _list_groups(groups: list[Group], now_ms: int) -> None:
     rows = [
-        (f"{len(g.entries):,}", g.first.transform, g.first.quarantined.kind, visible(g.reason), g.again(now_ms), _example(g))
+        (
+            f"{len(g.entries):,}",
+            g.first.transform,
+            g.first.quarantined.kind,
+            visible(g.reason),
+            g.again(now_ms),
+            _example(g),
+        )
         for g in groups[:LISTED_MAX]
     ]
     table(("files", "transform", "kind", "reason", "tried again", "such as"), rows, numbers=(0,))
     if len(groups) > LISTED_MAX:
-        click.echo(f"... and {len(groups) - LISTED_MAX:,} more reasons; --files lists files, --json prints all")
+        click.echo(
+            f"... and {len(groups) - LISTED_MAX:,} more reasons; --files lists files, --json"
+            " prints all"
+        )
 
 
 def _example(group: Group) -> str:
     return group.first.quarantined.key
 
 
-@quarantine_command.command("show", epilog="Example:  tidemill quarantine show pipeline.py uploads/a.csv --bucket ./bucket")
+@quarantine_command.command(
+    "show", epilog="Example:  tidemill quarantine show pipeline.py uploads/a.csv --bucket ./bucket"
+)
 @on_bucket
 @click.argument("key")
 def show_command(target: Target, key: str) -> int:
@@ -115,14 +154,20 @@ def show_command(target: Target, key: str) -> int:
     entry = found.quarantined
     again = Group([found]).again(int(time.time() * 1000))
     if entry.retry_at_ms:
-        again = f"by itself in {duration(max(0, entry.retry_at_ms / 1000 - time.time()))}, try {entry.tries + 1}"
+        again = (
+            f"by itself in {duration(max(0, entry.retry_at_ms / 1000 - time.time()))}, try"
+            f" {entry.tries + 1}"
+        )
     for label, value in (
         ("file", printable(entry.key)),
         ("version", entry.etag),
         ("size", f"{entry.size_bytes:,} bytes"),
         ("kind", entry.kind),
         ("reason", visible(entry.reason)),
-        ("transform", f"{found.transform} (version {entry.version})" if entry.transform else found.pipeline),
+        (
+            "transform",
+            f"{found.transform} (version {entry.version})" if entry.transform else found.pipeline,
+        ),
         ("again", again),
     ):
         click.echo(f"{label:10} {value}")
@@ -131,15 +176,23 @@ def show_command(target: Target, key: str) -> int:
     return 0
 
 
-@quarantine_command.command("retry", epilog="Example:  tidemill quarantine retry pipeline.py --kind lost --bucket ./bucket")
+@quarantine_command.command(
+    "retry", epilog="Example:  tidemill quarantine retry pipeline.py --kind lost --bucket ./bucket"
+)
 @on_bucket
 @click.argument("names", metavar="[KEY]...", nargs=-1)
 @_by_reason
 @click.option("--all", "everything", is_flag=True, help="every quarantined file")
-def retry_command(target: Target, names: tuple[str, ...], reason: str | None, kind: str | None, everything: bool) -> int:
-    """Let quarantined files be planned again: the next run processes them with the code as it is then."""
+def retry_command(
+    target: Target, names: tuple[str, ...], reason: str | None, kind: str | None, everything: bool
+) -> int:
+    """Let quarantined files be planned again: the next run processes them with the code as it is
+    then.
+    """
     if (bool(names), bool(reason) or kind is not None, everything).count(True) != 1:
-        raise click.UsageError("name the files to retry, or choose them with --reason or --kind, or give --all")
+        raise click.UsageError(
+            "name the files to retry, or choose them with --reason or --kind, or give --all"
+        )
     released = wait(_retry(target, names, reason, kind))
     if target.as_json:
         as_json({"requeued": released})
@@ -150,7 +203,9 @@ def retry_command(target: Target, names: tuple[str, ...], reason: str | None, ki
     return 0
 
 
-async def _retry(target: Target, names: tuple[str, ...], reason: str | None, kind: str | None) -> int:
+async def _retry(
+    target: Target, names: tuple[str, ...], reason: str | None, kind: str | None
+) -> int:
     """Release what was chosen, in one commit for each pipeline; how many files there were."""
     found, in_progress = await _found(target)
     if names:

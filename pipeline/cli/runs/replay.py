@@ -25,17 +25,33 @@ if TYPE_CHECKING:
 NEIGHBOURS = 500
 
 
-@click.command("replay", epilog="Example:  tidemill quarantine replay pipeline.py uploads/a.csv --pdb")
+@click.command(
+    "replay", epilog="Example:  tidemill quarantine replay pipeline.py uploads/a.csv --pdb"
+)
 @on_bucket
 @click.argument("key")
 @click.option("--pdb", "debugger", is_flag=True, help="stop in the debugger where your code fails")
-@click.option("--current", is_flag=True, help="replay the file as it is now, if the quarantined version is gone")
-@click.option("--rows", "shown", type=click.IntRange(0), default=5, show_default=True, help="rows to print if it works now")
+@click.option(
+    "--current",
+    is_flag=True,
+    help="replay the file as it is now, if the quarantined version is gone",
+)
+@click.option(
+    "--rows",
+    "shown",
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    help="rows to print if it works now",
+)
 def replay_command(target: Target, key: str, debugger: bool, current: bool, shown: int) -> int:
-    """Run the transform on one file in this process, to see how it fails. Commits nothing. Exit code 1 if it still fails.
+    """Run the transform on one file in this process, to see how it fails.
 
-    The quarantined version is read, and what comes out must fit the table, as in a run; limits of time and memory do not apply.
-    It works on files that are not quarantined too. breakpoint() in your code works.
+    Commits nothing. Exit code 1 if it still fails.
+
+    The quarantined version is read, and what comes out must fit the table, as in a run; limits of
+    time and memory do not apply. It works on files that are not quarantined too. breakpoint() in
+    your code works.
     """
     if debugger and target.as_json:
         raise click.UsageError("--pdb talks on this terminal: leave out --json")
@@ -52,7 +68,12 @@ async def _replay(target: Target, key: str, debugger: bool, current: bool, shown
     with user_output_aside() if target.as_json else contextlib.nullcontext():
         done = await replay(opened, state, subject, shown=shown, debug=_debug if debugger else None)
     if target.as_json:
-        head = {"pipeline": state.pipeline, "key": key, "etag": subject.head.etag, "transform": subject.transform}
+        head = {
+            "pipeline": state.pipeline,
+            "key": key,
+            "etag": subject.head.etag,
+            "transform": subject.transform,
+        }
         as_json({**head, "notes": subject.notes, **asdict(done)})
     else:
         _show(target, key, subject, done)
@@ -60,7 +81,10 @@ async def _replay(target: Target, key: str, debugger: bool, current: bool, shown
 
 
 async def _holder(target: Target, key: str) -> tuple[Runtime, State]:
-    """The pipeline in which the key is quarantined; else the one that takes it. Raises SettingsError if it is not just one."""
+    """The pipeline in which the key is quarantined; else the one that takes it.
+
+    Raises SettingsError if it is not just one.
+    """
     from pipeline.discover.router import Router
 
     found, takers, known = [], [], []
@@ -72,14 +96,24 @@ async def _holder(target: Target, key: str) -> tuple[Runtime, State]:
         router = Router(opened.settings)
         if key in state.quarantine:
             found.append((opened, state))
-        elif key.startswith(opened.settings.source) and router.includes(key) and router.route(key) is not None:
+        elif (
+            key.startswith(opened.settings.source)
+            and router.includes(key)
+            and router.route(key) is not None
+        ):
             takers.append((opened, state))
     chosen = found or takers
     if not chosen:
-        raise SettingsError(f"{key!r} is not quarantined, and no pipeline of {target.file} takes it{nearest_key(key, known)}")
+        raise SettingsError(
+            f"{key!r} is not quarantined, and no pipeline of {target.file} takes"
+            f" it{nearest_key(key, known)}"
+        )
     if len(chosen) > 1:
         names = ", ".join(state.pipeline for _, state in chosen)
-        raise SettingsError(f"{key!r} belongs to several pipelines ({names}): say which, as {target.file}:{chosen[0][1].pipeline}")
+        raise SettingsError(
+            f"{key!r} belongs to several pipelines ({names}): say which, as"
+            f" {target.file}:{chosen[0][1].pipeline}"
+        )
     return chosen[0]
 
 
@@ -87,7 +121,9 @@ def nearest_key(key: str, known: list[str]) -> str:
     """`nearest` among the neighbours in order, a bounded number: comparing texts takes time."""
     ordered = sorted(known)
     at = bisect.bisect(ordered, key)
-    return nearest(printable(key), [printable(k) for k in ordered[max(0, at - NEIGHBOURS) : at + NEIGHBOURS]])
+    return nearest(
+        printable(key), [printable(k) for k in ordered[max(0, at - NEIGHBOURS) : at + NEIGHBOURS]]
+    )
 
 
 def _debug(error: BaseException) -> None:
@@ -105,7 +141,10 @@ def _show(target: Target, key: str, subject: Subject, done: Replayed) -> None:
             click.echo(visible(str(row)))
         for rejected, reason in done.rejected_sample:
             click.echo(visible(f"rejected: {rejected}: {reason}"))
-        click.echo(f"{name}: {count(done.rows, 'row')}, {count(done.rejected, 'row')} rejected; nothing was committed")
+        click.echo(
+            f"{name}: {count(done.rows, 'row')}, {count(done.rejected, 'row')} rejected; nothing"
+            " was committed"
+        )
         if subject.entry is not None:
             click.echo(f"have a run process it:  {pasted(target, 'quarantine retry', key)}")
         return

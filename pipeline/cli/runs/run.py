@@ -1,4 +1,7 @@
-"""`tidemill run`: passes until nothing is new; with --watch, until interrupted. `tidemill hint`: for keys that are named."""
+"""`tidemill run`: passes until nothing is new; with --watch, until interrupted.
+
+`tidemill hint`: for keys that are named.
+"""
 
 from __future__ import annotations
 
@@ -33,20 +36,41 @@ from pipeline.stores.s3.address import s3_address
     help="what goes first: newest, oldest, or files below PREFIX (several)",
 )
 @click.option("--watch", is_flag=True, help="go on until interrupted (Ctrl-C stops cleanly)")
-@click.option("--interval", "interval_s", type=click.FloatRange(0.1, 86400), default=5.0, help="--watch: seconds between looks")
-@click.option("--queue", "queue_url", metavar="URL", help="--watch: an SQS queue of upload notices; what they name is not listed")
+@click.option(
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(0.1, 86400),
+    default=5.0,
+    help="--watch: seconds between looks",
+)
+@click.option(
+    "--queue",
+    "queue_url",
+    metavar="URL",
+    help="--watch: an SQS queue of upload notices; what they name is not listed",
+)
 @click.option(
     "--sweep",
     "sweep_s",
     type=click.FloatRange(1, 604800),
-    help=f"--watch: seconds between whole listings, where not each look is one [default: up to {SWEEP_S:g}]",
+    help=(
+        "--watch: seconds between whole listings, where not each look is one [default: up to"
+        f" {SWEEP_S:g}]"
+    ),
 )
-@click.option("--inventory", metavar="URL", help="an S3 Inventory's manifest.json: process what it names and is not known yet")
+@click.option(
+    "--inventory",
+    metavar="URL",
+    help="an S3 Inventory's manifest.json: process what it names and is not known yet",
+)
 @click.option("--job", "job", help="process the files of this job only (see  tidemill submit)")
 @click.option(
     "--fail-on",
     type=click.Choice(["quarantined"]),
-    help="exit code 1 while any file is in quarantine, also of earlier runs [default: of this run alone]",
+    help=(
+        "exit code 1 while any file is in quarantine, also of earlier runs [default: of this run"
+        " alone]"
+    ),
 )
 def run_command(  # noqa: PLR0917
     target: Target,
@@ -61,43 +85,67 @@ def run_command(  # noqa: PLR0917
     job: str | None,
     fail_on: str | None,
 ) -> int:
-    """Process every new and changed object of FILE's pipelines; commit the rows; forget deleted objects.
+    """Process every new and changed object of FILE's pipelines; commit the rows; forget deleted
+    objects.
 
-    On this machine, or with --engine modal on the containers of a deployed app: there the command hands the work over and
-    leaves, unless --wait. Exit code 1 if files were quarantined or put off, with --fail-on quarantined also while earlier ones are
-    in quarantine. What is left when a run is killed is picked up by the next one.
+    On this machine, or with --engine modal on the containers of a deployed app: there the command
+    hands the work over and leaves, unless --wait. Exit code 1 if files were quarantined or put off,
+    with --fail-on quarantined also while earlier ones are in quarantine. What is left when a run is
+    killed is picked up by the next one.
     """
     if job is not None and (watch or limits or words):
-        raise click.UsageError("--job goes with neither --watch nor --limit nor --priority: it runs the job's files, once")
+        raise click.UsageError(
+            "--job goes with neither --watch nor --limit nor --priority: it runs the job's files,"
+            " once"
+        )
     if (queue_url and (not watch or limits)) or (sweep_s and not watch):
-        raise click.UsageError("--queue needs --watch, and goes with no --limit; --sweep needs --watch")
+        raise click.UsageError(
+            "--queue needs --watch, and goes with no --limit; --sweep needs --watch"
+        )
     if inventory is not None and (watch or job):
-        raise click.UsageError("--inventory goes with neither --watch nor --job: it is a listing, and read once")
+        raise click.UsageError(
+            "--inventory goes with neither --watch nor --job: it is a listing, and read once"
+        )
     request = Request(limits=limits, priority=priority_of(words))
     if job is not None:
         run = Run(target, engine, work=partial(_job, job, alone=len(target.pipelines) == 1))
     elif inventory is not None:
-        run = Run(target, engine, work=partial(_inventory, target, inventory, request), usd=limits.usd)
+        run = Run(
+            target, engine, work=partial(_inventory, target, inventory, request), usd=limits.usd
+        )
     else:
-        run = Run(target, engine, watch=watch, interval_s=interval_s, request=request, usd=limits.usd)
+        run = Run(
+            target, engine, watch=watch, interval_s=interval_s, request=request, usd=limits.usd
+        )
     run.sweep_s, run.fail_on = sweep_s, fail_on
     if queue_url is not None:
         if not target.bucket.url.startswith("s3://"):
-            raise click.UsageError(f"--queue is for notices of an S3 bucket, and {target.bucket.url} is none")
+            raise click.UsageError(
+                f"--queue is for notices of an S3 bucket, and {target.bucket.url} is none"
+            )
         name, prefix = s3_address(target.bucket.url)
-        run.notices = NoticeQueue(queue_url, bucket=name, prefix=prefix, region=target.bucket.region)
+        run.notices = NoticeQueue(
+            queue_url, bucket=name, prefix=prefix, region=target.bucket.region
+        )
     return asyncio.run(run.go())
 
 
-async def _inventory(target: Target, url: str, request: Request, runtime: Runtime) -> tuple[PassReport, State]:
+async def _inventory(
+    target: Target, url: str, request: Request, runtime: Runtime
+) -> tuple[PassReport, State]:
     """What an inventory names, where nothing is known of it."""
     from pipeline.discover.inventory import Inventory
 
     for what, named in (("--inventory", url), ("--bucket", target.bucket.url)):
         if not named.startswith("s3://"):
-            raise SettingsError(f"{what} {named!r} is not on S3: an inventory is a file that S3 wrote about a bucket of its own")
+            raise SettingsError(
+                f"{what} {named!r} is not on S3: an inventory is a file that S3 wrote about a"
+                " bucket of its own"
+            )
     where, _, key = url.removeprefix("s3://").partition("/")
-    store = open_store(f"s3://{where}", endpoint_url=target.bucket.endpoint_url, region=target.bucket.region)
+    store = open_store(
+        f"s3://{where}", endpoint_url=target.bucket.endpoint_url, region=target.bucket.region
+    )
     name, prefix = s3_address(target.bucket.url)
     inventory = Inventory(store, key, bucket=name, prefix=prefix)
     await inventory.open()
@@ -112,7 +160,9 @@ async def _job(job: str, runtime: Runtime, *, alone: bool) -> tuple[PassReport, 
     runtime = runtime.filled(await runtime.generations())[0]
     record = await jobs.read(runtime, job)
     if record is None and alone:
-        raise SettingsError(f"there is no job {job!r} of pipeline {runtime.settings.name} in this bucket")
+        raise SettingsError(
+            f"there is no job {job!r} of pipeline {runtime.settings.name} in this bucket"
+        )
     if record is None:
         return PassReport(), await runtime.log().load()
     return await jobs.run(runtime, record)

@@ -10,8 +10,13 @@ from pipeline.passes.report import PassReport
 
 def handed_over(name: str, report: PassReport) -> list[str]:
     """What a run did that left the work to others, for people."""
-    settled = f"; {count(report.committed, 'file')} of earlier ones committed" if report.committed else ""
-    lines = [f"{name}: {count(report.planned, 'file')} handed over ({size(report.planned_bytes)}){settled}"]
+    settled = (
+        f"; {count(report.committed, 'file')} of earlier ones committed" if report.committed else ""
+    )
+    lines = [
+        f"{name}: {count(report.planned, 'file')} handed over"
+        f" ({size(report.planned_bytes)}){settled}"
+    ]
     if report.elsewhere or report.planned:
         lines.append("  they go on by themselves; see  tidemill status")
     return lines + _unread(report) + _limits(report) + _unmatched(report)
@@ -20,7 +25,10 @@ def handed_over(name: str, report: PassReport) -> list[str]:
 def _limits(report: PassReport) -> list[str]:
     lines = []
     if report.over_budget:
-        lines.append(f"  {count(report.over_budget, 'file')} held back: the cost limit is reached; a later run goes on")
+        lines.append(
+            f"  {count(report.over_budget, 'file')} held back: the cost limit is reached; a later"
+            " run goes on"
+        )
     if report.held_back:
         lines.append("  as many tasks are open as may be: a later run goes on with the rest")
     return lines + _left(report)
@@ -29,20 +37,36 @@ def _limits(report: PassReport) -> list[str]:
 def _left(report: PassReport) -> list[str]:
     """What waits for a later run, and how long it has been waiting."""
     if not report.left:
-        return ["  stopped at its limit, before the end of the listing: a later run goes on"] if report.limited else []
+        return (
+            ["  stopped at its limit, before the end of the listing: a later run goes on"]
+            if report.limited
+            else []
+        )
     least = "" if report.complete else "at least "
     oldest = ""
     if report.left_oldest_us is not None:
-        oldest = f", the oldest uploaded {duration(max(0.0, time.time() - report.left_oldest_us / 1e6))} ago"
-    return [f"  {least}{count(report.left, 'file')} left for a later run ({size(report.left_bytes)}){oldest}"]
+        oldest = (
+            ", the oldest uploaded"
+            f" {duration(max(0.0, time.time() - report.left_oldest_us / 1e6))} ago"
+        )
+    return [
+        f"  {least}{count(report.left, 'file')} left for a later run"
+        f" ({size(report.left_bytes)}){oldest}"
+    ]
 
 
 def summary(name: str, report: PassReport, seconds: float) -> list[str]:
     """What a run did, for people."""
     if not report.commits and not report.elsewhere:
-        return [f"{name}: nothing new in {count(report.listed, 'object')} ({duration(seconds)})", *_unmatched(report)]
+        return [
+            f"{name}: nothing new in {count(report.listed, 'object')} ({duration(seconds)})",
+            *_unmatched(report),
+        ]
     rate = f", {size(report.committed_bytes / max(seconds, 1e-3))}/s" if report.committed else ""
-    lines = [f"{name}: {count(report.committed, 'file')} committed, {count(report.rows, 'row')} ({duration(seconds)}{rate})"]
+    lines = [
+        f"{name}: {count(report.committed, 'file')} committed, {count(report.rows, 'row')}"
+        f" ({duration(seconds)}{rate})"
+    ]
     for n, text in (
         (report.rejected, "rejected"),
         (report.quarantined, "quarantined"),
@@ -59,10 +83,16 @@ def summary(name: str, report: PassReport, seconds: float) -> list[str]:
 def _unread(report: PassReport) -> list[str]:
     if not report.unread:
         return []
-    return [f"  {count(report.unread, 'file')} put off, the next run tries again: {printable(report.unread_reason)}"]
+    return [
+        f"  {count(report.unread, 'file')} put off, the next run tries again:"
+        f" {printable(report.unread_reason)}"
+    ]
 
 
 def _unmatched(report: PassReport) -> list[str]:
     if not report.unmatched:
         return []
-    return [f"  {count(report.unmatched, 'file')} matched by no transform, such as {printable(report.unmatched_sample[0])}"]
+    return [
+        f"  {count(report.unmatched, 'file')} matched by no transform, such as"
+        f" {printable(report.unmatched_sample[0])}"
+    ]

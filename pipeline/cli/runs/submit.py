@@ -18,16 +18,28 @@ from pipeline.errors import SettingsError
 from pipeline.runtime.runtime import Runtime
 
 
-@click.command("submit", epilog="Example:  tidemill submit pipeline.py uploads/a.pdf uploads/b.pdf --bucket ./bucket")
+@click.command(
+    "submit",
+    epilog="Example:  tidemill submit pipeline.py uploads/a.pdf uploads/b.pdf --bucket ./bucket",
+)
 @on_bucket
 @click.argument("names", metavar="KEY...", nargs=-1, required=True)
 @click.option("--engine", type=click.Choice(["local", "modal"]), default="local", show_default=True)
-@click.option("--app", envvar="TIDEMILL_APP", help="modal: the deployed app [default: tidemill-<first pipeline>]")
+@click.option(
+    "--app",
+    envvar="TIDEMILL_APP",
+    help="modal: the deployed app [default: tidemill-<first pipeline>]",
+)
 @click.option("--again", is_flag=True, help="also files that are processed already")
-def submit_command(target: Target, names: tuple[str, ...], engine: str, app: str | None, again: bool) -> int:
-    """Have files processed now, ahead of the next pass; print a job id and leave. See  tidemill jobs wait ID.
+def submit_command(
+    target: Target, names: tuple[str, ...], engine: str, app: str | None, again: bool
+) -> int:
+    """Have files processed now, ahead of the next pass; print a job id and leave.
 
-    On this machine a process in the background does the work; with --engine modal the deployed app's containers do.
+    See  tidemill jobs wait ID.
+
+    On this machine a process in the background does the work; with --engine modal the deployed
+    app's containers do.
     """
     from pipeline.runtime import jobs
     from pipeline.runtime.feasibility import foreseen
@@ -35,7 +47,10 @@ def submit_command(target: Target, names: tuple[str, ...], engine: str, app: str
     job = jobs.new_job()
     pipelines = [p for p in target.pipelines if names[0].startswith(p.source)]
     if not pipelines:
-        raise SettingsError(f"{names[0]!r} is below no source of {target.file} ({', '.join(p.source for p in target.pipelines)})")
+        raise SettingsError(
+            f"{names[0]!r} is below no source of {target.file}"
+            f" ({', '.join(p.source for p in target.pipelines)})"
+        )
     pipeline = pipelines[0]
     wait(foreseen(root_runtime(target, pipeline))).require()
     if engine == "modal":
@@ -52,7 +67,9 @@ def submit_command(target: Target, names: tuple[str, ...], engine: str, app: str
         wait(_record(opened, job, names, again))
         _in_background(target, pipeline.name, job)
     for name in wait(missing_sources.unknown_keys([runtime(target, pipeline)], names)):
-        click.echo(f"tidemill: {wait(missing_sources.told_absent(target.bucket.open(), name))}", err=True)
+        click.echo(
+            f"tidemill: {wait(missing_sources.told_absent(target.bucket.open(), name))}", err=True
+        )
     if target.as_json:
         as_json({"job": job, "pipeline": pipeline.name, "files": len(set(names))})
     else:
@@ -63,11 +80,23 @@ def submit_command(target: Target, names: tuple[str, ...], engine: str, app: str
 def _in_background(target: Target, pipeline: str, job: str) -> None:
     """A process of its own that outlives this one and its terminal."""
     bucket = target.bucket
-    command = [sys.executable, "-m", "pipeline.cli", "run", f"{target.file.partition(':')[0]}:{pipeline}", "--job", job]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.cli",
+        "run",
+        f"{target.file.partition(':')[0]}:{pipeline}",
+        "--job",
+        job,
+    ]
     command += ["--bucket", bucket.url, "--json"]
     for option, value in (("--endpoint-url", bucket.endpoint_url), ("--region", bucket.region)):
         command += [option, value] if value else []
-    nowhere = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    nowhere = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }
     subprocess.Popen(command, start_new_session=True, env=dict(os.environ), **nowhere)  # type: ignore[call-overload]
 
 

@@ -1,4 +1,6 @@
-"""What a watching run says of itself: what it watches and how often, when it looked last, and that its code was edited."""
+"""What a watching run says of itself: what it watches and how often, when it looked last, and that
+its code was edited.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,22 @@ HEARTBEAT_S = 300.0
 FILES_MAX = 200
 
 
-def what(url: str, sources: Sequence[tuple[str, str]], *, interval_s: float, queue: str | None, sweep_s: float) -> str:
-    """One line. sources: each pipeline's name with the prefix that it reads; a table's rows have none of the bucket's."""
+def what(
+    url: str,
+    sources: Sequence[tuple[str, str]],
+    *,
+    interval_s: float,
+    queue: str | None,
+    sweep_s: float,
+) -> str:
+    """One line. sources: each pipeline's name with the prefix that it reads; a table's rows have
+    none of the bucket's.
+    """
     base = url if url.endswith("/") else url + "/"
-    places = [(name, f"{base}{source}" if not source.endswith(":") else f"rows of {source[:-1]}") for name, source in sources]
+    places = [
+        (name, f"{base}{source}" if not source.endswith(":") else f"rows of {source[:-1]}")
+        for name, source in sources
+    ]
     named = ", ".join(f"{name} ({place})" for name, place in places)
     how = f"every {duration(interval_s)}"
     if queue is not None:
@@ -63,7 +77,10 @@ class Watch:
                 continue
             self._seen[path] = stamp
             how = "was edited" if stamp is not None else "is gone"
-            self._say(f"{path.name} {how}: this run goes on with the code it began with; start it again to use what is there now")
+            self._say(
+                f"{path.name} {how}: this run goes on with the code it began with; start it again"
+                " to use what is there now"
+            )
 
 
 def _sources(file: str) -> list[Path]:
@@ -74,8 +91,14 @@ def _sources(file: str) -> list[Path]:
         path = Path(getattr(found, "__file__", None) or file)
     folder = path.resolve().parent
     origins = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    beside = sorted(Path(origin) for origin in origins if origin and folder in Path(origin).resolve().parents)
-    ours = [one for one in beside if "site-packages" not in one.parts and one.resolve() != path.resolve()]
+    beside = sorted(
+        Path(origin) for origin in origins if origin and folder in Path(origin).resolve().parents
+    )
+    ours = [
+        one
+        for one in beside
+        if "site-packages" not in one.parts and one.resolve() != path.resolve()
+    ]
     return [path, *ours[: FILES_MAX - 1]]
 
 

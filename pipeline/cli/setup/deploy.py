@@ -19,13 +19,36 @@ from pipeline.errors import SettingsError
 from pipeline.runtime import feasibility
 
 
-@click.command("deploy", epilog="Example:  tidemill deploy pipeline.py --bucket s3://my-bucket --secret my-bucket-keys")
+@click.command(
+    "deploy",
+    epilog="Example:  tidemill deploy pipeline.py --bucket s3://my-bucket --secret my-bucket-keys",
+)
 @on_bucket
-@click.option("--app", envvar=VARIABLES["app"], default="", help="the app's name [default: tidemill-<first pipeline>]")
-@click.option("--secret", envvar=VARIABLES["secret"], help="the Modal secret with the bucket's AWS keys")
-@click.option("--oidc-role", "role", envvar=VARIABLES["oidc_role_arn"], metavar="ARN", help="or the AWS role to assume")
-@click.option("--environment", "-e", envvar="MODAL_ENVIRONMENT", help="the Modal environment to deploy to")
-@click.option("--mount-root", envvar=VARIABLES["mount_root"], default="/mnt/tidemill", help="where containers see the bucket")
+@click.option(
+    "--app",
+    envvar=VARIABLES["app"],
+    default="",
+    help="the app's name [default: tidemill-<first pipeline>]",
+)
+@click.option(
+    "--secret", envvar=VARIABLES["secret"], help="the Modal secret with the bucket's AWS keys"
+)
+@click.option(
+    "--oidc-role",
+    "role",
+    envvar=VARIABLES["oidc_role_arn"],
+    metavar="ARN",
+    help="or the AWS role to assume",
+)
+@click.option(
+    "--environment", "-e", envvar="MODAL_ENVIRONMENT", help="the Modal environment to deploy to"
+)
+@click.option(
+    "--mount-root",
+    envvar=VARIABLES["mount_root"],
+    default="/mnt/tidemill",
+    help="where containers see the bucket",
+)
 @click.option("--dry-run", is_flag=True, help="check and show what would be deployed; send nothing")
 def deploy_command(  # noqa: PLR0917
     target: Target,
@@ -36,13 +59,17 @@ def deploy_command(  # noqa: PLR0917
     mount_root: str,
     dry_run: bool,
 ) -> int:
-    """Deploy FILE's pipelines to Modal: scheduled passes, workers for each transform, commits, aggregates, a hint endpoint.
+    """Deploy FILE's pipelines to Modal: scheduled passes, workers for each transform, commits,
+    aggregates, a hint endpoint.
 
-    Everything that Modal's client takes without a look and its servers refuse, or that would never run, is refused here.
+    Everything that Modal's client takes without a look and its servers refuse, or that would never
+    run, is refused here.
     """
     for pipeline in target.pipelines:
         feasibility.declared(pipeline).require()
-    file = target.file if not is_path(target.file.partition(":")[0]) else os.path.abspath(target.file)  # noqa: PTH100 - may end with :name
+    file = (
+        target.file if not is_path(target.file.partition(":")[0]) else os.path.abspath(target.file)  # noqa: PTH100
+    )
     wanted = Deployment(
         file=file,
         bucket=target.bucket.url,
@@ -61,12 +88,22 @@ def deploy_command(  # noqa: PLR0917
     if not dry_run:
         _send(found, deployment, quiet=target.as_json)
     if target.as_json:
-        as_json({"app": deployment.app, "deployed": not dry_run, "functions": functions, **msgspec.to_builtins(deployment)})
+        as_json(
+            {
+                "app": deployment.app,
+                "deployed": not dry_run,
+                "functions": functions,
+                **msgspec.to_builtins(deployment),
+            }
+        )
         return 0
     verb = "would deploy" if dry_run else "deployed"
     click.echo(f"{verb} {deployment.app} for {deployment.bucket}: {', '.join(functions)}")
     for p in target.pipelines:
-        click.echo(f"  {p.name}: looks for new files at {_when(p.deployment.schedule)} ({p.deployment.timezone})")
+        click.echo(
+            f"  {p.name}: looks for new files at {_when(p.deployment.schedule)}"
+            f" ({p.deployment.timezone})"
+        )
     return 0
 
 
@@ -79,10 +116,16 @@ def _app() -> tuple[Any, list[str]]:
     try:
         import modal
     except ModuleNotFoundError:
-        raise SettingsError("Modal's client is not installed: pip install 'tidemill[modal]'") from None
+        raise SettingsError(
+            "Modal's client is not installed: pip install 'tidemill[modal]'"
+        ) from None
     sys.modules.pop("infra.modal_app", None)
     module = importlib.import_module("infra.modal_app")
-    return module.app, sorted(name for name, value in vars(module).items() if isinstance(value, modal.Function | modal.Cls))
+    return module.app, sorted(
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, modal.Function | modal.Cls)
+    )
 
 
 def _send(app: Any, deployment: Deployment, *, quiet: bool) -> None:

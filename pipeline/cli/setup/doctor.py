@@ -1,4 +1,6 @@
-"""`tidemill doctor`: what is missing on this machine, in the Modal account and in the bucket, and how to mend it."""
+"""`tidemill doctor`: what is missing on this machine, in the Modal account and in the bucket, and
+how to mend it.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
 @click.argument("file", required=False)
 @bucket_options
 def doctor_command(file: str | None, bucket: Bucket | None, as_json: bool) -> int:
-    """Check this machine and the Modal account, and where given FILE's pipelines and the bucket. One line for each check.
+    """Check this machine and the Modal account, and where given FILE's pipelines and the bucket.
 
-    Writes a few small objects below each pipeline's home prefix and deletes them. Exit code 1 if anything failed, 2 if the store
-    breaks promises that commits rely on.
+    One line for each check.
+
+    Writes a few small objects below each pipeline's home prefix and deletes them. Exit code 1 if
+    anything failed, 2 if the store breaks promises that commits rely on.
     """
     from pipeline.deploy.doctor import failed, unsafe
     from pipeline.stores import require_place
@@ -34,7 +38,10 @@ def doctor_command(file: str | None, bucket: Bucket | None, as_json: bool) -> in
     else:
         for check in checks:
             mend = f"; to mend it: {check.mend}" if check.mend else ""
-            click.echo(f"{check.status:4}  {render.printable(check.check)}: {render.printable(check.found)}{mend}")
+            click.echo(
+                f"{check.status:4}  {render.printable(check.check)}:"
+                f" {render.printable(check.found)}{mend}"
+            )
     if bucket is not None:
         require_place(bucket.url)  # said once more, as other commands say it
         bucket.open()
@@ -48,7 +55,11 @@ async def _checks(file: str | None, bucket: Bucket | None) -> list[Check]:
     from pipeline.runtime.system import RandomIds, WallClock
 
     checks, pipelines = doctor.declared(file, datetime.now(UTC)) if file else ([], [])
-    checks = [*machine_checks.machine(), *await doctor.account(doctor.secrets_used(pipelines)), *checks]
+    checks = [
+        *machine_checks.machine(),
+        *await doctor.account(doctor.secrets_used(pipelines)),
+        *checks,
+    ]
     if bucket is not None:
         checks += await doctor.bucket_checks(bucket, pipelines, WallClock(), RandomIds())
     return checks

@@ -28,7 +28,8 @@ def parse(obj: Object):
         except ValueError:
             obj.reject(line.rstrip("\\n"), f"line {number} is not JSON")
             continue
-        yield {"happened_at": event["happened_at"], "kind": event["kind"], "amount": float(event["amount"])}
+        yield {"happened_at": event["happened_at"], "kind": event["kind"],
+            "amount": float(event["amount"])}
 
 
 events.aggregate(
@@ -39,9 +40,14 @@ events.aggregate(
 '''
 
 SAMPLES = {
-    "monday.jsonl": '{"happened_at": "2026-01-05T09:00:00", "kind": "sale", "amount": 12.5}\n'
-    '{"happened_at": "2026-01-05T09:30:00", "kind": "refund", "amount": 3}\n',
-    "tuesday.jsonl": '{"happened_at": "2026-01-06T10:00:00", "kind": "sale", "amount": 20}\nthis line is not JSON\n',
+    "monday.jsonl": (
+        '{"happened_at": "2026-01-05T09:00:00", "kind": "sale", "amount": 12.5}\n'
+        '{"happened_at": "2026-01-05T09:30:00", "kind": "refund", "amount": 3}\n'
+    ),
+    "tuesday.jsonl": (
+        '{"happened_at": "2026-01-06T10:00:00", "kind": "sale", "amount": 20}\nthis line is not'
+        " JSON\n"
+    ),
 }
 
 TEST = '''"""Run with:  python -m pytest"""
@@ -61,9 +67,11 @@ def tidemill(*arguments: str) -> str:
 def test_uploads_become_rows(tmp_path: Path) -> None:
     uploads = tmp_path / "uploads" / "events"
     uploads.mkdir(parents=True)
-    (uploads / "one.jsonl").write_text('{"happened_at": "2026-01-05T09:00:00", "kind": "sale", "amount": 2}\\n')
+    line = '{"happened_at": "2026-01-05T09:00:00", "kind": "sale", "amount": 2}\\n'
+    (uploads / "one.jsonl").write_text(line)
     tidemill("run", "events.py", "--bucket", str(tmp_path))
-    answer = tidemill("sql", "events.py", "SELECT kind, amount FROM totals", "--bucket", str(tmp_path), "--format", "csv")
+    answer = tidemill("sql", "events.py", "SELECT kind, amount FROM totals", "--bucket",
+        str(tmp_path), "--format", "csv")
     assert answer == "kind,amount\\nsale,2.0\\n"
 '''
 
@@ -72,8 +80,15 @@ def test_uploads_become_rows(tmp_path: Path) -> None:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--json", "json_wanted", is_flag=True, help="print JSON for programs")
 def init_command(folder: Path, json_wanted: bool) -> int:
-    """Make DIR with a pipeline, sample uploads in a local bucket, and a test. Nothing that exists is overwritten."""
-    files = {"events.py": PIPELINE, "test_events.py": TEST, ".gitignore": "bucket/_tidemill/\nbucket/tables/\nbucket/.tidemill/\n"}
+    """Make DIR with a pipeline, sample uploads in a local bucket, and a test.
+
+    Nothing that exists is overwritten.
+    """
+    files = {
+        "events.py": PIPELINE,
+        "test_events.py": TEST,
+        ".gitignore": "bucket/_tidemill/\nbucket/tables/\nbucket/.tidemill/\n",
+    }
     files |= {f"bucket/uploads/events/{name}": text for name, text in SAMPLES.items()}
     taken = [name for name in files if (folder / name).exists()]
     if taken:

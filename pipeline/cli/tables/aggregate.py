@@ -1,4 +1,6 @@
-"""`tidemill aggregate`: bring aggregates up to date now, compute them from scratch, or prove that they are right."""
+"""`tidemill aggregate`: bring aggregates up to date now, compute them from scratch, or prove that
+they are right.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from sinks.query.warehouse import Warehouse
 
 ROUNDING = 1e-9
-"""Sums of floating-point numbers depend on their order: relative differences up to this are none."""
+"""Sums of floating-point numbers depend on their order: relative differences up to this are none.
+"""
 
 
 @dataclass(slots=True)
@@ -38,12 +41,19 @@ class Checked:
     """Its committed file is older than the rows: queries compute it."""
 
 
-@click.command("aggregate", epilog="Example:  tidemill aggregate pipeline.py --check --bucket ./bucket")
+@click.command(
+    "aggregate", epilog="Example:  tidemill aggregate pipeline.py --check --bucket ./bucket"
+)
 @on_bucket
 @click.option("--full", is_flag=True, help="compute everything from scratch")
-@click.option("--check", is_flag=True, help="change nothing: compare what is committed with computing everything")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="change nothing: compare what is committed with computing everything",
+)
 def aggregate_command(target: Target, full: bool, check: bool) -> int:
-    """Bring the aggregates up to date with the committed rows and the dimensions, as every run does at its end.
+    """Bring the aggregates up to date with the committed rows and the dimensions, as every run does
+    at its end.
 
     Exit code 1 if --check finds a group that differs.
     """
@@ -58,7 +68,12 @@ def aggregate_command(target: Target, full: bool, check: bool) -> int:
             wrong += sum(one.differing for one in found)
             told += [{"pipeline": pipeline.name, **_plain(one)} for one in found]
         else:
-            told.append({"pipeline": pipeline.name, "aggregates": wait(_bring(root_runtime(target, pipeline), full))})
+            told.append(
+                {
+                    "pipeline": pipeline.name,
+                    "aggregates": wait(_bring(root_runtime(target, pipeline), full)),
+                }
+            )
     if target.as_json:
         as_json(told)
         return EXIT_PROBLEMS if wrong else 0
@@ -68,16 +83,27 @@ def aggregate_command(target: Target, full: bool, check: bool) -> int:
 
 
 def _plain(one: Checked) -> dict[str, Any]:
-    return {"aggregate": one.name, "groups": one.groups, "differing": one.differing, "late": one.late}
+    return {
+        "aggregate": one.name,
+        "groups": one.groups,
+        "differing": one.differing,
+        "late": one.late,
+    }
 
 
 def _line(one: dict[str, Any]) -> str:
     if "aggregate" not in one:
         n = one["aggregates"]
-        return f"{one['pipeline']}: {count(n, 'aggregate')} computed" if n else f"{one['pipeline']}: aggregates are up to date"
+        return (
+            f"{one['pipeline']}: {count(n, 'aggregate')} computed"
+            if n
+            else f"{one['pipeline']}: aggregates are up to date"
+        )
     late = " (late: queries compute it)" if one["late"] else ""
     verdict = f"{one['differing']:,} differ" if one["differing"] else "all as computed from scratch"
-    return f"{one['pipeline']}, {one['aggregate']}: {count(one['groups'], 'group')}, {verdict}{late}"
+    return (
+        f"{one['pipeline']}, {one['aggregate']}: {count(one['groups'], 'group')}, {verdict}{late}"
+    )
 
 
 async def _bring(root: Runtime, full: bool) -> int:
@@ -85,7 +111,12 @@ async def _bring(root: Runtime, full: bool) -> int:
 
     opened = await root.live()
     await opened.store.check(opened.settings.source)
-    passing = Pass(replace(opened.context(), aggregator=WarehouseAggregator(opened.store, opened.settings, anew=full)))
+    passing = Pass(
+        replace(
+            opened.context(),
+            aggregator=WarehouseAggregator(opened.store, opened.settings, anew=full),
+        )
+    )
     await passing.open()
     if opened.settings.aggregates:
         await passing.aggregate()
@@ -115,24 +146,42 @@ async def _check(root: Runtime) -> list[Checked]:
         for aggregate in opened.settings.aggregates:
             file, table = snapshot.aggregates.get(aggregate.name), fresh[aggregate.name]
             if file is None or late or table is None:
-                found.append(Checked(aggregate.name, table.num_rows if table is not None else 0, 0, late=True))
+                found.append(
+                    Checked(
+                        aggregate.name, table.num_rows if table is not None else 0, 0, late=True
+                    )
+                )
                 continue
             warehouse.add_aggregate_file("committed", file)
-            found.append(Checked(aggregate.name, table.num_rows, _differing(warehouse, aggregate, table), late=False))
+            found.append(
+                Checked(
+                    aggregate.name,
+                    table.num_rows,
+                    _differing(warehouse, aggregate, table),
+                    late=False,
+                )
+            )
     return found
 
 
 def _differing(warehouse: Warehouse, aggregate: AggregateSettings, fresh: pa.Table) -> int:
     """Groups that are not as they should be, or that only one side has."""
     warehouse.add_table("fresh", fresh)
-    kinds = {row["column_name"]: row["column_type"] for row in warehouse.query("DESCRIBE committed").to_pylist()}
+    kinds = {
+        row["column_name"]: row["column_type"]
+        for row in warehouse.query("DESCRIBE committed").to_pylist()
+    }
     by = [column for column in aggregate.by if column in kinds]
-    same = " AND ".join(_same(column, kinds[column]) for column in kinds if column not in by) or "true"
-    on = " AND ".join(f"c.{quoting.name(column)} IS NOT DISTINCT FROM f.{quoting.name(column)}" for column in by)
+    same = (
+        " AND ".join(_same(column, kinds[column]) for column in kinds if column not in by) or "true"
+    )
+    on = " AND ".join(
+        f"c.{quoting.name(column)} IS NOT DISTINCT FROM f.{quoting.name(column)}" for column in by
+    )
     there = "c._there IS NOT NULL AND f._there IS NOT NULL"
     found = warehouse.query(
-        f"SELECT count(*) FILTER (NOT ({there} AND {same})) AS n FROM (SELECT *, 1 AS _there FROM committed) c"
-        f" FULL JOIN (SELECT *, 1 AS _there FROM fresh) f ON {on}"
+        f"SELECT count(*) FILTER (NOT ({there} AND {same})) AS n FROM (SELECT *, 1 AS _there FROM"
+        f" committed) c FULL JOIN (SELECT *, 1 AS _there FROM fresh) f ON {on}"
     )
     return int(found.column(0)[0].as_py())
 
@@ -142,4 +191,6 @@ def _same(column: str, kind: str) -> str:
     exact = f"{c} IS NOT DISTINCT FROM {f}"
     if kind not in ("DOUBLE", "FLOAT"):
         return f"({exact})"
-    return f"({exact} OR coalesce(abs({c} - {f}) <= {ROUNDING} * greatest(abs({c}), abs({f})), false))"
+    return (
+        f"({exact} OR coalesce(abs({c} - {f}) <= {ROUNDING} * greatest(abs({c}), abs({f})), false))"
+    )

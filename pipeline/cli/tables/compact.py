@@ -10,12 +10,18 @@ from pipeline.cli.render import as_json, count, size
 
 @click.command("compact", epilog="Example:  tidemill compact pipeline.py --bucket ./bucket")
 @on_bucket
-@click.option("--purge", is_flag=True, help="write anew whatever has rows that do not count any more, also large files")
+@click.option(
+    "--purge",
+    is_flag=True,
+    help="write anew whatever has rows that do not count any more, also large files",
+)
 def compact_command(target: Target, purge: bool) -> int:
-    """Merge small Parquet files into few large ones (file_mb, 128 by default), sorted by order_by, without superseded rows.
+    """Merge small Parquet files into few large ones (file_mb, 128 by default), sorted by order_by,
+    without superseded rows.
 
-    Readers, runs and other compactions may go on meanwhile. The old files stay for the pipeline's retention, for readers; then
-    vacuum deletes them. Long runs, and `maintain` on Modal, compact by themselves.
+    Readers, runs and other compactions may go on meanwhile. The old files stay for the pipeline's
+    retention, for readers; then vacuum deletes them. Long runs, and `maintain` on Modal, compact by
+    themselves.
     """
     from pipeline.executors.local.process_owner import this_process
     from pipeline.executors.none import NoExecutor
@@ -35,11 +41,16 @@ def compact_command(target: Target, purge: bool) -> int:
             continue
         if done.outputs:
             before = f"{count(done.files_before, 'file')} ({size(done.bytes_before)})"
-            click.echo(f"{p.name}: {before} became {count(done.files, 'file')} ({size(done.size_bytes)})")
+            click.echo(
+                f"{p.name}: {before} became {count(done.files, 'file')} ({size(done.size_bytes)})"
+            )
         else:
             click.echo(f"{p.name}: nothing to compact")
         if done.outdone:
-            click.echo(f"  {count(done.outdone, 'merge')} given up: others changed those files meanwhile; compact again")
+            click.echo(
+                f"  {count(done.outdone, 'merge')} given up: others changed those files meanwhile;"
+                " compact again"
+            )
     if target.as_json:
         as_json(told)
     return 0

@@ -24,13 +24,28 @@ if TYPE_CHECKING:
 @on_bucket
 @click.argument("before", default="live")
 @click.argument("after", default="new")
-@click.option("--key", "key", multiple=True, metavar="COLUMN", help="what tells a row from others (several for compound keys)")
-@click.option("--examples", type=click.IntRange(0, 20), default=5, show_default=True, help="differing rows to show")
-def diff_command(target: Target, before: str, after: str, key: tuple[str, ...], examples: int) -> int:
+@click.option(
+    "--key",
+    "key",
+    multiple=True,
+    metavar="COLUMN",
+    help="what tells a row from others (several for compound keys)",
+)
+@click.option(
+    "--examples",
+    type=click.IntRange(0, 20),
+    default=5,
+    show_default=True,
+    help="differing rows to show",
+)
+def diff_command(
+    target: Target, before: str, after: str, key: tuple[str, ...], examples: int
+) -> int:
     """Say what differs between two states of the table: columns, rows, and aggregates side by side.
 
-    BEFORE and AFTER are each a generation (live, new, previous, or g0, g1, ...), a commit's number (g1:7 is generation 1's), or a
-    time. Compared are the rows of sources that both have at the same version. Exit code 1 if anything differs.
+    BEFORE and AFTER are each a generation (live, new, previous, or g0, g1, ...), a commit's number
+    (g1:7 is generation 1's), or a time. Compared are the rows of sources that both have at the same
+    version. Exit code 1 if anything differs.
     """
     from sinks.parquet.promised_columns import promised
     from sinks.query.dimensions import look_up
@@ -41,7 +56,9 @@ def diff_command(target: Target, before: str, after: str, key: tuple[str, ...], 
     states = [wait(_state_of(root, text)) for text in (before, after)]
     dimensions = wait(look_up(root.store, root.settings.dimensions))
     sides = [promised(state.snapshot(), root.settings) for state in states]
-    with Differ(files_of(root.store), sides[0], sides[1], dimensions, timezone=root.settings.timezone) as differ:
+    with Differ(
+        files_of(root.store), sides[0], sides[1], dimensions, timezone=root.settings.timezone
+    ) as differ:
         found = differ.compare(root.settings.aggregates, key=key, examples=examples)
     if target.as_json:
         as_json({"pipeline": root.settings.name, "before": before, "after": after, **asdict(found)})
@@ -51,7 +68,11 @@ def diff_command(target: Target, before: str, after: str, key: tuple[str, ...], 
 
 
 def _show(name: str, before: str, after: str, found: Diff) -> None:
-    elsewhere = f" ({found.sources_elsewhere:,} more are on one side only or at other versions)" if found.sources_elsewhere else ""
+    elsewhere = (
+        f" ({found.sources_elsewhere:,} more are on one side only or at other versions)"
+        if found.sources_elsewhere
+        else ""
+    )
     click.echo(f"{name}: {before} to {after}, {count(found.sources, 'file')} compared{elsewhere}")
     if found.is_same:
         click.echo(f"  no difference in {count(found.rows_after, 'row')}")
@@ -63,8 +84,9 @@ def _show(name: str, before: str, after: str, found: Diff) -> None:
     for column, (was, now) in found.types_changed.items():
         click.echo(f"  column {printable(column)}: {was} became {now}")
     click.echo(
-        f"  rows: {found.rows_before:,} before, {found.rows_after:,} after;"
-        f" {found.added:,} added, {found.gone:,} gone, {found.changed:,} changed, in {count(found.sources_changed, 'file')}"
+        f"  rows: {found.rows_before:,} before, {found.rows_after:,} after; {found.added:,} added,"
+        f" {found.gone:,} gone, {found.changed:,} changed, in"
+        f" {count(found.sources_changed, 'file')}"
     )
     for column, n in found.values_changed.items():
         click.echo(f"    {printable(column)}: {count(n, 'value')} changed")
@@ -74,13 +96,18 @@ def _show(name: str, before: str, after: str, found: Diff) -> None:
         if aggregate.problem:
             click.echo(f"  aggregate {aggregate.name} cannot be compared, {aggregate.problem}")
             continue
-        click.echo(f"  aggregate {aggregate.name}: {aggregate.differing:,} of {count(aggregate.groups, 'group')} differ")
+        click.echo(
+            f"  aggregate {aggregate.name}: {aggregate.differing:,} of"
+            f" {count(aggregate.groups, 'group')} differ"
+        )
         if aggregate.examples:
             _rows(aggregate.examples)
 
 
 def _rows(rows: Sequence[dict[str, Any]]) -> None:
-    numbers = [i for i, value in enumerate(rows[0].values()) if isinstance(value, int | float | Decimal)]
+    numbers = [
+        i for i, value in enumerate(rows[0].values()) if isinstance(value, int | float | Decimal)
+    ]
     table(list(rows[0]), [list(row.values()) for row in rows], numbers=numbers)
 
 

@@ -18,8 +18,8 @@ from pipeline.tracebacks import visible
 def files_command(target: Target) -> int:
     """The live Parquet files of FILE's tables, one a line, as paths or URLs.
 
-    Exit code 1 if some of them have rows that do not count any more, since their files were changed or deleted: ask such
-    tables with `tidemill sql` or `Pipeline.table()`.
+    Exit code 1 if some of them have rows that do not count any more, since their files were changed
+    or deleted: ask such tables with `tidemill sql` or `Pipeline.table()`.
     """
     found = [file for p in target.pipelines for file in wait(_files(target, p.name))]
     mixed = [file for file in found if file["superseded_sources"]]
@@ -30,8 +30,9 @@ def files_command(target: Target) -> int:
             click.echo(file["url"] if not sys.stdout.isatty() else visible(str(file["url"])))
     if mixed:
         click.echo(
-            f"{count(len(mixed), 'file')} of {len(found):,} also have rows that do not count any more: do not read them as they"
-            " are, use  tidemill sql --format parquet  or  Pipeline.table()",
+            f"{count(len(mixed), 'file')} of {len(found):,} also have rows that do not count any"
+            " more: do not read them as they are, use  tidemill sql --format parquet  or "
+            " Pipeline.table()",
             err=True,
         )
     return EXIT_PROBLEMS if mixed else 0

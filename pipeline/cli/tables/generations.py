@@ -20,7 +20,9 @@ from pipeline.state.generations import Change
 @on_bucket
 @click.option("--drop", "number", type=click.IntRange(0), help="let this one go, with its files")
 def generations_command(target: Target, number: int | None) -> int:
-    """List the generations of the table: which is live, which is being filled, which can be rolled back to."""
+    """List the generations of the table: which is live, which is being filled, which can be rolled
+    back to.
+    """
     pipelines = [target.only()] if number is not None else target.pipelines
     told = []
     for pipeline in pipelines:
@@ -32,7 +34,15 @@ def generations_command(target: Target, number: int | None) -> int:
             told.append({"pipeline": pipeline.name, "generations": found})
             continue
         click.echo(f"{pipeline.name}:")
-        headings = ("generation", "state", "begun (UTC)", "files", "rows", "quarantined", "at commit")
+        headings = (
+            "generation",
+            "state",
+            "begun (UTC)",
+            "files",
+            "rows",
+            "quarantined",
+            "at commit",
+        )
         table(headings, [(*one.values(),) for one in found], numbers=(0, 3, 4, 5, 6))
     if target.as_json:
         as_json(told)
@@ -54,7 +64,9 @@ async def _listed(root: Runtime) -> list[dict[str, Any]]:
             {
                 "generation": one.number,
                 "state": _role(known, one),
-                "begun": f"{datetime.fromtimestamp(one.created_ms / 1000, UTC):%Y-%m-%d %H:%M}" if one.created_ms else "",
+                "begun": f"{datetime.fromtimestamp(one.created_ms / 1000, UTC):%Y-%m-%d %H:%M}"
+                if one.created_ms
+                else "",
                 "files": state.totals.sources,
                 "rows": state.totals.rows,
                 "quarantined": len(state.quarantine),

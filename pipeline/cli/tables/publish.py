@@ -1,4 +1,6 @@
-"""`tidemill publish` and what it shares with `rollback`: another generation is live from one commit to the next."""
+"""`tidemill publish` and what it shares with `rollback`: another generation is live from one commit
+to the next.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,14 @@ from pipeline.state.generations import Change
 
 @click.command("publish", epilog="Example:  tidemill publish pipeline.py --bucket ./bucket")
 @on_bucket
-@click.option("--force", is_flag=True, help="also where files are missing in it, or failed that have rows now")
+@click.option(
+    "--force", is_flag=True, help="also where files are missing in it, or failed that have rows now"
+)
 def publish_command(target: Target, force: bool) -> int:
-    """Let readers see the new generation instead of the live one, from one commit to the next. `rollback` takes it back."""
+    """Let readers see the new generation instead of the live one, from one commit to the next.
+
+    `rollback` takes it back.
+    """
     root = root_runtime(target, target.only())
     known = wait(_known(root))
     if known.candidate is not None:
@@ -28,7 +35,9 @@ def publish_command(target: Target, force: bool) -> int:
         for problem in problems:
             click.echo(f"{root.settings.name}: {problem}", err=True)
         if problems and not force:
-            raise SettingsError(f"generation {known.candidate} is not published (--force publishes it as it is)")
+            raise SettingsError(
+                f"generation {known.candidate} is not published (--force publishes it as it is)"
+            )
     return swapped(target, root, "publish")
 
 
@@ -37,11 +46,19 @@ def swapped(target: Target, root: Runtime, kind: Literal["publish", "rollback"])
     now = wait(Pass(root.context()).change_generations(Change(kind=kind)))
     live = wait(root.of_generation(now.live).log().load())
     if target.as_json:
-        as_json({"pipeline": root.settings.name, "live": now.live, "previous": now.previous, "rows": live.totals.rows})
+        as_json(
+            {
+                "pipeline": root.settings.name,
+                "live": now.live,
+                "previous": now.previous,
+                "rows": live.totals.rows,
+            }
+        )
         return 0
     click.echo(
-        f"{root.settings.name}: generation {now.live} is live: {count(live.totals.sources, 'file')},"
-        f" {count(live.totals.rows, 'row')} (before: generation {now.previous})"
+        f"{root.settings.name}: generation {now.live} is live:"
+        f" {count(live.totals.sources, 'file')}, {count(live.totals.rows, 'row')} (before:"
+        f" generation {now.previous})"
     )
     return 0
 
@@ -51,23 +68,32 @@ async def _known(root: Runtime) -> Generations:
 
 
 async def _unready(root: Runtime, known: Generations, candidate: int) -> list[str]:
-    """Why a generation is not ready to be seen: what it lacks, and what failed in it that has rows now."""
+    """Why a generation is not ready to be seen: what it lacks, and what failed in it that has rows
+    now.
+    """
     from pipeline.runtime.plan_preview import preview
 
     declared = known.get(candidate)
     if declared is not None and declared.sample is not None:
         return [
-            f"generation {candidate} is a sample of {declared.sample:,} files: fill it with  tidemill backfill --new-generation"
+            f"generation {candidate} is a sample of {declared.sample:,} files: fill it with "
+            " tidemill backfill --new-generation"
         ]
     new, live = root.of_generation(candidate), root.of_generation(known.live)
     plan = await preview(new, WallClock().now_ms())
     lacking = sum(route.new + route.changed for route in plan.routes) + plan.in_progress
     problems = []
     if lacking:
-        problems.append(f"{count(lacking, 'file')} not processed in generation {candidate} yet: backfill --new-generation goes on")
+        problems.append(
+            f"{count(lacking, 'file')} not processed in generation {candidate} yet: backfill"
+            " --new-generation goes on"
+        )
     failed = await _newly_failed(new, live)
     if failed:
-        problems.append(f"{count(len(failed), 'file')} failed in it that have rows now, such as {printable(failed[0])}")
+        problems.append(
+            f"{count(len(failed), 'file')} failed in it that have rows now, such as"
+            f" {printable(failed[0])}"
+        )
     return problems
 
 
@@ -77,4 +103,8 @@ async def _newly_failed(new: Runtime, live: Runtime) -> list[str]:
     state = await log.load()
     await log.look_up(state, list(quarantine))
     entries = {key: state.entry(key) for key in quarantine}
-    return sorted(key for key, entry in entries.items() if entry is not None and entry.etag == quarantine[key].etag)
+    return sorted(
+        key
+        for key, entry in entries.items()
+        if entry is not None and entry.etag == quarantine[key].etag
+    )

@@ -1,4 +1,6 @@
-"""How a query's result is printed: batch by batch, as it comes, so that its size does not matter."""
+"""How a query's result is printed: batch by batch, as it comes, so that its size does
+not matter.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,10 @@ GROUP_ROWS = 122_880
 GROUP_BYTES = 32 * 2**20
 """A row group of Parquet is written when so many rows, or so much Arrow memory, is waiting."""
 CUT_OFF = b"\xff\xff\xff\xff\x08\x00\x00\x00"
-"""After an Arrow stream that was not finished: announces eight bytes that never come, so that readers fail. Without it, and without
-the stream's own end, they would take what they got for all of it."""
+"""After an Arrow stream that was not finished: announces eight bytes that never come, so that
+readers fail. Without it, and without the stream's own end, they would take what they got for all of
+it.
+"""
 
 _SPECIAL = re.compile('[",\\r\\n]')
 
@@ -51,7 +55,9 @@ def refuse_terminal(form: str) -> None:
     """Raises TidemillError where a binary format would go to a terminal."""
     if form in ("parquet", "arrow") and sys.stdout.isatty():
         name, suffix = ("Parquet", "parquet") if form == "parquet" else ("Arrow", "arrows")
-        raise TidemillError(f"{name} is binary: send it to a file or another program, with  > result.{suffix}")
+        raise TidemillError(
+            f"{name} is binary: send it to a file or another program, with  > result.{suffix}"
+        )
 
 
 def writer(form: str, null: str = "") -> Write:
@@ -92,9 +98,12 @@ def _parquet(result: Result, batches: Iterable[pa.RecordBatch]) -> None:
     file = pq.ParquetWriter(pipe, result.schema, compression="zstd")
     try:
         for group in _groups(batches):
-            file.write_table(pa.Table.from_batches(group, schema=result.schema), row_group_size=GROUP_ROWS)
+            file.write_table(
+                pa.Table.from_batches(group, schema=result.schema), row_group_size=GROUP_ROWS
+            )
     except BaseException:
-        pipe.ended = True  # it writes its footer when it is thrown away, too; a file without one cannot be read
+        # it writes its footer when it is thrown away, too; a file without one cannot be read
+        pipe.ended = True
         raise
     file.close()
 
@@ -103,7 +112,10 @@ def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]
     waiting: list[pa.RecordBatch] = []
     for batch in batches:
         waiting.append(batch)
-        if sum(b.num_rows for b in waiting) >= GROUP_ROWS or sum(b.nbytes for b in waiting) >= GROUP_BYTES:
+        if (
+            sum(b.num_rows for b in waiting) >= GROUP_ROWS
+            or sum(b.nbytes for b in waiting) >= GROUP_BYTES
+        ):
             yield waiting
             waiting = []
     if waiting:
@@ -111,7 +123,10 @@ def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]
 
 
 class _Pipe(io.RawIOBase):
-    """Standard output as pyarrow wants it: it asks where it is, which a pipe does not know. `ended`: nothing more is written."""
+    """Standard output as pyarrow wants it: it asks where it is, which a pipe does not know.
+
+    `ended`: nothing more is written.
+    """
 
     def __init__(self, out: BinaryIO) -> None:
         self._out, self._at, self.ended = out, 0, False
@@ -136,7 +151,9 @@ class _Pipe(io.RawIOBase):
 def _json(result: Result, batches: Iterable[pa.RecordBatch]) -> None:
     out, before = sys.stdout.buffer, b"[\n "
     for batch in batches:
-        columns = [jsons(kind, column) for kind, column in zip(result.kinds, batch.columns, strict=True)]
+        columns = [
+            jsons(kind, column) for kind, column in zip(result.kinds, batch.columns, strict=True)
+        ]
         rows = ",\n ".join(objects_of(result.schema.names, columns))
         if rows:
             out.write(before + rows.encode())
@@ -151,7 +168,10 @@ def _csv(result: Result, batches: Iterable[pa.RecordBatch], null: str = "") -> N
         null = '""'  # an empty line is no row for most readers
     out.write((",".join(_fields([*names], null)) + "\n").encode())
     for batch in batches:
-        columns = [_fields(texts(kind, column), null) for kind, column in zip(result.kinds, batch.columns, strict=True)]
+        columns = [
+            _fields(texts(kind, column), null)
+            for kind, column in zip(result.kinds, batch.columns, strict=True)
+        ]
         if batch.num_rows:
             out.write(("\n".join(map(",".join, zip(*columns, strict=True))) + "\n").encode())
     out.flush()
@@ -162,11 +182,13 @@ def _fields(values: list[str | None], null: str) -> list[str]:
     some = [value for value in values if value is not None]
     if null in some or _SPECIAL.search("".join(some)):
         values = [value if value is None else _quoted(value, null) for value in values]
-    return [null if value is None else value for value in values] if len(some) < len(values) else values  # type: ignore[return-value]
+    return [null if value is None else value for value in values]
 
 
 def _quoted(value: str, null: str) -> str:
-    return '"' + value.replace('"', '""') + '"' if value == null or _SPECIAL.search(value) else value
+    return (
+        '"' + value.replace('"', '""') + '"' if value == null or _SPECIAL.search(value) else value
+    )
 
 
 def _table(result: Result, batches: Iterable[pa.RecordBatch]) -> None:
@@ -177,8 +199,18 @@ def _table(result: Result, batches: Iterable[pa.RecordBatch]) -> None:
     for batch in batches:
         total += batch.num_rows
         head = batch.slice(0, max(ROWS_SHOWN - len(shown), 0))
-        shown += zip(*(_shown(kind, column) for kind, column in zip(result.kinds, head.columns, strict=True)), strict=True)
-    table(result.schema.names, shown, numbers=[i for i, kind in enumerate(result.kinds) if kind.id in NUMBERS])
+        shown += zip(
+            *(
+                _shown(kind, column)
+                for kind, column in zip(result.kinds, head.columns, strict=True)
+            ),
+            strict=True,
+        )
+    table(
+        result.schema.names,
+        shown,
+        numbers=[i for i, kind in enumerate(result.kinds) if kind.id in NUMBERS],
+    )
     if total > ROWS_SHOWN:
         click.echo(f"... {total - ROWS_SHOWN:,} more rows; use --format csv for all of them")
 

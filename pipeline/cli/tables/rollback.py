@@ -11,5 +11,8 @@ from pipeline.cli.tables.publish import swapped
 @click.command("rollback", epilog="Example:  tidemill rollback pipeline.py --bucket ./bucket")
 @on_bucket
 def rollback_command(target: Target) -> int:
-    """Let readers see the generation again that was live before the last publish. What was uploaded since, the next run adds."""
+    """Let readers see the generation again that was live before the last publish.
+
+    What was uploaded since, the next run adds.
+    """
     return swapped(target, root_runtime(target, target.only()), "rollback")

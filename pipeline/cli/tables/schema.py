@@ -1,4 +1,6 @@
-"""`tidemill schema`: a table's columns, the rules and checks they are under, and how they came to be."""
+"""`tidemill schema`: a table's columns, the rules and checks they are under, and how they came to
+be.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,18 @@ if TYPE_CHECKING:
 
 @click.group("schema", epilog="Example:  tidemill schema show pipeline.py --bucket ./bucket")
 def schema_command() -> None:
-    """Show a table's columns, the rules and checks they are under, and which commit changed them."""
+    """Show a table's columns, the rules and checks they are under, and which commit
+    changed them.
+    """
 
 
-@schema_command.command("show", epilog="Example:  tidemill schema show pipeline.py --bucket ./bucket")
+@schema_command.command(
+    "show", epilog="Example:  tidemill schema show pipeline.py --bucket ./bucket"
+)
 @on_bucket
 def show_command(target: Target) -> int:
-    """Columns with their types and the commit they came with, the schema mode, and the checks with the rows that broke them.
+    """Columns with their types and the commit they came with, the schema mode, and the checks with
+    the rows that broke them.
 
     Commits and broken rows are counted as far back as the log is kept.
     """
@@ -33,9 +40,15 @@ def show_command(target: Target) -> int:
         return 0
     for report in reports:
         learned = "declared" if report["declared"] else "learned from the rows"
-        click.echo(f"{report['pipeline']}: {count(len(report['columns']), 'column')}, {learned}, {_mode_text(report)}")
+        click.echo(
+            f"{report['pipeline']}: {count(len(report['columns']), 'column')}, {learned},"
+            f" {_mode_text(report)}"
+        )
         if report["columns"]:
-            table(("column", "type", "since"), [(c["name"], c["type"], _since_text(c)) for c in report["columns"]])
+            table(
+                ("column", "type", "since"),
+                [(c["name"], c["type"], _since_text(c)) for c in report["columns"]],
+            )
         if report["checks"]:
             rows = [(c["name"], c["condition"], c["action"], c["broken"]) for c in report["checks"]]
             table(("check", "condition", "action", "rows broke it"), rows, numbers=[3])
@@ -43,7 +56,9 @@ def show_command(target: Target) -> int:
     return 0
 
 
-@schema_command.command("history", epilog="Example:  tidemill schema history pipeline.py --bucket ./bucket")
+@schema_command.command(
+    "history", epilog="Example:  tidemill schema history pipeline.py --bucket ./bucket"
+)
 @on_bucket
 def history_command(target: Target) -> int:
     """Which commit added which columns and changed which types, as far back as the log is kept."""
@@ -56,7 +71,9 @@ def history_command(target: Target) -> int:
         as_json(reports)
         return 0
     for report in reports:
-        click.echo(f"{report['pipeline']}: {count(len(report['changes']), 'change')} of the columns")
+        click.echo(
+            f"{report['pipeline']}: {count(len(report['changes']), 'change')} of the columns"
+        )
         rows = [row for change in report["changes"] for row in _lines(change)]
         if rows:
             table(("commit", "at (UTC)", "column", "change"), rows)
@@ -64,14 +81,18 @@ def history_command(target: Target) -> int:
     return 0
 
 
-@schema_command.command("repair", epilog="Example:  tidemill schema repair pipeline.py --bucket ./bucket --dry-run")
+@schema_command.command(
+    "repair", epilog="Example:  tidemill schema repair pipeline.py --bucket ./bucket --dry-run"
+)
 @on_bucket
 @click.option("--dry-run", is_flag=True, help="say what is wrong, change nothing")
 def repair_command(target: Target, dry_run: bool) -> int:
-    """Mend a table that no query can read: an older version let in fields that SQL cannot tell apart, such as name and Name.
+    """Mend a table that no query can read: an older version let in fields that SQL cannot tell
+    apart, such as name and Name.
 
-    The rows of the files that brought such a field go out of the table, those files wait in quarantine, and Parquet files that had
-    it are written anew. Reads all files once where an older version left no word of what their integers and times reach.
+    The rows of the files that brought such a field go out of the table, those files wait in
+    quarantine, and Parquet files that had it are written anew. Reads all files once where an older
+    version left no word of what their integers and times reach.
     """
     from pipeline.tables.schema_repair import damage_of, mend
 
@@ -83,14 +104,25 @@ def repair_command(target: Target, dry_run: bool) -> int:
         if found and not dry_run:
             wait(mend(opened, found))
         if target.as_json:
-            reports.append({"pipeline": p.name, "fields": found.fields, "files": found.sources, "dry_run": dry_run})
+            reports.append(
+                {
+                    "pipeline": p.name,
+                    "fields": found.fields,
+                    "files": found.sources,
+                    "dry_run": dry_run,
+                }
+            )
             continue
         if not found.fields:
             click.echo(
-                f"{p.name}: nothing to repair" + (", its numbers and times are measured now" if found and not dry_run else "")
+                f"{p.name}: nothing to repair"
+                + (", its numbers and times are measured now" if found and not dry_run else "")
             )
             continue
-        click.echo(f"{p.name}: {'would take out' if dry_run else 'took out'} {', '.join(map(printable, found.fields))}")
+        click.echo(
+            f"{p.name}: {'would take out' if dry_run else 'took out'}"
+            f" {', '.join(map(printable, found.fields))}"
+        )
         for key in found.sources:
             click.echo(f"  {'would set aside' if dry_run else 'set aside'} {printable(key)}")
     if target.as_json:
@@ -115,12 +147,36 @@ def _shown(p: Pipeline, schema: str | None, history: History) -> dict[str, Any]:
     committed = decode(schema) if schema is not None else []
     for field in committed:
         since, exact = history.since(field.name)
-        columns.append({"name": field.name, "type": str(field.type), "since": since, "exact": exact, "committed": True})
+        columns.append(
+            {
+                "name": field.name,
+                "type": str(field.type),
+                "since": since,
+                "exact": exact,
+                "committed": True,
+            }
+        )
     known = {column["name"] for column in columns}
     for field in p.schema if p.schema is not None else ():
         if field.name not in known:
-            columns.append({"name": field.name, "type": str(field.type), "since": None, "exact": False, "committed": False})
-    checks = [{"name": c.name, "condition": c.sql, "action": c.action, "broken": history.broken.get(c.name, 0)} for c in p.checks]
+            columns.append(
+                {
+                    "name": field.name,
+                    "type": str(field.type),
+                    "since": None,
+                    "exact": False,
+                    "committed": False,
+                }
+            )
+    checks = [
+        {
+            "name": c.name,
+            "condition": c.sql,
+            "action": c.action,
+            "broken": history.broken.get(c.name, 0),
+        }
+        for c in p.checks
+    ]
     return {
         "pipeline": p.name,
         "mode": p.schema_mode,
@@ -135,10 +191,15 @@ def _shown(p: Pipeline, schema: str | None, history: History) -> dict[str, Any]:
 def _change(change: Change) -> dict[str, Any]:
     return {
         "sequence": change.sequence,
-        "written_at": datetime.fromtimestamp(change.written_ms / 1000, UTC).isoformat(timespec="milliseconds"),
+        "written_at": (
+            datetime.fromtimestamp(change.written_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        ),
         "exact": change.exact,
         "added": change.added,
-        "changed": {name: {"before": before, "after": after} for name, (before, after) in change.changed.items()},
+        "changed": {
+            name: {"before": before, "after": after}
+            for name, (before, after) in change.changed.items()
+        },
     }
 
 
@@ -146,7 +207,10 @@ def _lines(change: dict[str, Any]) -> list[tuple[object, ...]]:
     head = (change["sequence"], change["written_at"][:19].replace("T", " "))
     new = "new, {}" if change["exact"] else "{}, new then or earlier"
     lines = [(*head, name, new.format(kind)) for name, kind in change["added"].items()]
-    return lines + [(*head, name, f"{kinds['before']} became {kinds['after']}") for name, kinds in change["changed"].items()]
+    return lines + [
+        (*head, name, f"{kinds['before']} became {kinds['after']}")
+        for name, kinds in change["changed"].items()
+    ]
 
 
 def _mode_text(report: dict[str, Any]) -> str:
@@ -160,8 +224,14 @@ def _since_text(column: dict[str, Any]) -> str:
         return "declared, not committed yet"
     if column["since"] is None:
         return "before the log that is kept"
-    return f"commit {column['since']}" if column["exact"] else f"commit {column['since']} or earlier"
+    return (
+        f"commit {column['since']}" if column["exact"] else f"commit {column['since']} or earlier"
+    )
 
 
 def _kept_text(kept_from: int | None) -> str:
-    return "nothing is committed yet" if kept_from is None else f"the log is kept from commit {kept_from} on"
+    return (
+        "nothing is committed yet"
+        if kept_from is None
+        else f"the log is kept from commit {kept_from} on"
+    )

@@ -1,4 +1,6 @@
-"""`tidemill sinks`: what each declared sink holds; and what `run` does about them after its passes."""
+"""`tidemill sinks`: what each declared sink holds; and what `run` does about them
+after its passes.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +25,23 @@ if TYPE_CHECKING:
 @click.command("sinks", epilog="Example:  tidemill sinks pipeline.py --bucket ./bucket --publish")
 @on_bucket
 @click.option("--publish", is_flag=True, help="bring them up to date now")
-@click.option("--rebuild", metavar="NAME", help="replace everything that this sink holds with the rows of now")
+@click.option(
+    "--rebuild", metavar="NAME", help="replace everything that this sink holds with the rows of now"
+)
 def sinks_command(target: Target, publish: bool, rebuild: str | None) -> int:
     """Show what each declared sink holds beside its table's newest commit.
 
-    A sink that is behind is brought up to date by the next run, or by --publish. Exit code 1 if one cannot be reached, or
-    did not take what it was given.
+    A sink that is behind is brought up to date by the next run, or by --publish. Exit code 1 if one
+    cannot be reached, or did not take what it was given.
     """
     named = [name for p in target.pipelines for name in p.sinks]
     if rebuild is not None and rebuild not in named:
         raise SettingsError(f"{target.file} declares no sink {rebuild!r}{nearest(rebuild, named)}")
     found = wait(_all(target, publish, rebuild))
     if target.as_json:
-        as_json([{"pipeline": name, **asdict(one), "is_behind": one.is_behind} for name, one in found])
+        as_json(
+            [{"pipeline": name, **asdict(one), "is_behind": one.is_behind} for name, one in found]
+        )
     elif not found:
         click.echo("no sink is declared: see docs/guides/sinks.md")
     else:
@@ -57,7 +63,12 @@ async def _all(target: Target, publish: bool, rebuild: str | None) -> list[tuple
             if name == rebuild:
                 found.append((pipeline.name, await publisher.publish(name, rebuild=True)))
             else:
-                found.append((pipeline.name, await (publisher.publish(name) if publish else publisher.look(name))))
+                found.append(
+                    (
+                        pipeline.name,
+                        await (publisher.publish(name) if publish else publisher.look(name)),
+                    )
+                )
     return found
 
 
@@ -79,7 +90,9 @@ def failure(one: Published) -> str:
 
 
 class AfterPasses:
-    """Publishes after a run's passes: at first, after each that committed, and again while a sink fails."""
+    """Publishes after a run's passes: at first, after each that committed, and again while a sink
+    fails.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -87,7 +100,10 @@ class AfterPasses:
         self._said: dict[str, str] = {}
 
     async def publish(self, runtime: Runtime, *, committed: bool) -> bool:
-        """Whether every sink holds the newest commit now. What is wrong is said once, until it is something else."""
+        """Whether every sink holds the newest commit now.
+
+        What is wrong is said once, until it is something else.
+        """
         pipeline = runtime.pipeline
         if not pipeline.sinks or not (committed or self._waiting.get(pipeline.name, True)):
             return True

@@ -36,7 +36,9 @@ class SqlCommand(click.Command):
     """STATEMENT may begin with a comment: what has a space after two hyphens is no option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, [f"\n{one}" if re.match(r"--\s|--.*\n", one) else one for one in args])
+        return super().parse_args(
+            ctx, [f"\n{one}" if re.match(r"--\s|--.*\n", one) else one for one in args]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +56,43 @@ class Asked:
 @click.command(
     "sql",
     cls=SqlCommand,
-    epilog='Example:  tidemill sql pipeline.py "SELECT carrier, count(*) FROM flights GROUP BY 1" --format csv',
+    epilog=(
+        'Example:  tidemill sql pipeline.py "SELECT carrier, count(*) FROM flights GROUP BY 1"'
+        " --format csv"
+    ),
 )
 @on_bucket
 @click.argument("statement", required=False)
-@click.option("--file", "script", type=click.Path(), help="read the statement from this file; - is standard input")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
-@click.option("--null", metavar="TEXT", help="csv: what NULL is [default: nothing, and empty text is in quotes]")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), default=300.0, show_default=True, help="seconds")
 @click.option(
-    "--memory-mb", type=click.IntRange(min=MEMORY_MB_MIN), help="for the query's process [default: half of the machine's]"
+    "--file",
+    "script",
+    type=click.Path(),
+    help="read the statement from this file; - is standard input",
 )
-@click.option("--at", type=At(), help="as it was at this commit (g1:7: of generation 1), or time (36h, 2026-11-23T08:00)")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option(
+    "--null",
+    metavar="TEXT",
+    help="csv: what NULL is [default: nothing, and empty text is in quotes]",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0.1),
+    default=300.0,
+    show_default=True,
+    help="seconds",
+)
+@click.option(
+    "--memory-mb",
+    type=click.IntRange(min=MEMORY_MB_MIN),
+    help="for the query's process [default: half of the machine's]",
+)
+@click.option(
+    "--at",
+    type=At(),
+    help="as it was at this commit (g1:7: of generation 1), or time (36h, 2026-11-23T08:00)",
+)
 def sql_command(  # noqa: PLR0917
     target: Target,
     statement: str | None,
@@ -76,12 +103,15 @@ def sql_command(  # noqa: PLR0917
     memory_mb: int | None,
     at: When | None,
 ) -> int:
-    """Ask in DuckDB's SQL; STATEMENT may be - for standard input. Without one, list the tables. Read only.
+    """Ask in DuckDB's SQL; STATEMENT may be - for standard input.
 
-    Tables: each pipeline by its name, NAME__rejected, each aggregate, and the state: sources, outputs, commits, quarantine.
-    A * leaves out _source_key, _source_etag and _task, which are there by name: SELECT *, _source_key. A query that takes
-    longer or more memory than it may is stopped; its result may be of any size. parquet is a file, arrow a stream of record
-    batches (IPC), both for other programs.
+    Without one, list the tables. Read only.
+
+    Tables: each pipeline by its name, NAME__rejected, each aggregate, and the state: sources,
+    outputs, commits, quarantine. A * leaves out _source_key, _source_etag and _task, which are
+    there by name: SELECT *, _source_key. A query that takes longer or more memory than it may is
+    stopped; its result may be of any size. parquet is a file, arrow a stream of record batches
+    (IPC), both for other programs.
     """
     form = "json" if target.as_json else form
     wanted = read_statement(statement, script)
@@ -118,13 +148,20 @@ def read_statement(statement: str | None, script: str | None) -> str | None:
     except OSError as error:
         raise click.UsageError(f"--file {source}: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise click.UsageError(f"{'standard input' if source == '-' else source} is not UTF-8 text") from None
+        raise click.UsageError(
+            f"{'standard input' if source == '-' else source} is not UTF-8 text"
+        ) from None
 
 
 def _list_tables(target: Target, form: str) -> None:
     tables = _tables(target)
     if form == "json":
-        as_json([{"table": name, "pipeline": pipeline, "kind": kind} for name, (pipeline, kind) in tables.items()])
+        as_json(
+            [
+                {"table": name, "pipeline": pipeline, "kind": kind}
+                for name, (pipeline, kind) in tables.items()
+            ]
+        )
     else:
         click.echo("\n".join(tables))
 
@@ -138,12 +175,16 @@ def _answer(target: Target, asked: Asked, here: Here) -> None:
     write, begun, broken = writer(asked.form, asked.null), False, dict[str, str]()
     for attempt in range(1, TRIES + 1):
         try:
-            with wait(open_warehouse(runtimes, asked.statement, at=asked.at, memory_mb=asked.memory_mb)) as warehouse:
+            with wait(
+                open_warehouse(runtimes, asked.statement, at=asked.at, memory_mb=asked.memory_mb)
+            ) as warehouse:
                 broken = warehouse.broken
                 warehouse.lock()
                 here.query_begins()
                 text, time, form = asked.statement, asked.timeout_s, carrier(asked.form)
-                for name in let_any_column_be(warehouse, (p.name for p in target.pipelines), text, timeout_s=time):
+                for name in let_any_column_be(
+                    warehouse, (p.name for p in target.pipelines), text, timeout_s=time
+                ):
                     click.echo(f"tidemill: table {name} has no rows yet, and any column", err=True)
                 query = warehouse.open_query(text, timeout_s=time, carrier=form, provenance=False)
                 with _hinted(warehouse, text), query as result:
@@ -152,9 +193,13 @@ def _answer(target: Target, asked: Asked, here: Here) -> None:
                     begun = True
                     write(result, _told(here, first, result))
                 return
-        except ObjectNotFound as error:  # a vacuum was faster: look at the newest snapshot, unless rows of this one are out already
+        except ObjectNotFound as error:
+            # a vacuum was faster: look at the newest snapshot, unless rows of this one are out
+            # already
             if asked.at is not None:
-                raise SettingsError(f"what was committed then is not kept any more (retention_days): {error}") from None
+                raise SettingsError(
+                    f"what was committed then is not kept any more (retention_days): {error}"
+                ) from None
             if begun or attempt == TRIES:
                 raise
         except SettingsError as error:
@@ -163,7 +208,9 @@ def _answer(target: Target, asked: Asked, here: Here) -> None:
 
 @contextmanager
 def _hinted(warehouse: Warehouse, statement: str) -> Iterator[None]:
-    """Where a statement cannot be parsed since a column is called like a word of SQL, the error says so."""
+    """Where a statement cannot be parsed since a column is called like a word of SQL, the error
+    says so.
+    """
     try:
         yield
     except SettingsError as error:
@@ -171,13 +218,21 @@ def _hinted(warehouse: Warehouse, statement: str) -> Iterator[None]:
             raise
         from pipeline.sql.reserved_words import quoting_hint
 
-        rows = warehouse.connection.execute("SELECT DISTINCT column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
+        rows = warehouse.connection.execute(
+            "SELECT DISTINCT column_name FROM duckdb_columns() WHERE NOT internal"
+        ).fetchall()
         names = [*warehouse.tables, *(row[0] for row in rows)]
-        raise SettingsError(f"{error}{quoting_hint(warehouse.connection, statement, names)}") from None
+        raise SettingsError(
+            f"{error}{quoting_hint(warehouse.connection, statement, names)}"
+        ) from None
 
 
-def _told(here: Here, first: pa.RecordBatch | None, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The batches; the time counts while one is waited for, and not while somebody reads what was printed."""
+def _told(
+    here: Here, first: pa.RecordBatch | None, rest: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """The batches; the time counts while one is waited for, and not while somebody reads what was
+    printed.
+    """
     batch = first
     while batch is not None:
         yield batch
@@ -197,7 +252,10 @@ def _with_tables(message: str, target: Target, broken: Mapping[str, str]) -> str
         return f"aggregate {unknown[1]} cannot be computed: {broken[unknown[1]]}"
     if unknown[1] in _tables(target):
         return f"table {unknown[1]} is empty: no rows are committed yet"
-    return f"there is no table {unknown[1]!r}{nearest(unknown[1], [*_tables(target)])}: queries read the pipeline's tables only"
+    return (
+        f"there is no table {unknown[1]!r}{nearest(unknown[1], [*_tables(target)])}: queries read"
+        " the pipeline's tables only"
+    )
 
 
 def _tables(target: Target) -> dict[str, tuple[str | None, str]]:

@@ -1,7 +1,9 @@
-"""Runs the rest of a command in a process of its own, which is stopped when it takes too long or too much memory, or dies.
+"""Runs the rest of a command in a process of its own, which is stopped when it takes too long or
+too much memory, or dies.
 
-DuckDB answers no interrupt while it parses, plans or computes a long scalar, counts little of what that takes, and may crash.
-The command forks while it has one thread and has loaded nothing: the child goes on with the command, the parent only looks on.
+DuckDB answers no interrupt while it parses, plans or computes a long scalar, counts little of what
+that takes, and may crash. The command forks while it has one thread and has loaded nothing: the
+child goes on with the command, the parent only looks on.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ LOOK_S = 0.05
 
 
 class Here:
-    """Told by the command where it is; the parent hears it. Does nothing where the command runs in one process."""
+    """Told by the command where it is; the parent hears it.
+
+    Does nothing where the command runs in one process.
+    """
 
     def __init__(self, pipe: int | None = None) -> None:
         self._pipe = pipe
@@ -49,8 +54,8 @@ class Here:
 def confine(*, timeout_s: float, memory_mb: int) -> Here | int:
     """In the child: a `Here`, to go on with. In the parent: the child's exit code, once it is over.
 
-    Runs in this process, unprotected, where the program has more to do than this one command (see `pipeline.cli.main`).
-    Raises SettingsError in the parent where the child was stopped or died.
+    Runs in this process, unprotected, where the program has more to do than this one command (see
+    `pipeline.cli.main`). Raises SettingsError in the parent where the child was stopped or died.
     """
     context = click.get_current_context(silent=True)
     if context is None or context.obj != "alone" or threading.active_count() > 1:
@@ -91,7 +96,10 @@ class _Watched:
         code = os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
         if code >= 0 and not self._why:
             return code
-        raise SettingsError(self._why or f"the query ended its process ({signal.Signals(-code).name}): ask in another way")
+        raise SettingsError(
+            self._why
+            or f"the query ended its process ({signal.Signals(-code).name}): ask in another way"
+        )
 
     def _watch(self) -> None:
         while True:
@@ -132,7 +140,9 @@ def _resident_mb(process: int) -> int:
 
 
 def _end_with(parent: int, scratch: str) -> None:
-    """End this process when its parent is gone: nobody would stop it any more, nor remove its temporary files."""
+    """End this process when its parent is gone: nobody would stop it any more, nor remove its
+    temporary files.
+    """
 
     def look() -> None:
         while os.getppid() == parent:

@@ -12,7 +12,9 @@ from pipeline.cli.render import as_json, count, size
 @on_bucket
 @click.option("--dry-run", is_flag=True, help="say what would go, delete nothing")
 def vacuum_command(target: Target, dry_run: bool) -> int:
-    """Delete superseded files older than the pipeline's retention, leftovers of lost attempts, and covered log entries."""
+    """Delete superseded files older than the pipeline's retention, leftovers of lost attempts, and
+    covered log entries.
+    """
     from pipeline.passes.runner import Pass
     from pipeline.passes.upkeep import vacuum
 
@@ -22,14 +24,22 @@ def vacuum_command(target: Target, dry_run: bool) -> int:
         wait(opened.store.check(opened.settings.source))
         done = wait(vacuum(Pass(opened.context()), dry_run=dry_run))
         if target.as_json:
-            found = {name: getattr(done, name) for name in ("files", "size_bytes", "receipts", "log_entries", "checkpoints")}
-            head = {"pipeline": opened.settings.name, "generation": opened.settings.generation, "dry_run": dry_run}
+            found = {
+                name: getattr(done, name)
+                for name in ("files", "size_bytes", "receipts", "log_entries", "checkpoints")
+            }
+            head = {
+                "pipeline": opened.settings.name,
+                "generation": opened.settings.generation,
+                "dry_run": dry_run,
+            }
             told.append({**head, **found})
             continue
         verb = "would delete" if dry_run else "deleted"
         click.echo(
-            f"{opened.label}: {verb} {count(done.files, 'file')} ({size(done.size_bytes)}), {count(done.receipts, 'receipt')},"
-            f" {done.log_entries:,} log entries, {count(done.checkpoints, 'checkpoint')}"
+            f"{opened.label}: {verb} {count(done.files, 'file')} ({size(done.size_bytes)}),"
+            f" {count(done.receipts, 'receipt')}, {done.log_entries:,} log entries,"
+            f" {count(done.checkpoints, 'checkpoint')}"
         )
     if target.as_json:
         as_json(told)

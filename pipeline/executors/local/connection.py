@@ -1,7 +1,7 @@
 """One end of the socket between a runner and a worker, in an event loop.
 
-asyncio's streams give up reading where writing fails: what a worker said last, before it ended and while it was being sent more,
-would be lost. Here reading goes on until all is read.
+asyncio's streams give up reading where writing fails: what a worker said last, before it ended and
+while it was being sent more, would be lost. Here reading goes on until all is read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class Connection:
         return found
 
     def write(self, body: bytes) -> None:
-        """Send it as soon as that is possible. Nothing is said where nobody is there any more: `read` will."""
+        """Send it as soon as that is possible.
+
+        Nothing is said where nobody is there any more: `read` will.
+        """
         self._unsent.append(body)
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send())

@@ -1,4 +1,7 @@
-"""Worker processes on this machine. What a worker dies of costs the one file it was at; the process is replaced."""
+"""Worker processes on this machine.
+
+What a worker dies of costs the one file it was at; the process is replaced.
+"""
 
 from __future__ import annotations
 
@@ -65,9 +68,10 @@ class _Worker:
 class LocalExecutor:
     """Runs assignments in worker processes that live as long as the executor.
 
-    entry: `module:function` that makes what runs attempts, called with `spec` in each worker. limits: by
-    `pipeline/transform`. folder: for temporary files, removed in the end. Make it before the process starts a thread, or with
-    fork=False; use it within one event loop. One pass at a time. `show` is given what user code prints, line by line.
+    entry: `module:function` that makes what runs attempts, called with `spec` in each worker.
+    limits: by `pipeline/transform`. folder: for temporary files, removed in the end. Make it before
+    the process starts a thread, or with fork=False; use it within one event loop. One pass at a
+    time. `show` is given what user code prints, line by line.
     """
 
     def __init__(
@@ -86,7 +90,9 @@ class LocalExecutor:
         self._show = show
         self.scratch = folder or tempfile.mkdtemp(prefix="tidemill-")
         """Removed once this process has ended, however it ends."""
-        self._spawner = (make_spawner if fork else make_fresh_spawner)(entry, spec, self._parallelism, self.scratch)
+        self._spawner = (make_spawner if fork else make_fresh_spawner)(
+            entry, spec, self._parallelism, self.scratch
+        )
         self._workers: dict[int, _Worker] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self._queue: deque[Job] = deque()
@@ -127,7 +133,14 @@ class LocalExecutor:
             self._serial += 1
             limits = self._limits.get(f"{assignment.pipeline}/{assignment.task.transform}")
             memory_mb = limits.memory_mb if limits is not None else None
-            self._queue.append(Job(serial=self._serial, assignment=assignment, memory_mb=memory_mb, scratch=self.scratch))
+            self._queue.append(
+                Job(
+                    serial=self._serial,
+                    assignment=assignment,
+                    memory_mb=memory_mb,
+                    scratch=self.scratch,
+                )
+            )
         self._outstanding += len(assignments)
         for slot in range(self._parallelism):
             if slot not in self._workers and len(self._workers) < self._outstanding:
@@ -137,11 +150,16 @@ class LocalExecutor:
         self._hand_out()
 
     async def finished(self) -> list[Finished]:
-        """Wait for at least one attempt to end. Raises SettingsError if the workers cannot load the user's code.
+        """Wait for at least one attempt to end.
 
-        CodeBroken, where that is one transform: then all that was dispatched is forgotten, and other pipelines can go on.
+        Raises SettingsError if the workers cannot load the user's code.
+
+        CodeBroken, where that is one transform: then all that was dispatched is forgotten, and
+        other pipelines can go on.
         """
-        while self._outstanding and not self._done and self._failure is None and self._broken is None:
+        while (
+            self._outstanding and not self._done and self._failure is None and self._broken is None
+        ):
             self._news.clear()
             await self._news.wait()
         if self._failure is not None:
@@ -179,7 +197,7 @@ class LocalExecutor:
         self._spawner.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    # -- workers -----------------------------------------------------------------------------------------------------
+    # -- workers -----------------------------------------------------------------------------------
 
     def _start(self, slot: int) -> None:
         ours, theirs = socket.socketpair()
@@ -205,12 +223,16 @@ class LocalExecutor:
                     worker.connection.write(pack(job))
 
     async def _serve(self, worker: _Worker) -> None:
-        """Take a worker's answers until it ends; then say what became of its job, and replace it."""
+        """Take a worker's answers until it ends; then say what became of its job, and
+        replace it.
+        """
         try:
             with contextlib.suppress(EOFError, ConnectionError):
                 while True:
                     (size,) = LENGTH.unpack(await worker.connection.read(LENGTH.size))
-                    self._take(worker, msgspec.json.decode(await worker.connection.read(size), type=Answer))
+                    self._take(
+                        worker, msgspec.json.decode(await worker.connection.read(size), type=Answer)
+                    )
             if not self._closed:
                 self._replace(worker)
             else:
@@ -232,7 +254,9 @@ class LocalExecutor:
             self._read_along(worker)
             job = worker.jobs.popleft()
             if job.serial != answer.serial:
-                raise InvariantViolated(f"worker {worker.pid} answered job {answer.serial}, expected {job.serial}")
+                raise InvariantViolated(
+                    f"worker {worker.pid} answered job {answer.serial}, expected {job.serial}"
+                )
             if answer.broken and job.serial not in self._forgotten:
                 self._broken = CodeBroken(answer.broken)
             self._report(job, answer, answer.suspect)
@@ -259,11 +283,14 @@ class LocalExecutor:
         )
 
     def _replace(self, worker: _Worker) -> None:
-        """The worker is dead: its running job is lost, one that it only held goes back, and another worker takes its place."""
+        """The worker is dead: its running job is lost, one that it only held goes back, and another
+        worker takes its place.
+        """
         del self._workers[worker.slot]
         self._spawner.kill(worker.pid)  # it closed its connection: it is ending, or of no use
         ended = describe_end(self._spawner.reap(worker.pid))
-        shutil.rmtree(f"{self.scratch}/{worker.pid}", ignore_errors=True)  # what a killed worker had no time to remove
+        # what a killed worker had no time to remove
+        shutil.rmtree(f"{self.scratch}/{worker.pid}", ignore_errors=True)
         reason = worker.doomed or ended + self._maybe_memory(worker, ended)
         serial, index, _ = SLOT.unpack_from(self._spawner.board, worker.slot * SLOT.size)
         self._read_along(worker, ended=True)
@@ -275,14 +302,18 @@ class LocalExecutor:
         if not worker.ready and self._failure is None:
             self._failed_starts += 1
             if self._failed_starts >= FAILED_STARTS_MAX:
-                self._failure = SettingsError(f"worker processes die while they load the user's code: {reason}")
+                self._failure = SettingsError(
+                    f"worker processes die while they load the user's code: {reason}"
+                )
         if self._failure is None and not self._closed:
             self._start(worker.slot)
 
-    # -- limits ------------------------------------------------------------------------------------------------------
+    # -- limits ------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """Kill workers whose call takes longer, or whose process has more memory, than was declared. Show what they print."""
+        """Kill workers whose call takes longer, or whose process has more memory, than was
+        declared. Show what they print.
+        """
         while True:
             await asyncio.sleep(WATCH_S)
             for worker in list(self._workers.values()):
@@ -294,7 +325,9 @@ class LocalExecutor:
                 self._notice_end(worker)
 
     def _notice_end(self, worker: _Worker) -> None:
-        """A process that it forked without Python's knowledge may hold its connection: then it never closes."""
+        """A process that it forked without Python's knowledge may hold its connection: then it
+        never closes.
+        """
         if started(worker.pid):
             return
         if worker.ended:  # at two looks: what it said before is read by now
@@ -302,8 +335,12 @@ class LocalExecutor:
         worker.ended = True
 
     def _read_along(self, worker: _Worker, *, ended: bool = False) -> None:
-        """Show what was printed since the last time. ended: what no call is named for is of the one in which it died."""
-        for whose, line in worker.output.read(lambda: self._at_hand(worker, at_once=ended), ended=ended):
+        """Show what was printed since the last time. ended: what no call is named for is of the one
+        in which it died.
+        """
+        for whose, line in worker.output.read(
+            lambda: self._at_hand(worker, at_once=ended), ended=ended
+        ):
             before = worker.said[1] if worker.said[0] == whose else ""
             worker.said = whose, f"{before}{line}\n"[-READ_BYTES:]
             label = self._label(worker, whose)
@@ -316,13 +353,19 @@ class LocalExecutor:
         return (serial, index) if at_once or time.monotonic() - began > WATCH_S else None
 
     def _label(self, worker: _Worker, whose: Whose) -> str:
-        """The key that a line belongs to; the transform's name while it is loaded; nothing before."""
+        """The key that a line belongs to; the transform's name while it is loaded;
+        nothing before.
+        """
         serial, index = whose
         job = next((job for job in worker.jobs if job.serial == serial), None)
         if job is None:
             return ""
         assignment = job.assignment
-        return assignment.task.inputs.keys[index] if index >= 0 else f"{assignment.pipeline}/{assignment.task.transform}"
+        return (
+            assignment.task.inputs.keys[index]
+            if index >= 0
+            else f"{assignment.pipeline}/{assignment.task.transform}"
+        )
 
     def _beyond(self, worker: _Worker) -> str:
         task = worker.jobs[0].assignment
@@ -337,17 +380,26 @@ class LocalExecutor:
         return ""
 
     def _maybe_memory(self, worker: _Worker, ended: str) -> str:
-        """Native code that is refused memory often crashes: then the limit is named as what it may have died of."""
+        """Native code that is refused memory often crashes: then the limit is named as what it may
+        have died of.
+        """
         memory_mb = worker.jobs[0].memory_mb if worker.jobs else None
         if memory_mb is not None and ended == describe_end(NO_MEMORY << 8):
             return f": {memory_exceeded(memory_mb)}"
-        return f"; its memory limit was {memory_mb} MB (memory_mb)" if memory_mb is not None and NATIVE in ended else ""
+        return (
+            f"; its memory limit was {memory_mb} MB (memory_mb)"
+            if memory_mb is not None and NATIVE in ended
+            else ""
+        )
 
 
 def describe_end(status: int) -> str:
     """A wait status in words."""
     if not os.WIFSIGNALED(status):
-        return f"the worker process exited with code {os.waitstatus_to_exitcode(status)} in the middle of a call"
+        return (
+            f"the worker process exited with code {os.waitstatus_to_exitcode(status)} in the middle"
+            " of a call"
+        )
     number = os.WTERMSIG(status)
     name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
     why = {

@@ -1,4 +1,6 @@
-"""Messages between the runner and its worker processes: JSON with a four-byte length before it. No pickle crosses a process."""
+"""Messages between the runner and its worker processes: JSON with a four-byte length before it. No
+pickle crosses a process.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,14 @@ from pipeline.model.task import Assignment
 
 LENGTH = struct.Struct("<I")
 SLOT = struct.Struct("<qqd")
-"""What a worker shares while it works: serial number of its assignment, input position (-1: none), time it was begun."""
+"""What a worker shares while it works: serial number of its assignment, input position (-1: none),
+time it was begun.
+"""
 
 NO_MEMORY = 75
-"""With this code a worker exits that cannot even take in its next job: what the code at hand holds is beyond its limit."""
+"""With this code a worker exits that cannot even take in its next job: what the code at hand holds
+is beyond its limit.
+"""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +32,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int | None = None
     """Bound on the worker's memory while it runs this."""
     scratch: str = ""
-    """Below it, each worker has a folder for temporary files, named by its process id. Empty: the system's own place."""
+    """Below it, each worker has a folder for temporary files, named by its process id.
+
+    Empty: the system's own place.
+    """
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,6 @@
-"""What workers' code prints, read along by whoever started them and shown line by line with the name of its input."""
+"""What workers' code prints, read along by whoever started them and shown line by line with the
+name of its input.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,11 @@ class Output:
         path.unlink()  # it lives as long as somebody has it open
         self._at = 0
 
-    def read(self, at_hand: Callable[[], Whose | None] = lambda: None, *, ended: bool = False) -> list[tuple[Whose, str]]:
-        """New lines, each with whose it is. at_hand: who is at work now, to take lines of it before its call ends; where the worker
-        has ended, all that is left.
+    def read(
+        self, at_hand: Callable[[], Whose | None] = lambda: None, *, ended: bool = False
+    ) -> list[tuple[Whose, str]]:
+        """New lines, each with whose it is. at_hand: who is at work now, to take lines of it before
+        its call ends; where the worker has ended, all that is left.
         """
         whose, size = at_hand(), os.fstat(self.descriptor).st_size
         if size < self._at:
@@ -52,7 +56,8 @@ class Output:
         for text, serial, index in zip(marked[::3], marked[1::3], marked[2::3], strict=True):
             found += [((int(serial), int(index)), line) for line in _shown(text)]
         self._at += len(read) - len(tail)
-        if at_hand is not None and (ended or not marked):  # after a mark somebody else is at hand by now
+        # after a mark somebody else is at hand by now
+        if at_hand is not None and (ended or not marked):
             whole = len(tail) if ended else tail.rfind(b"\n") + 1
             found += [(at_hand, line) for line in _shown(tail[:whole])]
             self._at += whole
@@ -64,7 +69,9 @@ class Output:
 
 
 def _shown(text: bytes) -> list[str]:
-    """The lines of a text for a terminal; of one that was written over, as progress bars are, what stood there last."""
+    """The lines of a text for a terminal; of one that was written over, as progress bars are, what
+    stood there last.
+    """
     found = []
     for line in text.decode("utf-8", "replace").split("\n"):
         last = line.rstrip("\r").rpartition("\r")[2].rstrip()
@@ -74,7 +81,9 @@ def _shown(text: bytes) -> list[str]:
 
 
 def to_standard_error(whose: str, line: str) -> None:
-    """Show a line. Through `sys.stderr` as it is then, so that a progress bar that stands there stays whole."""
+    """Show a line. Through `sys.stderr` as it is then, so that a progress bar that stands there
+    stays whole.
+    """
     with contextlib.suppress(OSError, ValueError):  # a terminal that is gone is no reason to stop
         sys.stderr.write(f"{visible(whose)}: {line}\n")
         sys.stderr.flush()

@@ -1,4 +1,6 @@
-"""A worker process: loads the user's code once, then runs one job after another until its runner is gone."""
+"""A worker process: loads the user's code once, then runs one job after another until its runner is
+gone.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,17 @@ from pipeline.work import memory_limit, printed_output
 from pipeline.work.worker import CodeBroken
 
 
-def serve(connection: socket.socket, board: mmap.mmap, slot: int, entry: str, spec: bytes, output: int) -> None:  # noqa: PLR0917
-    """Run jobs from `connection` until it ends. Never returns: the process exits. output: a file for what user code prints."""
+def serve(  # noqa: PLR0917
+    connection: socket.socket, board: mmap.mmap, slot: int, entry: str, spec: bytes, output: int
+) -> None:
+    """Run jobs from `connection` until it ends.
+
+    Never returns: the process exits. output: a file for what user code prints.
+    """
     code = 1
     try:
-        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C on the terminal is for the runner, which ends us
+        # Ctrl-C on the terminal is for the runner, which ends us
+        signal.signal(signal.SIGINT, lambda *_: None)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _keep_apart(connection, output)
         _work(connection, board, slot * SLOT.size, entry, spec)
@@ -44,7 +52,9 @@ def serve(connection: socket.socket, board: mmap.mmap, slot: int, entry: str, sp
 
 
 def _keep_apart(connection: socket.socket, output: int) -> None:
-    """What user code starts, reads and prints stays below this process; what it forks has no part in our connection."""
+    """What user code starts, reads and prints stays below this process; what it forks has no part
+    in our connection.
+    """
     if os.getpgrp() != os.getpid():
         os.setsid()
     process_tree.adopt_orphans()
@@ -54,9 +64,11 @@ def _keep_apart(connection: socket.socket, output: int) -> None:
     ours = connection.fileno()
 
     def forked() -> None:
-        os.dup2(nothing, ours, inheritable=False)  # else the runner would wait for our children once we are dead
+        # else the runner would wait for our children once we are dead
+        os.dup2(nothing, ours, inheritable=False)
         for descriptor in memory_limit.files_in_scratch():
-            os.dup2(nothing, descriptor, inheritable=False)  # nor may they write to files that we have begun
+            # nor may they write to files that we have begun
+            os.dup2(nothing, descriptor, inheritable=False)
 
     os.register_at_fork(after_in_child=forked)
 
@@ -122,12 +134,16 @@ def _run(attempts: Any, job: Job, starting: Callable[[int], None]) -> Answer:
 
 
 def _out_of_memory(job: Job) -> Answer:
-    """The process ends: it holds what the code at hand left behind, and the next file would be blamed for that."""
+    """The process ends: it holds what the code at hand left behind, and the next file would be
+    blamed for that.
+    """
     return Answer(serial=job.serial, lost=memory_limit.memory_exceeded(job.memory_mb), ends=True)
 
 
 def _receive(connection: socket.socket, jobs: queue.SimpleQueue[bytes]) -> None:
-    """Frames into the queue; the end of the connection means that the runner is gone, and so are we."""
+    """Frames into the queue; the end of the connection means that the runner is gone, and so are
+    we.
+    """
     file, code = connection.makefile("rb"), 0
     try:
         while len(head := file.read(LENGTH.size)) == LENGTH.size:

@@ -1,4 +1,6 @@
-"""Names of processes that own tasks, and whether such a process still runs: only its own machine can tell."""
+"""Names of processes that own tasks, and whether such a process still runs: only its own machine
+can tell.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,17 @@ def here() -> str:
     boot = Path("/proc/sys/kernel/random/boot_id")
     space = Path("/proc/self/ns/pid")
     if boot.exists():
-        return f"local:{socket.gethostname()}:{boot.read_text().strip()}:{space.readlink().name.strip('pid:[]')}"
+        inside = space.readlink().name.strip("pid:[]")
+        return f"local:{socket.gethostname()}:{boot.read_text().strip()}:{inside}"
     import psutil
 
     return f"local:{socket.gethostname()}:{round(psutil.boot_time() / 60)}:0"
 
 
 def started(pid: int) -> str:
-    """When a process began, by the kernel's own count; empty if there is none, or it ended and only waits to be buried."""
+    """When a process began, by the kernel's own count; empty if there is none, or it ended and only
+    waits to be buried.
+    """
     stat = Path(f"/proc/{pid}/stat")
     if stat.parent.parent.joinpath("self").exists():
         try:

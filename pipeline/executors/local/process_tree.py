@@ -1,7 +1,9 @@
-"""Processes that user code starts end with the worker they belong to, wherever they went, by the means that Linux has for that.
+"""Processes that user code starts end with the worker they belong to, wherever they went, by the
+means that Linux has for that.
 
-A process whose parent ends becomes a child of the nearest ancestor that asked for such orphans. Each worker asks, and so does the
-process that starts workers: what it has for children besides living workers was left by one that is dead.
+A process whose parent ends becomes a child of the nearest ancestor that asked for such orphans.
+Each worker asks, and so does the process that starts workers: what it has for children besides
+living workers was left by one that is dead.
 """
 
 from __future__ import annotations
@@ -17,15 +19,21 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 TRACKER_S = 1.0
-"""For Python's own tracker to remove what shared memory the dead left: it ends by itself after that."""
+"""For Python's own tracker to remove what shared memory the dead left: it ends by itself after
+that.
+"""
 STRAYS_S = 5.0
 """Spent on processes that do not end; root's, say."""
 DEAD_CHILDREN_MAX = 500
-"""Children that ended and were not waited for, before a worker does so: orphans that it took over have nobody else."""
+"""Children that ended and were not waited for, before a worker does so: orphans that it took over
+have nobody else.
+"""
 
 
 def adopt_orphans() -> None:
-    """Processes below this one whose parent ends become children of this one, and not of the system's first process."""
+    """Processes below this one whose parent ends become children of this one, and not of the
+    system's first process.
+    """
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -40,7 +48,8 @@ def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
         import ctypes
 
-        with contextlib.suppress(OSError, AttributeError):  # a sandbox may have none: then groups and connections must do
+        # a sandbox may have none: then groups and connections must do
+        with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(option, int(value), 0, 0, 0)
 
 
@@ -60,7 +69,10 @@ def end_strays(keep: Collection[int]) -> None:
 
 
 def bury() -> None:
-    """Wait for children that ended, if there are very many. Linux only: nobody takes over orphans elsewhere."""
+    """Wait for children that ended, if there are very many.
+
+    Linux only: nobody takes over orphans elsewhere.
+    """
     if sys.platform != "linux":
         return
     try:

@@ -1,8 +1,10 @@
-"""Starting worker processes: forked from a helper that never has threads (Linux), or as new interpreters (elsewhere).
+"""Starting worker processes: forked from a helper that never has threads (Linux), or as new
+interpreters (elsewhere).
 
-The helper is forked before the runner starts its first thread, or is a new interpreter where the runner has some. It loads what
-workers need while the runner lists the bucket, and keeps it, so that each worker costs milliseconds. It outlives its runner by the
-moment that it takes to end the workers, all that user code started in them, and the folder of their temporary files.
+The helper is forked before the runner starts its first thread, or is a new interpreter where the
+runner has some. It loads what workers need while the runner lists the bucket, and keeps it, so that
+each worker costs milliseconds. It outlives its runner by the moment that it takes to end the
+workers, all that user code started in them, and the folder of their temporary files.
 """
 
 from __future__ import annotations
@@ -31,13 +33,18 @@ from pipeline.executors.local.messages import SLOT
 
 
 class _Order(msgspec.Struct):
-    """Runner to helper: start a worker for this slot (its connection comes along), or say how one ended."""
+    """Runner to helper: start a worker for this slot (its connection comes along), or say how one
+    ended.
+    """
 
     slot: int = -1
     reap: int = 0
 
 
-PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from pipeline.executors.local.spawner import _main; _main()"
+PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from"
+    " pipeline.executors.local.spawner import _main; _main()"
+)
 HELPER_ENDS_S = 15.0
 """For the helper to end what is left of the workers, before it is killed itself."""
 
@@ -48,7 +55,9 @@ class Spawner(Protocol):
     board: mmap.mmap
 
     def start(self, slot: int, connection: socket.socket, printed: int) -> int:
-        """The pid of a new worker that serves `connection`; `printed` is the file for its standard output and error."""
+        """The pid of a new worker that serves `connection`; `printed` is the file for its standard
+        output and error.
+        """
         ...
 
     def kill(self, pid: int) -> None:
@@ -56,7 +65,10 @@ class Spawner(Protocol):
         ...
 
     def reap(self, pid: int) -> int:
-        """How a worker that has ended did so: a wait status. Nothing that it started runs on afterwards."""
+        """How a worker that has ended did so: a wait status.
+
+        Nothing that it started runs on afterwards.
+        """
         ...
 
     def close(self) -> None:
@@ -65,17 +77,30 @@ class Spawner(Protocol):
 
 
 def make_spawner(entry: str, spec: bytes, slots: int, folder: str) -> Spawner:
-    """The way that suits this system. Call it while the process has one thread. folder: of the workers' temporary files."""
-    return ForkSpawner(entry, spec, slots, folder) if sys.platform == "linux" else ExecSpawner(entry, spec, slots, folder)
+    """The way that suits this system.
+
+    Call it while the process has one thread. folder: of the workers' temporary files.
+    """
+    return (
+        ForkSpawner(entry, spec, slots, folder)
+        if sys.platform == "linux"
+        else ExecSpawner(entry, spec, slots, folder)
+    )
 
 
 def make_fresh_spawner(entry: str, spec: bytes, slots: int, folder: str) -> Spawner:
     """The same, where the process may have threads."""
-    return FreshSpawner(entry, spec, slots, folder) if sys.platform == "linux" else ExecSpawner(entry, spec, slots, folder)
+    return (
+        FreshSpawner(entry, spec, slots, folder)
+        if sys.platform == "linux"
+        else ExecSpawner(entry, spec, slots, folder)
+    )
 
 
 class SpawnerGone(StoreUnavailable):
-    """No worker can be started by this process any more: a new run can, a later pass of this one cannot."""
+    """No worker can be started by this process any more: a new run can, a later pass of this one
+    cannot.
+    """
 
 
 class ForkSpawner:
@@ -88,7 +113,9 @@ class ForkSpawner:
         self._pid = self._begin(theirs, entry, spec, slots, folder)
         theirs.close()
 
-    def _begin(self, theirs: socket.socket, entry: str, spec: bytes, slots: int, folder: str) -> int:
+    def _begin(
+        self, theirs: socket.socket, entry: str, spec: bytes, slots: int, folder: str
+    ) -> int:
         self.board = mmap.mmap(-1, SLOT.size * slots)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -132,21 +159,28 @@ class ForkSpawner:
 class FreshSpawner(ForkSpawner):
     """The same helper as a new interpreter."""
 
-    def _begin(self, theirs: socket.socket, entry: str, spec: bytes, slots: int, folder: str) -> int:
+    def _begin(
+        self, theirs: socket.socket, entry: str, spec: bytes, slots: int, folder: str
+    ) -> int:
         with tempfile.TemporaryFile(prefix="tidemill-", dir=folder) as file:
             file.truncate(SLOT.size * slots)
             self.board = mmap.mmap(file.fileno(), SLOT.size * slots)
             passed = [theirs.fileno(), file.fileno()]
-            self._process = _interpreter(["helper", *map(str, passed), folder, entry, spec.decode()], passed)
+            self._process = _interpreter(
+                ["helper", *map(str, passed), folder, entry, spec.decode()], passed
+            )
         return self._process.pid
 
 
 def _fork() -> int:
-    """os.fork. An interrupt waits until it is over: one that meets a library's own hook there would be reported and forgotten."""
+    """os.fork. An interrupt waits until it is over: one that meets a library's own hook there would
+    be reported and forgotten.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # threads of numeric libraries re-start themselves after a fork
+            # threads of numeric libraries re-start themselves after a fork
+            warnings.simplefilter("ignore", DeprecationWarning)
             return os.fork()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -169,7 +203,9 @@ def _helper(control: socket.socket, board: mmap.mmap, entry: str, spec: bytes, f
         os._exit(0)
 
 
-def _take_orders(control: socket.socket, board: mmap.mmap, entry: str, spec: bytes, workers: set[int]) -> None:
+def _take_orders(
+    control: socket.socket, board: mmap.mmap, entry: str, spec: bytes, workers: set[int]
+) -> None:
     helper = os.getpid()
     while True:
         body, descriptors, _, _ = socket.recv_fds(control, 4096, 2)
@@ -195,7 +231,10 @@ def _take_orders(control: socket.socket, board: mmap.mmap, entry: str, spec: byt
 
 
 def _preload(entry: str) -> None:
-    """Import once what every worker needs. What fails here fails again in the worker, where it is reported."""
+    """Import once what every worker needs.
+
+    What fails here fails again in the worker, where it is reported.
+    """
     with contextlib.suppress(Exception):
         preload = getattr(importlib.import_module(entry.partition(":")[0]), "preload", None)
         if preload is not None:
@@ -203,7 +242,10 @@ def _preload(entry: str) -> None:
 
 
 class ExecSpawner:
-    """A new interpreter for each worker, where forking is not safe. What user code starts is in the worker's process group."""
+    """A new interpreter for each worker, where forking is not safe.
+
+    What user code starts is in the worker's process group.
+    """
 
     def __init__(self, entry: str, spec: bytes, slots: int, folder: str) -> None:
         self._file = tempfile.NamedTemporaryFile(prefix="tidemill-", dir=folder)  # noqa: SIM115 - closed in `close`
@@ -216,7 +258,9 @@ class ExecSpawner:
     def start(self, slot: int, connection: socket.socket, printed: int) -> int:
         """See Spawner."""
         passed = [connection.fileno(), self._file.fileno(), printed]
-        process = _interpreter(["worker", *map(str, passed), str(slot), self._entry, self._spec.decode()], passed)
+        process = _interpreter(
+            ["worker", *map(str, passed), str(slot), self._entry, self._spec.decode()], passed
+        )
         self._running[process.pid] = process
         return process.pid
 
@@ -243,7 +287,8 @@ class ExecSpawner:
 def _interpreter(arguments: list[str], descriptors: list[int]) -> subprocess.Popen[bytes]:
     """This module as a program of its own (see `_main`), in a session of its own.
 
-    It finds modules where this process does, and not where it happens to be: a folder of the user's may have one named like ours.
+    It finds modules where this process does, and not where it happens to be: a folder of the user's
+    may have one named like ours.
     """
     command = [sys.executable, "-P", "-c", PROGRAM, json.dumps(sys.path), *arguments]
     return subprocess.Popen(command, pass_fds=descriptors, start_new_session=True)
@@ -259,4 +304,6 @@ def _main() -> None:
         _helper(socket.socket(fileno=int(connection)), shared, entry, spec.encode(), folder)
     printed, slot, entry, spec = rest
     importlib.import_module(entry.partition(":")[0])
-    child.serve(socket.socket(fileno=int(connection)), shared, int(slot), entry, spec.encode(), int(printed))
+    child.serve(
+        socket.socket(fileno=int(connection)), shared, int(slot), entry, spec.encode(), int(printed)
+    )

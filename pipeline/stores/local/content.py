@@ -1,4 +1,6 @@
-"""Source files for synchronous user code, at one version; and what errors of the operating system mean for a store."""
+"""Source files for synchronous user code, at one version; and what errors of the operating system
+mean for a store.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import KeyUnsupported, ObjectNotFound, SourceChanged, StoreDenied, StoreUnavailable
+from pipeline.errors import (
+    KeyUnsupported,
+    ObjectNotFound,
+    SourceChanged,
+    StoreDenied,
+    StoreUnavailable,
+)
 
 ONE_READ_BYTES = 2**30
 """Linux gives at most 2 GiB in one read."""
@@ -18,7 +26,10 @@ ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 class LocalContent:
-    """One version of one file. What user code got is checked against the version again in `problem`."""
+    """One version of one file.
+
+    What user code got is checked against the version again in `problem`.
+    """
 
     __slots__ = ("_etag", "_files", "_key", "_path", "_problem", "_touched", "bytes_read")
     unverified = False
@@ -35,9 +46,11 @@ class LocalContent:
     def read(self) -> bytes:
         descriptor, size = self._opened()
         try:
-            # Never more than one byte beyond the version's size: a file may grow faster than it is read.
+            # Never more than one byte beyond the version's size: a file may grow faster than it is
+            # read.
             body = os.read(descriptor, size + 1) if size < ONE_READ_BYTES else b""
-            if len(body) < size:  # large, or cut off meanwhile, or a file system that gives less than was asked for
+            # large, or cut off meanwhile, or a file system that gives less than was asked for
+            if len(body) < size:
                 with io.BufferedReader(io.FileIO(descriptor, closefd=False)) as file:
                     rest = file.read(size + 1 - len(body))
                 body = body + rest if body else rest
@@ -62,13 +75,19 @@ class LocalContent:
         return Path(self._path)
 
     def _opened(self) -> tuple[int, int]:
-        """A descriptor of the file and its size, if it is at the version. Whether it still is after reading, `problem` says."""
+        """A descriptor of the file and its size, if it is at the version.
+
+        Whether it still is after reading, `problem` says.
+        """
         if self._problem is not None:
             raise self._problem
         self._touched = True
         try:
-            # O_NONBLOCK: where a pipe took the file's place, opening it must not wait for somebody to write.
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            # O_NONBLOCK: where a pipe took the file's place, opening it must not wait for somebody
+            # to write.
+            descriptor = os.open(
+                self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+            )
         except OSError as error:
             self._problem = self._not_opened(error)
             raise self._problem from None
@@ -85,7 +104,9 @@ class LocalContent:
                 if version(os.lstat(self._path)) != self._etag and self._etag:
                     self._problem = self._changed()
             except OSError as error:
-                self._problem = self._absent() if error.errno in ABSENT else translated(error, self._key)
+                self._problem = (
+                    self._absent() if error.errno in ABSENT else translated(error, self._key)
+                )
         return self._problem
 
     def _not_opened(self, error: OSError) -> Exception:
@@ -123,5 +144,7 @@ def translated(error: OSError, what: str) -> Exception:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StoreDenied(f"{text} (check the permissions of the bucket's directory)")
     if error.errno == errno.ENAMETOOLONG:
-        return KeyUnsupported(f"{what[:200]!r} cannot be a file: the name is too long for this file system")
+        return KeyUnsupported(
+            f"{what[:200]!r} cannot be a file: the name is too long for this file system"
+        )
     return StoreUnavailable(text)

@@ -1,8 +1,9 @@
 """What a local directory needs from the operating system to be a store that survives a power cut.
 
-A file's bytes are durable after fsync of the file, its name after fsync of the folder it is in (fsync(2)), the folder's own name
-after fsync of the folder above. `Disk` is each request by itself, so that tests can let any of them fail, and can build what a
-disk may hold after a power cut between any two; `Names` knows which folders need no further one.
+A file's bytes are durable after fsync of the file, its name after fsync of the folder it is in
+(fsync(2)), the folder's own name after fsync of the folder above. `Disk` is each request by itself,
+so that tests can let any of them fail, and can build what a disk may hold after a power cut between
+any two; `Names` knows which folders need no further one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from pipeline.stores.local.content import ABSENT, explained
 LOCK_WAIT_S = 30.0
 DEBRIS_AGE_S = 10.0
 _TICK_NS = 50_000_000
-"""Longer than the steps of any file system's clock: a folder that changed this long ago shows every later change."""
+"""Longer than the steps of any file system's clock: a folder that changed this long ago shows every
+later change.
+"""
 _COPY_BYTES = 1 << 20
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)
 
@@ -66,7 +69,10 @@ class Disk:
         os.rmdir(path)  # noqa: PTH106
 
     def sync_folder(self, path: str) -> None:
-        """Make the names in a folder durable. Some file systems cannot; there a name is as durable as they make it."""
+        """Make the names in a folder durable.
+
+        Some file systems cannot; there a name is as durable as they make it.
+        """
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _fsync(descriptor)
@@ -78,7 +84,8 @@ class Disk:
 
 
 def _fsync(descriptor: int) -> None:
-    full = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync alone does not empty the drive's own cache (its fsync(2))
+    # macOS: fsync alone does not empty the drive's own cache (its fsync(2))
+    full = getattr(fcntl, "F_FULLFSYNC", None)
     if full is not None:
         with suppress(OSError):
             fcntl.fcntl(descriptor, full)
@@ -103,8 +110,9 @@ def copy_all(disk: Disk, source: str, descriptor: int) -> None:
 class Presence:
     """Whether a directory is still the one that it was when it was first asked for.
 
-    Called, it raises StoreUnavailable where the directory is gone or another one is in its place: it was moved, or unmounted.
-    Then nothing in it may be taken for deleted, and nothing may be written there.
+    Called, it raises StoreUnavailable where the directory is gone or another one is in its place:
+    it was moved, or unmounted. Then nothing in it may be taken for deleted, and nothing may be
+    written there.
     """
 
     def __init__(self, root: Path) -> None:
@@ -117,7 +125,10 @@ class Presence:
                 stat = os.stat(self._root)  # noqa: PTH116
             except OSError as error:
                 if error.errno in ABSENT:
-                    text = f"the bucket's directory {self._root} is not there (any more): bring it back, then run again"
+                    text = (
+                        f"the bucket's directory {self._root} is not there (any more): bring it"
+                        " back, then run again"
+                    )
                     raise StoreUnavailable(text) from None
                 raise
         here = (stat.st_dev, stat.st_ino)
@@ -125,7 +136,8 @@ class Presence:
             self._identity = here
         elif self._identity != here:
             raise StoreUnavailable(
-                f"another directory is at {self._root} than before (moved, or unmounted?): bring that one back, or run anew"
+                f"another directory is at {self._root} than before (moved, or unmounted?): bring"
+                " that one back, or run anew"
             )
 
 
@@ -136,15 +148,18 @@ def roomless(key: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StoreUnavailable(f"{key!r}: {error.strerror}: make room for the bucket's directory, then run again") from error
+            raise StoreUnavailable(
+                f"{key!r}: {error.strerror}: make room for the bucket's directory, then run again"
+            ) from error
         raise
 
 
 class Names:
     """Makes folders, and keeps count of those whose names are durable.
 
-    A folder's time of change tells whether a name in it came or went since its names were made durable. Within one step of the
-    file system's clock it does not, so a folder that changed just now is not remembered.
+    A folder's time of change tells whether a name in it came or went since its names were made
+    durable. Within one step of the file system's clock it does not, so a folder that changed just
+    now is not remembered.
     """
 
     def __init__(self, disk: Disk, root: str) -> None:
@@ -162,7 +177,8 @@ class Names:
             self._durable[folder] = changed_ns
 
     def anchor(self, folder: str, check: Callable[[str], None]) -> None:
-        """Make the folder, and make its name durable and those of all above it; `check` may refuse one that is there.
+        """Make the folder, and make its name durable and those of all above it; `check` may refuse
+        one that is there.
 
         Raises FileNotFoundError where another process removes folders at the same time.
         """
@@ -177,23 +193,33 @@ class Names:
                 self._disk.mkdir(folder)
             except FileExistsError:
                 if not os.path.isdir(folder):  # noqa: PTH112
-                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
+                    raise NotADirectoryError(
+                        errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder
+                    ) from None
         self.settle(above)
 
 
 @contextmanager
 def locked(path: str, *, exclusive: bool, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
-    """Hold the lock file. Raises StoreUnavailable where somebody holds it for longer than `wait_s`: a stopped process, say."""
+    """Hold the lock file.
+
+    Raises StoreUnavailable where somebody holds it for longer than `wait_s`: a stopped process,
+    say.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         until_s = time.monotonic() + wait_s
         while True:
             try:
-                fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                fcntl.flock(
+                    descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB
+                )
                 break
             except BlockingIOError:
                 if time.monotonic() > until_s:
-                    raise StoreUnavailable(f"{path} is locked by another process (is one stopped?); try again later") from None
+                    raise StoreUnavailable(
+                        f"{path} is locked by another process (is one stopped?); try again later"
+                    ) from None
                 time.sleep(0.002)
         yield
     finally:
@@ -207,7 +233,10 @@ def hold(descriptor: int) -> None:
 
 
 def sweep(folder: str) -> None:
-    """Remove temporary files that nobody writes any more. One that is taken away by mistake costs its writer another try."""
+    """Remove temporary files that nobody writes any more.
+
+    One that is taken away by mistake costs its writer another try.
+    """
     for entry in os.scandir(folder):
         with suppress(OSError):
             if time.time() - entry.stat(follow_symlinks=False).st_mtime < DEBRIS_AGE_S:

@@ -1,8 +1,11 @@
-"""A directory as a bucket: each key is a path below it. Atomic by rename and link, durable by fsync, listed in key order.
+"""A directory as a bucket: each key is a path below it.
 
-The version of a file is its modification time in nanoseconds, its size and its inode. A program that writes into a file in
-place (rather than beside it, then renames) is seen at several versions, the last of which counts. Symbolic links are not
-followed and not listed. Temporary files lie in `.tidemill/` below the root, which is never listed.
+Atomic by rename and link, durable by fsync, listed in key order.
+
+The version of a file is its modification time in nanoseconds, its size and its inode. A program
+that writes into a file in place (rather than beside it, then renames) is seen at several versions,
+the last of which counts. Symbolic links are not followed and not listed. Temporary files lie in
+`.tidemill/` below the root, which is never listed.
 """
 
 from __future__ import annotations
@@ -22,7 +25,17 @@ from pipeline.model.listing import Head, Page, Stored
 from pipeline.ports import Content
 from pipeline.stores.local.address import require_directory
 from pipeline.stores.local.content import ABSENT, LocalContent, explained, translated, version
-from pipeline.stores.local.disk import Disk, Names, Presence, copy_all, hold, locked, roomless, sweep, write_all
+from pipeline.stores.local.disk import (
+    Disk,
+    Names,
+    Presence,
+    copy_all,
+    hold,
+    locked,
+    roomless,
+    sweep,
+    write_all,
+)
 
 PRIVATE = ".tidemill"
 PAGE_KEYS = 10_000
@@ -35,7 +48,10 @@ _Stats = list[os.stat_result]
 
 
 class LocalStore:
-    """The Store port over one directory. Any number of processes may use it at once, on a local file system."""
+    """The Store port over one directory.
+
+    Any number of processes may use it at once, on a local file system.
+    """
 
     def __init__(self, root: Path, *, create: bool = False, disk: Disk | None = None) -> None:
         self.root = root.absolute()
@@ -49,7 +65,9 @@ class LocalStore:
         self._present = Presence(self.root)
 
     async def check(self, prefix: str = "") -> None:
-        """Raises SettingsError where the directory does not exist, StoreDenied where it cannot be read and written."""
+        """Raises SettingsError where the directory does not exist, StoreDenied where it cannot be
+        read and written.
+        """
         require_directory(self.root)
         self._present()
         with explained(str(self.root)), roomless(str(self.root)):
@@ -57,9 +75,11 @@ class LocalStore:
             self._private_folder()
             sweep(str(self._private / "tmp"))
 
-    # -- listing -----------------------------------------------------------------------------------------------------
+    # -- listing -----------------------------------------------------------------------------------
 
-    async def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
+    async def list(
+        self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()
+    ) -> AsyncIterator[Page]:
         for page in self._pages(prefix, start_after):
             yield page
             await asyncio.sleep(0)
@@ -73,7 +93,9 @@ class LocalStore:
             return
         self._present()
         with explained(prefix):
-            for more_keys, more_stats in self._walk(folder + "/" if folder else "", prefix, after, unusable):
+            for more_keys, more_stats in self._walk(
+                folder + "/" if folder else "", prefix, after, unusable
+            ):
                 keys += more_keys
                 stats += more_stats
                 while len(keys) >= PAGE_KEYS:
@@ -83,17 +105,26 @@ class LocalStore:
         if keys or unusable:
             yield _page(keys, stats, unusable)
 
-    def _walk(self, folder: str, prefix: str, after: str, unusable: _Names) -> Iterator[tuple[_Names, _Stats]]:
-        """Runs of regular files below `folder`, in key order: a directory sorts as its name with a slash, as keys do."""
+    def _walk(
+        self, folder: str, prefix: str, after: str, unusable: _Names
+    ) -> Iterator[tuple[_Names, _Stats]]:
+        """Runs of regular files below `folder`, in key order: a directory sorts as its name with a
+        slash, as keys do.
+        """
         try:
-            descriptor = os.open(self._base + folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(
+                self._base + folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
         except OSError as error:
             if error.errno in ABSENT:
                 return
             raise translated(error, folder or "/") from error
         try:
-            with os.scandir(descriptor) as entries:  # relative to the descriptor: no path is resolved for each file
-                names = sorted(e.name + "/" if e.is_dir(follow_symlinks=False) else e.name for e in entries)
+            # relative to the descriptor: no path is resolved for each file
+            with os.scandir(descriptor) as entries:
+                names = sorted(
+                    e.name + "/" if e.is_dir(follow_symlinks=False) else e.name for e in entries
+                )
             files: _Names = []
             for name in names:
                 if not name.isascii() and not _is_text(name):
@@ -116,14 +147,18 @@ class LocalStore:
             return False
         return folder.startswith(prefix) or prefix.startswith(folder)
 
-    # -- reading -----------------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
-    async def get(self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None) -> Stored:
+    async def get(
+        self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None
+    ) -> Stored:
         for _ in range(_READS_MAX):
             with explained(key), self._reading(key) as file:
                 before = os.fstat(file.fileno())
                 if if_match is not None and version(before) != if_match:
-                    raise PreconditionFailed(f"{key!r} is at version {version(before)}, not {if_match}")
+                    raise PreconditionFailed(
+                        f"{key!r} is at version {version(before)}, not {if_match}"
+                    )
                 if byte_range is None:
                     body = file.read()
                 else:
@@ -131,7 +166,9 @@ class LocalStore:
                     body = file.read(max(0, byte_range[1] - byte_range[0]))
                 if version(os.fstat(file.fileno())) == version(before):
                     size, modified = before.st_size, before.st_mtime_ns // 1000
-                    return Stored(body=body, etag=version(before), size_bytes=size, modified_us=modified)
+                    return Stored(
+                        body=body, etag=version(before), size_bytes=size, modified_us=modified
+                    )
         raise StoreUnavailable(f"{key!r} is being written; try again when that is done")
 
     @contextmanager
@@ -167,7 +204,12 @@ class LocalStore:
                 stat = None
         if stat is None or not S_ISREG(stat.st_mode):
             raise self._missing(key)
-        return Head(key=key, etag=version(stat), size_bytes=stat.st_size, modified_us=stat.st_mtime_ns // 1000)
+        return Head(
+            key=key,
+            etag=version(stat),
+            size_bytes=stat.st_size,
+            modified_us=stat.st_mtime_ns // 1000,
+        )
 
     async def head_many(self, keys: Sequence[str]) -> Sequence[Head | None]:
         found: list[Head | None] = []
@@ -181,9 +223,11 @@ class LocalStore:
     def open_content(self, key: str, etag: str, size_bytes: int) -> Content:
         return LocalContent(key, self._base + key, etag)
 
-    # -- writing -----------------------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------
 
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+    async def put(
+        self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> None:
         target = self._target(key)
         with self._temporary(key) as temporary:
             descriptor = self._disk.create(temporary)
@@ -232,16 +276,21 @@ class LocalStore:
                     self._disk.unlink(temporary)
 
     def _private_folder(self) -> None:
-        """Never with what is above them: where the bucket's directory is gone, none must be made in its place."""
+        """Never with what is above them: where the bucket's directory is gone, none must be made in
+        its place.
+        """
         for folder in (self._private, self._private / "tmp"):
             if not folder.is_dir():
                 with suppress(FileExistsError):
                     self._disk.mkdir(str(folder))
 
-    def _place(self, temporary: str, target: str, key: str, create_only: bool, if_match: str | None) -> None:
-        """Move the finished file to its key, in one step that a concurrent writer either sees or does not; then make its name
-        durable. What exists already is durable, too, before anything is created beside it or PreconditionFailed is said:
-        a commit must not outlive the one it follows, nor be believed before it is on the disk.
+    def _place(
+        self, temporary: str, target: str, key: str, create_only: bool, if_match: str | None
+    ) -> None:
+        """Move the finished file to its key, in one step that a concurrent writer either sees or
+        does not; then make its name durable. What exists already is durable, too, before anything
+        is created beside it or PreconditionFailed is said: a commit must not outlive the one it
+        follows, nor be believed before it is on the disk.
         """
         folder = os.path.dirname(target)  # noqa: PTH120
         for _ in range(_PLACES_MAX):
@@ -265,9 +314,13 @@ class LocalStore:
                     raise PreconditionFailed(f"{key!r} exists") from None
                 raise KeyUnsupported(f"{key!r} cannot be a file: a directory is there") from None
             except IsADirectoryError:
-                raise KeyUnsupported(f"{key!r} cannot be a file: a directory with files is there") from None
+                raise KeyUnsupported(
+                    f"{key!r} cannot be a file: a directory with files is there"
+                ) from None
             except NotADirectoryError:
-                raise KeyUnsupported(f"{key!r} cannot be a file: one of its folders is a file") from None
+                raise KeyUnsupported(
+                    f"{key!r} cannot be a file: one of its folders is a file"
+                ) from None
             try:
                 self._disk.sync_folder(folder)
             except FileNotFoundError:  # deleted again, and its folder with it
@@ -292,7 +345,11 @@ class LocalStore:
             if unsupported(key) is not None:
                 continue
             path, lock = self._base + key, locked(str(self._private / "lock"), exclusive=False)
-            with explained(key), lock, suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            with (
+                explained(key),
+                lock,
+                suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError),
+            ):
                 self._disk.unlink(path)
                 folders.add(os.path.dirname(path))  # noqa: PTH120
         self._present()
@@ -338,8 +395,12 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _regular(folder: str, names: list[str], descriptor: int, prefix: str, after: str) -> tuple[list[str], list[os.stat_result]]:
-    """The keys and stats of those files of a folder that are regular, below `prefix` and above `after`."""
+def _regular(
+    folder: str, names: list[str], descriptor: int, prefix: str, after: str
+) -> tuple[list[str], list[os.stat_result]]:
+    """The keys and stats of those files of a folder that are regular, below `prefix` and above
+    `after`.
+    """
     keys, stats = [], []
     whole = folder.startswith(prefix) and folder > after
     for name in names:

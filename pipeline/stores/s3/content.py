@@ -18,7 +18,9 @@ class S3Content:
 
     unverified = False
 
-    def __init__(self, read: Callable[[str, str, int, int], bytes], key: str, etag: str, size_bytes: int) -> None:
+    def __init__(
+        self, read: Callable[[str, str, int, int], bytes], key: str, etag: str, size_bytes: int
+    ) -> None:
         self._read = read
         self._key = key
         self._etag = etag
@@ -38,7 +40,9 @@ class S3Content:
         try:
             body = self._read(self._key, self._etag, start, end)
             if len(body) != end - start:
-                raise StoreUnavailable(f"{self._key!r}: the store sent {len(body)} bytes of {end - start}")
+                raise StoreUnavailable(
+                    f"{self._key!r}: the store sent {len(body)} bytes of {end - start}"
+                )
         except (StoreError, SourceChanged) as error:
             self._problem = self._problem or error
             raise
@@ -51,7 +55,9 @@ class S3Content:
     def path(self) -> Path:
         if self._file is None:
             suffix = Path(self._key).suffix[:20]
-            with tempfile.NamedTemporaryFile(prefix="tidemill-", suffix=suffix if suffix.isascii() else "", delete=False) as file:
+            with tempfile.NamedTemporaryFile(
+                prefix="tidemill-", suffix=suffix if suffix.isascii() else "", delete=False
+            ) as file:
                 self._file = Path(file.name)
                 for start in range(0, self._size, RANGE_BYTES):
                     file.write(self.read_range(start, start + RANGE_BYTES))
@@ -81,7 +87,9 @@ class RangeFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        self._at = max(
+            0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        )
         return self._at
 
     def tell(self) -> int:

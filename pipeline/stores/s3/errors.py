@@ -1,4 +1,6 @@
-"""What went wrong with S3, in the words of a store: three clients and many services, one set of errors."""
+"""What went wrong with S3, in the words of a store: three clients and many services, one set of
+errors.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +20,33 @@ from pipeline.errors import (
 )
 
 _DENIED = (
-    *("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AllAccessDisabled"),
+    *(
+        "AccessDenied",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "ExpiredToken",
+        "InvalidToken",
+        "AllAccessDisabled",
+    ),
     *("403", "401"),
 )
 _ELSEWHERE = (
-    *("PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "AuthorizationQueryParametersError"),
+    *(
+        "PermanentRedirect",
+        "TemporaryRedirect",
+        "AuthorizationHeaderMalformed",
+        "AuthorizationQueryParametersError",
+    ),
     *("IllegalLocationConstraintException", "301", "307"),
 )
-"""What services say of a request that was signed for, or sent to, another region than the bucket's."""
-_REGION = re.compile(r"<Region>([\w-]+)</Region>|expecting '([\w-]+)'|x-amz-bucket-region: ([\w-]+)")
-_HOST = re.compile(r"host='(?P<host>[^']+)', port=(?P<port>\d+)|endpoint URL: \"(?P<url>https?://[^/\"]+)")
+"""What services say of a request that was signed for, or sent to, another region than the bucket's.
+"""
+_REGION = re.compile(
+    r"<Region>([\w-]+)</Region>|expecting '([\w-]+)'|x-amz-bucket-region: ([\w-]+)"
+)
+_HOST = re.compile(
+    r"host='(?P<host>[^']+)', port=(?P<port>\d+)|endpoint URL: \"(?P<url>https?://[^/\"]+)"
+)
 _SIGNS = {
     "Connection refused": "nothing listens there",
     "NameResolutionError": "there is no such host",
@@ -52,7 +71,9 @@ class RangeEmpty(StoreUnavailable):
 
 @contextmanager
 def explained(what: str, *, conditional_write: bool = False) -> Iterator[None]:
-    """Errors of the three clients as errors of a store, in one line without the request's body or any signature."""
+    """Errors of the three clients as errors of a store, in one line without the request's body or
+    any signature.
+    """
     from boto3.exceptions import Boto3Error
     from botocore import exceptions as boto
     from obstore import exceptions as fast
@@ -68,8 +89,15 @@ def explained(what: str, *, conditional_write: bool = False) -> Iterator[None]:
         if isinstance(error.__context__, boto.ClientError):
             raise _refusal(error.__context__, what, conditional_write) from None
         raise StoreUnavailable(f"{what}: {_line(error)}") from None
-    except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.TokenRetrievalError, boto.ProfileNotFound) as error:
-        raise StoreDenied(f"{what}: {_line(error)} (credentials are found the way boto3 finds them)") from None
+    except (
+        boto.NoCredentialsError,
+        boto.PartialCredentialsError,
+        boto.TokenRetrievalError,
+        boto.ProfileNotFound,
+    ) as error:
+        raise StoreDenied(
+            f"{what}: {_line(error)} (credentials are found the way boto3 finds them)"
+        ) from None
     except (boto.InvalidRegionError, boto.ParamValidationError) as error:
         raise SettingsError(f"{what}: {_line(error)}") from None
     except ValueError as error:  # botocore: an endpoint that is no URL
@@ -83,15 +111,23 @@ def explained(what: str, *, conditional_write: bool = False) -> Iterator[None]:
         raise of_code(_found(error)[0] or "AccessDenied", 403, what, text=str(error)) from None
     except fast.BaseError as error:
         code, status = _found(error)
-        raise of_code(code, status, what, text=str(error), conditional_write=conditional_write) from None
+        raise of_code(
+            code, status, what, text=str(error), conditional_write=conditional_write
+        ) from None
 
 
 def _refusal(error: Any, what: str, conditional_write: bool) -> Exception:
     """Of botocore's ClientError."""
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    told, headers = error.response.get("Error", {}), error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    region, storage = told.get("Region") or headers.get("x-amz-bucket-region"), told.get("StorageClass")
+    told, headers = (
+        error.response.get("Error", {}),
+        error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}),
+    )
+    region, storage = (
+        told.get("Region") or headers.get("x-amz-bucket-region"),
+        told.get("StorageClass"),
+    )
     text = f"{told.get('Message', '')} {f'<Region>{region}</Region>' if region else ''}"
     text += f"<StorageClass>{storage}</StorageClass>" if storage else ""
     return of_code(code, status, what, text=text, conditional_write=conditional_write)
@@ -110,9 +146,12 @@ def code_in(body: str) -> str:
     return found[1] if found else ""
 
 
-def of_code(code: str, status: int, what: str, *, text: str = "", conditional_write: bool = False) -> Exception:
+def of_code(
+    code: str, status: int, what: str, *, text: str = "", conditional_write: bool = False
+) -> Exception:
     """The error for a service's code (or, without one, its HTTP status)."""
-    if code == "NoSuchUpload":  # the answer to its end was lost, and it was ended again: the object may be there
+    # the answer to its end was lost, and it was ended again: the object may be there
+    if code == "NoSuchUpload":
         return StoreUnavailable(f"{what}: it is not known whether the upload in parts was finished")
     if code in ("InvalidRange", "416") or status == 416:
         return RangeEmpty(f"{what}: the object has no bytes in the range that was asked for")
@@ -126,7 +165,9 @@ def of_code(code: str, status: int, what: str, *, text: str = "", conditional_wr
         way = "have it restored (aws s3api restore-object), then  tidemill quarantine retry"
         return ObjectArchived(f"{what!r} is archived{named} and cannot be read: {way}")
     if code == "NoSuchBucket":
-        return SettingsError(f"{what}: there is no such bucket: check --bucket, --region and --endpoint-url")
+        return SettingsError(
+            f"{what}: there is no such bucket: check --bucket, --region and --endpoint-url"
+        )
     if code == "ConditionalRequestConflict" or status == 409:
         return StoreUnavailable(f"{what!r}: another write was under way at the same time")
     if code in ("PreconditionFailed", "412") or status in (412, 304):
@@ -134,7 +175,10 @@ def of_code(code: str, status: int, what: str, *, text: str = "", conditional_wr
     if code == "KeyTooLongError":
         return KeyUnsupported(f"{what[:80]!r} is too long for this store")
     if code in _DENIED or status in (401, 403):
-        return StoreDenied(f"{what}: the store refused ({code or status}): check the credentials and what they may do")
+        return StoreDenied(
+            f"{what}: the store refused ({code or status}): check the credentials and what they"
+            " may do"
+        )
     return StoreUnavailable(f"{what}: {code or _line(text) or f'HTTP status {status}'}")
 
 
@@ -142,7 +186,10 @@ def _elsewhere(what: str, text: str) -> Exception:
     found = _REGION.search(text)
     region = next((name for name in found.groups() if name), "") if found else ""
     way = f"give --region {region}" if region else "give its own as --region (or AWS_REGION)"
-    return SettingsError(f"{what}: the bucket is in another region than the request was for: {way}, or check --endpoint-url")
+    return SettingsError(
+        f"{what}: the bucket is in another region than the request was for: {way}, or check"
+        " --endpoint-url"
+    )
 
 
 def _missing(what: str, conditional_write: bool) -> Exception:

@@ -13,12 +13,17 @@ from pipeline.errors import StoreUnavailable
 from pipeline.model.listing import Head, Page, Stored
 
 _FLAT = r"(?:<([A-Za-z]\w*)>[^<>]*</\1>|<[A-Za-z]\w*/>)*"
-_HEAD = re.compile(r'(?:<\?xml version="1\.0" encoding="UTF-8"\?>\s*)?<ListBucketResult(?: xmlns="[^<>&"]*")?>' + _FLAT)
+_HEAD = re.compile(
+    r'(?:<\?xml version="1\.0" encoding="UTF-8"\?>\s*)?<ListBucketResult(?: xmlns="[^<>&"]*")?>'
+    + _FLAT
+)
 _TAIL = re.compile(_FLAT + r"</ListBucketResult>\s*")
 _ROW = re.compile(r"<Contents>(?:<([A-Za-z]\w*)>[^<>]*</\1>)+</Contents>")
 _NAME = re.compile(r"<([A-Za-z]\w*)>")
 _TEXT = r"[^<>&\x00-\x1f]*"
-_SUMS = f"(?:<ChecksumAlgorithm>{_TEXT}</ChecksumAlgorithm>)*(?:<ChecksumType>{_TEXT}</ChecksumType>)?"
+_SUMS = (
+    f"(?:<ChecksumAlgorithm>{_TEXT}</ChecksumAlgorithm>)*(?:<ChecksumType>{_TEXT}</ChecksumType>)?"
+)
 _NEXT = re.compile(rb"<NextContinuationToken>([^<>&]+)</NextContinuationToken>")
 _NEEDED = ("Key", "ETag", "Size", "LastModified")
 
@@ -26,21 +31,25 @@ _NEEDED = ("Key", "ETag", "Size", "LastModified")
 def parse_listing(body: bytes, cut: int, what: str) -> tuple[Page, str | None]:
     """Keys without the store's prefix (`cut` characters), and the token of the next page.
 
-    Raises StoreUnavailable for an answer that is not a whole page: cut off, of something else, or without its continuation.
+    Raises StoreUnavailable for an answer that is not a whole page: cut off, of something else, or
+    without its continuation.
     """
     try:
         return _regular(body, cut) or _any(body, cut)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: of an encoding that nobody knows
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        # LookupError: of an encoding that nobody knows
         raise StoreUnavailable(f"{what}: the listing came damaged or cut off ({error})") from None
 
 
 def token_within(body: bytes) -> str | None:
-    """What is probably the token of the next page, found without reading the answer: only good for asking early."""
+    """What is probably the token of the next page, found without reading the answer: only good for
+    asking early.
+    """
     found = _NEXT.search(body)
     return found[1].decode("ascii", "replace") if found else None
 
 
-# -- any answer ----------------------------------------------------------------------------------------------------------
+# -- any answer ------------------------------------------------------------------------------------
 
 
 def _any(body: bytes, cut: int) -> tuple[Page, str | None]:
@@ -72,7 +81,10 @@ def _is_encoded(root: ElementTree.Element, space: str) -> bool:
 def _continuation(root: ElementTree.Element, space: str) -> str | None:
     if root.tag != f"{space}ListBucketResult":
         raise ValueError(f"it is a {root.tag.removeprefix(space)[:40]}")
-    more, token = root.findtext(f"{space}IsTruncated"), root.findtext(f"{space}NextContinuationToken")
+    more, token = (
+        root.findtext(f"{space}IsTruncated"),
+        root.findtext(f"{space}NextContinuationToken"),
+    )
     if more not in ("true", "false"):
         raise ValueError("it does not say whether more follows")
     if more == "true" and not token:
@@ -80,14 +92,16 @@ def _continuation(root: ElementTree.Element, space: str) -> str | None:
     return token if more == "true" else None
 
 
-# -- the usual answer, four times as fast --------------------------------------------------------------------------------
+# -- the usual answer, four times as fast ----------------------------------------------------------
 
 
 def _regular(body: bytes, cut: int) -> tuple[Page, str | None] | None:
-    """What `_any` says, for an answer that is nothing but flat elements around objects that all look like the first; else None.
+    """What `_any` says, for an answer that is nothing but flat elements around objects that all
+    look like the first; else None.
 
-    The elements around are checked and read as XML. What is between them is split at everything that looks like an object, and
-    nothing may be left. (The parts are one flat list: a tuple for each object would keep the garbage collector busy.)
+    The elements around are checked and read as XML. What is between them is split at everything
+    that looks like an object, and nothing may be left. (The parts are one flat list: a tuple for
+    each object would keep the garbage collector busy.)
     """
     if not body.isascii():
         return None
@@ -124,12 +138,17 @@ def _columns(rows: str) -> dict[str, list[str]] | None:
 def _pattern(names: tuple[str, ...], quoted: bool) -> tuple[re.Pattern[str], tuple[str, ...]]:
     """The expression of one object with these elements, and the names of its groups.
 
-    AWS names checksums behind the etag, and only of some objects: whatever there is of them is one group.
+    AWS names checksums behind the etag, and only of some objects: whatever there is of them is one
+    group.
     """
     quote = "&quot;" if quoted else ""
     expression, labels = "", []
     for name in names:
-        expression += f"<{name}>({_TEXT})</{name}>" if name != "ETag" else f"<ETag>{quote}({_TEXT}){quote}</ETag>({_SUMS})"
+        expression += (
+            f"<{name}>({_TEXT})</{name}>"
+            if name != "ETag"
+            else f"<ETag>{quote}({_TEXT}){quote}</ETag>({_SUMS})"
+        )
         labels += [name] if name != "ETag" else ["ETag", "Checksums"]
     return re.compile(f"<Contents>{expression}</Contents>"), tuple(labels)
 
@@ -144,11 +163,18 @@ def _page(columns: dict[str, list[str]], cut: int, encoded: bool) -> Page | None
         sizes, modified = list(map(int, columns["Size"])), list(map(_time, columns["LastModified"]))
     except ValueError:
         return None  # read once more, and explained
-    return Page(keys=keys, etags=[etag.strip('"') for etag in columns["ETag"]], sizes=sizes, modified_us=modified)
+    return Page(
+        keys=keys,
+        etags=[etag.strip('"') for etag in columns["ETag"]],
+        sizes=sizes,
+        modified_us=modified,
+    )
 
 
 def _decoded(keys: list[str]) -> list[str]:
-    """All at once where that can be told apart again: what was encoded holds no line break, what is decoded may."""
+    """All at once where that can be told apart again: what was encoded holds no line break, what is
+    decoded may.
+    """
     together = "\n".join(keys)
     if "%" not in together and "+" not in together:
         return keys
@@ -156,7 +182,7 @@ def _decoded(keys: list[str]) -> list[str]:
     return found if len(found) == len(keys) else [unquote_plus(key) for key in keys]
 
 
-# -- values --------------------------------------------------------------------------------------------------------------
+# -- values ----------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=4096)
@@ -178,13 +204,19 @@ def microseconds(when: datetime) -> int:
 
 
 def as_head(key: str, etag: str | None, size: int, modified: datetime) -> Head:
-    return Head(key=key, etag=(etag or "").strip('"'), size_bytes=size, modified_us=microseconds(modified))
+    return Head(
+        key=key, etag=(etag or "").strip('"'), size_bytes=size, modified_us=microseconds(modified)
+    )
 
 
-def as_stored(key: str, body: bytes, *, etag: str | None, size: int, modified: datetime, expected: int) -> Stored:
+def as_stored(
+    key: str, body: bytes, *, etag: str | None, size: int, modified: datetime, expected: int
+) -> Stored:
     if len(body) != expected:
         raise StoreUnavailable(f"{key!r}: the store sent {len(body)} bytes of {expected}")
-    return Stored(body=body, etag=(etag or "").strip('"'), size_bytes=size, modified_us=microseconds(modified))
+    return Stored(
+        body=body, etag=(etag or "").strip('"'), size_bytes=size, modified_us=microseconds(modified)
+    )
 
 
 def span(start: int, end: int | None, size: int) -> int:
@@ -193,8 +225,13 @@ def span(start: int, end: int | None, size: int) -> int:
 
 
 def whole_size(key: str, content_range: str | None, start: int) -> int:
-    """The object's size, from an answer's Content-Range (RFC 9110, 14.4). Raises StoreUnavailable where it is of another range."""
+    """The object's size, from an answer's Content-Range (RFC 9110, 14.4).
+
+    Raises StoreUnavailable where it is of another range.
+    """
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", content_range or "")
     if found is None or int(found[1]) != start:
-        raise StoreUnavailable(f"{key!r}: the store sent another range than was asked for ({content_range})")
+        raise StoreUnavailable(
+            f"{key!r}: the store sent another range than was asked for ({content_range})"
+        )
     return int(found[2])

@@ -1,7 +1,9 @@
-"""Listing a bucket: whole, in byte order, ahead of its reader, from several keys on at once, and past requests that fail.
+"""Listing a bucket: whole, in byte order, ahead of its reader, from several keys on at once, and
+past requests that fail.
 
-Requests are signed by boto3 and sent by urllib3 in threads of this module's own. What is ahead of the reader is bounded: a range
-has at most BUFFER_PAGES pages, and WINDOW ranges are listed at a time.
+Requests are signed by boto3 and sent by urllib3 in threads of this module's own. What is ahead of
+the reader is bounded: a range has at most BUFFER_PAGES pages, and WINDOW ranges are listed at a
+time.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class _OutOfOrder(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class _Range:
-    """What one walk lists: keys that begin with `prefix`, above `after`, up to `end` where there is one."""
+    """What one walk lists: keys that begin with `prefix`, above `after`, up to `end` where there is
+    one.
+    """
 
     prefix: str
     after: str
@@ -55,7 +59,10 @@ class _Range:
     raw: bool = False
     """As the service gives them: in whatever order, and without going on where a request fails."""
     first: bool = False
-    """It begins where the whole listing does. Where not even its first page comes, nothing was interrupted."""
+    """It begins where the whole listing does.
+
+    Where not even its first page comes, nothing was interrupted.
+    """
 
 
 class _Asker:
@@ -72,8 +79,16 @@ class _Asker:
         self._threads: ThreadPoolExecutor | None = None
 
     def ask(self, prefix: str, after: str, size: int, token: str | None) -> asyncio.Future[bytes]:
-        """One ListObjectsV2 request: signed by boto3, sent and retried by urllib3. It begins at once."""
-        parameters = {"Bucket": self._bucket, "Prefix": self._prefix + prefix, "MaxKeys": size, "EncodingType": "url"}
+        """One ListObjectsV2 request: signed by boto3, sent and retried by urllib3.
+
+        It begins at once.
+        """
+        parameters = {
+            "Bucket": self._bucket,
+            "Prefix": self._prefix + prefix,
+            "MaxKeys": size,
+            "EncodingType": "url",
+        }
         if token is not None:
             parameters["ContinuationToken"] = token
         elif after:
@@ -84,7 +99,10 @@ class _Asker:
         return asyncio.get_running_loop().run_in_executor(self._threads, self._send, parameters)
 
     def read(self, body: bytes) -> tuple[Page, str | None]:
-        """The page, and the token of the next one. Raises StoreUnavailable for what is not a whole page."""
+        """The page, and the token of the next one.
+
+        Raises StoreUnavailable for what is not a whole page.
+        """
         return parse_listing(body, len(self._prefix), self.url)
 
     def close(self) -> None:
@@ -95,19 +113,26 @@ class _Asker:
 
     def _send(self, parameters: dict[str, Any]) -> bytes:
         with explained(self.url):
-            url = self._boto.generate_presigned_url("list_objects_v2", Params=parameters, ExpiresIn=300)
+            url = self._boto.generate_presigned_url(
+                "list_objects_v2", Params=parameters, ExpiresIn=300
+            )
             response = self._http.request("GET", url)
         body: bytes = response.data
         if response.status != 200:
             region = response.headers.get("x-amz-bucket-region")
-            raise self._refused(response.status, body.decode("utf-8", "replace") + (f"<Region>{region}</Region>" if region else ""))
+            raise self._refused(
+                response.status,
+                body.decode("utf-8", "replace") + (f"<Region>{region}</Region>" if region else ""),
+            )
         self.is_seaweed = "seaweed" in response.headers.get("Server", "").lower()
         return body
 
     def _refused(self, status: int, body: str) -> Exception:
         code = code_in(body)
         if code == "NoSuchBucket" or (status == 404 and not code):
-            return SettingsError(f"there is no bucket {self._bucket!r} at {self._where}: check --bucket and --region")
+            return SettingsError(
+                f"there is no bucket {self._bucket!r} at {self._where}: check --bucket and --region"
+            )
         return of_code(code or str(status), status, self.url, text=body)
 
 
@@ -116,12 +141,19 @@ def _pool() -> Any:
     from botocore.httpsession import get_cert_path
 
     statuses = (429, 500, 502, 503, 504)
-    retry = urllib3.Retry(total=RETRIES, backoff_factor=BACKOFF_S, status_forcelist=statuses, raise_on_status=False)
-    return urllib3.PoolManager(maxsize=WINDOW + 2, retries=retry, ca_certs=get_cert_path(True), timeout=60.0)
+    retry = urllib3.Retry(
+        total=RETRIES, backoff_factor=BACKOFF_S, status_forcelist=statuses, raise_on_status=False
+    )
+    return urllib3.PoolManager(
+        maxsize=WINDOW + 2, retries=retry, ca_certs=get_cert_path(True), timeout=60.0
+    )
 
 
 class _Walk:
-    """The pages of one range, one after the other. Where a request fails it goes on behind the last key that came."""
+    """The pages of one range, one after the other.
+
+    Where a request fails it goes on behind the last key that came.
+    """
 
     def __init__(self, asker: _Asker, what: _Range) -> None:
         self._asker = asker
@@ -145,7 +177,8 @@ class _Walk:
                     self._drop()
                 if token is not None and token == self._token:
                     raise StoreUnavailable(
-                        f"{self._asker.url}: the listing does not go on: the service names the same next page twice"
+                        f"{self._asker.url}: the listing does not go on: the service names the same"
+                        " next page twice"
                     )
                 self._token = token
                 more = token is not None
@@ -172,7 +205,10 @@ class _Walk:
         return self._asker.ask(self._what.prefix, self._last, self._what.size, token)
 
     def _in_range(self, page: Page) -> tuple[Page, bool]:
-        """What of the page belongs to the range, and whether more of it can follow. Raises _OutOfOrder."""
+        """What of the page belongs to the range, and whether more of it can follow.
+
+        Raises _OutOfOrder.
+        """
         keys, end = page.keys, self._what.end
         if not keys:
             return page, True
@@ -184,7 +220,9 @@ class _Walk:
         return _first(page, bisect_right(keys, end)), False
 
     def _drop(self) -> None:
-        """Nobody waits for the request that is ahead any more: its error, if it has one, is nobody's."""
+        """Nobody waits for the request that is ahead any more: its error, if it has one, is
+        nobody's.
+        """
         if self._ahead is not None:
             self._ahead.cancel()
         self._ahead = None
@@ -216,7 +254,9 @@ class _Ahead:
 
 
 class S3Lister:
-    """The listings of one bucket, of keys below one prefix of it. `client` is boto3's, and signs."""
+    """The listings of one bucket, of keys below one prefix of it. `client` is
+    boto3's, and signs.
+    """
 
     def __init__(self, client: Any, bucket: str, prefix: str, endpoint_url: str | None) -> None:
         self._asker = _Asker(client, bucket, prefix, endpoint_url)
@@ -225,12 +265,14 @@ class S3Lister:
 
     @property
     def sorts(self) -> bool:
-        """Whether the service is known to list in another order than that of the keys' bytes: then listings are sorted here."""
+        """Whether the service is known to list in another order than that of the keys' bytes: then
+        listings are sorted here.
+        """
         return bool(self._sorts)
 
     async def check(self, prefix: str) -> None:
-        """One small listing below the prefix: raises what any listing would, and SettingsError where an endpoint was given and
-        nothing answers there: it is probably misspelt.
+        """One small listing below the prefix: raises what any listing would, and SettingsError
+        where an endpoint was given and nothing answers there: it is probably misspelt.
         """
         try:
             body = await self._asker.ask(prefix, "", 1, None)
@@ -238,8 +280,14 @@ class S3Lister:
             if self._endpoint_url is not None and UNREACHED in str(error):
                 raise SettingsError(str(error)) from None
             raise
-        if self._endpoint_url is not None and body and not body.lstrip().startswith((b"<?xml", b"<ListBucketResult")):
-            raise SettingsError(f"{self._endpoint_url} does not answer as an S3 service does: check --endpoint-url")
+        if (
+            self._endpoint_url is not None
+            and body
+            and not body.lstrip().startswith((b"<?xml", b"<ListBucketResult"))
+        ):
+            raise SettingsError(
+                f"{self._endpoint_url} does not answer as an S3 service does: check --endpoint-url"
+            )
         self._asker.read(body)
         self._sorts = self._sorts or self._asker.is_seaweed
 
@@ -247,9 +295,11 @@ class S3Lister:
         """Release connections and threads."""
         self._asker.close()
 
-    # -- listings ----------------------------------------------------------------------------------------------------
+    # -- listings ----------------------------------------------------------------------------------
 
-    async def list(self, prefix: str, start_after: str, split_at: Sequence[str]) -> AsyncGenerator[Page, None]:
+    async def list(
+        self, prefix: str, start_after: str, split_at: Sequence[str]
+    ) -> AsyncGenerator[Page, None]:
         """See `ports.Store.list`."""
         if self._sorts is None:
             await self.check(prefix)
@@ -265,24 +315,40 @@ class S3Lister:
             else:
                 return
             if handed_on:
-                raise StoreUnavailable(f"{self._asker.url} lists keys out of byte order; listed sorted from now on: try again")
+                raise StoreUnavailable(
+                    f"{self._asker.url} lists keys out of byte order; listed sorted from now on:"
+                    " try again"
+                )
         for page in await self._sorted(prefix, start_after):
             yield page
 
     def pages(self, prefix: str, start_after: str, size: int) -> AsyncGenerator[Page, None]:
         """Pages of up to `size` keys as the service gives them, in whatever order."""
-        return _Walk(self._asker, _Range(prefix=prefix, after=start_after, size=size, raw=True)).pages()
+        return _Walk(
+            self._asker, _Range(prefix=prefix, after=start_after, size=size, raw=True)
+        ).pages()
 
     async def _sorted(self, prefix: str, start_after: str) -> Iterator[Page]:
         """The whole listing in memory, in byte order, without repeats."""
         rows: dict[str, tuple[str, int, int]] = {}
         async with aclosing(self.pages(prefix, "", PAGE_KEYS)) as pages:
             async for page in pages:
-                rows.update(zip(page.keys, zip(page.etags, page.sizes, page.modified_us, strict=True), strict=True))
+                rows.update(
+                    zip(
+                        page.keys,
+                        zip(page.etags, page.sizes, page.modified_us, strict=True),
+                        strict=True,
+                    )
+                )
         names = sorted((key for key in rows if key > start_after), key=str.encode)
-        return (_page_of(names[start : start + GROUP_KEYS], rows) for start in range(0, len(names), GROUP_KEYS))
+        return (
+            _page_of(names[start : start + GROUP_KEYS], rows)
+            for start in range(0, len(names), GROUP_KEYS)
+        )
 
-    async def _in_order(self, prefix: str, start_after: str, split_at: Sequence[str]) -> AsyncGenerator[Page, None]:
+    async def _in_order(
+        self, prefix: str, start_after: str, split_at: Sequence[str]
+    ) -> AsyncGenerator[Page, None]:
         """The pages of all ranges, put together to larger ones. Raises _OutOfOrder."""
         held: _Pages = []
         async with aclosing(self._ranges(prefix, start_after, split_at)) as pages:
@@ -294,11 +360,21 @@ class S3Lister:
         if held:
             yield together(held)
 
-    async def _ranges(self, prefix: str, start_after: str, split_at: Sequence[str]) -> AsyncGenerator[Page, None]:
+    async def _ranges(
+        self, prefix: str, start_after: str, split_at: Sequence[str]
+    ) -> AsyncGenerator[Page, None]:
         """The pages of one range after the other, while those that follow are listed too."""
-        splits = sorted({key for key in split_at if key.startswith(prefix) and key > start_after and key.isprintable()})
+        splits = sorted(
+            {
+                key
+                for key in split_at
+                if key.startswith(prefix) and key > start_after and key.isprintable()
+            }
+        )
         ends = zip([start_after, *splits], [*splits, None], strict=True)
-        waiting = deque(_Range(prefix=prefix, after=a, end=b, first=i == 0) for i, (a, b) in enumerate(ends))
+        waiting = deque(
+            _Range(prefix=prefix, after=a, end=b, first=i == 0) for i, (a, b) in enumerate(ends)
+        )
         running = deque[_Ahead]()
         try:
             while waiting or running:
@@ -314,7 +390,12 @@ class S3Lister:
 
 
 def _first(page: Page, n: int) -> Page:
-    return Page(keys=page.keys[:n], etags=page.etags[:n], sizes=page.sizes[:n], modified_us=page.modified_us[:n])
+    return Page(
+        keys=page.keys[:n],
+        etags=page.etags[:n],
+        sizes=page.sizes[:n],
+        modified_us=page.modified_us[:n],
+    )
 
 
 def _page_of(keys: list[str], rows: dict[str, tuple[str, int, int]]) -> Page:

@@ -1,9 +1,10 @@
 """An S3 bucket, or a prefix in one, on AWS or any service that honours conditional writes.
 
-Keys are exact: whatever S3 allows as a key is read and written as it is. Most requests go through obstore (a Rust client, far
-lighter than boto3); keys that its paths cannot express (`a//b`, `x/`, control characters) go through boto3.
-Listings are signed by boto3 and read here (`s3_pages`), since obstore drops the last slash of a key and stops at odd ones.
-Credentials are found the way boto3 finds them.
+Keys are exact: whatever S3 allows as a key is read and written as it is. Most requests go through
+obstore (a Rust client, far lighter than boto3); keys that its paths cannot express (`a//b`, `x/`,
+control characters) go through boto3. Listings are signed by boto3 and read here (`s3_pages`), since
+obstore drops the last slash of a key and stops at odd ones. Credentials are found the way boto3
+finds them.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 class S3Store:
     """The Store port over one bucket and prefix."""
 
-    def __init__(self, bucket: str, prefix: str, *, endpoint_url: str | None, region: str | None) -> None:
+    def __init__(
+        self, bucket: str, prefix: str, *, endpoint_url: str | None, region: str | None
+    ) -> None:
         import boto3
         from botocore.config import Config
 
@@ -62,15 +65,19 @@ class S3Store:
             max_pool_connections=CONCURRENT,
         )
         with explained(self.url):
-            self._boto: Any = self._session.client("s3", endpoint_url=endpoint_url, region_name=self._region, config=config)
+            self._boto: Any = self._session.client(
+                "s3", endpoint_url=endpoint_url, region_name=self._region, config=config
+            )
             once = config.merge(Config(retries={"total_max_attempts": 1, "mode": "standard"}))
-            self._boto_once: Any = self._session.client("s3", endpoint_url=endpoint_url, region_name=self._region, config=once)
+            self._boto_once: Any = self._session.client(
+                "s3", endpoint_url=endpoint_url, region_name=self._region, config=once
+            )
         self._lister = S3Lister(self._boto, bucket, prefix, endpoint_url)
         self._fast: Any = None
         self._fast_once: Any = None
         self._gate: asyncio.Semaphore | None = None
 
-    # -- clients -----------------------------------------------------------------------------------------------------
+    # -- clients -----------------------------------------------------------------------------------
 
     def _client(self, *, once: bool = False) -> Any:
         """The obstore client; the one that sends each request once for conditional writes."""
@@ -88,8 +95,12 @@ class S3Store:
                 credentials = Boto3CredentialProvider(self._session)
                 retry = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
                 never = {"max_retries": 0, "retry_timeout": timedelta(seconds=60)}
-                self._fast = Fast(self._bucket, credential_provider=credentials, retry_config=retry, **common)
-                self._fast_once = Fast(self._bucket, credential_provider=credentials, retry_config=never, **common)
+                self._fast = Fast(
+                    self._bucket, credential_provider=credentials, retry_config=retry, **common
+                )
+                self._fast_once = Fast(
+                    self._bucket, credential_provider=credentials, retry_config=never, **common
+                )
         return self._fast_once if once else self._fast
 
     def _limit(self) -> asyncio.Semaphore:
@@ -101,20 +112,30 @@ class S3Store:
         return self._prefix + key
 
     def foreign_options(self) -> dict[str, str]:
-        """How another client of this process reaches the bucket, in the words of object_store (Rust), with the keys of now."""
+        """How another client of this process reaches the bucket, in the words of object_store
+        (Rust), with the keys of now.
+        """
         found = self._session.get_credentials()
         options = {"aws_region": self._region, "aws_conditional_put": "etag"}
         if self._endpoint_url is not None:
-            options |= {"aws_endpoint": self._endpoint_url, "aws_virtual_hosted_style_request": "false"}
+            options |= {
+                "aws_endpoint": self._endpoint_url,
+                "aws_virtual_hosted_style_request": "false",
+            }
             options["aws_allow_http"] = str(self._endpoint_url.startswith("http://")).lower()
         if found is not None:
             keys = found.get_frozen_credentials()
-            options |= {"aws_access_key_id": keys.access_key, "aws_secret_access_key": keys.secret_key}
+            options |= {
+                "aws_access_key_id": keys.access_key,
+                "aws_secret_access_key": keys.secret_key,
+            }
             options |= {"aws_session_token": keys.token} if keys.token else {}
         return options
 
     async def check(self, prefix: str = "") -> None:
-        """One small listing below the prefix: proves that the bucket exists and may be read there."""
+        """One small listing below the prefix: proves that the bucket exists and may
+        be read there.
+        """
         await self._lister.check(prefix)
 
     async def close(self) -> None:
@@ -123,23 +144,27 @@ class S3Store:
         self._boto.close()
         self._boto_once.close()
 
-    # -- listing -----------------------------------------------------------------------------------------------------
+    # -- listing -----------------------------------------------------------------------------------
 
     @property
     def sorts(self) -> bool:
         """Whether the service is known to list in another order than that of the keys' bytes."""
         return self._lister.sorts
 
-    def list(self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()) -> AsyncIterator[Page]:
+    def list(
+        self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()
+    ) -> AsyncIterator[Page]:
         return self._lister.list(prefix, start_after, split_at)
 
     def pages(self, prefix: str, start_after: str = "", *, size: int = 1000) -> AsyncIterator[Page]:
         """Pages of up to `size` keys as the service gives them, in whatever order."""
         return self._lister.pages(prefix, start_after, size)
 
-    # -- reading -----------------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
-    async def get(self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None) -> Stored:
+    async def get(
+        self, key: str, *, if_match: str | None = None, byte_range: tuple[int, int] | None = None
+    ) -> Stored:
         start, end = byte_range or (0, None)
         if end is not None and end <= start:
             return self._nothing(await self.head(key), if_match, start, end)
@@ -156,34 +181,51 @@ class S3Store:
         meta = result.meta
         self._answered(key, meta["e_tag"], if_match)
         etag, size, modified = meta["e_tag"], meta["size"], meta["last_modified"]
-        return as_stored(key, body, etag=etag, size=size, modified=modified, expected=span(start, end, size))
+        return as_stored(
+            key, body, etag=etag, size=size, modified=modified, expected=span(start, end, size)
+        )
 
     def _nothing(self, head: Head, if_match: str | None, start: int, end: int | None) -> Stored:
-        """No bytes of an object: S3 answers 416 where a range begins at its end or behind, as each range of an empty one does."""
+        """No bytes of an object: S3 answers 416 where a range begins at its end or behind, as each
+        range of an empty one does.
+        """
         if if_match not in (None, head.etag):
             raise PreconditionFailed(f"{head.key!r} exists, or is at another version")
         if span(start, end, head.size_bytes):
-            raise StoreUnavailable(f"{head.key!r}: the store sent 0 bytes of {span(start, end, head.size_bytes)}")
-        return Stored(body=b"", etag=head.etag, size_bytes=head.size_bytes, modified_us=head.modified_us)
+            raise StoreUnavailable(
+                f"{head.key!r}: the store sent 0 bytes of {span(start, end, head.size_bytes)}"
+            )
+        return Stored(
+            body=b"", etag=head.etag, size_bytes=head.size_bytes, modified_us=head.modified_us
+        )
 
     def _answered(self, key: str, etag: str | None, if_match: str | None) -> None:
-        """Raises StoreUnsafe where a read at one version was answered with another: nothing that is read could be trusted."""
+        """Raises StoreUnsafe where a read at one version was answered with another: nothing that is
+        read could be trusted.
+        """
         if if_match is not None and (etag or "").strip('"') != if_match:
-            raise StoreUnsafe(f"{self.url} answered {key!r} at version {etag} where {if_match} was asked for (If-Match)")
+            raise StoreUnsafe(
+                f"{self.url} answered {key!r} at version {etag} where {if_match} was asked for"
+                " (If-Match)"
+            )
 
     def _get_exact(self, key: str, if_match: str | None, start: int, end: int | None) -> Stored:
         parameters: dict[str, Any] = {"Bucket": self._bucket, "Key": self._full(key)}
         if if_match is not None:
             parameters["IfMatch"] = f'"{if_match}"'
         with explained(key):
-            found = self._boto.get_object(**parameters, Range=f"bytes={start}-{'' if end is None else end - 1}")
+            found = self._boto.get_object(
+                **parameters, Range=f"bytes={start}-{'' if end is None else end - 1}"
+            )
             body = found["Body"].read()
         self._answered(key, found["ETag"], if_match)
         if not body and "ContentRange" not in found:  # SeaweedFS, of a key that ends with a slash
             raise RangeEmpty(f"{key}: the object has no bytes in the range that was asked for")
         size = whole_size(key, found.get("ContentRange"), start)
         etag, modified = found["ETag"], found["LastModified"]
-        return as_stored(key, body, etag=etag, size=size, modified=modified, expected=span(start, end, size))
+        return as_stored(
+            key, body, etag=etag, size=size, modified=modified, expected=span(start, end, size)
+        )
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[Stored | None]:
         return await asyncio.gather(*(_or_none(self.get(key)) for key in keys))
@@ -191,7 +233,9 @@ class S3Store:
     async def head(self, key: str) -> Head:
         if _ODD.search(self._full(key)):
             with explained(key):
-                found = await asyncio.to_thread(self._boto.head_object, Bucket=self._bucket, Key=self._full(key))
+                found = await asyncio.to_thread(
+                    self._boto.head_object, Bucket=self._bucket, Key=self._full(key)
+                )
             return as_head(key, found["ETag"], found["ContentLength"], found["LastModified"])
         async with self._limit():
             with explained(key):
@@ -205,7 +249,9 @@ class S3Store:
         return S3Content(self.read_range, key, etag, size_bytes)
 
     def read_range(self, key: str, etag: str, start: int, end: int) -> bytes:
-        """Bytes [start, end) of one version, clipped to it, synchronously, for user code. `etag` "" reads whatever is there.
+        """Bytes [start, end) of one version, clipped to it, synchronously, for user code.
+
+        `etag` "" reads whatever is there.
 
         Raises ObjectNotFound, SourceChanged, StoreUnavailable, StoreDenied.
         """
@@ -213,7 +259,9 @@ class S3Store:
             if _ODD.search(self._full(key)):
                 return self._get_exact(key, etag or None, start, end).body
             with explained(key):
-                result = self._client().get(self._full(key), options=_reading(etag or None, start, end))
+                result = self._client().get(
+                    self._full(key), options=_reading(etag or None, start, end)
+                )
                 body = bytes(result.bytes())
         except PreconditionFailed:
             raise SourceChanged(f"{key!r} was overwritten after it was planned") from None
@@ -221,21 +269,34 @@ class S3Store:
             raise StoreUnavailable(f"{key!r}: the store has no bytes from {start} on") from None
         self._answered(key, result.meta["e_tag"], etag or None)
         if len(body) != span(start, end, result.meta["size"]):
-            raise StoreUnavailable(f"{key!r}: the store sent {len(body)} bytes of {span(start, end, result.meta['size'])}")
+            raise StoreUnavailable(
+                f"{key!r}: the store sent {len(body)} bytes of"
+                f" {span(start, end, result.meta['size'])}"
+            )
         return body
 
-    # -- writing -----------------------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------
 
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+    async def put(
+        self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> None:
         full = self._checked(key)
         if _ODD.search(full):
             await asyncio.to_thread(self._put_exact, full, body, create_only, if_match)
             return
-        mode: Any = "create" if create_only else {"e_tag": f'"{if_match}"'} if if_match is not None else "overwrite"
+        mode: Any = (
+            "create"
+            if create_only
+            else {"e_tag": f'"{if_match}"'}
+            if if_match is not None
+            else "overwrite"
+        )
         conditional = create_only or if_match is not None
         async with self._limit():
             with explained(key, conditional_write=conditional):
-                await self._client(once=conditional).put_async(full, body, mode=mode, use_multipart=False)
+                await self._client(once=conditional).put_async(
+                    full, body, mode=mode, use_multipart=False
+                )
 
     def _put_exact(self, full: str, body: bytes, create_only: bool, if_match: str | None) -> None:
         parameters: dict[str, Any] = {}
@@ -250,21 +311,29 @@ class S3Store:
     async def put_file(self, key: str, path: Path) -> None:
         from boto3.s3.transfer import TransferConfig
 
-        settings = TransferConfig(multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES)
+        settings = TransferConfig(
+            multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES
+        )
         with explained(key):
-            await asyncio.to_thread(self._boto.upload_file, str(path), self._bucket, self._checked(key), Config=settings)
+            await asyncio.to_thread(
+                self._boto.upload_file, str(path), self._bucket, self._checked(key), Config=settings
+            )
 
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
             if _CONTROL.search(key):  # XML, in which many keys travel, cannot carry these
                 with explained(key):
-                    await asyncio.to_thread(self._boto.delete_object, Bucket=self._bucket, Key=self._full(key))
+                    await asyncio.to_thread(
+                        self._boto.delete_object, Bucket=self._bucket, Key=self._full(key)
+                    )
         plain = [key for key in keys if not _CONTROL.search(key)]
         for start in range(0, len(plain), DELETE_MAX):
             part = [{"Key": self._full(key)} for key in plain[start : start + DELETE_MAX]]
             with explained(self.url):
                 answer = await asyncio.to_thread(
-                    self._boto.delete_objects, Bucket=self._bucket, Delete={"Objects": part, "Quiet": True}
+                    self._boto.delete_objects,
+                    Bucket=self._bucket,
+                    Delete={"Objects": part, "Quiet": True},
                 )
             for error in answer.get("Errors", ()):
                 if error.get("Code") != "NoSuchKey":
@@ -274,13 +343,18 @@ class S3Store:
         full = self._full(key)
         size = len(full.encode("utf-8", "surrogatepass"))
         if not key or size > KEY_BYTES_MAX:
-            raise KeyUnsupported(f"{key[:80]!r} has {size} bytes with its prefix; S3 keys have 1 to {KEY_BYTES_MAX}")
+            raise KeyUnsupported(
+                f"{key[:80]!r} has {size} bytes with its prefix; S3 keys have 1 to {KEY_BYTES_MAX}"
+            )
         return full
 
 
 def _reading(if_match: str | None, start: int, end: int | None) -> dict[str, Any]:
-    """How obstore is asked. Always for a range: its answer names the object's size apart from its own length, so that an answer
-    cut off on its way is noticed even where its length was made to fit."""
+    """How obstore is asked.
+
+    Always for a range: its answer names the object's size apart from its own length, so that an
+    answer cut off on its way is noticed even where its length was made to fit.
+    """
     options: dict[str, Any] = {"range": {"offset": start} if end is None else (start, end)}
     if if_match is not None:
         options["if_match"] = f'"{if_match}"'

@@ -20,7 +20,9 @@ _PAGES_MAX = 20
 class OldVersion:
     """One version of one object, by the id that the service gave it."""
 
-    def __init__(self, client: Any, bucket: str, full_key: str, version_id: str, head: Head) -> None:
+    def __init__(
+        self, client: Any, bucket: str, full_key: str, version_id: str, head: Head
+    ) -> None:
         self.head = head
         self._client = client
         self._bucket = bucket
@@ -32,19 +34,28 @@ class OldVersion:
         return S3Content(self._read, self.head.key, self.head.etag, self.head.size_bytes)
 
     def _read(self, key: str, etag: str, start: int, end: int) -> bytes:
-        """Bytes [start, end), only if the version has this etag. Raises SourceChanged, StoreDenied, StoreUnavailable."""
+        """Bytes [start, end), only if the version has this etag.
+
+        Raises SourceChanged, StoreDenied, StoreUnavailable.
+        """
         parameters = {"Bucket": self._bucket, "Key": self._full, "VersionId": self._id}
         try:
             with explained(key):
-                found = self._client.get_object(**parameters, IfMatch=f'"{etag}"', Range=f"bytes={start}-{end - 1}")
+                found = self._client.get_object(
+                    **parameters, IfMatch=f'"{etag}"', Range=f"bytes={start}-{end - 1}"
+                )
                 body: bytes = found["Body"].read()
         except PreconditionFailed:
-            raise SourceChanged(f"{key!r}: version {self._id} has another etag than {etag}") from None
+            raise SourceChanged(
+                f"{key!r}: version {self._id} has another etag than {etag}"
+            ) from None
         return body
 
 
 async def old_version(store: S3Store, key: str, etag: str) -> OldVersion | None:
-    """The version of an object that has this etag; None where the bucket keeps no versions, not this one, or cannot say."""
+    """The version of an object that has this etag; None where the bucket keeps no versions, not
+    this one, or cannot say.
+    """
     return await asyncio.to_thread(_find, store._boto, store._bucket, store._full(key), key, etag)
 
 

@@ -34,7 +34,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     for name in ("t", "u"):
         (project.root / name).mkdir()
         for i in (1, 2):
-            (project.root / name / f"{i}.jsonl").write_text(lines({"id": i, "s": ""}, {"id": 3, "s": "x"}))
+            (project.root / name / f"{i}.jsonl").write_text(
+                lines({"id": i, "s": ""}, {"id": 3, "s": "x"})
+            )
     (project.root / "names.csv").write_text("id,name\n1,one\n3,three\n")
     project.call("run")
     return project
@@ -70,11 +72,16 @@ HIDDEN = ["_source_etag", "_source_key", "_task"]
         ("SELECT COLUMNS(*) FROM t", ["id", "s", "_source_key", "_source_etag", "_task"]),
         ("SELECT * FROM by_key", ["n"]),
         ("SELECT * FROM (SELECT _source_key, _task FROM t)", ["_source_key", "_task"]),
-        ("SELECT * FROM t UNION ALL SELECT 1, '', '', '', ''", ["id", "s", "_source_key", "_source_etag", "_task"]),
+        (
+            "SELECT * FROM t UNION ALL SELECT 1, '', '', '', ''",
+            ["id", "s", "_source_key", "_source_etag", "_task"],
+        ),
         ("SELECT * FROM sources", None),
     ],
 )
-def test_a_star_leaves_provenance_out(project: Project, statement: str, expected: list[str] | None) -> None:
+def test_a_star_leaves_provenance_out(
+    project: Project, statement: str, expected: list[str] | None
+) -> None:
     """Of the result, and only where something else is left; by name it is there."""
     found = columns(project, statement)
     assert found == expected if expected is not None else "key" in found
@@ -83,10 +90,20 @@ def test_a_star_leaves_provenance_out(project: Project, statement: str, expected
 def test_a_star_counts_and_compares_what_it_shows(project: Project) -> None:
     """Rows of two files that say the same are one row of DISTINCT."""
     assert project.sql("SELECT count(*) AS n FROM t") == [{"n": 4}]
-    assert project.sql("SELECT DISTINCT * FROM t ORDER BY id, s") == [{"id": 1, "s": ""}, {"id": 2, "s": ""}, {"id": 3, "s": "x"}]
+    assert project.sql("SELECT DISTINCT * FROM t ORDER BY id, s") == [
+        {"id": 1, "s": ""},
+        {"id": 2, "s": ""},
+        {"id": 3, "s": "x"},
+    ]
     assert project.sql("SELECT * FROM t EXCEPT SELECT * FROM u") == []
-    assert project.sql("SELECT *, count(*) AS n FROM t WHERE s <> '' GROUP BY ALL") == [{"id": 3, "s": "x", "n": 2}]
-    assert [row["column_name"] for row in project.sql("DESCRIBE t")][2:] == ["_source_key", "_source_etag", "_task"]
+    assert project.sql("SELECT *, count(*) AS n FROM t WHERE s <> '' GROUP BY ALL") == [
+        {"id": 3, "s": "x", "n": 2}
+    ]
+    assert [row["column_name"] for row in project.sql("DESCRIBE t")][2:] == [
+        "_source_key",
+        "_source_etag",
+        "_task",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +117,9 @@ def test_a_star_counts_and_compares_what_it_shows(project: Project) -> None:
         "SELECT 1 AS a;;",
     ],
 )
-def test_a_statement_may_be_written_as_people_do(project: Project, statement: str, tmp_path: Path) -> None:
+def test_a_statement_may_be_written_as_people_do(
+    project: Project, statement: str, tmp_path: Path
+) -> None:
     """As an argument, from a file, from standard input."""
     assert project.sql(statement) == [{"a": 1}]
     script = tmp_path / "q.sql"
@@ -108,7 +127,9 @@ def test_a_statement_may_be_written_as_people_do(project: Project, statement: st
     assert json.loads(project.call("sql", "--file", str(script), "--json").stdout) == [{"a": 1}]
     for words in (["-"], ["--file", "-"]):
         command = project.command("sql", str(project.file), *words, "--json")
-        done = subprocess.run(command, input=statement, env=project.env(), capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, input=statement, env=project.env(), capture_output=True, text=True, timeout=60
+        )
         assert json.loads(done.stdout) == [{"a": 1}], done.stderr
 
 
@@ -137,15 +158,41 @@ def test_without_a_statement_json_lists_the_tables(project: Project) -> None:
     """As objects, with whose they are."""
     found = json.loads(project.call("sql", "--json").stdout)
     assert found[0] == {"table": "t", "pipeline": "t", "kind": "rows"}
-    assert {one["table"] for one in found} >= {"t", "t__rejected", "by_key", "names", "u", "sources", "quarantine"}
+    assert {one["table"] for one in found} >= {
+        "t",
+        "t__rejected",
+        "by_key",
+        "names",
+        "u",
+        "sources",
+        "quarantine",
+    }
     assert project.call("sql").stdout.splitlines() == [one["table"] for one in found]
 
 
 def test_json_has_one_shape_in_every_command(project: Project, tmp_path: Path) -> None:
-    """One document, a list of objects; `run` prints an object a line, since it may watch for ever."""
+    """One document, a list of objects; `run` prints an object a line, since it may
+    watch for ever.
+    """
     groups = ("schema show", "schema history", "quarantine list", "jobs list")
-    plain = ("plan", "status", "sql", "files", "audit", "aggregate", "sinks", "compact", "vacuum", "generations")
-    own = {"lineage": ["t/1.jsonl"], "diff": ["1", "2"], "aggregate": ["--check"], "vacuum": ["--dry-run"]}
+    plain = (
+        "plan",
+        "status",
+        "sql",
+        "files",
+        "audit",
+        "aggregate",
+        "sinks",
+        "compact",
+        "vacuum",
+        "generations",
+    )
+    own = {
+        "lineage": ["t/1.jsonl"],
+        "diff": ["1", "2"],
+        "aggregate": ["--check"],
+        "vacuum": ["--dry-run"],
+    }
     for command in (*groups, *plain, "lineage", "diff"):
         file = f"{project.file}:t" if command == "diff" else str(project.file)
         done = project.finish(*command.split(), file, *own.get(command, []), "--json")

@@ -40,7 +40,12 @@ def test_the_newest_go_first_and_status_says_what_waits(tmp_path: Path) -> None:
     assert "  backlog: 3 files, " in status
     assert "the oldest uploaded 6 h 0 min ago (as of the last listing, " in status
     found = json.loads(project.call("status", "--json").stdout)[0]["backlog"]
-    assert (found["files"], found["bytes"], found["complete"], found["tried_again_by_itself"]) == (3, 3 * len(body), True, 0)
+    assert (found["files"], found["bytes"], found["complete"], found["tried_again_by_itself"]) == (
+        3,
+        3 * len(body),
+        True,
+        0,
+    )
     assert found["oldest_unprocessed_at"] == found["oldest_uploaded_at"]
 
     assert project.run()["committed"] == 3
@@ -48,10 +53,15 @@ def test_the_newest_go_first_and_status_says_what_waits(tmp_path: Path) -> None:
 
 def told(folder: Path, *arguments: str) -> str:
     file = folder / "flow.py"
-    file.write_text('from pipeline import Pipeline\np = Pipeline("p", source="up/")\n@p.transform\ndef f(obj): return None\n')
+    file.write_text(
+        'from pipeline import Pipeline\np = Pipeline("p", source="up/")\n@p.transform\ndef f(obj):'
+        " return None\n"
+    )
     (folder / "bucket").mkdir(exist_ok=True)
     done = CliRunner().invoke(
-        cli, [arguments[0], str(file), "--bucket", str(folder / "bucket"), *arguments[1:]], prog_name="tidemill"
+        cli,
+        [arguments[0], str(file), "--bucket", str(folder / "bucket"), *arguments[1:]],
+        prog_name="tidemill",
     )
     assert done.exit_code == 2
     return done.output
@@ -60,25 +70,44 @@ def told(folder: Path, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "--limit-bytes", "much"], "'much' is no size: write 500MB, 2GiB or a number of bytes"),
+        (
+            ["run", "--limit-bytes", "much"],
+            "'much' is no size: write 500MB, 2GiB or a number of bytes",
+        ),
         (["run", "--limit-bytes", "0"], "'0' is no size"),
         (["backfill", "--limit-bytes", "-5MB"], "is no size"),
-        (["run", "--limit-cost", "5"], "--limit-cost is for --engine modal: what work costs on this machine is not known"),
+        (
+            ["run", "--limit-cost", "5"],
+            "--limit-cost is for --engine modal: what work costs on this machine is not known",
+        ),
         (["backfill", "--limit-cost", "5"], "--limit-cost is for --engine modal"),
         (["run", "--limit-cost", "-1"], "Invalid value for '--limit-cost'"),
-        (["run", "--priority", "newst"], "--priority 'newst' is no order (key, newest, oldest: one) and no prefix"),
+        (
+            ["run", "--priority", "newst"],
+            "--priority 'newst' is no order (key, newest, oldest: one) and no prefix",
+        ),
         (["run", "--priority", "newest", "--priority", "vip/"], "--priority 'newest' is no order"),
         (["run", "--job", "job-x", "--limit-bytes", "5MB"], "--job goes with neither"),
     ],
     ids=" ".join,
 )
-def test_a_limit_or_an_order_that_makes_no_sense_is_refused(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_a_limit_or_an_order_that_makes_no_sense_is_refused(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
     assert message in told(tmp_path, *arguments)
 
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("500MB", 500_000_000), ("2GiB", 2 * 2**30), ("1.5 gb", 1_500_000_000), ("7", 7), ("3k", 3_000), ("1TiB", 2**40), ("12B", 12)],
+    [
+        ("500MB", 500_000_000),
+        ("2GiB", 2 * 2**30),
+        ("1.5 gb", 1_500_000_000),
+        ("7", 7),
+        ("3k", 3_000),
+        ("1TiB", 2**40),
+        ("12B", 12),
+    ],
 )
 def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
     assert Size().convert(text, None, None) == size
@@ -96,7 +125,10 @@ def test_priorities_are_declared_or_given() -> None:
         p.transform(nothing)
         return p.settings().priority
 
-    assert (declared("newest"), declared(["vip/", "b"])) == (Priority(order="newest"), Priority(prefixes=("vip/", "b")))
+    assert (declared("newest"), declared(["vip/", "b"])) == (
+        Priority(order="newest"),
+        Priority(prefixes=("vip/", "b")),
+    )
     assert (priority_of(("oldest",)), priority_of(("vip/", "2026/"))) == (
         Priority(order="oldest"),
         Priority(prefixes=("vip/", "2026/")),

@@ -29,22 +29,49 @@ DECLARATIONS = {
     "no transform": ('p = Pipeline("p", source="up/")', "has no transform"),
     "bad name": ('Pipeline("P p", source="up/")', "use a lower-case letter"),
     "state's name": ('Pipeline("sources", source="up/")', "taken by a table of Tidemill's own"),
-    "source is no prefix": ('Pipeline("p", source="up")', "must be a key prefix that ends with '/'"),
+    "source is no prefix": (
+        'Pipeline("p", source="up")',
+        "must be a key prefix that ends with '/'",
+    ),
     "source has dots": ('Pipeline("p", source="../up/")', "has an empty, '.' or '..' part"),
     "loop": ('Pipeline("p", source="x/", output="x/out/")', "overlaps the output prefix 'x/out/'"),
-    "loop the other way": ('Pipeline("p", source="x/in/", output="x/")', "overlaps the output prefix 'x/'"),
+    "loop the other way": (
+        'Pipeline("p", source="x/in/", output="x/")',
+        "overlaps the output prefix 'x/'",
+    ),
     "own prefix": ('Pipeline("p", source="_tidemill/p/")', "overlaps Tidemill's own prefix"),
     "widen": ('Pipeline("p", source="x/", widen="all")', 'is not one of "none", "float", "string"'),
     "globs": ('Pipeline("p", source="x/", include="*.csv")', "must be a list of strings"),
     "retention": ('Pipeline("p", source="x/", retention_days=-1)', "is not between 0 and 3650"),
-    "aggregate without groups": ('Pipeline("p", source="x/").aggregate("a", by=[], sql="SELECT 1")', "needs at least one column"),
-    "aggregate without SQL": ('Pipeline("p", source="x/").aggregate("a", by=["k"], sql=" ")', "sql= is empty"),
-    "no arguments": ('p = Pipeline("p", source="x/")\n@p.transform\ndef f(): pass', "is called with one object and nothing else"),
-    "two arguments": ('p = Pipeline("p", source="x/")\n@p.transform\ndef f(a, b): pass', "its signature is (a, b)"),
-    "no call": ('p = Pipeline("p", source="x/")\n@p.transform\nclass F: pass', "needs a method __call__(self, obj)"),
-    "time limit": ('p = Pipeline("p", source="x/")\n@p.transform(timeout_s="5")\ndef f(a): pass', "timeout_s='5' is not a number"),
+    "aggregate without groups": (
+        'Pipeline("p", source="x/").aggregate("a", by=[], sql="SELECT 1")',
+        "needs at least one column",
+    ),
+    "aggregate without SQL": (
+        'Pipeline("p", source="x/").aggregate("a", by=["k"], sql=" ")',
+        "sql= is empty",
+    ),
+    "no arguments": (
+        'p = Pipeline("p", source="x/")\n@p.transform\ndef f(): pass',
+        "is called with one object and nothing else",
+    ),
+    "two arguments": (
+        'p = Pipeline("p", source="x/")\n@p.transform\ndef f(a, b): pass',
+        "its signature is (a, b)",
+    ),
+    "no call": (
+        'p = Pipeline("p", source="x/")\n@p.transform\nclass F: pass',
+        "needs a method __call__(self, obj)",
+    ),
+    "time limit": (
+        'p = Pipeline("p", source="x/")\n@p.transform(timeout_s="5")\ndef f(a): pass',
+        "timeout_s='5' is not a number",
+    ),
     "twice": (
-        'p = Pipeline("p", source="x/")\n@p.transform\ndef f(a): pass\n@p.transform\ndef f(a): pass',
+        (
+            'p = Pipeline("p", source="x/")\n@p.transform\ndef f(a): pass\n@p.transform\ndef f(a):'
+            " pass"
+        ),
         "two transforms named f",
     ),
     "syntax": ("def (", "line 2: SyntaxError"),
@@ -55,7 +82,9 @@ DECLARATIONS = {
 
 
 @pytest.mark.parametrize("name", DECLARATIONS)
-def test_files_that_declare_something_wrong(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_declare_something_wrong(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source, words = DECLARATIONS[name]
     file = tmp_path / "flow.py"
     file.write_text("from pipeline import Pipeline\n" + source + "\n")
@@ -63,20 +92,30 @@ def test_files_that_declare_something_wrong(name: str, tmp_path: Path, capsys: p
     assert not (tmp_path / "_tidemill").exists()
 
 
-def test_missing_things(project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_things(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = str(project.file)
     assert "there is no file none.py" in refused(capsys, "run", "none.py", "--bucket", "x")
     assert "neither a file" in refused(capsys, "run", "no_such_module", "--bucket", "x")
-    assert "declares no pipeline 'lgos'; did you mean 'logs'?" in refused(capsys, "run", f"{file}:lgos", "--bucket", "x")
+    assert "declares no pipeline 'lgos'; did you mean 'logs'?" in refused(
+        capsys, "run", f"{file}:lgos", "--bucket", "x"
+    )
     assert "no bucket: give --bucket" in refused(capsys, "run", file)
     assert "does not exist" in refused(capsys, "run", file, "--bucket", str(tmp_path / "none"))
     assert "no bucket Tidemill knows" in refused(capsys, "run", file, "--bucket", "gs://x")
     assert "there is no command 'statu'; did you mean 'status'?" in refused(capsys, "statu")
     assert "No such option" in refused(capsys, "run", file, "--wach")
     bucket = str(project.root)
-    assert "is not quarantined" in refused(capsys, "quarantine", "show", file, "up/x", "--bucket", bucket)
-    assert "name the files to retry" in refused(capsys, "quarantine", "retry", file, "--bucket", bucket)
-    assert "is no source and no output" in refused(capsys, "lineage", file, "up/x", "--bucket", bucket)
+    assert "is not quarantined" in refused(
+        capsys, "quarantine", "show", file, "up/x", "--bucket", bucket
+    )
+    assert "name the files to retry" in refused(
+        capsys, "quarantine", "retry", file, "--bucket", bucket
+    )
+    assert "is no source and no output" in refused(
+        capsys, "lineage", file, "up/x", "--bucket", bucket
+    )
     assert "exists already" in refused(capsys, "init", str(make_taken(tmp_path)))
 
 
@@ -104,18 +143,32 @@ def make_taken(folder: Path) -> Path:
         ("SELECT * FROM read_csv('/etc/passwd')", "queries read the pipeline's tables only"),
         ("SELECT * FROM read_text('{folder}/flow.py')", "queries read the pipeline's tables only"),
         ("SELECT * FROM glob('/*')", "queries read the pipeline's tables only"),
-        ("SELECT * FROM read_parquet('{folder}/bucket/tables/logs/rows/*.parquet')", "queries read the pipeline's tables only"),
+        (
+            "SELECT * FROM read_parquet('{folder}/bucket/tables/logs/rows/*.parquet')",
+            "queries read the pipeline's tables only",
+        ),
         ("SELECT * FROM '{folder}/flow.csv'", "queries read the pipeline's tables only"),
         ("SELECT * FROM query('COPY (SELECT 1) TO ''stolen.csv''')", ""),
     ],
 )
 def test_sql_is_read_only_and_sandboxed(
-    statement: str, words: str, project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    statement: str,
+    words: str,
+    project: Project,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(project.folder)
     (project.folder / "flow.csv").write_text("a\n1\n")
     before = everything(project.folder)
-    told = refused(capsys, "sql", str(project.file), statement.format(folder=project.folder), "--bucket", str(project.root))
+    told = refused(
+        capsys,
+        "sql",
+        str(project.file),
+        statement.format(folder=project.folder),
+        "--bucket",
+        str(project.root),
+    )
     assert words in told
     assert everything(project.folder) == before
 
@@ -125,17 +178,29 @@ def everything(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.name != "__pycache__")
 
 
-def test_a_query_that_takes_too_long_is_stopped(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    endless = "SELECT count(*) FROM range(1000000000) a, range(1000000000) b WHERE a.range + b.range = 7"
-    words = refused(capsys, "sql", str(project.file), endless, "--bucket", str(project.root), "--timeout", "0.3")
+def test_a_query_that_takes_too_long_is_stopped(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endless = (
+        "SELECT count(*) FROM range(1000000000) a, range(1000000000) b WHERE a.range + b.range = 7"
+    )
+    words = refused(
+        capsys, "sql", str(project.file), endless, "--bucket", str(project.root), "--timeout", "0.3"
+    )
     assert "took longer than 0.3 s" in words
 
 
 RESULTS = {
     "a text": ('return "rows"', "the transform returned str 'rows'; expected an Arrow table"),
     "a number": ("return 5", "the transform returned int 5; expected an Arrow table"),
-    "lists": ("return [[1, 2]]", "row 1 of the transform's result is list [1, 2]; expected a dict or a dataclass"),
-    "mixed types": ('return [{"a": 1}, {"a": "x"}]', "column 'a': row 2 has str 'x' where earlier rows have int 1"),
+    "lists": (
+        "return [[1, 2]]",
+        "row 1 of the transform's result is list [1, 2]; expected a dict or a dataclass",
+    ),
+    "mixed types": (
+        'return [{"a": 1}, {"a": "x"}]',
+        "column 'a': row 2 has str 'x' where earlier rows have int 1",
+    ),
     "objects": ('return [{"a": object()}]', "column 'a': row 1 has object"),
     "huge": ('return [{"a": 2**70}]', "column 'a': row 1 has int 1180591620717411303424"),
     "number as name": ("return [{1: 2}]", "row 1 has the column name 1; expected text"),
@@ -149,9 +214,12 @@ RESULTS = {
 
 def test_wrong_results_say_which_file_what_came_and_what_was_expected(tmp_path: Path) -> None:
     functions = "".join(
-        f'@p.transform(match="{i}")\ndef f{i}(obj):\n    {source}\n\n' for i, (source, _) in enumerate(RESULTS.values())
+        f'@p.transform(match="{i}")\ndef f{i}(obj):\n    {source}\n\n'
+        for i, (source, _) in enumerate(RESULTS.values())
     )
-    project = Project(tmp_path, 'from pipeline import Pipeline\np = Pipeline("p", source="up/")\n\n' + functions)
+    project = Project(
+        tmp_path, 'from pipeline import Pipeline\np = Pipeline("p", source="up/")\n\n' + functions
+    )
     for i in range(len(RESULTS)):
         project.upload(str(i), "x")
     assert project.run(code=1)["quarantined"] == len(RESULTS)
@@ -163,19 +231,29 @@ def test_wrong_results_say_which_file_what_came_and_what_was_expected(tmp_path: 
 
 
 DAMAGE = {
-    "a newer format": ("format.json", lambda b: b.replace(b'"format":3', b'"format":99'), "written by a newer Tidemill"),
+    "a newer format": (
+        "format.json",
+        lambda b: b.replace(b'"format":3', b'"format":99'),
+        "written by a newer Tidemill",
+    ),
     "format cut off": ("format.json", lambda b: b[:20], "is damaged"),
     "log cut off": ("log/*2.json", lambda b: b[:-10], "log/00000000000000000002.json"),
     "log of nonsense": ("log/*2.json", lambda b: b"[]", "log/00000000000000000002.json"),
     "newer log": ("log/*2.json", lambda b: b.replace(b'"format":3', b'"format":4'), "newer"),
     "checkpoint cut off": ("checkpoint/*.json", lambda b: b[:100], "checkpoint/"),
-    "ledger run changed": ("ledger/*.parquet", lambda b: b[:-1] + b"x", "checksum is not the one its checkpoint recorded"),
+    "ledger run changed": (
+        "ledger/*.parquet",
+        lambda b: b[:-1] + b"x",
+        "checksum is not the one its checkpoint recorded",
+    ),
     "floor of nonsense": ("gc/floor", lambda b: b"many", "gc/floor should hold a sequence number"),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damaged_state_is_refused_by_name_and_untouched(name: str, project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_state_is_refused_by_name_and_untouched(
+    name: str, project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
     pattern, damage, words = DAMAGE[name]
     project.upload("a", lines({"kind": "a", "v": 1}))
     project.run()
@@ -223,7 +301,22 @@ def test_a_moved_output_prefix_is_refused(project: Project) -> None:
     assert "change it back, or give the pipeline another name" in project.call("run", code=2).stderr
 
 
-HOSTILE = ["a b", "quo'te\"s", "new\nline", "é", "e\u0301", "a=b", "100%", "%2F", "x" * 250, "-rf", "$HOME", "Case", "case", "[x]*"]
+HOSTILE = [
+    "a b",
+    "quo'te\"s",
+    "new\nline",
+    "é",
+    "e\u0301",
+    "a=b",
+    "100%",
+    "%2F",
+    "x" * 250,
+    "-rf",
+    "$HOME",
+    "Case",
+    "case",
+    "[x]*",
+]
 
 
 def test_hostile_names_go_all_the_way(project: Project) -> None:

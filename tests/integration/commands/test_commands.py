@@ -1,4 +1,6 @@
-"""What commands say of what is misspelt, missing or cannot work; and that what they print can be used."""
+"""What commands say of what is misspelt, missing or cannot work; and that what they print can be
+used.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ def leaves() -> Iterator[tuple[list[str], click.Command]]:
                 yield [name] if inner is None else [name, inner], leaf
 
 
-# -- buckets, files, groups ----------------------------------------------------------------------------------------------
+# -- buckets, files, groups ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["misspelt", "a file"])
@@ -58,13 +60,23 @@ def test_every_command_says_the_same_of_a_bucket_that_is_none(tmp_path: Path, ki
     wrong = tmp_path / "bucke" if kind == "misspelt" else project.file
     said = set()
     for words, command in leaves():
-        arguments = [p for p in command.params if isinstance(p, click.Argument) and p.name != "file" and p.required]
-        done = project.finish(*words, str(project.file), *["up/a" for _ in arguments], "--bucket", str(wrong))
+        arguments = [
+            p
+            for p in command.params
+            if isinstance(p, click.Argument) and p.name != "file" and p.required
+        ]
+        done = project.finish(
+            *words, str(project.file), *["up/a" for _ in arguments], "--bucket", str(wrong)
+        )
         assert done.returncode == 2, (words, done.stdout, done.stderr)
         said.add(done.stderr.strip().splitlines()[-1])
     assert len(said) == 1, said
     [line] = said
-    assert (f"did you mean {project.root}?" in line) if kind == "misspelt" else ("is not a directory" in line)
+    assert (
+        (f"did you mean {project.root}?" in line)
+        if kind == "misspelt"
+        else ("is not a directory" in line)
+    )
     assert not (tmp_path / "bucke").exists()
 
 
@@ -81,7 +93,11 @@ def test_a_directory_is_no_file(tmp_path: Path, file: str) -> None:
     project = Project(tmp_path)
     done = project.call_on(file.format(folder=tmp_path), "run")
     assert done.returncode == 2
-    assert "FILE is empty" in done.stderr if not file else "is a directory: give the file" in done.stderr
+    assert (
+        "FILE is empty" in done.stderr
+        if not file
+        else "is a directory: give the file" in done.stderr
+    )
     assert len(done.stderr.splitlines()) == 1
     assert file not in (".", "{folder}") or "flow.py" in done.stderr
 
@@ -89,19 +105,26 @@ def test_a_directory_is_no_file(tmp_path: Path, file: str) -> None:
 @pytest.mark.parametrize(
     ("endpoint", "said"),
     [
-        ("http://127.0.0.1:1", "127.0.0.1:1 cannot be reached (nothing listens there): check --endpoint-url"),
+        (
+            "http://127.0.0.1:1",
+            "127.0.0.1:1 cannot be reached (nothing listens there): check --endpoint-url",
+        ),
         ("nonsense", "'nonsense' is no URL of a service"),
         ("ftp://x", "'ftp://x' is no URL of a service"),
     ],
 )
 def test_a_wrong_endpoint_is_one_line(tmp_path: Path, endpoint: str, said: str) -> None:
-    project = Project(tmp_path, bucket="s3://bucket", AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="y")
+    project = Project(
+        tmp_path, bucket="s3://bucket", AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="y"
+    )
     done = project.call("plan", "--endpoint-url", endpoint, code=2)
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.skipif(not Path("/usr/bin/setpriv").exists(), reason="drops the right to read everything")
+@pytest.mark.skipif(
+    not Path("/usr/bin/setpriv").exists(), reason="drops the right to read everything"
+)
 def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.upload("open/a", lines({"kind": "a", "v": 1}))
@@ -110,19 +133,29 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     command = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
     try:
         done = subprocess.run(
-            [*command, *project.command("run", str(project.file))], env=project.env(), capture_output=True, text=True, timeout=180
+            [*command, *project.command("run", str(project.file))],
+            env=project.env(),
+            capture_output=True,
+            text=True,
+            timeout=180,
         )
     finally:
         closed.chmod(0o755)
     assert done.returncode == 2
-    assert done.stderr == "tidemill: 'up/closed/': Permission denied (check the permissions of the bucket's directory)\n"
+    assert (
+        done.stderr
+        == "tidemill: 'up/closed/': Permission denied (check the permissions of the bucket's"
+        " directory)\n"
+    )
 
 
-# -- names that cannot work ----------------------------------------------------------------------------------------------
+# -- names that cannot work ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["freeze", "rescue"])
-def test_a_check_on_a_column_that_cannot_come_stops_the_run_before_anything_runs(tmp_path: Path, mode: str) -> None:
+def test_a_check_on_a_column_that_cannot_come_stops_the_run_before_anything_runs(
+    tmp_path: Path, mode: str
+) -> None:
     project = Project(tmp_path, plain(f', schema_mode="{mode}"'))
     project.upload("a", lines({"amount": 1}))
     project.run()
@@ -132,14 +165,23 @@ def test_a_check_on_a_column_that_cannot_come_stops_the_run_before_anything_runs
         said = project.call(command, code=2).stderr
         assert "check pos: the columns are fixed" in said
         assert "did you mean 'amount'?" in said
-    assert project.call("status", "--json").stdout.count('"committed": 1,') == 2  # the source of before, in its commit
-    project.write(plain(f', schema_mode="{mode}"', 'logs.check("own", "_source_key IS NOT NULL AND AMOUNT > 0")'))
+    # the source of before, in its commit
+    assert project.call("status", "--json").stdout.count('"committed": 1,') == 2
+    project.write(
+        plain(
+            f', schema_mode="{mode}"', 'logs.check("own", "_source_key IS NOT NULL AND AMOUNT > 0")'
+        )
+    )
     assert project.run()["committed"] == 1
 
 
 @pytest.mark.parametrize("options", ["", ', schema_mode="freeze"'])
-def test_a_check_on_a_column_that_no_file_brought_is_a_warning(tmp_path: Path, options: str) -> None:
-    """In the run that commits the first rows, and while files may bring the column in each later one."""
+def test_a_check_on_a_column_that_no_file_brought_is_a_warning(
+    tmp_path: Path, options: str
+) -> None:
+    """In the run that commits the first rows, and while files may bring the column in each later
+    one.
+    """
     project = Project(tmp_path, plain(options, 'logs.check("pos", "ammount > 3")'))
     project.upload("a", lines({"amount": 1}))
     assert "did you mean 'amount'?" in project.call("run").stderr
@@ -161,9 +203,17 @@ def test_order_and_partitions_by_a_column_that_cannot_come_are_refused(tmp_path:
 
 
 @pytest.mark.parametrize("command", ["run", "plan", "backfill", "aggregate", "submit"])
-def test_an_aggregate_that_is_no_sql_is_refused_before_anything_runs(tmp_path: Path, command: str) -> None:
+def test_an_aggregate_that_is_no_sql_is_refused_before_anything_runs(
+    tmp_path: Path, command: str
+) -> None:
     project = Project(
-        tmp_path, plain(rest='logs.aggregate("by_at", by=["at"], sql="SELECT at, count(*) AS n FROM logs GROUP BY 1")')
+        tmp_path,
+        plain(
+            rest=(
+                'logs.aggregate("by_at", by=["at"], sql="SELECT at, count(*) AS n FROM logs GROUP'
+                ' BY 1")'
+            )
+        ),
     )
     project.upload("a", lines({"at": 1}))
     done = project.call(command, *(["up/a"] if command == "submit" else []), code=2)
@@ -172,9 +222,14 @@ def test_an_aggregate_that_is_no_sql_is_refused_before_anything_runs(tmp_path: P
     assert not list(project.root.rglob("*.parquet"))
 
 
-def test_an_aggregate_that_cannot_be_computed_is_told_before_the_next_run_and_refused_over_fixed_columns(tmp_path: Path) -> None:
+def test_an_aggregate_that_cannot_be_computed_is_said_before_a_run_and_refused_over_fixed_columns(
+    tmp_path: Path,
+) -> None:
     bad = 'logs.aggregate("bad", by=["x"], sql="SELECT x, count(*) AS n FROM logs GROUP BY x")'
-    second = 'more = Pipeline("more", source="other/")\n\n@more.transform\ndef fine(obj: Object):\n    return {"a": 1}\n'
+    second = (
+        'more = Pipeline("more", source="other/")\n\n@more.transform\ndef fine(obj: Object):\n   '
+        ' return {"a": 1}\n'
+    )
     project = Project(tmp_path, plain(rest=bad + "\n\n" + second))
     project.upload("a", lines({"kind": "a"}))
     first = project.call("run", code=2)
@@ -185,7 +240,11 @@ def test_an_aggregate_that_cannot_be_computed_is_told_before_the_next_run_and_re
     project.call("run")
     assert "warning" not in project.call("run").stderr
 
-    frozen = Project(tmp_path / "frozen", plain(', schema_mode="freeze"')) if (tmp_path / "frozen").mkdir() is None else project
+    frozen = (
+        Project(tmp_path / "frozen", plain(', schema_mode="freeze"'))
+        if (tmp_path / "frozen").mkdir() is None
+        else project
+    )
     frozen.upload("a", lines({"kind": "a"}))
     frozen.run()
     frozen.write(plain(', schema_mode="freeze"', bad))
@@ -207,20 +266,27 @@ def test_a_statement_that_fails_at_a_columns_name_says_what_to_quote(tmp_path: P
         assert hint in project.call("sql", statement, code=2).stderr
     for statement in ("SELECT kind FROM logs WHERE", "SELEC 1", "SELECT 'at' FROM logs WHERE"):
         assert "with the quotes" not in project.call("sql", statement, code=2).stderr
-    named = Project(tmp_path / "named", plain().replace('"logs"', '"order"')) if (tmp_path / "named").mkdir() is None else project
+    named = (
+        Project(tmp_path / "named", plain().replace('"logs"', '"order"'))
+        if (tmp_path / "named").mkdir() is None
+        else project
+    )
     named.upload("a", lines({"v": 1}))
     named.run()
     assert 'as a name write "order"' in named.call("sql", "SELECT * FROM order", code=2).stderr
     assert project.sql('SELECT "at", "order" FROM logs') == [{"at": 1, "order": 2}]
 
 
-# -- what was, and what differs ------------------------------------------------------------------------------------------
+# -- what was, and what differs --------------------------------------------------------------------
 
 
 def doubled(project: Project, factor: int) -> None:
     project.write(
         plain(rest="")
-        .replace("[json.loads(line) for", f"[{{**r, 'v': r['v'] * {factor}}} for r in map(json.loads, [line for")
+        .replace(
+            "[json.loads(line) for",
+            f"[{{**r, 'v': r['v'] * {factor}}} for r in map(json.loads, [line for",
+        )
         .replace("in obj.lines()]", "in obj.lines()])]")
     )
 
@@ -232,12 +298,18 @@ def test_a_key_is_shown_before_and_after_in_one_row(tmp_path: Path) -> None:
     project.run()
     doubled(project, 2)
     project.call("backfill", "--new-generation")
-    [found] = json.loads(project.call("diff", "--key", "id", "--examples", "3", "--json", code=1).stdout)
-    assert found["examples"] == [{"_change": "changed", "id": i, "v": i, "v (after)": 2 * i} for i in (1, 2, 3)]
+    [found] = json.loads(
+        project.call("diff", "--key", "id", "--examples", "3", "--json", code=1).stdout
+    )
+    assert found["examples"] == [
+        {"_change": "changed", "id": i, "v": i, "v (after)": 2 * i} for i in (1, 2, 3)
+    ]
     shown = project.call("diff", "--key", "id", "--examples", "3", code=1).stdout
     assert "v (after)" in shown
     assert "same" not in shown.partition("_change")[2]
-    by_source = json.loads(project.call("diff", "--examples", "4", "--json", code=1).stdout)[0]["examples"]
+    by_source = json.loads(project.call("diff", "--examples", "4", "--json", code=1).stdout)[0][
+        "examples"
+    ]
     assert [one["_side"] for one in by_source] == ["before", "after", "before", "after"]
 
 
@@ -245,14 +317,18 @@ def test_rows_that_came_and_went_are_shown_by_their_keys(tmp_path: Path) -> None
     project = Project(tmp_path, plain())
     project.upload("a", lines({"id": 1, "v": 1}, {"id": 2, "v": 2}))
     project.run()
-    project.write(plain().replace("[json.loads(line) for", "[{'id': json.loads(line)['id'] + 1, 'v': 2} for"))
+    project.write(
+        plain().replace("[json.loads(line) for", "[{'id': json.loads(line)['id'] + 1, 'v': 2} for")
+    )
     project.call("backfill", "--new-generation")
     found = json.loads(project.call("diff", "--key", "id", "--json", code=1).stdout)[0]["examples"]
     assert [(one["_change"], one["id"]) for one in found] == [("gone", 1), ("added", 3)]
 
 
 def test_a_commits_number_never_means_another_commit(tmp_path: Path) -> None:
-    """Each generation counts its commits from 1: after a publish, a rollback and a drop the answer is the same, or a refusal."""
+    """Each generation counts its commits from 1: after a publish, a rollback and a drop the answer
+    is the same, or a refusal.
+    """
     project = Project(tmp_path)
     doubled(project, 1)
     project.upload("a", lines({"v": 1}))
@@ -260,7 +336,15 @@ def test_a_commits_number_never_means_another_commit(tmp_path: Path) -> None:
     numbers = range(1, project.run()["sequence"] + 1)
 
     def at(when: object) -> object:
-        done = project.call("sql", "SELECT sum(v)::INT AS s FROM logs", "--at", str(when), "--format", "json", code=None)
+        done = project.call(
+            "sql",
+            "SELECT sum(v)::INT AS s FROM logs",
+            "--at",
+            str(when),
+            "--format",
+            "json",
+            code=None,
+        )
         assert done.returncode in (0, 2), done.stderr
         return json.loads(done.stdout)[0]["s"] if done.returncode == 0 else done.stderr
 
@@ -270,7 +354,9 @@ def test_a_commits_number_never_means_another_commit(tmp_path: Path) -> None:
     def same() -> None:
         for n, answer in before.items():
             now = at(n)
-            assert now == answer or (isinstance(now, str) and (f"g1:{n}" in now or f"g0:{n}" in now or "not kept" in now)), (n, now)
+            assert now == answer or (
+                isinstance(now, str) and (f"g1:{n}" in now or f"g0:{n}" in now or "not kept" in now)
+            ), (n, now)
 
     doubled(project, 2)
     project.call("backfill", "--new-generation")
@@ -298,7 +384,9 @@ def test_a_commits_number_never_means_another_commit(tmp_path: Path) -> None:
     assert "has no" in str(at("g7:1")) or "does not exist" in str(at("g7:1"))
 
 
-def test_a_table_is_read_at_a_commit_of_one_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_is_read_at_a_commit_of_one_generation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pipeline.declare.load_file import load_pipelines
     from pipeline.errors import SettingsError
 
@@ -319,7 +407,7 @@ def test_a_table_is_read_at_a_commit_of_one_generation(tmp_path: Path, monkeypat
         logs.table(project.bucket, at="one day")
 
 
-# -- what a run says -----------------------------------------------------------------------------------------------------
+# -- what a run says -------------------------------------------------------------------------------
 
 
 def test_each_run_says_that_files_are_in_quarantine(tmp_path: Path) -> None:
@@ -349,7 +437,9 @@ HOSTILE = (
 
 @pytest.mark.skipif(not Path("/bin/bash").exists(), reason="commands are pasted into bash")
 def test_printed_commands_work_when_they_are_pasted(tmp_path: Path) -> None:
-    """From another environment and directory than those of the command that printed them, whatever is in a key."""
+    """From another environment and directory than those of the command that printed them, whatever
+    is in a key.
+    """
     project = Project(tmp_path, plain())
     folder = tmp_path / "it's here"
     folder.mkdir()
@@ -359,9 +449,16 @@ def test_printed_commands_work_when_they_are_pasted(tmp_path: Path) -> None:
     bare = {name: value for name, value in env.items() if name != "TIDEMILL_BUCKET"}
 
     def pasted(output: str) -> subprocess.CompletedProcess[str]:
-        line = next(part for part in output.splitlines() if "  tidemill " in part).rpartition("  tidemill ")[2]
+        line = next(part for part in output.splitlines() if "  tidemill " in part).rpartition(
+            "  tidemill "
+        )[2]
         return subprocess.run(
-            ["/bin/bash", "-c", f"tidemill {line}"], env=bare, cwd=folder, capture_output=True, text=True, timeout=180
+            ["/bin/bash", "-c", f"tidemill {line}"],
+            env=bare,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=180,
         )
 
     for name in HOSTILE:
@@ -390,7 +487,8 @@ def test_an_empty_source_is_said_to_be_empty(tmp_path: Path) -> None:
     assert "did you mean 'uploads/flights/'?" in ran
     assert "did you mean 'uploads/flights/'?" in project.call("plan").stdout
     project.write(plain().replace('"up/"', '"uploads/flights/"'))
-    assert "there is no object" not in project.call("run").stderr  # a source may be mended until there is a commit
+    # a source may be mended until there is a commit
+    assert "there is no object" not in project.call("run").stderr
     project.write(plain())
     assert "change it back" in project.call("run", code=2).stderr
 
@@ -415,14 +513,21 @@ def test_keys_that_do_not_exist_are_told(tmp_path: Path) -> None:
     assert "is a whole source" in project.call("hint", "up/", code=2).stderr
 
 
-def test_a_watching_run_says_what_it_watches_when_it_looked_and_that_its_code_was_edited(tmp_path: Path) -> None:
+def test_a_watching_run_says_what_it_watches_when_it_looked_and_that_its_code_was_edited(
+    tmp_path: Path,
+) -> None:
     project = Project(tmp_path, "import beside\n" + plain())
     (tmp_path / "beside.py").write_text("X = 1\n")
     project.upload("bad", "{}")
     project.call("run", code=1)
     command = project.command("run", str(project.file), "--watch", "--interval", "0.1")
     with subprocess.Popen(
-        command, env=project.env(), cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        env=project.env(),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as watcher:
         impatient = threading.Timer(120, watcher.kill)  # then lines end, and the test fails
         impatient.start()
@@ -432,7 +537,10 @@ def test_a_watching_run_says_what_it_watches_when_it_looked_and_that_its_code_wa
             assert f"watching for logs ({project.bucket}/up/), every 0.1 s" in first
             assert "last looked at" in second
             (tmp_path / "beside.py").write_text("X = 22\n")
-            assert "beside.py was edited: this run goes on with the code it began with" in watcher.stderr.readline()
+            assert (
+                "beside.py was edited: this run goes on with the code it began with"
+                in watcher.stderr.readline()
+            )
             project.file.write_text(project.file.read_text() + "\n# edited\n")
             assert "flow.py was edited" in watcher.stderr.readline()
             watcher.send_signal(signal.SIGINT)
@@ -445,9 +553,9 @@ def test_a_watching_run_says_what_it_watches_when_it_looked_and_that_its_code_wa
 
 
 def test_a_file_counts_once_however_many_attempts_it_takes(tmp_path: Path) -> None:
-    dies = "import os\n" + plain().replace("@logs.transform", "@logs.transform(max_attempts=2)").replace(
-        "    if", '    if obj.name == "4":\n        os._exit(9)\n    if'
-    )
+    dies = "import os\n" + plain().replace(
+        "@logs.transform", "@logs.transform(max_attempts=2)"
+    ).replace("    if", '    if obj.name == "4":\n        os._exit(9)\n    if')
     project = Project(tmp_path, dies)
     for i in range(8):
         project.upload(str(i), lines({"v": i}))
@@ -456,7 +564,9 @@ def test_a_file_counts_once_however_many_attempts_it_takes(tmp_path: Path) -> No
 
 
 def test_a_sink_that_is_down_hides_nothing_of_its_table(tmp_path: Path) -> None:
-    source = "from sinks import DuckDBFile\n" + plain(rest=f'logs.sink("down", DuckDBFile({str(tmp_path / "file.duckdb")!r}))')
+    source = "from sinks import DuckDBFile\n" + plain(
+        rest=f'logs.sink("down", DuckDBFile({str(tmp_path / "file.duckdb")!r}))'
+    )
     project = Project(tmp_path, source)
     (tmp_path / "file.duckdb").write_bytes(b"no database" * 1000)
     project.upload("a", lines({"v": 1}))

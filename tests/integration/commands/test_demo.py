@@ -14,7 +14,12 @@ def test_the_demo_runs_twice(tmp_path: Path) -> None:
     environment = {**os.environ, "DEMO_BUCKET": str(tmp_path / "bucket")}
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-m", "examples.flights.demo"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+            [sys.executable, "-m", "examples.flights.demo"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "1,000 files committed" in done.stdout

@@ -32,12 +32,17 @@ from tests.support.helpers import LOGS, Project
 from tests.support.servers import KEYS, moto_url
 
 TOKEN = {"MODAL_TOKEN_ID": "ak-very-private", "MODAL_TOKEN_SECRET": "as-most-private"}
-SCHEDULED = LOGS.replace('source="up/"', 'source="up/", schedule="30 6 * * *", timezone="Europe/Riga"')
+SCHEDULED = LOGS.replace(
+    'source="up/"', 'source="up/", schedule="30 6 * * *", timezone="Europe/Riga"'
+)
 WITH_SECRETS = SCHEDULED.replace("@logs.transform\n", '@logs.transform(secrets=["hf", "db"])\n')
 
 
 class FakeModal:
-    """Just enough of Modal's service to answer the doctor and `plan`. What it has no method for is UNIMPLEMENTED."""
+    """Just enough of Modal's service to answer the doctor and `plan`.
+
+    What it has no method for is UNIMPLEMENTED.
+    """
 
     def __init__(self, rates: dict[str, str] | None = None) -> None:
         self.rates = rates
@@ -62,13 +67,18 @@ class FakeModal:
 
     def answer_AuthTokenGet(self, _: Any) -> Any:
         parts = ({"alg": "none"}, {"exp": time.time() + 3600})
-        coded = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+        coded = [
+            base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
+            for part in parts
+        ]
         return api_pb2.AuthTokenGetResponse(token=f"{coded[0]}.{coded[1]}.x")
 
     def answer_SecretGetOrCreate(self, request: Any) -> Any:
         if request.deployment_name != "hf":
             raise GRPCError(Status.NOT_FOUND, f"no secret {request.deployment_name}")
-        return api_pb2.SecretGetOrCreateResponse(secret_id="st-1", metadata=api_pb2.SecretMetadata(name="hf"))
+        return api_pb2.SecretGetOrCreateResponse(
+            secret_id="st-1", metadata=api_pb2.SecretMetadata(name="hf")
+        )
 
     def answer_WorkspaceBillingRates(self, _: Any) -> Any:
         if self.rates is None:
@@ -109,7 +119,11 @@ def closed_port() -> str:
 
 
 def project(tmp_path: Path, source: str = SCHEDULED, **environment: str) -> Project:
-    away = {"MODAL_CONFIG_PATH": str(tmp_path / "modal.toml"), "MODAL_SERVER_URL": closed_port(), "MODAL_PROFILE": ""}
+    away = {
+        "MODAL_CONFIG_PATH": str(tmp_path / "modal.toml"),
+        "MODAL_SERVER_URL": closed_port(),
+        "MODAL_PROFILE": "",
+    }
     away |= {"MODAL_TOKEN_ID": "", "MODAL_TOKEN_SECRET": ""}
     return Project(tmp_path, source, **{**away, **environment})
 
@@ -123,7 +137,7 @@ def checks(p: Project, *arguments: str, code: int) -> dict[str, dict[str, str]]:
     return {check["check"]: check for check in found}
 
 
-# -- the command ---------------------------------------------------------------------------------------------------------
+# -- the command -----------------------------------------------------------------------------------
 
 
 def test_a_machine_without_a_token_is_told_how_to_get_one(tmp_path: Path) -> None:
@@ -131,9 +145,14 @@ def test_a_machine_without_a_token_is_told_how_to_get_one(tmp_path: Path) -> Non
     lines = p.call("doctor", code=1).stdout.splitlines()
     assert {line[:6] for line in lines} <= {"ok    ", "warn  ", "FAIL  "}
     [failed] = [line for line in lines if line.startswith("FAIL")]
-    assert failed.startswith("FAIL  modal token: profile default: no token; to mend it: modal token new")
+    assert failed.startswith(
+        "FAIL  modal token: profile default: no token; to mend it: modal token new"
+    )
     assert f"ok    python: {sys.version_info.major}.{sys.version_info.minor}" in lines[0]
-    assert any(line.startswith('ok    schedule logs: "30 6 * * *" in Europe/Riga: next 20') for line in lines)
+    assert any(
+        line.startswith('ok    schedule logs: "30 6 * * *" in Europe/Riga: next 20')
+        for line in lines
+    )
     assert any(line.startswith("warn  from modal: file:") for line in lines)
     assert [path for path in (p.root / "_tidemill").rglob("*") if path.is_file()] == []
 
@@ -143,15 +162,25 @@ def test_without_a_file_only_the_machine_and_the_account_are_looked_at(tmp_path:
 
     p = project(tmp_path)
     environment = {**p.env(), "TIDEMILL_BUCKET": ""}
-    done = subprocess.run(p.command("doctor", "--json"), env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        p.command("doctor", "--json"), env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (1, "")
-    assert [check["check"] for check in json.loads(done.stdout)] == ["python", "modal client", "modal command", "modal token"]
+    assert [check["check"] for check in json.loads(done.stdout)] == [
+        "python",
+        "modal client",
+        "modal command",
+        "modal token",
+    ]
 
 
 def test_a_modal_that_does_not_answer_is_a_warning_and_no_secret_is_shown(tmp_path: Path) -> None:
     p = project(tmp_path, WITH_SECRETS, **TOKEN)
     found = checks(p, code=0)
-    assert found["modal token"]["found"] == "profile default: from MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"
+    assert (
+        found["modal token"]["found"]
+        == "profile default: from MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"
+    )
     assert found["modal account"]["status"] == "warn"
     assert found["modal secret hf"]["status"] == found["modal secret db"]["status"] == "warn"
     assert "private" not in json.dumps(found)
@@ -160,7 +189,12 @@ def test_a_modal_that_does_not_answer_is_a_warning_and_no_secret_is_shown(tmp_pa
 def test_the_token_works_and_a_missing_secret_is_found(tmp_path: Path) -> None:
     with fake_modal() as url:
         found = checks(project(tmp_path, WITH_SECRETS, **TOKEN, MODAL_SERVER_URL=url), code=1)
-    assert found["modal account"] == {"check": "modal account", "status": "ok", "found": "workspace acme", "mend": ""}
+    assert found["modal account"] == {
+        "check": "modal account",
+        "status": "ok",
+        "found": "workspace acme",
+        "mend": "",
+    }
     assert found["modal secret hf"]["status"] == "ok"
     assert found["modal secret db"]["status"] == "FAIL"
     assert found["modal secret db"]["found"] == "does not exist, but logs.parse uses it"
@@ -191,11 +225,18 @@ def test_a_file_that_does_not_load_is_one_failed_check(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("bucket", "words"),
-    [("ftp://x", "is no bucket Tidemill knows"), ("s3://A", "is no S3 bucket name"), ("gone", "does not exist")],
+    [
+        ("ftp://x", "is no bucket Tidemill knows"),
+        ("s3://A", "is no S3 bucket name"),
+        ("gone", "does not exist"),
+    ],
 )
 def test_a_bucket_that_is_none(bucket: str, words: str, tmp_path: Path) -> None:
     found = checks(project(tmp_path, **TOKEN), "--bucket", bucket, code=2)
-    assert [check["check"] for check in found.values() if check["status"] == "FAIL"] in (["bucket"], ["list up/"])
+    assert [check["check"] for check in found.values() if check["status"] == "FAIL"] in (
+        ["bucket"],
+        ["list up/"],
+    )
     assert any(words in check["found"] for check in found.values())
 
 
@@ -206,7 +247,10 @@ def test_a_bucket_on_s3_is_listed_written_and_cleaned(tmp_path: Path) -> None:
     p = project(tmp_path, **TOKEN, **KEYS, AWS_ENDPOINT_URL=url)
     found = checks(p, "--bucket", f"s3://{name}/deep", code=0)
     assert found["list up/"]["found"] == f"no objects yet in s3://{name}/deep/"
-    assert found["write _tidemill/logs/"]["found"] == "conditional writes and reads are honoured, and seen at once"
+    assert (
+        found["write _tidemill/logs/"]["found"]
+        == "conditional writes and reads are honoured, and seen at once"
+    )
     assert found["clock"]["status"] == found["mount logs"]["status"] == "ok"
     assert found["from modal"]["found"] == "the endpoint 127.0.0.1 is on a private network"
     assert client.list_objects_v2(Bucket=name)["KeyCount"] == 0
@@ -214,10 +258,12 @@ def test_a_bucket_on_s3_is_listed_written_and_cleaned(tmp_path: Path) -> None:
     assert "there is no bucket 'no-such-bucket-at-all'" in missing["list up/"]["found"]
 
 
-# -- single checks -------------------------------------------------------------------------------------------------------
+# -- single checks ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("version", "status"), [((3, 11, 0), "ok"), ((3, 14, 2), "ok"), ((3, 10, 9), "FAIL")])
+@pytest.mark.parametrize(
+    ("version", "status"), [((3, 11, 0), "ok"), ((3, 14, 2), "ok"), ((3, 10, 9), "FAIL")]
+)
 def test_python(version: tuple[int, int, int], status: str) -> None:
     assert machine_checks.python_check(version).status == status
 
@@ -236,11 +282,17 @@ VERSIONS = [
 @pytest.mark.parametrize(("version", "status"), VERSIONS)
 def test_modals_client_has_the_pinned_minor_version(version: str | None, status: str) -> None:
     check = machine_checks.client_check(version, ">=1.6,<1.7")
-    assert (check.status, check.mend) == (status, "" if status == "ok" else "pip install 'modal>=1.6,<1.7'")
+    assert (check.status, check.mend) == (
+        status,
+        "" if status == "ok" else "pip install 'modal>=1.6,<1.7'",
+    )
 
 
 def test_the_pin_is_read_from_the_metadata() -> None:
-    assert machine_checks.modal_pin(["click>=8", "modal-x>=9", 'modal<1.8,>=1.7; extra == "modal"']) == "<1.8,>=1.7"
+    assert (
+        machine_checks.modal_pin(["click>=8", "modal-x>=9", 'modal<1.8,>=1.7; extra == "modal"'])
+        == "<1.8,>=1.7"
+    )
     assert machine_checks.modal_pin(["click>=8"]) == machine_checks.MODAL_PIN
 
 
@@ -276,13 +328,14 @@ def test_half_a_token() -> None:
     check = doctor.token_check("work", {"token_id": "ak-1"}, {})
     assert (check.status, check.found) == ("FAIL", "profile work: token_secret is missing")
     assert check.mend.startswith("set MODAL_TOKEN_SECRET too")
-    assert doctor.token_check("work", {"token_id": "ak-1", "token_secret": "as-1"}, {}).found.endswith(
-        "from the configuration file"
-    )
+    assert doctor.token_check(
+        "work", {"token_id": "ak-1", "token_secret": "as-1"}, {}
+    ).found.endswith("from the configuration file")
 
 
 def test_the_next_times_of_a_schedule_are_in_its_time_zone() -> None:
-    now = datetime(2026, 3, 28, 1, 0, tzinfo=UTC)  # on the 29th clocks in Riga go from 03:00 to 04:00
+    # on the 29th clocks in Riga go from 03:00 to 04:00
+    now = datetime(2026, 3, 28, 1, 0, tzinfo=UTC)
     assert doctor.fires("30 2 * * *", "Europe/Riga", now) == (
         '"30 2 * * *" in Europe/Riga: next 2026-03-29 02:30, 2026-03-30 02:30, 2026-03-31 02:30'
     )
@@ -291,7 +344,12 @@ def test_the_next_times_of_a_schedule_are_in_its_time_zone() -> None:
 
 @pytest.mark.parametrize(
     ("endpoint", "status"),
-    [(None, "ok"), ("https://x.r2.cloudflarestorage.com", "ok"), ("http://localhost:9000", "warn"), ("http://10.0.0.3", "warn")],
+    [
+        (None, "ok"),
+        ("https://x.r2.cloudflarestorage.com", "ok"),
+        ("http://localhost:9000", "warn"),
+        ("http://10.0.0.3", "warn"),
+    ],
 )
 def test_where_modal_can_reach_a_bucket(endpoint: str | None, status: str) -> None:
     assert doctor.reach_check("s3://b/", endpoint).status == status
@@ -314,7 +372,9 @@ def test_prefixes_that_can_be_mounted(source: str, outputs: list[str], status: s
 class Forgetful(MemoryStore):
     """A store that ignores conditions."""
 
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+    async def put(
+        self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> None:
         await super().put(key, body)
 
 
@@ -323,7 +383,9 @@ class Failing(MemoryStore):
         super().__init__()
         self.error = error
 
-    async def put(self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None) -> None:
+    async def put(
+        self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> None:
         raise self.error
 
 
@@ -336,7 +398,9 @@ class Skewed(WallClock):
 
 
 def looked(store: MemoryStore, clock: WallClock | None = None) -> list[machine_checks.Check]:
-    found = asyncio.run(doctor.store_checks(store, "up/", "_tidemill/p/", clock or WallClock(), RandomIds()))
+    found = asyncio.run(
+        doctor.store_checks(store, "up/", "_tidemill/p/", clock or WallClock(), RandomIds())
+    )
     assert store._objects == {}
     return found
 
@@ -348,14 +412,19 @@ def test_a_store_that_ignores_conditions_is_unsafe() -> None:
     assert "Google Cloud Storage" in last.mend
 
 
-@pytest.mark.parametrize(("error", "word"), [(StoreDenied("no"), "credentials"), (StoreUnavailable("no"), "network")])
+@pytest.mark.parametrize(
+    ("error", "word"), [(StoreDenied("no"), "credentials"), (StoreUnavailable("no"), "network")]
+)
 def test_a_store_that_cannot_be_written(error: Exception, word: str) -> None:
     [listed, written] = looked(Failing(error))
     assert (listed.status, written.status, written.found) == ("ok", "FAIL", "no")
     assert word in written.mend
 
 
-@pytest.mark.parametrize(("ahead_s", "status"), [(0, "ok"), (50, "ok"), (-50, "ok"), (60.5, "ok"), (100, "warn"), (-100, "warn")])
+@pytest.mark.parametrize(
+    ("ahead_s", "status"),
+    [(0, "ok"), (50, "ok"), (-50, "ok"), (60.5, "ok"), (100, "warn"), (-100, "warn")],
+)
 def test_clocks_are_compared(ahead_s: float, status: str) -> None:
     clock = looked(MemoryStore(), Skewed(ahead_s))[-1]
     assert (clock.check, clock.status) == ("clock", status)
@@ -364,5 +433,7 @@ def test_clocks_are_compared(ahead_s: float, status: str) -> None:
 
 
 def test_a_bucket_without_pipelines_is_looked_at_from_its_root(tmp_path: Path) -> None:
-    found = asyncio.run(doctor.bucket_checks(Bucket(url=str(tmp_path)), [], WallClock(), RandomIds()))
+    found = asyncio.run(
+        doctor.bucket_checks(Bucket(url=str(tmp_path)), [], WallClock(), RandomIds())
+    )
     assert [check.check for check in found] == ["list /", "write _tidemill/", "clock", "from modal"]

@@ -1,4 +1,6 @@
-"""Files handed over by name, and files processed again, on a local bucket through the command line."""
+"""Files handed over by name, and files processed again, on a local bucket through the
+command line.
+"""
 
 from __future__ import annotations
 
@@ -50,14 +52,23 @@ class Jobs(Project):
         return json.loads(self.call("jobs list", "--json").stdout)  # type: ignore[no-any-return]
 
     def totals(self) -> dict[str, float]:
-        return {row["kind"]: row["total"] for row in self.sql("SELECT kind, sum(v)::INT AS total FROM logs GROUP BY kind")}
+        return {
+            row["kind"]: row["total"]
+            for row in self.sql("SELECT kind, sum(v)::INT AS total FROM logs GROUP BY kind")
+        }
 
     def backfill(self, *arguments: str, code: int = 0) -> dict[str, Any]:
-        return json.loads(self.call("backfill", "--json", *arguments, code=code).stdout.splitlines()[0])  # type: ignore[no-any-return]
+        return json.loads(
+            self.call("backfill", "--json", *arguments, code=code).stdout.splitlines()[0]
+        )  # type: ignore[no-any-return]
 
     def count_runs(self) -> None:
         """From now on the code also adds 100: its rows tell that it has run again."""
-        self.write(self.file.read_text().replace("json.loads(line)", '{**(r := json.loads(line)), "v": r["v"] + 100}'))
+        self.write(
+            self.file.read_text().replace(
+                "json.loads(line)", '{**(r := json.loads(line)), "v": r["v"] + 100}'
+            )
+        )
 
     def ended(self, job: str) -> None:
         """Wait for the process in the background that works at a job."""
@@ -78,7 +89,7 @@ def project(tmp_path: Path) -> Jobs:
     return Jobs(tmp_path)
 
 
-# -- jobs ----------------------------------------------------------------------------------------------------------------
+# -- jobs ------------------------------------------------------------------------------------------
 
 
 def test_submitted_files_are_processed_and_no_others(project: Jobs) -> None:
@@ -127,7 +138,10 @@ def test_files_that_are_done_are_run_once_more_only_if_asked(project: Jobs) -> N
     assert project.totals() == {"a": 1, "b": 2}
     again = project.submit("up/a.jsonl", "--again")
     assert project.wait(again)["up/a.jsonl"]["status"] == "done"
-    assert project.totals() == {"a": 101, "b": 2}, "it is done when the new rows are there, not before"
+    assert project.totals() == {
+        "a": 101,
+        "b": 2,
+    }, "it is done when the new rows are there, not before"
     project.ended(again)
     project.audit()
 
@@ -140,7 +154,10 @@ def test_a_job_outlives_later_changes_of_its_files(project: Jobs) -> None:
     project.ended(job)
     project.rows("a.jsonl", 5)
     (project.root / "up" / "b.jsonl").unlink()
-    assert project.show(job) == {"up/a.jsonl": "done", "up/b.jsonl": "done"}, "the state does not know yet"
+    assert project.show(job) == {
+        "up/a.jsonl": "done",
+        "up/b.jsonl": "done",
+    }, "the state does not know yet"
     project.run()
     assert project.show(job, code=1) == {"up/a.jsonl": "superseded", "up/b.jsonl": "missing"}
     path.unlink()
@@ -153,7 +170,10 @@ def test_several_jobs_with_one_key_at_once_commit_it_once(project: Jobs) -> None
         project.rows(f"{name}.jsonl", 1)
     command = project.command("submit", str(project.file), "up/a.jsonl", "up/b.jsonl", "--again")
     submitting = [
-        subprocess.Popen(command, env=project.env(), cwd=project.folder, stdout=subprocess.PIPE, text=True) for _ in range(3)
+        subprocess.Popen(
+            command, env=project.env(), cwd=project.folder, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
     ]
     jobs = [process.communicate(timeout=120)[0].strip() for process in submitting]
     assert len(set(jobs)) == 3
@@ -181,7 +201,9 @@ class Gate:
         open({str(self.started)!r}, "w").write("x")
         open({str(self.go)!r}).read(1)
 """
-        return LOGS.replace("    return [json", f"{held}    return [json").replace("import json", "import json, os")
+        return LOGS.replace("    return [json", f"{held}    return [json").replace(
+            "import json", "import json, os"
+        )
 
     def wait_until_it_runs(self) -> None:
         assert select.select(self._ends[:1], [], [], 120)[0], "the transform was not called"
@@ -204,15 +226,21 @@ def gate(tmp_path: Path) -> Any:
     made.close()
 
 
-def test_a_job_is_cancelled_while_it_runs_and_what_it_does_later_does_not_count(project: Jobs, gate: Gate) -> None:
+def test_a_job_is_cancelled_while_it_runs_and_what_it_does_later_does_not_count(
+    project: Jobs, gate: Gate
+) -> None:
     project.write(gate.source)
     project.rows("held.jsonl", 1)
     project.rows("other.jsonl", 2)
     job = project.submit("up/held.jsonl")
     gate.wait_until_it_runs()
     assert project.show(job) == {"up/held.jsonl": "running"}
-    assert project.call("jobs wait", job, "--timeout", "0", code=1).stderr.endswith("1 file not ended after 0 s\n")
-    assert json.loads(project.call("jobs cancel", job, "--json").stdout) == [{"job": job, "cancelled_tasks": 1}]
+    assert project.call("jobs wait", job, "--timeout", "0", code=1).stderr.endswith(
+        "1 file not ended after 0 s\n"
+    )
+    assert json.loads(project.call("jobs cancel", job, "--json").stdout) == [
+        {"job": job, "cancelled_tasks": 1}
+    ]
     assert project.show(job) == {"up/held.jsonl": "cancelled"}
     gate.let_go()
     project.ended(job)
@@ -225,7 +253,9 @@ def test_a_job_is_cancelled_while_it_runs_and_what_it_does_later_does_not_count(
     project.audit()
 
 
-def test_committed_rows_count_while_a_job_makes_them_anew_and_stay_if_it_is_cancelled(project: Jobs, gate: Gate) -> None:
+def test_committed_rows_count_while_a_job_makes_them_anew_and_stay_if_it_is_cancelled(
+    project: Jobs, gate: Gate
+) -> None:
     project.rows("held.jsonl", 1)
     project.run()
     project.write(gate.source)
@@ -279,7 +309,13 @@ def test_a_submission_that_cannot_work_is_refused_in_one_line_and_leaves_nothing
 
 @pytest.mark.parametrize(
     ("command", "job"),
-    [("jobs show", "job-x"), ("jobs wait", "../format"), ("jobs cancel", "a/../b"), ("jobs show", "x" * 300), ("jobs cancel", " ")],
+    [
+        ("jobs show", "job-x"),
+        ("jobs wait", "../format"),
+        ("jobs cancel", "a/../b"),
+        ("jobs show", "x" * 300),
+        ("jobs cancel", " "),
+    ],
 )
 def test_a_job_that_there_is_not_is_said_to_be_none(project: Jobs, command: str, job: str) -> None:
     refused = project.call(command, job, code=2)
@@ -295,7 +331,9 @@ def test_a_job_that_there_is_not_is_said_to_be_none(project: Jobs, command: str,
         (["x", "--limit", "1"], "neither"),
     ],
 )
-def test_a_run_of_a_job_that_makes_no_sense_is_refused(project: Jobs, arguments: list[str], told: str) -> None:
+def test_a_run_of_a_job_that_makes_no_sense_is_refused(
+    project: Jobs, arguments: list[str], told: str
+) -> None:
     refused = project.call("run", "--job", *arguments, code=2)
     assert told in refused.stderr
     assert refused.stderr.count("\n") == 1
@@ -314,7 +352,7 @@ def test_a_name_that_is_nearly_right_is_suggested(project: Jobs) -> None:
     project.ended(job)
 
 
-# -- backfills -----------------------------------------------------------------------------------------------------------
+# -- backfills -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -363,15 +401,23 @@ def test_without_bounds_all_are_processed_again_and_nothing_twice(grown: Jobs) -
     ],
     ids=" ".join,
 )
-def test_a_backfill_takes_what_it_names(grown: Jobs, arguments: list[str], again: list[str]) -> None:
+def test_a_backfill_takes_what_it_names(
+    grown: Jobs, arguments: list[str], again: list[str]
+) -> None:
     assert grown.backfill(*arguments)["committed"] == len(again)
     changed = {kind for kind, total in grown.totals().items() if total != BEFORE[kind]}
     assert changed == set(again) - {"text"}
 
 
-def test_a_backfill_also_takes_new_files_and_leaves_rows_that_the_new_code_cannot_make(grown: Jobs) -> None:
+def test_a_backfill_also_takes_new_files_and_leaves_rows_that_the_new_code_cannot_make(
+    grown: Jobs,
+) -> None:
     grown.rows("fresh.jsonl", 7)
-    grown.write(grown.file.read_text().replace("    return [{**", '    assert "old" not in obj.key\n    return [{**'))
+    grown.write(
+        grown.file.read_text().replace(
+            "    return [{**", '    assert "old" not in obj.key\n    return [{**'
+        )
+    )
     report = grown.backfill(code=1)
     assert (report["committed"], report["quarantined"]) == (4, 1)
     assert grown.totals() == {"new": 101, "old": 2, "day=1/deep": 103, "text": 2, "fresh": 107}
@@ -414,7 +460,9 @@ def test_outdated_files_are_done_once(grown: Jobs) -> None:
     ],
     ids=" ".join,
 )
-def test_a_backfill_that_makes_no_sense_is_refused_in_one_line(project: Jobs, arguments: list[str], told: str) -> None:
+def test_a_backfill_that_makes_no_sense_is_refused_in_one_line(
+    project: Jobs, arguments: list[str], told: str
+) -> None:
     refused = project.call("backfill", *arguments, code=2)
     assert told in refused.stderr
     assert refused.stderr.count("\n") == 1
@@ -430,7 +478,9 @@ def recorded(project: Jobs, *names: str) -> str:
 
     async def write() -> str:
         [pipeline] = load_pipelines(str(project.file))
-        runtime = Runtime(pipeline, pipeline.settings(), Bucket(url=project.bucket).open(), Policy(), NoExecutor())
+        runtime = Runtime(
+            pipeline, pipeline.settings(), Bucket(url=project.bucket).open(), Policy(), NoExecutor()
+        )
         await runtime.open()
         return (await submission.record(runtime, submission.new_job(), list(names), again=False)).id
 
@@ -452,8 +502,12 @@ def test_again_means_files_in_quarantine_too(project: Jobs) -> None:
     project.upload("bad.jsonl", "not json\n")
     project.run(code=1)
     project.write(LOGS.replace("json.loads(line)", '{"kind": "mended", "v": 1}'))
-    assert project.wait(project.submit("up/bad.jsonl"), code=1)["up/bad.jsonl"]["status"] == "failed"
-    assert project.wait(project.submit("up/bad.jsonl", "--again"))["up/bad.jsonl"]["status"] == "done"
+    assert (
+        project.wait(project.submit("up/bad.jsonl"), code=1)["up/bad.jsonl"]["status"] == "failed"
+    )
+    assert (
+        project.wait(project.submit("up/bad.jsonl", "--again"))["up/bad.jsonl"]["status"] == "done"
+    )
     assert project.totals() == {"mended": 1}
     project.audit()
 
@@ -462,6 +516,8 @@ def test_a_damaged_record_hides_no_other_job(project: Jobs) -> None:
     project.rows("a.jsonl", 1)
     job = project.submit("up/a.jsonl")
     project.wait(job)
-    (project.root / "_tidemill" / "logs" / "jobs" / "job-damaged.json").write_text('{"format": 1, "id"')
+    (project.root / "_tidemill" / "logs" / "jobs" / "job-damaged.json").write_text(
+        '{"format": 1, "id"'
+    )
     assert [one["job"] for one in project.listed()] == [job]
     assert "damaged or truncated" in project.call("jobs show", "job-damaged", code=2).stderr

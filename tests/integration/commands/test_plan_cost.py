@@ -1,4 +1,6 @@
-"""What a plan would cost on Modal, at whose rates, and what the limits allow; what was used today."""
+"""What a plan would cost on Modal, at whose rates, and what the limits allow; what
+was used today.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ import pytest
 from tests.integration.commands.test_doctor import TOKEN, fake_modal, project
 from tests.support.helpers import LOGS, Project, lines
 
-LIMITED = LOGS.replace('source="up/"', 'source="up/", max_cost_usd=0.0000175, max_cost_usd_per_day=5')
+LIMITED = LOGS.replace(
+    'source="up/"', 'source="up/", max_cost_usd=0.0000175, max_cost_usd_per_day=5'
+)
 BATCHES = """
     import json
     from pipeline import Pipeline
@@ -74,8 +78,9 @@ def test_a_plan_for_modal_says_containers_time_and_dollars_for_each_route(tmp_pa
 
 
 def test_transforms_side_by_side_are_summed_and_take_the_longest_time(tmp_path: Path) -> None:
-    source = LOGS.replace("@logs.transform\n", '@logs.transform(match="0*")\n') + (
-        '\n@logs.transform(gpu="H100", max_containers=1)\ndef other(obj):\n    return None\n'
+    source = (
+        LOGS.replace("@logs.transform\n", '@logs.transform(match="0*")\n')
+        + '\n@logs.transform(gpu="H100", max_containers=1)\ndef other(obj):\n    return None\n'
     )
     plan = planned(uploaded(tmp_path, source, files=4), "--engine", "modal")
     costs = {route["transform"]: route["cost"] for route in plan["routes"]}
@@ -96,12 +101,16 @@ def test_earlier_files_are_the_basis_once_there_are_some(tmp_path: Path) -> None
 
 
 def test_limits_say_how_many_files_they_allow(tmp_path: Path) -> None:
-    p = uploaded(tmp_path, LIMITED)  # a fifth of a second each: the run's limit is reached after the fourth
+    # a fifth of a second each: the run's limit is reached after the fourth
+    p = uploaded(tmp_path, LIMITED)
     plan = planned(p, "--engine", "modal")["cost"]
     assert (plan["files"], plan["files_allowed"]) == (5, 4)
     assert (plan["max_cost_usd"], plan["max_cost_usd_per_day"]) == (0.0000175, 5)
     said = p.call("plan", "--engine", "modal").stdout.splitlines()[-1]
-    assert said == ("  max_cost_usd=1.75e-05 and max_cost_usd_per_day=5 allow 4 of 5 files now; today's receipts cost $0.0000")
+    assert (
+        said == "  max_cost_usd=1.75e-05 and max_cost_usd_per_day=5 allow 4 of 5 files now; today's"
+        " receipts cost $0.0000"
+    )
 
 
 def test_a_runs_limit_is_one_for_all_transforms(tmp_path: Path) -> None:
@@ -129,11 +138,15 @@ def test_the_workspaces_own_rates_are_used_where_modal_says_them(tmp_path: Path)
 
 
 @pytest.mark.parametrize("rates", [None, {}, {"cpu_hour_cost": "much"}])
-def test_rates_that_modal_refuses_or_garbles_fall_back_to_the_table(rates: dict[str, str] | None, tmp_path: Path) -> None:
+def test_rates_that_modal_refuses_or_garbles_fall_back_to_the_table(
+    rates: dict[str, str] | None, tmp_path: Path
+) -> None:
     with fake_modal(rates) as url:
         plan = planned(uploaded(tmp_path, **TOKEN, MODAL_SERVER_URL=url), "--engine", "modal")
     assert plan["cost"]["rates"].startswith("list prices of July 2026 (Modal gave no rates: ")
-    assert plan["cost"]["usd"] == pytest.approx((plan["cost"]["container_s"] + IDLE_S) * LIST_USD_PER_S)
+    assert plan["cost"]["usd"] == pytest.approx(
+        (plan["cost"]["container_s"] + IDLE_S) * LIST_USD_PER_S
+    )
 
 
 def test_a_modal_that_does_not_answer_leaves_the_list_prices(tmp_path: Path) -> None:
@@ -147,7 +160,7 @@ def test_an_engine_that_is_none(tmp_path: Path) -> None:
     assert "'lambda' is not one of 'local', 'modal'" in done.stderr
 
 
-# -- status --------------------------------------------------------------------------------------------------------------
+# -- status ----------------------------------------------------------------------------------------
 
 
 def test_status_says_what_was_used_today(tmp_path: Path) -> None:

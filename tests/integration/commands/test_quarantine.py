@@ -1,4 +1,6 @@
-"""Files that failed: found by reason, tried again, replayed here, and gone from quarantine when they change."""
+"""Files that failed: found by reason, tried again, replayed here, and gone from quarantine when
+they change.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,12 @@ def set_aside(project: Project, *entries: Quarantined) -> None:
         await open_home(store, marker, RandomIds())
         log = Log(store, "logs", clock=WallClock(), policy=Policy())
         state = await log.load()
-        head = {"format": FORMAT_VERSION, "sequence": state.sequence + 1, "id": RandomIds().nonce(), "previous": state.id}
+        head = {
+            "format": FORMAT_VERSION,
+            "sequence": state.sequence + 1,
+            "id": RandomIds().nonce(),
+            "previous": state.id,
+        }
         made = {"pipeline": "logs", "generation": 0, "writer": "test", "written_ms": 0}
         assert await log.append(state, Commit(**head, **made, quarantine=list(entries)))  # type: ignore[arg-type]
 
@@ -47,7 +54,15 @@ def set_aside(project: Project, *entries: Quarantined) -> None:
 
 def entry(key: str, reason: str = "ValueError: no", **options: Any) -> Quarantined:
     return Quarantined(
-        **{"key": key, "etag": "e", "kind": "failed", "reason": reason, "transform": "parse", "version": "v"} | options
+        **{
+            "key": key,
+            "etag": "e",
+            "kind": "failed",
+            "reason": reason,
+            "transform": "parse",
+            "version": "v",
+        }
+        | options
     )
 
 
@@ -61,7 +76,9 @@ class Here:
     def __call__(self, words: str, *arguments: str, code: int = 0) -> tuple[str, str]:
         """What it printed: output, and errors."""
         self.capfd.readouterr()
-        came = invoke([*words.split(), str(self.project.file), *arguments, "--bucket", self.project.bucket])
+        came = invoke(
+            [*words.split(), str(self.project.file), *arguments, "--bucket", self.project.bucket]
+        )
         out, err = self.capfd.readouterr()
         assert came == code, out + err
         return out, err
@@ -72,7 +89,7 @@ def here(project: Project, capfd: pytest.CaptureFixture[str]) -> Here:
     return Here(project, capfd)
 
 
-# -- list and retry --------------------------------------------------------------------------------------------------
+# -- list and retry --------------------------------------------------------------------------------
 
 
 def rows_of(printed: str) -> list[list[str]]:
@@ -92,9 +109,30 @@ def test_reasons_are_grouped_counted_and_chosen_from(here: Here) -> None:
     )
     out, _ = here("quarantine list", code=1)
     assert rows_of(out) == [
-        ["1,200", "logs.parse", "failed", "ValueError: bad row # in #", "when the file changes, or by retry", "up/0"],
-        ["1", "logs.parse", "failed", "it says \\x1b]0;x\\x07", "when the file changes, or by retry", "up/\\x1b[31mred"],
-        ["1", "logs.parse", "failed", "KeyError: 'kind'", "when the file changes, or by retry", "up/x"],
+        [
+            "1,200",
+            "logs.parse",
+            "failed",
+            "ValueError: bad row # in #",
+            "when the file changes, or by retry",
+            "up/0",
+        ],
+        [
+            "1",
+            "logs.parse",
+            "failed",
+            "it says \\x1b]0;x\\x07",
+            "when the file changes, or by retry",
+            "up/\\x1b[31mred",
+        ],
+        [
+            "1",
+            "logs.parse",
+            "failed",
+            "KeyError: 'kind'",
+            "when the file changes, or by retry",
+            "up/x",
+        ],
         ["1", "logs.parse", "lost", "killed by SIGKILL", "with the next run", "up/dead"],
         ["1", "logs.parse", "cancelled", "job 7 was cancelled", "by retry", "up/stopped"],
     ]
@@ -103,7 +141,9 @@ def test_reasons_are_grouped_counted_and_chosen_from(here: Here) -> None:
     assert "\x1b" not in here("status")[0] + here("quarantine show", "up/\x1b[31mred")[0]
 
     def keys_of(*options: str) -> list[str]:
-        return [e["key"] for e in json.loads(here("quarantine list", "--json", *options, code=1)[0])]
+        return [
+            e["key"] for e in json.loads(here("quarantine list", "--json", *options, code=1)[0])
+        ]
 
     assert keys_of("--kind", "lost") == ["up/dead"]
     assert keys_of("--reason", "row 17 in") == ["up/17"]
@@ -113,16 +153,34 @@ def test_reasons_are_grouped_counted_and_chosen_from(here: Here) -> None:
     assert none.count("\n") == 1
     assert "\x1b" not in none
     assert "it says \\x1b]0;x\\x07 (1); " in none
-    assert "no quarantined file has 'no such words' in its reason; there is failed: ValueError: bad row # in # (1,200); " in none
-    assert "not quarantined; did you mean 'up/stopped'?" in here("quarantine retry", "up/stoped", code=2)[1]
+    assert (
+        "no quarantined file has 'no such words' in its reason; there is failed: ValueError: bad"
+        " row # in # (1,200); " in none
+    )
+    assert (
+        "not quarantined; did you mean 'up/stopped'?"
+        in here("quarantine retry", "up/stoped", code=2)[1]
+    )
     assert "name the files to retry" in here("quarantine retry", "up/x", "--all", code=2)[1]
 
-    assert "2 files released; process them:  tidemill run" in here("quarantine retry", "up/x", "up/3")[0]
+    assert (
+        "2 files released; process them:  tidemill run"
+        in here("quarantine retry", "up/x", "up/3")[0]
+    )
     assert "1 file released" in here("quarantine retry", "--kind", "lost")[0]
-    assert "1,199 files released" in here("quarantine retry", "--reason", "ValueError: bad row #")[0]
-    assert [e["key"] for e in json.loads(here("quarantine list", "--json", code=1)[0])] == ["up/\x1b[31mred", "up/stopped"]
+    assert (
+        "1,199 files released" in here("quarantine retry", "--reason", "ValueError: bad row #")[0]
+    )
+    assert [e["key"] for e in json.loads(here("quarantine list", "--json", code=1)[0])] == [
+        "up/\x1b[31mred",
+        "up/stopped",
+    ]
     assert "2 files released" in here("quarantine retry", "--all")[0]
-    assert here("quarantine list")[0] == here("quarantine retry", "--all")[0] == "nothing is quarantined\n"
+    assert (
+        here("quarantine list")[0]
+        == here("quarantine retry", "--all")[0]
+        == "nothing is quarantined\n"
+    )
     assert "nothing is quarantined" in here("quarantine retry", "--kind", "lost", code=2)[1]
 
 
@@ -131,12 +189,21 @@ def test_what_is_in_progress_again_is_not_counted_as_quarantined(here: Here) -> 
     here.project.upload("bad", "no json")
     here.project.run(code=1)
     here.project.upload("bad", "no json either")
-    here.project.file.write_text(here.project.file.read_text().replace("return [json", "import os; os._exit(3)\n    return [json"))
+    here.project.file.write_text(
+        here.project.file.read_text().replace(
+            "return [json", "import os; os._exit(3)\n    return [json"
+        )
+    )
     killed = subprocess.Popen(
-        here.project.command("run", str(here.project.file)), env=here.project.env(), stderr=subprocess.DEVNULL
+        here.project.command("run", str(here.project.file)),
+        env=here.project.env(),
+        stderr=subprocess.DEVNULL,
     )
     log = here.project.root / "_tidemill" / "logs" / "log"
-    while not any('"plan":[{' in path.read_text() and "up/bad" in path.read_text() for path in list(log.iterdir())[2:]):
+    while not any(
+        '"plan":[{' in path.read_text() and "up/bad" in path.read_text()
+        for path in list(log.iterdir())[2:]
+    ):
         pass
     killed.kill()
     killed.wait()
@@ -148,7 +215,7 @@ def test_what_is_in_progress_again_is_not_counted_as_quarantined(here: Here) -> 
     assert "is in progress again" in here("quarantine retry", "up/bad", code=2)[1]
 
 
-# -- a changed source leaves by itself -------------------------------------------------------------------------------
+# -- a changed source leaves by itself -------------------------------------------------------------
 
 
 def local(tmp_path: Path) -> tuple[Project, Callable[[str, str | None], None]]:
@@ -163,7 +230,9 @@ def local(tmp_path: Path) -> tuple[Project, Callable[[str, str | None], None]]:
     return project, change
 
 
-def on_s3(tmp_path: Path, *, versions: bool = False) -> tuple[Project, Callable[[str, str | None], None]]:
+def on_s3(
+    tmp_path: Path, *, versions: bool = False
+) -> tuple[Project, Callable[[str, str | None], None]]:
     url = moto_url()
     client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
     bucket = f"q-{secrets.token_hex(4)}"
@@ -182,7 +251,10 @@ def on_s3(tmp_path: Path, *, versions: bool = False) -> tuple[Project, Callable[
 
 @pytest.mark.parametrize("where", [local, on_s3])
 def test_a_changed_source_leaves_quarantine_by_itself(
-    tmp_path: Path, where: Callable[[Path], Any], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    where: Callable[[Path], Any],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     project, change = where(tmp_path)
     for name, value in project.environment.items():
@@ -194,7 +266,9 @@ def test_a_changed_source_leaves_quarantine_by_itself(
 
     def told() -> dict[str, str]:
         """Key to reason, if status and list say the same."""
-        listed = {e["key"]: e["reason"] for e in json.loads(here("quarantine list", "--json", code=1)[0])}
+        listed = {
+            e["key"]: e["reason"] for e in json.loads(here("quarantine list", "--json", code=1)[0])
+        }
         status = json.loads(here("status", "--json")[0])[0]
         assert status["sources"]["quarantined"] == len(listed)
         assert {f["key"]: f["reason"] for f in status["failures"]} == listed
@@ -239,7 +313,7 @@ def test_a_file_whose_retry_is_due_is_in_the_plan_as_in_the_run(here: Here) -> N
     assert here.project.run()["committed"] == 1
 
 
-# -- replay ----------------------------------------------------------------------------------------------------------
+# -- replay ----------------------------------------------------------------------------------------
 
 ROUTES = """
 import json, time
@@ -271,7 +345,10 @@ class Batch:
 
     def __call__(self, objs: list[Object]):
         print("called with", len(objs))
-        return [[{**row, "v": row["v"] // (row["v"] - self.prepared)} for row in rows(obj)] for obj in objs]
+        return [[self.divided(row) for row in rows(obj)] for obj in objs]
+
+    def divided(self, row):
+        return {**row, "v": row["v"] // (row["v"] - self.prepared)}
 
 @logs.transform(match="*.short", batch_size=5)
 def short(objs: list[Object]):
@@ -303,11 +380,17 @@ BAD = {
 
 
 def everything(folder: Path) -> dict[str, tuple[int, bytes]]:
-    return {str(p): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p): (p.stat().st_mtime_ns, p.read_bytes())
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def test_a_replay_fails_as_the_run_did_and_changes_nothing(routed: Here) -> None:
-    """Exceptions, late ones, batches, and what only the table's writer finds: each has the reason that is in quarantine."""
+    """Exceptions, late ones, batches, and what only the table's writer finds: each has the reason
+    that is in quarantine.
+    """
     project = routed.project
     project.upload("good.plain", lines({"kind": "a", "v": 1}))
     project.run()
@@ -324,18 +407,24 @@ def test_a_replay_fails_as_the_run_did_and_changes_nothing(routed: Here) -> None
         assert out.count("called with 1") == (name == "zero.batch"), "a batch of one is called once"
 
     out, err = routed("quarantine replay", "up/slow.slow")
-    assert err == (
-        "note: it was quarantined for a limit (time limit: one call took longer than 0.3 s (timeout_s));"
-        " a replay has none, in time or memory\n"
+    assert (
+        err == "note: it was quarantined for a limit (time limit: one call took longer than 0.3 s"
+        " (timeout_s)); a replay has none, in time or memory\n"
     )
     assert out.splitlines()[0] == "{'kind': 'a', 'v': 1}"
     assert "have a run process it:  tidemill quarantine retry" in out
 
     out, err = routed("quarantine replay", "up/good.plain")
-    assert err.startswith("note: 'up/good.plain' is not quarantined; replaying the committed version ")
+    assert err.startswith(
+        "note: 'up/good.plain' is not quarantined; replaying the committed version "
+    )
     assert out.endswith("up/good.plain: 1 row, 0 rows rejected; nothing was committed\n")
     fine = lines(*({"kind": "b", "v": i} for i in range(9)))
-    for name, words in (("new.plain", "the new version"), ("new.late", "the new version"), ("new.batch", "the new version")):
+    for name, words in (
+        ("new.plain", "the new version"),
+        ("new.late", "the new version"),
+        ("new.batch", "the new version"),
+    ):
         project.upload(name, fine if name != "new.batch" else lines({"kind": "b", "v": 8}))
         assert words in routed("quarantine replay", f"up/{name}")[1]
     shown = json.loads(routed("quarantine replay", "up/new.late", "--json", "--rows", "2")[0])[0]
@@ -348,7 +437,9 @@ def test_a_replay_fails_as_the_run_did_and_changes_nothing(routed: Here) -> None
     for key in ("up/none.at.all", "elsewhere/x"):
         assert routed("quarantine replay", key, code=2)[1].count("\n") == 1
     added = {str(project.root / "up" / name) for name in ("new.plain", "new.late", "new.batch")}
-    assert {path: was for path, was in everything(project.root).items() if path not in added} == before
+    assert {
+        path: was for path, was in everything(project.root).items() if path not in added
+    } == before
 
 
 def test_never_another_version_in_silence(here: Here) -> None:
@@ -359,13 +450,17 @@ def test_never_another_version_in_silence(here: Here) -> None:
     bad.write_text(lines({"kind": "a", "v": 5}))
     out, err = here("quarantine replay", "up/bad", code=2)
     assert out == ""
-    assert err.startswith(f"tidemill: the quarantined version {was} of 'up/bad' is gone: it is at version ")
+    assert err.startswith(
+        f"tidemill: the quarantined version {was} of 'up/bad' is gone: it is at version "
+    )
     assert err.endswith("; replay that one with --current\n")
     out, err = here("quarantine replay", "up/bad", "--current")
     assert f"not the quarantined {was}" in err
     assert "{'kind': 'a', 'v': 5}" in out
     bad.unlink()
-    assert "is deleted, and its quarantined version" in here("quarantine replay", "up/bad", code=2)[1]
+    assert (
+        "is deleted, and its quarantined version" in here("quarantine replay", "up/bad", code=2)[1]
+    )
 
 
 def test_code_that_changed_is_said(project: Project) -> None:
@@ -398,13 +493,22 @@ def test_an_older_version_is_fetched_where_the_bucket_keeps_it(
     assert "still fails: JSONDecodeError" in err
     assert "up/bad: 1 row" in here("quarantine replay", "up/bad", "--current")[0]
     change("bad", None)
-    assert "'up/bad' is deleted; replaying the quarantined version" in here("quarantine replay", "up/bad", code=1)[1]
+    assert (
+        "'up/bad' is deleted; replaying the quarantined version"
+        in here("quarantine replay", "up/bad", code=1)[1]
+    )
 
 
 def debugged(project: Project, commands: str, *words: str) -> subprocess.CompletedProcess[str]:
     arguments = project.command("quarantine", "replay", str(project.file), *words)
     return subprocess.run(
-        arguments, env=project.env(), cwd=project.folder, input=commands, capture_output=True, text=True, timeout=60
+        arguments,
+        env=project.env(),
+        cwd=project.folder,
+        input=commands,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
 
@@ -418,22 +522,33 @@ def test_the_debugger_stops_in_the_users_code(tmp_path: Path) -> None:
     assert "in Tidemill" not in done.stdout
     assert "worker.py" not in done.stdout + done.stderr
     assert "results.py" not in done.stdout + done.stderr
-    done = debugged(project, "p obj.key\np list(rows.__code__.co_varnames)\nup\np obj.key\nq\n", "up/nojson.plain", "--pdb")
-    assert "-> return [json.loads(line) for line in obj.lines()]" in done.stdout, "the user's frame, not json's"
+    done = debugged(
+        project,
+        "p obj.key\np list(rows.__code__.co_varnames)\nup\np obj.key\nq\n",
+        "up/nojson.plain",
+        "--pdb",
+    )
+    assert "-> return [json.loads(line) for line in obj.lines()]" in done.stdout, (
+        "the user's frame, not json's"
+    )
     assert done.stdout.count("'up/nojson.plain'") >= 1
 
 
 def test_a_breakpoint_in_the_users_code_works(tmp_path: Path) -> None:
-    project = Project(tmp_path, LOGS.replace("return [", "mark = 40\n    breakpoint()\n    return ["))
+    project = Project(
+        tmp_path, LOGS.replace("return [", "mark = 40\n    breakpoint()\n    return [")
+    )
     project.upload("a", lines({"kind": "a", "v": 1}))
     done = debugged(project, "p mark + 2\nc\n", "up/a")
     assert "42" in done.stdout
     assert "up/a: 1 row" in done.stdout
     assert done.returncode == 0
-    assert debugged(project, "q\n", "up/a").returncode == 130, "leaving the debugger leaves the replay"
+    assert debugged(project, "q\n", "up/a").returncode == 130, (
+        "leaving the debugger leaves the replay"
+    )
 
 
-# -- secrets ---------------------------------------------------------------------------------------------------------
+# -- secrets ---------------------------------------------------------------------------------------
 
 LEAKY = """
 import os
@@ -475,7 +590,9 @@ def iter_of(text):
 def test_no_secret_reaches_the_bucket_or_the_terminal(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All bytes of all objects, and all that commands print: of each text that the code raises, none of its secret."""
+    """All bytes of all objects, and all that commands print: of each text that the code raises,
+    none of its secret.
+    """
     held = {
         "LEAKY_API_KEY": "env-" + secrets.token_hex(12),
         "LEAKY_PASSWORD": "p/w+" + secrets.token_hex(6),
@@ -503,12 +620,23 @@ def test_no_secret_reaches_the_bucket_or_the_terminal(
     said = done.stdout + done.stderr
     listed, _ = here("quarantine list", "--json", code=1)
     assert len(json.loads(listed)) == 5 * len(texts) + 2
-    said += listed + "".join(here("quarantine list", "--files", code=1) + here("quarantine list", code=1) + here("status"))
+    said += listed + "".join(
+        here("quarantine list", "--files", code=1)
+        + here("quarantine list", code=1)
+        + here("status")
+    )
     said += "".join(here("sql", "SELECT * FROM quarantine", "--format", "json"))
     for how in ("raise", "chain", "generate"):
         for i in range(len(texts)):
-            said += "".join(here("quarantine show", f"up/{how}-{i}") + here("quarantine replay", f"up/{how}-{i}", code=1))
-    stored = b"".join(path.read_bytes() for path in project.root.rglob("*") if path.is_file() and "up" not in path.parts)
+            said += "".join(
+                here("quarantine show", f"up/{how}-{i}")
+                + here("quarantine replay", f"up/{how}-{i}", code=1)
+            )
+    stored = b"".join(
+        path.read_bytes()
+        for path in project.root.rglob("*")
+        if path.is_file() and "up" not in path.parts
+    )
     assert "[redacted]" in said
     assert b"[redacted]" in stored
     assert b"while asking: " in stored

@@ -1,4 +1,6 @@
-"""A table's columns through several runs: modes, checks, replay of what was set aside, `schema show` and `schema history`."""
+"""A table's columns through several runs: modes, checks, replay of what was set aside, `schema
+show` and `schema history`.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class Here:
 
     def text(self, command: str, *arguments: str, code: int = 0) -> str:
         self.capsys.readouterr()
-        came = invoke([*command.split(), str(self.project.file), *arguments, "--bucket", self.project.bucket])
+        came = invoke(
+            [*command.split(), str(self.project.file), *arguments, "--bucket", self.project.bucket]
+        )
         out = self.capsys.readouterr()
         assert came == code, out
         return out.out + out.err
@@ -47,7 +51,9 @@ class Here:
         return json.loads(self.text(command, *arguments, "--json"))
 
 
-def test_columns_and_checks_from_the_first_commit_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_columns_and_checks_from_the_first_commit_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     project = Project(tmp_path, FLOW.replace("MODE", "evolve"))
     here = Here(project, capsys)
     assert "nothing is committed yet" in here.text("schema show")
@@ -55,7 +61,9 @@ def test_columns_and_checks_from_the_first_commit_on(tmp_path: Path, capsys: pyt
     project.upload("bad.jsonl", lines({"n": -1, "s": "a"}))
     done = project.run(code=1)
     assert (done["committed"], done["rows"], done["rejected"]) == (1, 2, 1)
-    assert here.json("sql", "SELECT reason FROM shop__rejected") == [{"reason": "check named: s IS NOT NULL"}]
+    assert here.json("sql", "SELECT reason FROM shop__rejected") == [
+        {"reason": "check named: s IS NOT NULL"}
+    ]
     [failed] = here.json("sql", "SELECT reason FROM quarantine")
     assert failed["reason"] == "check positive: n >= 0: a row breaks it"
     assert "check positive" in here.text("quarantine replay", "up/bad.jsonl", code=1)
@@ -77,20 +85,31 @@ def test_columns_and_checks_from_the_first_commit_on(tmp_path: Path, capsys: pyt
     added = [change["added"] for change in here.json("schema history")[0]["changes"]]
     assert added == [{"n": "int64", "s": "string"}, {"new": "list<item: int64>"}]
     text = here.text("schema show") + here.text("schema history")
-    for words in ("3 columns, learned from the rows", "positive", "new, int64", "the log is kept from commit 1 on"):
+    for words in (
+        "3 columns, learned from the rows",
+        "positive",
+        "new, int64",
+        "the log is kept from commit 1 on",
+    ):
         assert words in text
 
     project.file = tmp_path / "freeze.py"
     project.write(FLOW.replace("MODE", "freeze"))
     project.upload("c.jsonl", lines({"n": 1, "s": "a", "other": True}))
     said = here.text("quarantine replay", "up/c.jsonl", code=1)
-    assert "column 'other' (bool) is not in table shop, which is frozen: declare it in schema=" in said
+    assert (
+        "column 'other' (bool) is not in table shop, which is frozen: declare it in schema=" in said
+    )
 
     project.file = tmp_path / "rescue.py"
     project.write(FLOW.replace("MODE", "rescue"))
-    assert '{"other": true}' in here.text("quarantine replay", "up/c.jsonl", "--rows", "1").replace("\\", "")
+    assert '{"other": true}' in here.text("quarantine replay", "up/c.jsonl", "--rows", "1").replace(
+        "\\", ""
+    )
     assert project.run()["committed"] == 1
-    found = here.json("sql", "SELECT n, s, _rescued->>'other' AS other FROM shop WHERE _rescued IS NOT NULL")
+    found = here.json(
+        "sql", "SELECT n, s, _rescued->>'other' AS other FROM shop WHERE _rescued IS NOT NULL"
+    )
     assert found == [{"n": 1, "s": "a", "other": "true"}]
     assert here.json("sql", "SELECT count(*) AS n FROM shop")[0]["n"] == 4
     assert here.json("schema history")[0]["changes"][-1]["added"] == {"_rescued": "string"}
@@ -98,11 +117,17 @@ def test_columns_and_checks_from_the_first_commit_on(tmp_path: Path, capsys: pyt
 
 
 def test_the_guides_pipeline_does_with_rows_what_the_guide_says(tmp_path: Path) -> None:
-    [source] = re.findall(r"```python\n# shop.py\n(.*?)```", (ROOT / "docs/guides/schema.md").read_text(), re.DOTALL)
+    [source] = re.findall(
+        r"```python\n# shop.py\n(.*?)```", (ROOT / "docs/guides/schema.md").read_text(), re.DOTALL
+    )
     (tmp_path / "shop.py").write_text(source)
     [shop] = load_pipelines(str(tmp_path / "shop.py"))
     writer = AttemptWriter(table_spec(shop), schema=None, task="t", nonce="n", scratch=tmp_path)
-    rows = [{"shop": "a", "amount": "12.5", "colour": "red"}, {"shop": "", "amount": 1}, {"amount": 20_000}]
+    rows = [
+        {"shop": "a", "amount": "12.5", "colour": "red"},
+        {"shop": "", "amount": 1},
+        {"amount": 20_000},
+    ]
     writer.add(0, "good", "e", rows)
     writer.add(1, "bad", "e", [{"shop": "b", "amount": -1}])
     done = writer.finish()
@@ -113,8 +138,16 @@ def test_the_guides_pipeline_does_with_rows_what_the_guide_says(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("columns", "more", "said"),
     [
-        ('("a", pa.duration("s"))', "", "column 'a' has type duration[s], which tables do not hold"),
-        ('("a", pa.list_(pa.struct([("x", pa.int8()), ("X", pa.int8())])))', "", "column 'a[]' has the fields 'x' and 'X'"),
+        (
+            '("a", pa.duration("s"))',
+            "",
+            "column 'a' has type duration[s], which tables do not hold",
+        ),
+        (
+            '("a", pa.list_(pa.struct([("x", pa.int8()), ("X", pa.int8())])))',
+            "",
+            "column 'a[]' has the fields 'x' and 'X'",
+        ),
         ('("a", pa.int8()), ("A", pa.int8())', "", "columns 'a' and 'A' have the same name"),
         ('("a", pa.float64())', ", partition_by=['a']", "partition_by='a': column 'a' is double"),
     ],
@@ -137,5 +170,7 @@ def test_columns_that_no_table_can_have_are_refused_before_anything_runs(
     )
     project.upload("a", "x")
     for command in ("run", "plan"):
-        assert f"pipeline logs, {'partition' if more else 'schema=: '}" in (told := project.call(command, code=2).stderr)
+        assert f"pipeline logs, {'partition' if more else 'schema=: '}" in (
+            told := project.call(command, code=2).stderr
+        )
         assert said in told

@@ -1,4 +1,6 @@
-"""Sinks as users declare and see them: the guide's own files, a sink that fails, and an S3 bucket."""
+"""Sinks as users declare and see them: the guide's own files, a sink that fails, and
+an S3 bucket.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,14 @@ class Shown:
         self.capsys = capsys
 
     def states(self, *options: str, code: int = 0) -> dict[str, Any]:
-        words = ["sinks", str(self.project.file), "--bucket", self.project.bucket, "--json", *options]
+        words = [
+            "sinks",
+            str(self.project.file),
+            "--bucket",
+            self.project.bucket,
+            "--json",
+            *options,
+        ]
         assert invoke(words) == code
         return {one["sink"]: one for one in json.loads(self.capsys.readouterr().out or "[]")}
 
@@ -35,15 +44,26 @@ class Shown:
         return self.capsys.readouterr().out
 
 
-def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """All sinks; Postgres is out of reach at first, which holds up nothing, and then catches up without a new file."""
+def test_the_guide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All sinks; Postgres is out of reach at first, which holds up nothing, and then catches up
+    without a new file.
+    """
     import psycopg
 
-    project, shown = Project(tmp_path, GUIDE["sales.py"]), Shown(Project(tmp_path, GUIDE["sales.py"]), capsys)
+    project, shown = (
+        Project(tmp_path, GUIDE["sales.py"]),
+        Shown(Project(tmp_path, GUIDE["sales.py"]), capsys),
+    )
     monkeypatch.chdir(tmp_path)
     (project.root / "uploads").mkdir()
-    assert not any(one["is_behind"] or one["mark"] for one in shown.states(code=1).values()), "there is nothing to hold"
-    (project.root / "uploads" / "a.jsonl").write_text(lines({"shop": "x", "amount": 1}, {"shop": "y", "amount": 2}))
+    assert not any(one["is_behind"] or one["mark"] for one in shown.states(code=1).values()), (
+        "there is nothing to hold"
+    )
+    (project.root / "uploads" / "a.jsonl").write_text(
+        lines({"shop": "x", "amount": 1}, {"shop": "y", "amount": 2})
+    )
     done = project.call("run", code=1)
     assert done.stderr.count("\n") == 1
     assert "sink pg: set WAREHOUSE_DSN" in done.stderr
@@ -61,7 +81,9 @@ def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     project.run()
     assert not any(one["done"] for one in shown.states("--publish").values()), "the run did it"
     with psycopg.connect(postgres_dsn()) as connection:
-        written = connection.execute("SELECT shop, xmin::text FROM shop.sales ORDER BY shop").fetchall()
+        written = connection.execute(
+            "SELECT shop, xmin::text FROM shop.sales ORDER BY shop"
+        ).fetchall()
     assert [shop for shop, _ in written] == ["x", "y", "z"]
     assert written[0][1] == written[1][1] != written[2][1], "only what is new was handed over"
     assert shown.states("--rebuild", "file")["file"]["rebuilt"]
@@ -85,14 +107,26 @@ def test_sinks_in_an_s3_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     source = re.sub(r'sales.sink\("(pg|file)".*\n', "", GUIDE["sales.py"])
     project = Project(tmp_path, source, bucket="s3://sinks/deep", AWS_ENDPOINT_URL=url, **KEYS)
     for n, name in enumerate("ab"):
-        s3.put_object(Bucket="sinks", Key=f"deep/uploads/{name}", Body=lines({"shop": name, "amount": n}).encode())
+        s3.put_object(
+            Bucket="sinks",
+            Key=f"deep/uploads/{name}",
+            Body=lines({"shop": name, "amount": n}).encode(),
+        )
     project.run()
     store: Any = open_store("s3://sinks/deep", endpoint_url=url)
     table = DeltaTable("s3://sinks/deep/lake/sales", storage_options=store.foreign_options())
     assert sorted(table.to_pyarrow_dataset().to_table().column("shop").to_pylist()) == ["a", "b"]
     s3.download_file("sinks", "deep/catalogue.duckdb", str(tmp_path / "copy.duckdb"))
-    sizes = {o["Key"].removeprefix("deep/"): o["Size"] for o in s3.list_objects_v2(Bucket="sinks")["Contents"]}
+    sizes = {
+        o["Key"].removeprefix("deep/"): o["Size"]
+        for o in s3.list_objects_v2(Bucket="sinks")["Contents"]
+    }
     with duckdb.connect() as connection:  # the extension `httpfs` is not there in tests
-        connection.register_filesystem(StoreFileSystem(store, sizes, "s3://sinks/deep/", skip_instance_cache=True))
+        connection.register_filesystem(
+            StoreFileSystem(store, sizes, "s3://sinks/deep/", skip_instance_cache=True)
+        )
         connection.execute(f"ATTACH '{tmp_path / 'copy.duckdb'}' AS lake (READ_ONLY)")
-        assert connection.execute("SELECT shop FROM lake.sales ORDER BY 1").fetchall() == [("a",), ("b",)]
+        assert connection.execute("SELECT shop FROM lake.sales ORDER BY 1").fetchall() == [
+            ("a",),
+            ("b",),
+        ]

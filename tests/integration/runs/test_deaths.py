@@ -53,7 +53,9 @@ def parse(obj: Object):
         ("memory", "memory limit: the worker used more than 600 MB"),
     ],
 )
-def test_a_file_that_kills_its_worker_costs_only_itself(tmp_path: Path, deed: str, words: str) -> None:
+def test_a_file_that_kills_its_worker_costs_only_itself(
+    tmp_path: Path, deed: str, words: str
+) -> None:
     timeout, memory = ("0.7" if deed == "sleep" else "600"), ("600" if deed == "memory" else "None")
     project = Project(tmp_path, DEADLY.format(timeout=timeout, memory=memory))
     for i in range(12):
@@ -95,7 +97,10 @@ def test_a_module_that_breaks_only_in_workers_is_one_clear_line(tmp_path: Path) 
     project.upload("a", "x")
     done = project.call("run", code=2)
     where = f"{project.file}, line 8"
-    assert done.stderr.strip() == f"tidemill: transform model of logs cannot be loaded: {where}: OSError: no weights here"
+    assert (
+        done.stderr.strip()
+        == f"tidemill: transform model of logs cannot be loaded: {where}: OSError: no weights here"
+    )
     project.write(project.file.read_text().replace('raise OSError("no weights here")', "pass"))
     assert project.run()["committed"] == 1, "nothing is lost, and nothing is blamed on the file"
 
@@ -143,7 +148,9 @@ def parse(obj: Object):
 def slow(tmp_path: Path) -> Project:
     (tmp_path / "started").mkdir()
     (tmp_path / "gate").touch()
-    project = Project(tmp_path, SLOW.format(started=str(tmp_path / "started"), gate=str(tmp_path / "gate")))
+    project = Project(
+        tmp_path, SLOW.format(started=str(tmp_path / "started"), gate=str(tmp_path / "gate"))
+    )
     for i in range(6):
         project.upload(str(i), "x")
     return project
@@ -151,7 +158,9 @@ def slow(tmp_path: Path) -> Project:
 
 def begin(project: Project, *arguments: str) -> subprocess.Popen[str]:
     command = project.command("run", str(project.file), "--workers", "2", *arguments)
-    process = subprocess.Popen(command, env=project.env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=project.env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     until(lambda: any((project.folder / "started").iterdir()) or process.poll() is not None)
     assert process.poll() is None, process.communicate()
     return process
@@ -179,13 +188,17 @@ def test_one_interrupt_stops_cleanly_and_the_next_run_goes_on(slow: Project, num
     slow.audit()
 
 
-def test_a_killed_runner_takes_its_workers_along_and_its_tasks_are_adopted_at_once(slow: Project) -> None:
+def test_a_killed_runner_takes_its_workers_along_and_its_tasks_are_adopted_at_once(
+    slow: Project,
+) -> None:
     process = begin(slow)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()
     psutil.wait_procs(workers, timeout=10)
-    assert not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers), "nobody works for a dead runner"
+    assert not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers), (
+        "nobody works for a dead runner"
+    )
     (slow.folder / "gate").unlink()
     assert slow.run()["committed"] == 6, "without waiting for any deadline"
     assert slow.audit()["sources"] == {"committed": 6}
@@ -197,7 +210,8 @@ def test_a_run_that_is_killed_while_it_aggregates_leaves_no_temporary_files(slow
     slow.environment["TMPDIR"] = str(temporary)
     slow.write(
         slow.file.read_text()
-        + 'logs.aggregate("long", by=["name"], sql="SELECT name, count(*) AS n FROM logs, range(1000000000) GROUP BY name")'
+        + 'logs.aggregate("long", by=["name"], sql="SELECT name, count(*) AS n FROM logs,'
+        ' range(1000000000) GROUP BY name")'
     )
     process = begin(slow)
     until(lambda: any(temporary.rglob("tidemill-sql-*")))
@@ -220,14 +234,20 @@ def test_tasks_of_a_transform_that_was_renamed_are_routed_anew(slow: Project) ->
 def test_two_runs_at_once_commit_each_file_once(slow: Project) -> None:
     first = begin(slow)
     second = subprocess.Popen(
-        slow.command("run", str(slow.file), "--json"), env=slow.env(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        slow.command("run", str(slow.file), "--json"),
+        env=slow.env(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     out, errors = second.communicate(timeout=60)
     assert (second.returncode, json.loads(out)["elsewhere"]) == (0, 6), errors
     (slow.folder / "gate").unlink()
     first.communicate(timeout=60)
     assert first.returncode == 0
-    assert slow.sql("SELECT count(*) AS n, count(DISTINCT name) AS d FROM logs") == [{"n": 6, "d": 6}]
+    assert slow.sql("SELECT count(*) AS n, count(DISTINCT name) AS d FROM logs") == [
+        {"n": 6, "d": 6}
+    ]
     slow.audit()
 
 
@@ -260,7 +280,8 @@ logs.aggregate("totals", by=["name"], sql="SELECT name, sum(v) AS v FROM logs GR
 def test_kill_nine_at_twenty_moments_then_one_undisturbed_run(tmp_path: Path) -> None:
     """Each run is killed a little later than the one before; new files keep coming."""
     (tmp_path / "tmp").mkdir()
-    project = Project(tmp_path, MANY, TMPDIR=str(tmp_path / "tmp"))  # a kill in the first moments leaves an empty folder
+    # a kill in the first moments leaves an empty folder
+    project = Project(tmp_path, MANY, TMPDIR=str(tmp_path / "tmp"))
     expected = 0
     for round_ in range(20):
         for i in range(25):

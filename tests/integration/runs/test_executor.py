@@ -1,4 +1,6 @@
-"""Worker processes, started both ways: forked from the helper (Linux) and as new interpreters (elsewhere)."""
+"""Worker processes, started both ways: forked from the helper (Linux) and as new interpreters
+(elsewhere).
+"""
 
 from __future__ import annotations
 
@@ -71,13 +73,18 @@ def assignment(number: int, *deeds: str) -> Assignment:
 
 
 @pytest.fixture(params=SPAWNERS, ids=lambda s: s.__name__)
-def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LocalExecutor]:
+def make(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., LocalExecutor]:
     monkeypatch.setattr(local, "make_spawner", request.param)
 
     def executor(spec: str = "", workers: int = 2, timeout_s: float = 600.0) -> LocalExecutor:
         limits = {"p/t": Limits(timeout_s=timeout_s, memory_mb=None)}
         return LocalExecutor(
-            entry="tests.integration.runs.test_executor:Attempts", spec=spec.encode(), limits=limits, workers=workers
+            entry="tests.integration.runs.test_executor:Attempts",
+            spec=spec.encode(),
+            limits=limits,
+            workers=workers,
         )
 
     return executor
@@ -109,12 +116,16 @@ def test_all_jobs_end_and_workers_are_kept(make: Callable[..., LocalExecutor]) -
         done = first + second
         assert sorted(f.task for f in done) == [f"{i:020d}-000000" for i in range(60)]
         assert all(f.receipt is not None for f in done)
-        assert len({f.receipt.engine for f in done if f.receipt}) <= 2, "workers start once, not for each task"
+        assert len({f.receipt.engine for f in done if f.receipt}) <= 2, (
+            "workers start once, not for each task"
+        )
 
     run(make(), work)
 
 
-def test_a_death_is_reported_with_its_suspect_and_costs_nobody_else(make: Callable[..., LocalExecutor]) -> None:
+def test_a_death_is_reported_with_its_suspect_and_costs_nobody_else(
+    make: Callable[..., LocalExecutor],
+) -> None:
     async def work(executor: LocalExecutor) -> None:
         jobs = [assignment(i, "ok") for i in range(10)]
         jobs[3] = assignment(3, "ok", "ok", "die", "ok")
@@ -142,14 +153,22 @@ def test_a_call_beyond_its_time_limit_is_ended(make: Callable[..., LocalExecutor
         assert executor.under_way == 1, "progress sees the file that is done"
         done = {f.task: f for f in await everything(executor)}
         hung = done[f"{0:020d}-000000"]
-        assert (hung.lost, hung.suspect) == ("time limit: one call took longer than 3 s (timeout_s)", 1)
+        assert (hung.lost, hung.suspect) == (
+            "time limit: one call took longer than 3 s (timeout_s)",
+            1,
+        )
         assert done[f"{1:020d}-000000"].receipt is not None
 
     run(make(timeout_s=3.0), work)
 
 
-@pytest.mark.parametrize(("spec", "words"), [("broken", "OSError: no code here"), ("dies", "die while they load the user's code")])
-def test_workers_that_cannot_start_are_one_clear_error(make: Callable[..., LocalExecutor], spec: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [("broken", "OSError: no code here"), ("dies", "die while they load the user's code")],
+)
+def test_workers_that_cannot_start_are_one_clear_error(
+    make: Callable[..., LocalExecutor], spec: str, words: str
+) -> None:
     async def work(executor: LocalExecutor) -> None:
         await executor.dispatch([assignment(0, "ok")])
         with pytest.raises(SettingsError, match=words):
@@ -165,7 +184,11 @@ def test_closing_ends_every_process(make: Callable[..., LocalExecutor]) -> None:
         await executor.dispatch([assignment(0, "hang"), assignment(1, "hang"), assignment(2, "ok")])
 
     run(make(), work)
-    after = {p.pid for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE}
+    after = {
+        p.pid
+        for p in psutil.Process().children(recursive=True)
+        if p.status() != psutil.STATUS_ZOMBIE
+    }
     assert after <= before
 
 
@@ -174,7 +197,15 @@ def test_who_is_gone(make: Callable[..., LocalExecutor]) -> None:
     kind, host, boot, space, pid, started, nonce = executor.owner.split(":")
 
     def name(**changes: str) -> str:
-        parts = {"kind": kind, "host": host, "boot": boot, "space": space, "pid": pid, "started": started, "nonce": nonce}
+        parts = {
+            "kind": kind,
+            "host": host,
+            "boot": boot,
+            "space": space,
+            "pid": pid,
+            "started": started,
+            "nonce": nonce,
+        }
         return ":".join((parts | changes).values())
 
     assert not executor.is_gone(executor.owner)
@@ -208,5 +239,7 @@ except KeyboardInterrupt:
 
 def test_an_interrupt_while_a_process_forks_is_not_forgotten() -> None:
     """Python calls hooks of libraries there, reports what they raise, and goes on."""
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60
+    )
     assert (done.stdout, done.stderr) == ("interrupted\n", "")

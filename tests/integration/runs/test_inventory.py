@@ -1,4 +1,6 @@
-"""S3 Inventory's files as the listing of a first run: CSV, ORC and Parquet as S3 writes them, old or damaged as they may be."""
+"""S3 Inventory's files as the listing of a first run: CSV, ORC and Parquet as S3 writes them, old
+or damaged as they may be.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,16 @@ from pipeline.stores import open_store
 from tests.support.helpers import LOGS, Project, lines
 from tests.support.servers import KEYS, moto_url
 
-FIELDS = ("bucket", "key", "version_id", "is_latest", "is_delete_marker", "size", "last_modified_date", "e_tag")
+FIELDS = (
+    "bucket",
+    "key",
+    "version_id",
+    "is_latest",
+    "is_delete_marker",
+    "size",
+    "last_modified_date",
+    "e_tag",
+)
 CSV_FIELDS = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag"
 HOME = "inventories/uploads/daily"
 
@@ -38,7 +49,9 @@ class Cloud:
         self.s3 = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
         for name in (self.name, self.name + "-reports"):
             self.s3.create_bucket(Bucket=name)
-        self.project = Project(folder, LOGS, bucket=f"s3://{self.name}/deep", **KEYS, AWS_ENDPOINT_URL=url)
+        self.project = Project(
+            folder, LOGS, bucket=f"s3://{self.name}/deep", **KEYS, AWS_ENDPOINT_URL=url
+        )
         self.manifest = f"s3://{self.name}-reports/{HOME}/2026-11-22T01-00Z/manifest.json"
 
     def upload(self, key: str, v: int) -> None:
@@ -48,7 +61,16 @@ class Cloud:
         """What an inventory of now says."""
         listed = self.s3.list_objects_v2(Bucket=self.name).get("Contents", [])
         return [
-            (self.name, o["Key"], "v1", True, False, o["Size"], o["LastModified"].astimezone(UTC), o["ETag"].strip('"'))
+            (
+                self.name,
+                o["Key"],
+                "v1",
+                True,
+                False,
+                o["Size"],
+                o["LastModified"].astimezone(UTC),
+                o["ETag"].strip('"'),
+            )
             for o in listed
         ]
 
@@ -60,9 +82,17 @@ class Cloud:
         for i, rows in enumerate(files):
             body, key = ENCODE[kind](rows), f"{HOME}/data/{i}.{kind}"
             self.put(key, body)
-            named.append({"key": key, "size": len(body), "MD5checksum": hashlib.md5(body).hexdigest()})  # noqa: S324
+            named.append(
+                {"key": key, "size": len(body), "MD5checksum": hashlib.md5(body).hexdigest()}  # noqa: S324
+            )
         schema = CSV_FIELDS if kind == "CSV" else "struct<bucket:string,key:string>"
-        told = {"sourceBucket": self.name, "version": "2016-11-30", "fileFormat": kind, "fileSchema": schema, "files": named}
+        told = {
+            "sourceBucket": self.name,
+            "version": "2016-11-30",
+            "fileFormat": kind,
+            "fileSchema": schema,
+            "files": named,
+        }
         self.put(self.manifest.split("/", 3)[3], json.dumps(told | changes).encode())
 
     def run(self, *options: str, code: int = 0) -> dict[str, Any]:
@@ -78,12 +108,25 @@ def as_csv(rows: list[tuple[Any, ...]]) -> bytes:
             return value.strftime("%Y-%m-%dT%H:%M:%S.000Z")
         return str(value).lower() if isinstance(value, bool) else str(value)
 
-    told = [",".join(f'"{quote_plus(v, safe="/") if i == 1 else text(v)}"' for i, v in enumerate(row)) + "\n" for row in rows]
+    told = [
+        ",".join(f'"{quote_plus(v, safe="/") if i == 1 else text(v)}"' for i, v in enumerate(row))
+        + "\n"
+        for row in rows
+    ]
     return gzip.compress("".join(told).encode())
 
 
 def table(rows: list[tuple[Any, ...]]) -> pa.Table:
-    kinds = [pa.string(), pa.string(), pa.string(), pa.bool_(), pa.bool_(), pa.int64(), pa.timestamp("ms", "UTC"), pa.string()]
+    kinds = [
+        pa.string(),
+        pa.string(),
+        pa.string(),
+        pa.bool_(),
+        pa.bool_(),
+        pa.int64(),
+        pa.timestamp("ms", "UTC"),
+        pa.string(),
+    ]
     columns = zip(FIELDS, kinds, zip(*rows, strict=True), strict=True)
     return pa.table({name: pa.array(values, kind) for name, kind, values in columns})
 
@@ -105,7 +148,9 @@ ENCODE = {"CSV": as_csv, "Parquet": as_parquet, "ORC": as_orc}
 
 @pytest.mark.parametrize("kind", sorted(ENCODE))
 def test_an_old_bucket_is_processed_from_its_inventory(tmp_path: Path, kind: str) -> None:
-    """What changed since is at another version, what is gone is gone, and what came since is for a listing to find."""
+    """What changed since is at another version, what is gone is gone, and what came since is for a
+    listing to find.
+    """
     cloud = Cloud(tmp_path)
     for i in range(20):
         cloud.upload(f"deep/up/{i:02} é+%.jsonl", i)
@@ -123,7 +168,9 @@ def test_an_old_bucket_is_processed_from_its_inventory(tmp_path: Path, kind: str
     assert cloud.total() == sum(range(20)) - 7 - 8
     if kind != "Parquet":
         return
-    assert cloud.run()["committed"] == 0, "the two that are not what they were are looked at again, and nothing else"
+    assert cloud.run()["committed"] == 0, (
+        "the two that are not what they were are looked at again, and nothing else"
+    )
     report = cloud.project.run()
     assert report["committed"] == 2
     assert cloud.total() == sum(range(20)) - 7 - 8 + 107 + 1
@@ -181,7 +228,11 @@ def test_what_is_no_inventory_of_this_bucket_is_refused_in_one_line(tmp_path: Pa
         cloud.put(f"{HOME}/data/0.{kind}", b"damaged")
         refused("is not what the manifest says")
         body = b"no such file format"
-        cloud.report(kind, rows, files=[{"key": f"{HOME}/x", "MD5checksum": hashlib.md5(body).hexdigest()}])  # noqa: S324
+        cloud.report(
+            kind,
+            rows,
+            files=[{"key": f"{HOME}/x", "MD5checksum": hashlib.md5(body).hexdigest()}],  # noqa: S324
+        )
         refused("does not exist")
         cloud.put(f"{HOME}/x", body)
         refused(f"cannot be read as {kind}")

@@ -1,4 +1,6 @@
-"""The machine does not leak in: zone, locale, home, directory and umask change neither what is committed nor what is read."""
+"""The machine does not leak in: zone, locale, home, directory and umask change neither what is
+committed nor what is read.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,10 @@ def rows(obj: Object):
 
 t.dimension("names", "names.csv")
 t.check("on_the_fifth", "day(seen) = {day}", action="reject")
-t.aggregate("by_day", by={{"day": "seen::DATE"}}, sql="SELECT seen::DATE AS day, count(*) AS n FROM t GROUP BY 1")
-t.aggregate("texts", by=["who"], sql="SELECT who, string_agg(seen::VARCHAR, ',' ORDER BY id) AS seen FROM t GROUP BY 1")
+t.aggregate("by_day", by={{"day": "seen::DATE"}},
+    sql="SELECT seen::DATE AS day, count(*) AS n FROM t GROUP BY 1")
+t.aggregate("texts", by=["who"],
+    sql="SELECT who, string_agg(seen::VARCHAR, ',' ORDER BY id) AS seen FROM t GROUP BY 1")
 t.sink("file", DuckDBFile({file!r}))
 t.sink("views", Catalogue("views.duckdb"))
 """
@@ -50,7 +54,13 @@ ELSEWHERE = {
     "PGTZ": "Asia/Tokyo",
 }
 ASKED = (
-    ("sql", "SELECT id, who, seen, seen::DATE AS d, seen::VARCHAR AS v, DATE '2026-01-05'::TIMESTAMPTZ AS t FROM t ORDER BY id"),
+    (
+        "sql",
+        (
+            "SELECT id, who, seen, seen::DATE AS d, seen::VARCHAR AS v, DATE"
+            " '2026-01-05'::TIMESTAMPTZ AS t FROM t ORDER BY id"
+        ),
+    ),
     ("sql", "FROM by_day ORDER BY day"),
     ("sql", "FROM texts ORDER BY who"),
     ("sql", "SELECT count(*) AS n FROM t__rejected"),
@@ -64,23 +74,33 @@ import sys
 sys.path.insert(0, {folder!r})
 from flow import t
 with t.table({bucket!r}) as table:
-    print(table.schema.field("seen").type, table.arrow().sort_by("id").to_pylist()[0]["seen"].isoformat())
-    print(table.relation.aggregate("min(seen::DATE)::VARCHAR AS day").fetchall(), table.aggregate("by_day").to_pylist())
-    print(table.pandas().sort_values("id")["seen"].iloc[0].isoformat(), table.polars().sort("id")["seen"][0].isoformat())
+    print(table.schema.field("seen").type,
+        table.arrow().sort_by("id").to_pylist()[0]["seen"].isoformat())
+    print(table.relation.aggregate("min(seen::DATE)::VARCHAR AS day").fetchall(),
+        table.aggregate("by_day").to_pylist())
+    print(table.pandas().sort_values("id")["seen"].iloc[0].isoformat(),
+        table.polars().sort("id")["seen"][0].isoformat())
 """
 
 
 class Machine(Project):
     """Runs its commands in cold processes, in an environment of nothing but this."""
 
-    def __init__(self, folder: Path, bucket: Path, source: str, environment: Mapping[str, str], umask: int) -> None:
+    def __init__(
+        self, folder: Path, bucket: Path, source: str, environment: Mapping[str, str], umask: int
+    ) -> None:
         folder.mkdir(exist_ok=True)
         bucket.mkdir(exist_ok=True)
         super().__init__(folder, source, str(bucket), **environment)
         self.umask = umask
 
     def env(self) -> dict[str, str]:
-        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TIDEMILL_BUCKET": self.bucket, **self.environment}
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "TIDEMILL_BUCKET": self.bucket,
+            **self.environment,
+        }
 
     def finish(self, *words: str) -> subprocess.CompletedProcess[str]:
         return self._output(self.command(*words))
@@ -93,7 +113,14 @@ class Machine(Project):
     def _output(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         env, umask = self.env(), self.umask
         return subprocess.run(
-            command, env=env, cwd=self.folder, umask=umask, capture_output=True, text=True, encoding="utf-8", timeout=180
+            command,
+            env=env,
+            cwd=self.folder,
+            umask=umask,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=180,
         )
 
 
@@ -121,7 +148,9 @@ for words in {commands!r}:
 
 
 def answers(machine: Machine) -> list[str]:
-    """What all are asked: the first in processes of its own, the others in one, since each takes a second to begin."""
+    """What all are asked: the first in processes of its own, the others in one, since each takes a
+    second to begin.
+    """
     first, *others = ASKED
     found = [machine.call(*first, *form).stdout for form in FORMS]
     commands = [
@@ -132,7 +161,11 @@ def answers(machine: Machine) -> list[str]:
     batch = machine.script(BATCH.format(commands=commands), utf8=False)
     assert batch.splitlines().count("ended with 0") == len(commands), batch
     batch = batch.replace(str(machine.file), "flow.py").replace(machine.bucket, "bucket")
-    return [*found, batch, machine.script(TABLE.format(folder=str(machine.folder), bucket=machine.bucket))]
+    return [
+        *found,
+        batch,
+        machine.script(TABLE.format(folder=str(machine.folder), bucket=machine.bucket)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -140,11 +173,19 @@ def answers(machine: Machine) -> list[str]:
     [("", 5, ["2026-01-05"]), (", timezone='Asia/Tokyo'", 6, ["2026-01-06"])],
     ids=["UTC", "declared"],
 )
-def test_everything_is_the_same_on_every_machine(tmp_path: Path, declared: str, day: int, days: list[str]) -> None:
-    """Files run there and files run here give the same tables, checks, aggregates and answers, in UTC or the zone declared."""
+def test_everything_is_the_same_on_every_machine(
+    tmp_path: Path, declared: str, day: int, days: list[str]
+) -> None:
+    """Files run there and files run here give the same tables, checks, aggregates and answers, in
+    UTC or the zone declared.
+    """
     here, elsewhere = two_machines(tmp_path, declared, day)
     assert answers(here) == answers(elsewhere)
-    assert [row["day"] for row in here.sql("FROM by_day ORDER BY 1")] == days if declared else ["2026-01-05"]
+    assert (
+        [row["day"] for row in here.sql("FROM by_day ORDER BY 1")] == days
+        if declared
+        else ["2026-01-05"]
+    )
 
 
 def test_a_bucket_is_the_same_from_every_machine(tmp_path: Path) -> None:
@@ -154,8 +195,13 @@ def test_a_bucket_is_the_same_from_every_machine(tmp_path: Path) -> None:
     assert answers(here) == answers(elsewhere)
     (Path(here.bucket) / "up" / "b.jsonl").write_text(ROWS, encoding="utf-8")
     elsewhere.call("run")
-    assert here.sql("FROM by_day") == elsewhere.sql("FROM by_day") == [{"day": "2026-01-05", "n": 4}]
-    assert here.call("diff", "1", "2", "--json", code=None).stdout == elsewhere.call("diff", "1", "2", "--json", code=None).stdout
+    assert (
+        here.sql("FROM by_day") == elsewhere.sql("FROM by_day") == [{"day": "2026-01-05", "n": 4}]
+    )
+    assert (
+        here.call("diff", "1", "2", "--json", code=None).stdout
+        == elsewhere.call("diff", "1", "2", "--json", code=None).stdout
+    )
 
 
 def test_sinks_hold_the_same_whoever_fills_them(tmp_path: Path) -> None:
@@ -165,7 +211,11 @@ def test_sinks_hold_the_same_whoever_fills_them(tmp_path: Path) -> None:
     for name in ("here", "elsewhere"):
         with duckdb.connect(str(tmp_path / f"{name}.duckdb"), read_only=True) as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            found.append(connection.execute("SELECT id, seen::VARCHAR, day::VARCHAR, n FROM t, by_day ORDER BY id").fetchall())
+            found.append(
+                connection.execute(
+                    "SELECT id, seen::VARCHAR, day::VARCHAR, n FROM t, by_day ORDER BY id"
+                ).fetchall()
+            )
     assert (
         found[0]
         == found[1]
@@ -177,7 +227,9 @@ def test_sinks_hold_the_same_whoever_fills_them(tmp_path: Path) -> None:
 
 
 def test_pipelines_of_two_zones_keep_their_own_days(tmp_path: Path) -> None:
-    """Asked together the session is in UTC, and each aggregate in its own pipeline's zone, also one that is computed when asked."""
+    """Asked together the session is in UTC, and each aggregate in its own pipeline's zone, also one
+    that is computed when asked.
+    """
     both = """
     import json
     from datetime import datetime
@@ -198,7 +250,10 @@ def test_pipelines_of_two_zones_keep_their_own_days(tmp_path: Path) -> None:
     for name in ("tokyo", "riga"):
         (project.root / name).mkdir()
         (project.root / name / "1.txt").write_text("2026-01-05T22:30:00+00:00")
-    days = "SELECT t.day AS tokyo, r.day AS riga, (SELECT seen::DATE FROM tokyo) AS utc FROM tokyo_days t, riga_days r"
+    days = (
+        "SELECT t.day AS tokyo, r.day AS riga, (SELECT seen::DATE FROM tokyo) AS utc FROM"
+        " tokyo_days t, riga_days r"
+    )
     project.call("run")
     expected = [{"tokyo": "2026-01-06", "riga": "2026-01-06", "utc": "2026-01-05"}]
     assert project.sql(days) == expected
@@ -221,7 +276,10 @@ def test_another_zone_computes_committed_aggregates_anew(tmp_path: Path) -> None
 @pytest.mark.parametrize("zone", ["Mars/Olympus", "", "localtime", "posix/UTC", 5, "europe/RIGA'"])
 def test_what_is_no_zone_is_refused(tmp_path: Path, zone: object) -> None:
     """Also names that mean what the machine is set to."""
-    project = Project(tmp_path, f"from pipeline import Pipeline\nt = Pipeline('t', source='up/', timezone={zone!r})\n")
+    project = Project(
+        tmp_path,
+        f"from pipeline import Pipeline\nt = Pipeline('t', source='up/', timezone={zone!r})\n",
+    )
     done = project.call("status", code=2)
     assert "is no time zone" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -234,20 +292,38 @@ def test_one_place_opens_duckdb() -> None:
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Attribute) and ast.unparse(node) in (
-                    *("duckdb.connect", "duckdb.sql", "duckdb.query", "duckdb.execute", "duckdb.default_connection"),
+                    *(
+                        "duckdb.connect",
+                        "duckdb.sql",
+                        "duckdb.query",
+                        "duckdb.execute",
+                        "duckdb.default_connection",
+                    ),
                 ):
                     found.append(path.relative_to(ROOT).as_posix())
     assert found == ["pipeline/sql/connection.py"]
 
 
 def test_a_connection_reads_nothing_of_the_home(tmp_path: Path) -> None:
-    """Settings, secrets and extensions that somebody keeps for DuckDB do not count; cursors are in the zone, too."""
+    """Settings, secrets and extensions that somebody keeps for DuckDB do not count; cursors are in
+    the zone, too.
+    """
     script = """
     from pipeline.sql.connection import connect, connect_without_threads
-    for connection in (connect(), connect().cursor(), connect_without_threads(), connect(timezone="Asia/Tokyo").cursor()):
-        print(connection.execute("SELECT current_setting('TimeZone'), current_setting('allow_persistent_secrets')").fetchall())
+    for connection in (connect(), connect().cursor(), connect_without_threads(),
+        connect(timezone="Asia/Tokyo").cursor()):
+        asked = "SELECT current_setting('TimeZone'), current_setting('allow_persistent_secrets')"
+        print(connection.execute(asked).fetchall())
     """
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TZ": "America/Lima"}
-    done = subprocess.run([sys.executable, "-c", "if True:" + script], env=env, cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["[('UTC', False)]"] * 3 + ["[('Asia/Tokyo', False)]"], done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", "if True:" + script],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == ["[('UTC', False)]"] * 3 + ["[('Asia/Tokyo', False)]"], (
+        done.stderr
+    )
     assert not [*tmp_path.iterdir()]

@@ -1,4 +1,6 @@
-"""Upload notices: from a real bucket's notifications through a real queue over HTTP to committed rows, whatever the notices do."""
+"""Upload notices: from a real bucket's notifications through a real queue over HTTP to committed
+rows, whatever the notices do.
+"""
 
 from __future__ import annotations
 
@@ -35,17 +37,32 @@ class Cloud:
         attributes = {}
         if dead_letters:
             arn = self.arn(self.sqs.create_queue(QueueName=name + "-dead")["QueueUrl"])
-            attributes["RedrivePolicy"] = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 3})
+            attributes["RedrivePolicy"] = json.dumps(
+                {"deadLetterTargetArn": arn, "maxReceiveCount": 3}
+            )
         self.queue = self.sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"]
-        self.project = Project(folder, LOGS, bucket=f"s3://{name}/deep", **KEYS, AWS_ENDPOINT_URL=url)
+        self.project = Project(
+            folder, LOGS, bucket=f"s3://{name}/deep", **KEYS, AWS_ENDPOINT_URL=url
+        )
 
     def arn(self, url: str) -> str:
-        return str(self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"])
+        return str(
+            self.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"][
+                "QueueArn"
+            ]
+        )
 
     def notify(self) -> None:
         """From now on the bucket tells the queue what happens in it."""
-        told = [{"QueueArn": self.arn(self.queue), "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}]
-        self.s3.put_bucket_notification_configuration(Bucket=self.name, NotificationConfiguration={"QueueConfigurations": told})
+        told = [
+            {
+                "QueueArn": self.arn(self.queue),
+                "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"],
+            }
+        ]
+        self.s3.put_bucket_notification_configuration(
+            Bucket=self.name, NotificationConfiguration={"QueueConfigurations": told}
+        )
 
     def upload(self, key: str, *rows: dict[str, Any]) -> None:
         self.s3.put_object(Bucket=self.name, Key=f"deep/up/{key}", Body=lines(*rows).encode())
@@ -56,7 +73,9 @@ class Cloud:
     def messages(self) -> int:
         """All that are in the queue, shown or hidden."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        found = self.sqs.get_queue_attributes(QueueUrl=self.queue, AttributeNames=names)["Attributes"]
+        found = self.sqs.get_queue_attributes(QueueUrl=self.queue, AttributeNames=names)[
+            "Attributes"
+        ]
         return sum(int(found[name]) for name in names)
 
 
@@ -65,14 +84,19 @@ class Watcher:
 
     def __init__(self, cloud: Cloud, *options: str) -> None:
         project = cloud.project
-        command = project.command("run", str(project.file), "--watch", "--queue", cloud.queue, *options)
+        command = project.command(
+            "run", str(project.file), "--watch", "--queue", cloud.queue, *options
+        )
         self.process = subprocess.Popen(
-            command, env=project.env(), cwd=project.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            command, env=project.env(), cwd=project.folder,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True,
         )  # fmt: skip
         self.said: queue.Queue[str] = queue.Queue()
         for stream in (self.process.stdout, self.process.stderr):
-            threading.Thread(target=lambda s=stream: [self.said.put(line) for line in s], daemon=True).start()
+            threading.Thread(
+                target=lambda s=stream: [self.said.put(line) for line in s], daemon=True
+            ).start()
 
     def line(self, words: str) -> str:
         """The next line that has these words."""
@@ -113,10 +137,14 @@ def eventually(holds: Callable[[], bool]) -> None:
 
 
 def sums(cloud: Cloud) -> dict[str, int]:
-    return {row["kind"]: row["total"] for row in cloud.project.sql("SELECT kind, total FROM by_kind")}
+    return {
+        row["kind"]: row["total"] for row in cloud.project.sql("SELECT kind, total FROM by_kind")
+    }
 
 
-def test_what_the_bucket_tells_is_committed_without_a_listing(tmp_path: Path, watch: Callable[..., Watcher]) -> None:
+def test_what_the_bucket_tells_is_committed_without_a_listing(
+    tmp_path: Path, watch: Callable[..., Watcher]
+) -> None:
     """Keys come encoded; a listing would find the first file, too, and never has to."""
     cloud = Cloud(tmp_path)
     cloud.upload("first", {"kind": "a", "v": 1})
@@ -138,7 +166,9 @@ def test_what_the_bucket_tells_is_committed_without_a_listing(tmp_path: Path, wa
     cloud.project.audit()
 
 
-def test_a_lost_notice_is_made_good_by_the_next_sweep(tmp_path: Path, watch: Callable[..., Watcher]) -> None:
+def test_a_lost_notice_is_made_good_by_the_next_sweep(
+    tmp_path: Path, watch: Callable[..., Watcher]
+) -> None:
     cloud = Cloud(tmp_path)
     cloud.upload("first", {"kind": "a", "v": 1})
     watcher = watch(cloud, "--sweep", "1")
@@ -149,7 +179,9 @@ def test_a_lost_notice_is_made_good_by_the_next_sweep(tmp_path: Path, watch: Cal
     assert sums(cloud) == {"a": 1, "untold": 5}
 
 
-def test_notices_may_come_twice_late_and_for_nothing(tmp_path: Path, watch: Callable[..., Watcher]) -> None:
+def test_notices_may_come_twice_late_and_for_nothing(
+    tmp_path: Path, watch: Callable[..., Watcher]
+) -> None:
     cloud = Cloud(tmp_path)
     for i in range(30):
         cloud.upload(f"{i:02}", {"kind": "a", "v": i})
@@ -170,8 +202,12 @@ def test_notices_may_come_twice_late_and_for_nothing(tmp_path: Path, watch: Call
 
 
 @pytest.mark.parametrize("dead_letters", [False, True])
-def test_what_is_no_notice_is_named_and_set_aside(tmp_path: Path, watch: Callable[..., Watcher], dead_letters: bool) -> None:
-    """Where the queue has a place for dead letters they go there, by themselves; else nobody else would remove them."""
+def test_what_is_no_notice_is_named_and_set_aside(
+    tmp_path: Path, watch: Callable[..., Watcher], dead_letters: bool
+) -> None:
+    """Where the queue has a place for dead letters they go there, by themselves; else nobody else
+    would remove them.
+    """
     cloud = Cloud(tmp_path, dead_letters=dead_letters)
     cloud.upload("first", {"kind": "a", "v": 1})
     odd = cloud.sqs.send_message(QueueUrl=cloud.queue, MessageBody="no notice")["MessageId"]
@@ -185,7 +221,9 @@ def test_what_is_no_notice_is_named_and_set_aside(tmp_path: Path, watch: Callabl
     assert sums(cloud) == {"a": 1}
 
 
-def test_a_message_is_deleted_only_after_the_commit(tmp_path: Path, watch: Callable[..., Watcher]) -> None:
+def test_a_message_is_deleted_only_after_the_commit(
+    tmp_path: Path, watch: Callable[..., Watcher]
+) -> None:
     cloud = Cloud(tmp_path)
     begun, go = tmp_path / "begun", tmp_path / "go"
     waits = f"""
@@ -218,7 +256,10 @@ def test_a_queue_that_is_none(tmp_path: Path) -> None:
         (("--watch", "--queue", "my-queue"), "'my-queue' is no queue: give its URL"),
         (("--queue", cloud.queue), "--queue needs --watch"),
         (("--sweep", "60"), "--sweep needs --watch"),
-        (("--watch", "--queue", cloud.queue, "--bucket", str(tmp_path)), "--queue is for notices of an S3 bucket"),
+        (
+            ("--watch", "--queue", cloud.queue, "--bucket", str(tmp_path)),
+            "--queue is for notices of an S3 bucket",
+        ),
     ]:
         done = cloud.project.call("run", *options, code=2)
         assert words in done.stderr

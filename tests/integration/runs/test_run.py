@@ -29,7 +29,12 @@ def test_new_changed_and_deleted_files(project: Project) -> None:
     assert (second["planned"], second["committed"], second["deleted"]) == (2, 2, 1)
 
     totals = {row["kind"]: (row["n"], row["total"]) for row in project.sql("SELECT * FROM by_kind")}
-    assert totals == {"a": (15, 1000 + sum(range(2, 30, 2))), "b": (14, sum(range(3, 30, 2))), "c": (28, 28), "new": (1, 5)}
+    assert totals == {
+        "a": (15, 1000 + sum(range(2, 30, 2))),
+        "b": (14, sum(range(3, 30, 2))),
+        "c": (28, 28),
+        "new": (1, 5),
+    }
     by_hand = project.sql("SELECT kind, count(*) AS n, sum(v) AS total FROM logs GROUP BY kind")
     assert {r["kind"]: (r["n"], r["total"]) for r in by_hand} == totals
     assert project.audit()["sources"] == {"committed": 30}
@@ -124,15 +129,25 @@ def test_routes_results_and_rejected_rows(tmp_path: Path) -> None:
     for name in names.split():
         project.upload(name, "12345")
     report = project.run()
-    assert (report["committed"], report["rejected"], report["unmatched"], report["unmatched_sample"]) == (9, 1, 1, ["up/k.x"])
+    assert (
+        report["committed"],
+        report["rejected"],
+        report["unmatched"],
+        report["unmatched_sample"],
+    ) == (9, 1, 1, ["up/k.x"])
     rows = project.sql("SELECT how, n, _source_key AS k FROM mixed ORDER BY how, n, k")
     assert [(r["how"], r["n"]) for r in rows] == [
-        ("batch", 1), ("batch", 2), ("class", 3), ("frame", 5), ("many", 1), ("many", 2), ("many", 2), ("model", 42), ("table", 5),
+        ("batch", 1), ("batch", 2), ("class", 3), ("frame", 5), ("many", 1), ("many", 2),
+        ("many", 2), ("model", 42), ("table", 5),
     ]  # fmt: skip
     assert project.sql("SELECT row, reason, _source_key FROM mixed__rejected") == [
         {"row": '{"line": 7}', "reason": "no good", "_source_key": "up/d.classes"}
     ]
-    assert project.audit()["sources"] == {"committed": 9, "matched by no transform": 1, "not included": 1}
+    assert project.audit()["sources"] == {
+        "committed": 9,
+        "matched by no transform": 1,
+        "not included": 1,
+    }
 
 
 def test_two_pipelines_in_one_file_and_bucket(tmp_path: Path) -> None:
@@ -154,15 +169,28 @@ def test_two_pipelines_in_one_file_and_bucket(tmp_path: Path) -> None:
     )
     project.upload("x", "123")
     project.call("run")
-    assert project.sql("SELECT size, name FROM one JOIN two USING (_source_key)") == [{"size": 3, "name": "x"}]
+    assert project.sql("SELECT size, name FROM one JOIN two USING (_source_key)") == [
+        {"size": 3, "name": "x"}
+    ]
     assert json.loads(project.call("status", "--json").stdout)[1]["sources"]["committed"] == 1
-    assert [row["pipeline"] for row in project.sql("SELECT pipeline FROM sources ORDER BY 1")] == ["one", "two"]
+    assert [row["pipeline"] for row in project.sql("SELECT pipeline FROM sources ORDER BY 1")] == [
+        "one",
+        "two",
+    ]
 
 
 def test_partitions_and_files_without_rows(tmp_path: Path) -> None:
     source = LOGS.replace('source="up/"', 'source="up/", partition_by=["kind"]')
     project = Project(tmp_path, source)
-    project.upload("a", lines({"kind": "x/y", "v": 1}, {"kind": None, "v": 2}, {"kind": "..", "v": 3}, {"kind": "", "v": 4}))
+    project.upload(
+        "a",
+        lines(
+            {"kind": "x/y", "v": 1},
+            {"kind": None, "v": 2},
+            {"kind": "..", "v": 3},
+            {"kind": "", "v": 4},
+        ),
+    )
     project.upload("empty", "")
     project.upload("noval", "{}\n{}\n")
     report = project.run(code=1)
@@ -190,7 +218,10 @@ def test_schema_grows_and_contradictions_name_column_types_and_file(project: Pro
     project.upload("4", lines({"kind": "d", "v": True}))
     project.upload("5", lines({"kind": "e", "v": 4.5}))
     assert project.run(code=1)["quarantined"] == 2
-    reasons = {q["key"]: q["reason"] for q in json.loads(project.call("quarantine list", "--json", code=1).stdout)}
+    reasons = {
+        q["key"]: q["reason"]
+        for q in json.loads(project.call("quarantine list", "--json", code=1).stdout)
+    }
     assert "column 'v' is string, but in table logs it is " in reasons["up/3"]
     assert "column 'v' is bool, but in table logs it is " in reasons["up/4"]
     assert project.sql("SELECT kind, extra FROM logs ORDER BY kind") == [
@@ -198,10 +229,18 @@ def test_schema_grows_and_contradictions_name_column_types_and_file(project: Pro
         {"kind": "b", "extra": {"deep": [1]}},
         {"kind": "e", "extra": None},
     ]
-    project.write(LOGS.partition("logs.aggregate")[0].replace('source="up/"', 'source="up/", widen="string"'))
+    project.write(
+        LOGS.partition("logs.aggregate")[0].replace('source="up/"', 'source="up/", widen="string"')
+    )
     project.call("quarantine retry", "--all")
     assert project.run()["committed"] == 2
-    assert [r["v"] for r in project.sql("SELECT v FROM logs ORDER BY kind")] == ["1", "2", "three", "true", "4.5"]
+    assert [r["v"] for r in project.sql("SELECT v FROM logs ORDER BY kind")] == [
+        "1",
+        "2",
+        "three",
+        "true",
+        "4.5",
+    ]
     project.audit()
 
 
@@ -249,12 +288,17 @@ def test_a_changed_aggregate_is_computed_anew_and_a_broken_one_says_so(project: 
     project.upload("a", lines({"kind": "a", "v": 1}, {"kind": "a", "v": 5}))
     project.run()
     project.write(LOGS.replace("sum(v) AS total", "max(v) AS total"))
-    assert project.sql("SELECT total FROM by_kind") == [{"total": 5}], "queries do not wait for a run"
+    assert project.sql("SELECT total FROM by_kind") == [{"total": 5}], (
+        "queries do not wait for a run"
+    )
     assert "1 aggregate brought up to date" in project.call("run").stdout
     assert project.run()["commits"] == 0
     project.write(LOGS.replace("sum(v) AS total", "sum(w) AS total"))
     assert "aggregate by_kind of logs: " in project.call("run", code=2).stderr
-    assert "aggregate by_kind cannot be computed: " in project.call("sql", "SELECT * FROM by_kind", code=2).stderr
+    assert (
+        "aggregate by_kind cannot be computed: "
+        in project.call("sql", "SELECT * FROM by_kind", code=2).stderr
+    )
     project.audit()
 
 
@@ -266,6 +310,10 @@ def test_state_answers_sql(project: Project) -> None:
         {"key": "up/a", "status": "committed", "rows": 1},
         {"key": "up/b", "status": "quarantined (failed)", "rows": None},
     ]
-    assert project.sql("SELECT sum(committed) AS c, sum(failed) AS f, sum(rows) AS r FROM commits") == [{"c": 1, "f": 1, "r": 1}]
-    assert project.sql("SELECT count(*) AS n FROM outputs WHERE status = 'live' AND table_name = 'rows'") == [{"n": 1}]
+    assert project.sql(
+        "SELECT sum(committed) AS c, sum(failed) AS f, sum(rows) AS r FROM commits"
+    ) == [{"c": 1, "f": 1, "r": 1}]
+    assert project.sql(
+        "SELECT count(*) AS n FROM outputs WHERE status = 'live' AND table_name = 'rows'"
+    ) == [{"n": 1}]
     assert project.sql("SELECT key FROM quarantine") == [{"key": "up/b"}]

@@ -31,7 +31,8 @@ def test_the_main_job_on_s3(tmp_path: Path, server: Callable[[], str]) -> None:
     upload("folder/", "")
     upload("a//b", lines({"kind": "odd", "v": 7}))
     report = project.run(code=1)
-    assert (report["committed"], report["quarantined"]) == (21, 1)  # a folder marker is nobody's file
+    # a folder marker is nobody's file
+    assert (report["committed"], report["quarantined"]) == (21, 1)
     assert project.run()["commits"] == 0
 
     upload("00-é %.jsonl", lines({"kind": "a", "v": 100}))
@@ -75,7 +76,9 @@ def test_large_objects_are_read_in_ranges(tmp_path: Path) -> None:
     body = b"x" * 99 + b"\n"
     client.put_object(Bucket=name, Key="up/big", Body=body * 100_000 + b"end")
     project.run()
-    assert project.sql("SELECT lines, tail, size FROM logs") == [{"lines": 100_001, "tail": "end", "size": 10_000_003}]
+    assert project.sql("SELECT lines, tail, size FROM logs") == [
+        {"lines": 100_001, "tail": "end", "size": 10_000_003}
+    ]
 
 
 STAGED = (
@@ -98,7 +101,9 @@ def test_generations_compaction_and_stages_on_s3(tmp_path: Path) -> None:
     project = Project(tmp_path, STAGED, bucket=f"s3://{name}/deep", **KEYS, AWS_ENDPOINT_URL=url)
     for i in range(3):
         client.put_object(
-            Bucket=name, Key=f"deep/up/{i}", Body=lines({"kind": "ab"[i % 2], "v": i}, {"kind": "c", "v": 1}).encode()
+            Bucket=name,
+            Key=f"deep/up/{i}",
+            Body=lines({"kind": "ab"[i % 2], "v": i}, {"kind": "c", "v": 1}).encode(),
         )
         project.call("run")
     assert json.loads(project.call("compact", "--json").stdout)[0]["files"] == 1
@@ -109,9 +114,19 @@ def test_generations_compaction_and_stages_on_s3(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     assert project.sql("SELECT sum(new) AS new, sum(v) AS v FROM logs") == [{"new": 6, "v": 6}]
     assert project.sql("SELECT total FROM by_kind WHERE kind = 'c'") == [{"total": 3}]
-    assert project.sql("SELECT kind FROM kinds WHERE _source_key = 'logs:up/1'") == [{"kind": "b"}, {"kind": "c"}]
-    assert "new" in project.call("sql", "SELECT * FROM logs WHERE _source_key = 'up/2'", "--format", "csv").stdout
-    assert project.call("diff", "previous", "live", "--json", code=None).returncode == 2, "two pipelines: say which"
+    assert project.sql("SELECT kind FROM kinds WHERE _source_key = 'logs:up/1'") == [
+        {"kind": "b"},
+        {"kind": "c"},
+    ]
+    assert (
+        "new"
+        in project.call(
+            "sql", "SELECT * FROM logs WHERE _source_key = 'up/2'", "--format", "csv"
+        ).stdout
+    )
+    assert project.call("diff", "previous", "live", "--json", code=None).returncode == 2, (
+        "two pipelines: say which"
+    )
     told = json.loads(project.call_on(logs, "diff", "previous", "live", "--json").stdout)[0]
     assert told["columns_added"] == {"new": "BIGINT"}
     assert told["changed"] == 0

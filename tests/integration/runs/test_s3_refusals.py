@@ -1,4 +1,6 @@
-"""Objects that are none, objects that cannot be read, and buckets that are elsewhere: each is named as what it is."""
+"""Objects that are none, objects that cannot be read, and buckets that are elsewhere: each is named
+as what it is.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ JOINED = (
     LOGS
     + """
 logs.dimension("shops", "reference/shops/")
-logs.aggregate("by_city", by=["kind"], sql="SELECT kind, max(city) AS city FROM logs LEFT JOIN shops USING (kind) GROUP BY kind")
+logs.aggregate("by_city", by=["kind"],
+    sql="SELECT kind, max(city) AS city FROM logs LEFT JOIN shops USING (kind) GROUP BY kind")
 kinds = Pipeline("kinds", source=logs)
 
 @kinds.transform
@@ -37,7 +40,9 @@ class Bucket:
         self.name = f"refused-{secrets.token_hex(4)}"
         self.s3 = boto3.client("s3", endpoint_url=moto_url(), region_name="us-east-1")
         self.s3.create_bucket(Bucket=self.name)
-        self.project = Project(folder, source, bucket=f"s3://{self.name}", **KEYS, AWS_ENDPOINT_URL=moto_url())
+        self.project = Project(
+            folder, source, bucket=f"s3://{self.name}", **KEYS, AWS_ENDPOINT_URL=moto_url()
+        )
 
     def put(self, key: str, body: str = "", **options: str) -> None:
         self.s3.put_object(Bucket=self.name, Key=key, Body=body.encode(), **options)
@@ -55,13 +60,19 @@ def test_folder_markers_are_no_sources_and_no_dimension_files(tmp_path: Path) ->
     assert (plan["listed"], plan["routes"][0]["new"]) == (2, 2)
     done = bucket.project.call("run", "--json").stdout.splitlines()
     assert [json.loads(line)["committed"] for line in done] == [2, 2]
-    assert bucket.project.sql("SELECT * FROM by_city ORDER BY 1") == [{"kind": "a", "city": "Riga"}, {"kind": "b", "city": None}]
+    assert bucket.project.sql("SELECT * FROM by_city ORDER BY 1") == [
+        {"kind": "a", "city": "Riga"},
+        {"kind": "b", "city": None},
+    ]
     hinted = bucket.project.call("hint", "up/2026/", "up/empty/", code=1)
     assert "'up/2026/' stands for a folder" in hinted.stderr
     assert bucket.project.audit()["sources"] == {"committed": 2}
 
     bucket.put("up/x/")  # what was a file is now a marker: its rows go
-    deleted = [json.loads(line)["deleted"] for line in bucket.project.call("run", "--json").stdout.splitlines()]
+    deleted = [
+        json.loads(line)["deleted"]
+        for line in bucket.project.call("run", "--json").stdout.splitlines()
+    ]
     assert deleted == [1, 1]
 
 
@@ -75,7 +86,9 @@ def test_a_source_of_nothing_but_markers_is_empty(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["small", "large"])
-def test_archived_objects_are_set_aside_after_one_request_with_the_way_out(tmp_path: Path, size: str) -> None:
+def test_archived_objects_are_set_aside_after_one_request_with_the_way_out(
+    tmp_path: Path, size: str
+) -> None:
     bucket = Bucket(tmp_path)
     pad = "" if size == "small" else " " * (9 * 2**20)
     bucket.put("up/cold", lines({"kind": "a", "v": 1}) + pad, StorageClass="GLACIER")
@@ -93,7 +106,10 @@ def test_archived_objects_are_set_aside_after_one_request_with_the_way_out(tmp_p
     bucket.put("up/cold", lines({"kind": "a", "v": 1}), StorageClass="STANDARD")
     bucket.s3.restore_object(Bucket=bucket.name, Key="up/colder", RestoreRequest={"Days": 1})
     bucket.project.call("quarantine retry", "--reason", "archived")
-    assert "archived" in bucket.project.call("quarantine replay", "up/colder", code=None).stderr + "archived"
+    assert (
+        "archived"
+        in bucket.project.call("quarantine replay", "up/colder", code=None).stderr + "archived"
+    )
 
 
 def test_an_archived_file_of_a_table_is_named(tmp_path: Path) -> None:
@@ -109,12 +125,15 @@ def test_an_archived_file_of_a_table_is_named(tmp_path: Path) -> None:
     assert len(said.splitlines()) == 1
 
 
-# -- other regions -------------------------------------------------------------------------------------------------------
+# -- other regions ---------------------------------------------------------------------------------
 
-REDIRECT = "<Error><Code>PermanentRedirect</Code><Message>use another endpoint</Message><Endpoint>x</Endpoint></Error>"
+REDIRECT = (
+    "<Error><Code>PermanentRedirect</Code><Message>use another"
+    " endpoint</Message><Endpoint>x</Endpoint></Error>"
+)
 MALFORMED = (
-    "<Error><Code>{code}</Code><Message>the region 'us-east-1' is wrong; expecting 'eu-west-1'</Message>"
-    "<Region>eu-west-1</Region></Error>"
+    "<Error><Code>{code}</Code><Message>the region 'us-east-1' is wrong; expecting"
+    " 'eu-west-1'</Message><Region>eu-west-1</Region></Error>"
 )
 
 

@@ -1,4 +1,6 @@
-"""What a pass asks of the store depends on what is new, not on what is known: counted, at 10,000 and at 1,000,000 known objects."""
+"""What a pass asks of the store depends on what is new, not on what is known: counted, at 10,000
+and at 1,000,000 known objects.
+"""
 
 from __future__ import annotations
 
@@ -53,13 +55,25 @@ LOOKS: dict[str, tuple[Callable[[int], Request], Callable[[int], int], int, int]
     "nobody told anything": (lambda n: Request(names=[]), lambda n: n, 0, 7),
     "nothing new where keys grow": (lambda n: Request(growing=True), lambda n: n, 0, 10),
     "three new where keys grow": (lambda n: Request(growing=True), lambda n: n + 3, 3, 14),
-    "notices of three new ones": (lambda n: Request(names=[name(i) for i in range(n, n + 3)]), lambda n: n + 3, 3, 14),
-    "notices of three known ones": (lambda n: Request(names=[name(i) for i in range(5, 8)]), lambda n: n, 0, 12),
+    "notices of three new ones": (
+        lambda n: Request(names=[name(i) for i in range(n, n + 3)]),
+        lambda n: n + 3,
+        3,
+        14,
+    ),
+    "notices of three known ones": (
+        lambda n: Request(names=[name(i) for i in range(5, 8)]),
+        lambda n: n,
+        0,
+        12,
+    ),
 }
 
 
 @pytest.mark.parametrize("case", LOOKS)
-def test_a_pass_asks_as_much_however_much_is_known(case: str, buckets: dict[int, MemoryStore]) -> None:
+def test_a_pass_asks_as_much_however_much_is_known(
+    case: str, buckets: dict[int, MemoryStore]
+) -> None:
     request, there, planned, most = LOOKS[case]
     asked: dict[int, Counter[str]] = {}
     for n, store in buckets.items():
@@ -68,18 +82,23 @@ def test_a_pass_asks_as_much_however_much_is_known(case: str, buckets: dict[int,
         assert (report.planned, report.deleted) == (planned, 0)
         asked[n] = bucket.requests
     assert asked[SMALL].total() <= most
-    assert asked[LARGE].total() <= asked[SMALL].total() + 1, "one run more at most: there are more levels"
+    assert asked[LARGE].total() <= asked[SMALL].total() + 1, (
+        "one run more at most: there are more levels"
+    )
 
 
 @pytest.mark.parametrize("n", [SMALL, LARGE])
-def test_a_whole_listing_reads_each_run_once_and_finds_what_changed(n: int, buckets: dict[int, MemoryStore]) -> None:
+def test_a_whole_listing_reads_each_run_once_and_finds_what_changed(
+    n: int, buckets: dict[int, MemoryStore]
+) -> None:
     changed = [7, n // 3, n - 1]
     bucket = Virtual(copy(buckets[n]), n + 2, changed=changed)
     report = look(bucket, Request())
     assert (report.listed, report.planned, report.deleted, report.complete) == (n + 2, 5, 0, True)
     commits = sum(key.startswith(keys.log_prefix(keys.home("p"))) for key in bucket.inner._objects)  # type: ignore[attr-defined]
     assert bucket.requests["list"] == n // 1000 + 1 + 1  # and one of checkpoints
-    # hint, checkpoint, the entry that is not there yet, floor; each commit is read back, and the floor asked again
+    # hint, checkpoint, the entry that is not there yet, floor; each commit is read back, and the
+    # floor asked again
     assert bucket.requests["get"] == runs_of(bucket.inner) + 4 + 2 * commits  # type: ignore[arg-type]
     assert bucket.requests["put"] == commits
 
@@ -92,14 +111,18 @@ def test_a_whole_listing_reads_each_run_once_and_finds_what_changed(n: int, buck
     assert keys.output_id(keys.task_id(1, n // 3 // TASK_FILES), "n") in found
 
 
-def test_a_whole_listing_without_anything_new_writes_nothing(buckets: dict[int, MemoryStore]) -> None:
+def test_a_whole_listing_without_anything_new_writes_nothing(
+    buckets: dict[int, MemoryStore],
+) -> None:
     bucket = Virtual(copy(buckets[SMALL]), SMALL)
     assert look(bucket, Request()).complete
     assert not bucket.requests["put"]
 
 
 def test_late_keys_are_for_a_whole_listing(buckets: dict[int, MemoryStore]) -> None:
-    """A change far below the last key is not found by listing from there, and is by the next sweep."""
+    """A change far below the last key is not found by listing from there, and is by
+    the next sweep.
+    """
     bucket = Virtual(copy(buckets[SMALL]), SMALL, changed=[5])
     assert modified_us(5) < modified_us(SMALL)
     assert look(bucket, Request(growing=True)).planned == 0

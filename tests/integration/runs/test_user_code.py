@@ -1,4 +1,6 @@
-"""What user code may do to its worker: event loops, processes of its own, prints, and a `load` that fails."""
+"""What user code may do to its worker: event loops, processes of its own, prints, and a `load` that
+fails.
+"""
 
 from __future__ import annotations
 
@@ -34,25 +36,32 @@ def square(n):
 """
 
 LOOPS = {
-    "asyncio.run": """
+    "asyncio.run": (
+        """
         @t.transform
         def f(obj: Object):
             return {"name": asyncio.run(fetched(obj.name))}
-        """,
-    "asyncio.run in a batch": """
+        """
+    ),
+    "asyncio.run in a batch": (
+        """
         @t.transform(batch_size=2)
         def f(objs):
             return [{"name": asyncio.run(fetched(o.name))} for o in objs]
-        """,
-    "asyncio.run in a class, its load and its generator": """
+        """
+    ),
+    "asyncio.run in a class, its load and its generator": (
+        """
         @t.transform
         class F:
             def load(self):
                 self.more = asyncio.run(fetched(""))
             def __call__(self, obj):
                 yield {"name": asyncio.run(fetched(obj.name)) + self.more}
-        """,
-    "a loop of its own": """
+        """
+    ),
+    "a loop of its own": (
+        """
         @t.transform
         def f(obj: Object):
             loop = asyncio.new_event_loop()
@@ -60,23 +69,32 @@ LOOPS = {
                 return {"name": loop.run_until_complete(fetched(obj.name))}
             finally:
                 loop.close()
-        """,
-    "async def": """
+        """
+    ),
+    "async def": (
+        """
         @t.transform
         async def f(obj: Object):
             return {"name": await fetched(obj.name)}
-        """,
-    "an async generator": """
+        """
+    ),
+    "an async generator": (
+        """
         @t.transform
         async def f(obj: Object):
             yield {"name": await fetched(obj.name)}
-        """,
-    "an async batch": """
+        """
+    ),
+    "an async batch": (
+        """
         @t.transform(batch_size=2)
         async def f(objs):
-            return [{"name": name} for name in await asyncio.gather(*(fetched(o.name) for o in objs))]
-        """,
-    "an async class, whose calls share what load made": """
+            names = await asyncio.gather(*(fetched(o.name) for o in objs))
+            return [{"name": name} for name in names]
+        """
+    ),
+    "an async class, whose calls share what load made": (
+        """
         @t.transform
         class F:
             async def load(self):
@@ -85,14 +103,17 @@ LOOPS = {
                 async with self.lock:
                     assert self.loop is asyncio.get_running_loop()
                     return {"name": await fetched(obj.name)}
-        """,
-    "a plain function that returns a coroutine": """
+        """
+    ),
+    "a plain function that returns a coroutine": (
+        """
         @t.transform
         def f(obj: Object):
             async def rows():
                 return {"name": await fetched(obj.name)}
             return rows()
-        """,
+        """
+    ),
 }
 
 
@@ -109,7 +130,11 @@ def project_of(folder: Path, code: str, *names: str) -> Project:
 def test_user_code_has_no_event_loop_around_it_and_may_be_async(tmp_path: Path, code: str) -> None:
     project = project_of(tmp_path, code, "a", "b", "c")
     assert project.run()["committed"] == 3
-    assert project.sql("SELECT name FROM t ORDER BY name") == [{"name": "A"}, {"name": "B"}, {"name": "C"}]
+    assert project.sql("SELECT name FROM t ORDER BY name") == [
+        {"name": "A"},
+        {"name": "B"},
+        {"name": "C"},
+    ]
 
 
 def test_an_async_generator_that_fails_sets_its_file_aside_and_is_closed(tmp_path: Path) -> None:
@@ -136,14 +161,17 @@ def test_an_async_generator_that_fails_sets_its_file_aside_and_is_closed(tmp_pat
     assert entry["reason"] == "ValueError: the 150th"
 
 
-# -- processes of its own ------------------------------------------------------------------------------------------------
+# -- processes of its own --------------------------------------------------------------------------
 
 SLEEPS = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(600)"
 STARTED = {
-    "a subprocess": """
+    "a subprocess": (
+        """
         subprocess.Popen([sys.executable, "-c", SLEEPS, PIDS + "/child"])
-        """,
-    "one in a session of its own, whose parent is gone": """
+        """
+    ),
+    "one in a session of its own, whose parent is gone": (
+        """
         if os.fork() == 0:
             os.setsid()
             if os.fork() == 0:
@@ -151,8 +179,10 @@ STARTED = {
                 time.sleep(600)
             os._exit(0)
         os.wait()
-        """,
-    "one that ignores signals": """
+        """
+    ),
+    "one that ignores signals": (
+        """
         def deaf():
             import signal
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -160,11 +190,14 @@ STARTED = {
             Path(PIDS, "child").write_text(str(os.getpid()))
             time.sleep(600)
         multiprocessing.get_context("fork").Process(target=deaf).start()
-        """,
-    "a thread that never ends": """
+        """
+    ),
+    "a thread that never ends": (
+        """
         Path(PIDS, "child").write_text(str(os.getpid()))
         threading.Thread(target=time.sleep, args=(600,)).start()
-        """,
+        """
+    ),
 }
 ENDS = {
     "the run ends": "",
@@ -188,7 +221,9 @@ def until(what: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def starting(folder: Path, what: str, then: str, limits: str = "timeout_s=1, max_attempts=1") -> Project:
+def starting(
+    folder: Path, what: str, then: str, limits: str = "timeout_s=1, max_attempts=1"
+) -> Project:
     import textwrap
 
     body = textwrap.indent(textwrap.dedent(what).strip(), "        ")
@@ -211,20 +246,28 @@ def f(obj: Object):
     return project
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only what stays in the worker's group is found")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere only what stays in the worker's group is found"
+)
 @pytest.mark.parametrize("then", ENDS.values(), ids=ENDS.keys())
 @pytest.mark.parametrize("what", STARTED.values(), ids=STARTED.keys())
-def test_nothing_that_user_code_starts_outlives_its_worker(tmp_path: Path, what: str, then: str) -> None:
+def test_nothing_that_user_code_starts_outlives_its_worker(
+    tmp_path: Path, what: str, then: str
+) -> None:
     project = starting(tmp_path, what, then)
     report = project.run(code=1 if then else 0)
     assert (report["committed"], report["quarantined"]) == ((1, 1) if then else (2, 0))
     assert ended(int((tmp_path / "child").read_text())), "gone as soon as the command is over"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only what stays in the worker's group is found")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere only what stays in the worker's group is found"
+)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("whole_group", [True, False], ids=["group", "process"])
-def test_nothing_is_left_when_tidemill_itself_is_ended(tmp_path: Path, number: int, whole_group: bool) -> None:
+def test_nothing_is_left_when_tidemill_itself_is_ended(
+    tmp_path: Path, number: int, whole_group: bool
+) -> None:
     """Neither processes, nor folders for temporary files."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
@@ -232,8 +275,11 @@ def test_nothing_is_left_when_tidemill_itself_is_ended(tmp_path: Path, number: i
     project = starting(tmp_path, what, ENDS["the call is killed"], "timeout_s=600")
     project.environment["TMPDIR"] = str(temporary)
     command = project.command("run", str(project.file), "--workers", "1")
-    heard = signal.signal(number, signal.SIG_DFL) if number == signal.SIGHUP else None  # below `nohup` it is ignored
-    process = subprocess.Popen(command, env=project.env(), cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE)
+    # below `nohup` it is ignored
+    heard = signal.signal(number, signal.SIG_DFL) if number == signal.SIGHUP else None
+    process = subprocess.Popen(
+        command, env=project.env(), cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE
+    )
     if heard is not None:
         signal.signal(number, heard)
     child = tmp_path / "child"
@@ -249,20 +295,26 @@ def test_nothing_is_left_when_tidemill_itself_is_ended(tmp_path: Path, number: i
 
 
 POOLS = {
-    "a pool in load": """
+    "a pool in load": (
+        """
         @t.transform
         class F:
             def load(self):
                 self.pool = ProcessPoolExecutor(2)
             def __call__(self, obj):
                 return [{"n": n} for n in self.pool.map(square, range(3))]
-        """,
-    "a pool that is never closed": """
+        """
+    ),
+    "a pool that is never closed": (
+        """
         @t.transform
         def f(obj: Object):
-            return [{"n": n} for n in multiprocessing.get_context("fork").Pool(2).map(square, range(3))]
-        """,
-    "a manager": """
+            return [{"n": n} for n in multiprocessing.get_context("fork").Pool(2).map(square,
+                range(3))]
+        """
+    ),
+    "a manager": (
+        """
         @t.transform
         class F:
             def load(self):
@@ -270,16 +322,20 @@ POOLS = {
                 self.shared = self.manager.list(range(3))
             def __call__(self, obj):
                 return [{"n": n} for n in self.shared]
-        """,
-    "new interpreters": """
+        """
+    ),
+    "new interpreters": (
+        """
         @t.transform
         class F:
             def load(self):
                 self.pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
             def __call__(self, obj):
                 return [{"n": n} for n in self.pool.map(square, range(3))]
-        """,
-    "threads that never end": """
+        """
+    ),
+    "threads that never end": (
+        """
         @t.transform
         class F:
             def load(self):
@@ -288,7 +344,8 @@ POOLS = {
                 atexit.register(threading.Event().wait)
             def __call__(self, obj):
                 return [{"n": n} for n in range(3)]
-        """,
+        """
+    ),
 }
 
 
@@ -326,8 +383,12 @@ FORKS = {
 
 @pytest.mark.parametrize("how", FORKS.values(), ids=FORKS.keys())
 @pytest.mark.parametrize("generator", [False, True], ids=["function", "generator"])
-def test_a_fork_of_user_code_never_becomes_a_second_worker(tmp_path: Path, how: str, generator: bool) -> None:
-    """Its file is committed once, by the process that was asked for it; the other one ends where it leaves the user's code."""
+def test_a_fork_of_user_code_never_becomes_a_second_worker(
+    tmp_path: Path, how: str, generator: bool
+) -> None:
+    """Its file is committed once, by the process that was asked for it; the other one ends where it
+    leaves the user's code.
+    """
     give = "yield" if generator else "return"
     project = project_of(
         tmp_path,
@@ -338,7 +399,8 @@ def test_a_fork_of_user_code_never_becomes_a_second_worker(tmp_path: Path, how: 
             if child == 0:
                 {how}
             else:
-                Path({str(tmp_path)!r}, obj.name).write_text(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+                Path({str(tmp_path)!r},
+                    obj.name).write_text(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
             {give} {{"name": obj.name, "child": child == 0}}
         """,
         "a",
@@ -350,11 +412,13 @@ def test_a_fork_of_user_code_never_becomes_a_second_worker(tmp_path: Path, how: 
     assert project.sql("SELECT DISTINCT child FROM t") == [{"child": False}]
     wanted = {"pass": "0", "sys.exit(5)": "5"}.get(how, "1")
     assert {(tmp_path / name).read_text() for name in "abc"} == {wanted}
-    assert len(list(tmp_path.glob("bucket/tables/**/*.parquet"))) == len(project.sql("SELECT DISTINCT _task FROM t"))
+    assert len(list(tmp_path.glob("bucket/tables/**/*.parquet"))) == len(
+        project.sql("SELECT DISTINCT _task FROM t")
+    )
     project.audit()
 
 
-# -- what it prints ------------------------------------------------------------------------------------------------------
+# -- what it prints --------------------------------------------------------------------------------
 
 NOISY = """
 print("at import")
@@ -376,7 +440,9 @@ def f(obj: Object):
 """
 
 
-def test_what_is_printed_is_shown_with_its_file_and_kept_with_one_that_fails(tmp_path: Path) -> None:
+def test_what_is_printed_is_shown_with_its_file_and_kept_with_one_that_fails(
+    tmp_path: Path,
+) -> None:
     project = project_of(tmp_path, NOISY, "fine", "raises", "dies", "hangs")
     project.environment["MY_PASSWORD"] = "correct horse battery"
     done = project.call("run", "--json", code=1)
@@ -384,10 +450,15 @@ def test_what_is_printed_is_shown_with_its_file_and_kept_with_one_that_fails(tmp
     for name in ("fine", "raises", "dies", "hangs"):
         for line in (f"printed {name}", f"WARNING:root:logged {name}", f"a program for {name}"):
             assert f"up/{name}: {line}\n" in done.stderr
-    entries = {e["key"]: e for e in json.loads(project.call("quarantine list", "--json", code=1).stdout)}
+    entries = {
+        e["key"]: e for e in json.loads(project.call("quarantine list", "--json", code=1).stdout)
+    }
     assert set(entries) == {"up/raises", "up/dies", "up/hangs"}
     for name in ("dies", "hangs"):
-        assert entries[f"up/{name}"]["detail"] == f"printed:\nprinted {name}\nWARNING:root:logged {name}\na program for {name}"
+        assert (
+            entries[f"up/{name}"]["detail"]
+            == f"printed:\nprinted {name}\nWARNING:root:logged {name}\na program for {name}"
+        )
     kept = entries["up/raises"]["detail"]
     assert "ValueError: no" in kept
     assert "battery" not in kept
@@ -427,7 +498,13 @@ def test_the_progress_bar_stays_whole_while_code_prints(tmp_path: Path) -> None:
     )
     ours, theirs = pty.openpty()
     env = project.env() | {"TERM": "xterm", "COLUMNS": "120"}
-    process = subprocess.Popen(project.command("run", str(project.file)), env=env, cwd=tmp_path, stdout=theirs, stderr=theirs)
+    process = subprocess.Popen(
+        project.command("run", str(project.file)),
+        env=env,
+        cwd=tmp_path,
+        stdout=theirs,
+        stderr=theirs,
+    )
     os.close(theirs)
     seen = b""
     while True:
@@ -446,10 +523,13 @@ def test_the_progress_bar_stays_whole_while_code_prints(tmp_path: Path) -> None:
         assert f"up/{name}: printed for {name}\r\n" in text
         assert f"up/{name}: written for {name}\r\n" in text, text
     for line in text.split("\n"):
-        assert "━" not in line.partition("printed for")[0].rpartition("\x1b[2K")[2] or "printed for" not in line
+        assert (
+            "━" not in line.partition("printed for")[0].rpartition("\x1b[2K")[2]
+            or "printed for" not in line
+        )
 
 
-# -- a load that fails ---------------------------------------------------------------------------------------------------
+# -- a load that fails -----------------------------------------------------------------------------
 
 
 def test_a_load_that_fails_stops_its_own_pipeline_alone(tmp_path: Path) -> None:
@@ -474,7 +554,11 @@ def test_a_load_that_fails_stops_its_own_pipeline_alone(tmp_path: Path) -> None:
     )
     done = project.call("run", code=2)
     line = project.file.read_text().splitlines().index('        raise RuntimeError("no gpu")') + 1
-    assert done.stderr.strip() == f"tidemill: transform f of t cannot be loaded: {project.file}, line {line}: RuntimeError: no gpu"
+    assert (
+        done.stderr.strip()
+        == f"tidemill: transform f of t cannot be loaded: {project.file}, line {line}:"
+        " RuntimeError: no gpu"
+    )
     assert "other: 2 files committed" in done.stdout
     project.write(project.file.read_text().replace('raise RuntimeError("no gpu")', "pass"))
     assert project.call("run").stdout.startswith("t: 2 files committed")

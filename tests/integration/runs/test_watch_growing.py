@@ -1,4 +1,6 @@
-"""A watching run over keys that grow: it lists on from the last one, and everything only now and then."""
+"""A watching run over keys that grow: it lists on from the last one, and everything only now and
+then.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +44,18 @@ def upload(project: Project, name: str, *, days_ago: float) -> None:
 
 
 @pytest.mark.parametrize(("sweep_s", "finds_late"), [("3600", False), ("1", True)])
-def test_a_late_key_waits_for_a_whole_listing(tmp_path: Path, sweep_s: str, finds_late: bool) -> None:
+def test_a_late_key_waits_for_a_whole_listing(
+    tmp_path: Path, sweep_s: str, finds_late: bool
+) -> None:
     project = Project(tmp_path, FLOW)
     for i in range(3):
         upload(project, f"b{i}", days_ago=9 - i)
-    command = project.command("run", str(project.file), "--watch", "--interval", "0.1", "--json", "--sweep", sweep_s)
-    watcher = subprocess.Popen(command, env=project.env(), cwd=project.folder, stdout=subprocess.PIPE, text=True)
+    command = project.command(
+        "run", str(project.file), "--watch", "--interval", "0.1", "--json", "--sweep", sweep_s
+    )
+    watcher = subprocess.Popen(
+        command, env=project.env(), cwd=project.folder, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert watcher.stdout is not None
         assert json.loads(watcher.stdout.readline())["committed"] == 3

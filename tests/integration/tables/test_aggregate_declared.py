@@ -1,4 +1,6 @@
-"""Aggregates: what can never be one is refused before anything runs, and every value of a result has a form to be stored in."""
+"""Aggregates: what can never be one is refused before anything runs, and every value of a result
+has a form to be stored in.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,27 @@ t.aggregate("made", by={by!r}, sql={sql!r})
         (["k"], "SELECT k FROM t GROUP BY k; DROP TABLE t", "not one SELECT"),
         (["k"], "CREATE TABLE x AS SELECT 1", "not one SELECT"),
         (["k"], "-- nothing", "not one SELECT"),
-        (["k"], "SELECT k, count(*) AS n, sum(v) AS N FROM t GROUP BY k", "two columns of its result are called 'N'"),
-        (["k"], "SELECT k, k, count(*) AS n FROM t GROUP BY k", "two columns of its result are called 'k'"),
-        (["day"], "SELECT k, count(*) AS n FROM t GROUP BY k", "by='day' is not a column of its result (k, n)"),
+        (
+            ["k"],
+            "SELECT k, count(*) AS n, sum(v) AS N FROM t GROUP BY k",
+            "two columns of its result are called 'N'",
+        ),
+        (
+            ["k"],
+            "SELECT k, k, count(*) AS n FROM t GROUP BY k",
+            "two columns of its result are called 'k'",
+        ),
+        (
+            ["day"],
+            "SELECT k, count(*) AS n FROM t GROUP BY k",
+            "by='day' is not a column of its result (k, n)",
+        ),
         (["k"], "SELECT k, count(*) AS _tidemill_rows FROM t GROUP BY k", "Tidemill's own"),
     ],
 )
-def test_what_can_never_be_an_aggregate_is_refused_before_the_run(tmp_path: Path, by: list[str], sql: str, why: str) -> None:
+def test_what_can_never_be_an_aggregate_is_refused_before_the_run(
+    tmp_path: Path, by: list[str], sql: str, why: str
+) -> None:
     """By `plan`, and by `run` while its workers begin; in one line."""
     project = Project(tmp_path, FLOW.format(by=by, sql=sql))
     project.upload("1.jsonl", lines({"k": "a", "v": 1}))
@@ -52,7 +68,8 @@ ODD = """SELECT k, INTERVAL 1 MONTH * count(*) AS span, union_value(n := count(*
  sum(v::HUGEINT) AS total,
  {} AS nothing, [union_value(s := k)] AS list, '12:00:00+02'::TIMETZ AS tz, '101'::BIT AS bits,
  'a'::ENUM('a') AS e, max(v)::BIGNUM AS big,
- NULL AS unknown, [] AS empty, MAP {} AS none, avg(v) * 'inf'::DOUBLE AS far, DATE 'infinity' AS always,
+ NULL AS unknown, [] AS empty, MAP {} AS none, avg(v) * 'inf'::DOUBLE AS far,
+  DATE 'infinity' AS always,
  count(*), uuid() IS NULL AS f FROM t GROUP BY k"""
 STORED = {
     "k": "a",
@@ -76,7 +93,9 @@ STORED = {
 
 
 def test_every_type_of_a_result_has_a_form_to_be_stored_in(tmp_path: Path) -> None:
-    """The same whether it is committed, computed when asked, or computed for the groups that changed."""
+    """The same whether it is committed, computed when asked, or computed for the groups that
+    changed.
+    """
     project = Project(tmp_path, FLOW.format(by=["k"], sql=ODD))
     project.upload("1.jsonl", lines({"k": "a", "v": 1}, {"k": "a", "v": 2}))
     assert project.run()["aggregates_failed"] == ""

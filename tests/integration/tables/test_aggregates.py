@@ -1,4 +1,6 @@
-"""Aggregates kept up to date group by group equal the same SQL over everything, whatever happens to the sources."""
+"""Aggregates kept up to date group by group equal the same SQL over everything, whatever happens to
+the sources.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ from sinks.query.object_files import files_of
 from tests.support.helpers import Project, lines
 from tests.support.inline import inline_runtime
 
-SUMS = "SELECT kind, count(*) AS n, count(v) AS nv, sum(v) AS v, avg(v) AS mean FROM logs WHERE v < 90 GROUP BY kind"
+SUMS = (
+    "SELECT kind, count(*) AS n, count(v) AS nv, sum(v) AS v, avg(v) AS mean FROM logs WHERE v < 90"
+    " GROUP BY kind"
+)
 
 
 def flow(**options: Any) -> Pipeline:
@@ -33,14 +38,20 @@ def flow(**options: Any) -> Pipeline:
     def parse(obj: Any) -> Any:
         return [json.loads(line) for line in obj.lines()]
 
-    p.aggregate("by_kind", by=["kind"], sql="SELECT kind, count(*) AS n, sum(v) AS v, min(day) AS first FROM logs GROUP BY kind")
+    p.aggregate(
+        "by_kind",
+        by=["kind"],
+        sql="SELECT kind, count(*) AS n, sum(v) AS v, min(day) AS first FROM logs GROUP BY kind",
+    )
     p.aggregate(
         "by_month",
         by={"month": "substr(day, 1, 7)", "kind": "kind"},
         sql="SELECT substr(day, 1, 7) AS month, kind, max(v) AS v FROM logs GROUP BY ALL",
     )
     p.aggregate("sums", by=["kind"], sql=SUMS)
-    p.aggregate("above", by=["n"], sql="SELECT n, count(*) AS kinds, sum(v) AS v FROM sums GROUP BY n")
+    p.aggregate(
+        "above", by=["n"], sql="SELECT n, count(*) AS kinds, sum(v) AS v FROM sums GROUP BY n"
+    )
     return p
 
 
@@ -53,7 +64,11 @@ def test_equal_to_computing_everything(tmp_path: Path, seed: int) -> None:
 
     def upload(name: str) -> None:
         rows = [
-            {"kind": rng.choice(["a", "b", "c", None]), "v": rng.randrange(100), "day": f"2026-{rng.randrange(1, 4):02}-01"}
+            {
+                "kind": rng.choice(["a", "b", "c", None]),
+                "v": rng.randrange(100),
+                "day": f"2026-{rng.randrange(1, 4):02}-01",
+            }
             for _ in range(rng.randrange(4))
         ]
         (tmp_path / "up" / name).write_text(lines(*rows))
@@ -121,16 +136,22 @@ def test_only_touched_groups_are_computed(tmp_path: Path, monkeypatch: pytest.Mo
     assert seen == [["b"], ["b"]], "the rows of one group were read for each aggregate"
 
 
-def test_sums_are_merged_from_what_came_and_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_are_merged_from_what_came_and_went(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No row of a file that stayed is read again: those files are not even there."""
     p = Pipeline("logs", source="up/")
     p.transforms = flow().transforms
     p.aggregate("sums", by=["kind"], sql=SUMS)
-    p.aggregate("above", by=["n"], sql="SELECT n, count(*) AS kinds, sum(v) AS v FROM sums GROUP BY n")
+    p.aggregate(
+        "above", by=["n"], sql="SELECT n, count(*) AS kinds, sum(v) AS v FROM sums GROUP BY n"
+    )
     opened = inline_runtime(p, tmp_path, task_files_max=1)
     (tmp_path / "up").mkdir()
     for i in range(3):
-        (tmp_path / "up" / f"stays{i}").write_text(lines({"kind": "a", "v": i}, {"kind": None, "v": None}))
+        (tmp_path / "up" / f"stays{i}").write_text(
+            lines({"kind": "a", "v": i}, {"kind": None, "v": None})
+        )
     for kind in "abc":
         (tmp_path / "up" / kind).write_text(lines({"kind": kind, "v": 10}, {"kind": kind, "v": 99}))
 
@@ -141,7 +162,9 @@ def test_sums_are_merged_from_what_came_and_went(tmp_path: Path, monkeypatch: py
         await opened.log().look_up(state, names)
         await opened.log().load_outputs(state)
         stay = [state.entry(name).output for name in names]  # type: ignore[union-attr]
-        hidden = {tmp_path / file.key: b"" for output in stay for file in state.outputs[output].files}
+        hidden = {
+            tmp_path / file.key: b"" for output in stay for file in state.outputs[output].files
+        }
         for path in hidden:
             hidden[path] = path.read_bytes()
         (tmp_path / "up" / "a").write_text(lines({"kind": "a", "v": 7}))
@@ -169,11 +192,17 @@ def test_sums_are_merged_from_what_came_and_went(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("compactions", [1, 2])
-def test_a_row_that_went_around_a_compaction_is_taken_out_once(tmp_path: Path, compactions: int) -> None:
-    """It lies in the file that was merged, and in the merged one; before and after it, other rows of that file went."""
+def test_a_row_that_went_around_a_compaction_is_taken_out_once(
+    tmp_path: Path, compactions: int
+) -> None:
+    """It lies in the file that was merged, and in the merged one; before and after it, other rows
+    of that file went.
+    """
     p = Pipeline("logs", source="up/")
     p.transforms = flow().transforms
-    p.aggregate("sums", by=["kind"], sql="SELECT kind, count(*) AS n, sum(v) AS v FROM logs GROUP BY kind")
+    p.aggregate(
+        "sums", by=["kind"], sql="SELECT kind, count(*) AS n, sum(v) AS v FROM logs GROUP BY kind"
+    )
     opened = inline_runtime(p, tmp_path, aggregates=False, task_files_max=4)
     up = tmp_path / "up"
     up.mkdir()
@@ -185,14 +214,18 @@ def test_a_row_that_went_around_a_compaction_is_taken_out_once(tmp_path: Path, c
 
     async def brought() -> dict[str, Any]:
         passing = Pass(opened.context())
-        passing.context = replace(passing.context, aggregator=WarehouseAggregator(opened.store, opened.settings))
+        passing.context = replace(
+            passing.context, aggregator=WarehouseAggregator(opened.store, opened.settings)
+        )
         await passing.open()
         await passing.aggregate()
         from pipeline.tables.views import open_warehouse
 
         with await open_warehouse([opened], "") as warehouse:
             check(opened, passing.state.snapshot())
-            return {row["kind"]: row["v"] for row in warehouse.query("SELECT * FROM sums").to_pylist()}
+            return {
+                row["kind"]: row["v"] for row in warehouse.query("SELECT * FROM sums").to_pylist()
+            }
 
     async def work() -> None:
         await settled()
@@ -222,7 +255,8 @@ def parse(obj: Object):
     return [json.loads(line) for line in obj.lines()]
 
 logs.dimension("kinds", "reference/kinds.csv")
-logs.aggregate("by_name", by=["name"], sql="SELECT name, sum(v) AS v FROM logs JOIN kinds USING (kind) GROUP BY name")
+logs.aggregate("by_name", by=["name"],
+    sql="SELECT name, sum(v) AS v FROM logs JOIN kinds USING (kind) GROUP BY name")
 logs.aggregate("best", by=["v"], sql="SELECT max(v) AS v, count(*) AS names FROM by_name")
 """
 
@@ -236,7 +270,10 @@ def test_dimensions_are_joined_and_their_changes_reach_aggregates(tmp_path: Path
     reference.mkdir()
     (reference / "kinds.csv").write_text("kind,name\nx,Ex\ny,Why\n")
     project.run()
-    assert project.sql("SELECT * FROM by_name ORDER BY name") == [{"name": "Ex", "v": 1}, {"name": "Why", "v": 5}]
+    assert project.sql("SELECT * FROM by_name ORDER BY name") == [
+        {"name": "Ex", "v": 1},
+        {"name": "Why", "v": 5},
+    ]
     assert project.sql("SELECT * FROM best") == [{"v": 5, "names": 2}]
     assert project.sql("SELECT count(*) AS n FROM kinds") == [{"n": 2}]
     (reference / "kinds.csv").write_text("kind,name\nx,Same\ny,Same\n")
@@ -267,9 +304,17 @@ def test_diff_joins_dimensions_and_shows_what_one_side_cannot_compute(tmp_path: 
     (project.root / "reference/kinds.csv").write_text("kind,name\nx,Ex\ny,Why\n")
     project.upload("a", lines({"kind": "x", "v": 1}, {"kind": "y", "v": 5}))
     project.run()
-    tax = 'logs.aggregate("taxes", by=["kind"], sql="SELECT kind, sum(tax) AS tax FROM logs GROUP BY kind")\n'
+    tax = (
+        'logs.aggregate("taxes", by=["kind"], sql="SELECT kind, sum(tax) AS tax FROM logs GROUP BY'
+        ' kind")\n'
+    )
     parse = "[json.loads(line) for line in obj.lines()]"
-    project.write(DIMENSIONS.replace(parse, "[{**row, 'v': 2 * row['v'], 'tax': 1} for row in map(json.loads, obj.lines())]") + tax)
+    project.write(
+        DIMENSIONS.replace(
+            parse, "[{**row, 'v': 2 * row['v'], 'tax': 1} for row in map(json.loads, obj.lines())]"
+        )
+        + tax
+    )
     project.call("backfill", "--new-generation")
     said = project.call("diff", code=1).stdout
     assert "column tax BIGINT: added" in said
@@ -296,14 +341,26 @@ def test_a_wrong_aggregate_is_found_and_computed_anew(tmp_path: Path) -> None:
     project.upload("a", lines({"kind": "x", "v": 1}, {"kind": "y", "v": 5}))
     project.run()
     assert project.call("aggregate").stdout == "logs: aggregates are up to date\n"
-    assert project.call("aggregate", "--check").stdout == "logs, by_kind: 2 groups, all as computed from scratch\n"
+    assert (
+        project.call("aggregate", "--check").stdout
+        == "logs, by_kind: 2 groups, all as computed from scratch\n"
+    )
     [file] = (project.root / "tables/logs/aggregates/by_kind").iterdir()
     table = pq.read_table(file)
-    damaged = table.set_column(table.column_names.index("total"), "total", pa.array([1, 6], table.schema.field("total").type))
+    damaged = table.set_column(
+        table.column_names.index("total"),
+        "total",
+        pa.array([1, 6], table.schema.field("total").type),
+    )
     pq.write_table(damaged, file)
-    assert project.call("aggregate", "--check", code=1).stdout == "logs, by_kind: 2 groups, 1 differ\n"
+    assert (
+        project.call("aggregate", "--check", code=1).stdout == "logs, by_kind: 2 groups, 1 differ\n"
+    )
     assert project.call("aggregate", "--full").stdout == "logs: 1 aggregate computed\n"
-    assert project.call("aggregate", "--check").stdout == "logs, by_kind: 2 groups, all as computed from scratch\n"
+    assert (
+        project.call("aggregate", "--check").stdout
+        == "logs, by_kind: 2 groups, all as computed from scratch\n"
+    )
 
 
 def test_bad_sql_is_one_line_and_loses_nothing(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ ORDERS = """
 import json
 from pipeline import Pipeline, Object
 
-orders = Pipeline("orders", source="up/", partition_by=["month"], order_by=["shop", "n"], retention_days=RETENTION, file_mb=1)
+orders = Pipeline("orders", source="up/", partition_by=["month"], order_by=["shop", "n"],
+    retention_days=RETENTION, file_mb=1)
 
 @orders.transform
 def parse(obj: Object):
@@ -40,7 +41,10 @@ def upload(shop: Project, name: str, *numbers: int, month: str = "01") -> None:
 
 
 def live_files(shop: Project) -> list[str]:
-    return [row["key"] for row in shop.sql("SELECT key FROM outputs WHERE status = 'live' AND table_name = 'rows'")]
+    return [
+        row["key"]
+        for row in shop.sql("SELECT key FROM outputs WHERE status = 'live' AND table_name = 'rows'")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +61,20 @@ def worn(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def test_compaction_changes_files_and_no_row(worn: Project) -> None:
-    before, rejected = worn.sql(ALL), worn.sql("SELECT row, _source_key FROM orders__rejected ORDER BY ALL")
+    before, rejected = (
+        worn.sql(ALL),
+        worn.sql("SELECT row, _source_key FROM orders__rejected ORDER BY ALL"),
+    )
     totals = worn.sql("SELECT * FROM by_shop ORDER BY shop")
     many = live_files(worn)
     done = json.loads(worn.call("compact", "--json").stdout)[0]
     few = live_files(worn)
     assert done["files_before"] > done["files"]
     assert not set(few) & set(many), "files are written anew, under other names"
-    assert sorted(key.split("/")[-2] for key in few) == ["month=01", "month=02"], "one for each partition"
+    assert sorted(key.split("/")[-2] for key in few) == [
+        "month=01",
+        "month=02",
+    ], "one for each partition"
     assert worn.sql(ALL) == before
     assert worn.sql("SELECT row, _source_key FROM orders__rejected ORDER BY ALL") == rejected
     assert worn.sql("SELECT * FROM by_shop ORDER BY shop") == totals
@@ -83,7 +93,9 @@ def test_what_changes_after_a_compaction_follows(worn: Project) -> None:
     (worn.root / "up" / "a3").unlink()
     upload(worn, "b", 7)
     worn.run()
-    expected = [{"n": n, "_source_key": f"up/{key}"} for key, n in (("a0", 500), ("a2", 900), ("b", 7))]
+    expected = [
+        {"n": n, "_source_key": f"up/{key}"} for key, n in (("a0", 500), ("a2", 900), ("b", 7))
+    ]
     assert worn.sql("SELECT n, _source_key FROM orders ORDER BY _source_key") == expected
     assert worn.sql("SELECT sum(n) AS n FROM by_shop") == [{"n": 1407}], "aggregates too"
     worn.audit()
@@ -94,7 +106,9 @@ def test_what_changes_after_a_compaction_follows(worn: Project) -> None:
     key = live_files(worn)[0]
     told = json.loads(worn.call("lineage", key, "--json").stdout)[0]
     assert told["sources"] == ["up/a0", "up/a2", "up/b"]
-    assert json.loads(worn.call("lineage", "up/b", "--json").stdout)[0]["outputs"] == live_files(worn)
+    assert json.loads(worn.call("lineage", "up/b", "--json").stdout)[0]["outputs"] == live_files(
+        worn
+    )
 
 
 def test_old_files_go_with_their_retention(tmp_path: Path) -> None:
@@ -121,7 +135,9 @@ def test_a_wrong_order_is_one_line_and_nothing_is_lost(tmp_path: Path) -> None:
         upload(shop, f"a{i}", i)
         shop.run()
     failed = shop.call("compact", code=2)
-    assert failed.stderr.startswith("tidemill: order_by='shopp' is not a column of the table (month, shop, n, ")
+    assert failed.stderr.startswith(
+        "tidemill: order_by='shopp' is not a column of the table (month, shop, n, "
+    )
     shop.write(ORDERS.replace("RETENTION", "7"))
     assert "2 files" in shop.call("compact").stdout, "the failed one holds nothing back"
     shop.audit()
@@ -138,7 +154,11 @@ def test_an_order_by_a_column_that_is_empty_so_far_waits_for_its_values(tmp_path
     logs.upload("b", lines({"kind": "x", "v": 5, "late": 1}))
     logs.run()
     assert "2 files" in logs.call("compact").stdout
-    assert logs.sql("SELECT v FROM logs ORDER BY late NULLS LAST, v") == [{"v": 5}, {"v": 8}, {"v": 9}]
+    assert logs.sql("SELECT v FROM logs ORDER BY late NULLS LAST, v") == [
+        {"v": 5},
+        {"v": 8},
+        {"v": 9},
+    ]
     logs.audit()
 
 
@@ -154,14 +174,21 @@ def test_earlier_rows_can_be_asked_for(tmp_path: Path) -> None:
     shop.call("vacuum")
 
     def at(when: str) -> list[int]:
-        found = shop.call("sql", "SELECT n FROM orders ORDER BY n", "--at", when, "--format", "json").stdout
+        found = shop.call(
+            "sql", "SELECT n FROM orders ORDER BY n", "--at", when, "--format", "json"
+        ).stdout
         return [row["n"] for row in json.loads(found)]
 
     assert at(str(first)) == [1]
     assert at(between.isoformat()) == [1]
     assert at("now") == [2, 3]
-    assert json.loads(shop.call("sql", "SELECT sum(n) AS n FROM by_shop", "--at", str(first), "--json").stdout) == [{"n": 1}]
-    assert "has no commit 999 yet: the newest is" in shop.call("sql", "SELECT 1", "--at", "999", code=2).stderr
+    assert json.loads(
+        shop.call("sql", "SELECT sum(n) AS n FROM by_shop", "--at", str(first), "--json").stdout
+    ) == [{"n": 1}]
+    assert (
+        "has no commit 999 yet: the newest is"
+        in shop.call("sql", "SELECT 1", "--at", "999", code=2).stderr
+    )
     assert "what is kept begins at" in shop.call("sql", "SELECT 1", "--at", "52w", code=2).stderr
     assert "is no time" in shop.call("sql", "SELECT 1", "--at", "whenever", code=2).stderr
 
@@ -174,8 +201,12 @@ def test_what_retention_lets_go_cannot_be_asked_for(tmp_path: Path) -> None:
         shop.call("vacuum")
     failed = shop.call("sql", "SELECT 1", "--at", "1", code=2).stderr
     assert failed.startswith("tidemill: commit 1 of orders is not kept any more: the oldest is ")
-    failed = shop.call("sql", "SELECT count(*) FROM orders", "--at", failed.split()[-1], code=2).stderr
-    assert failed.startswith("tidemill: what was committed then is not kept any more (retention_days): ")
+    failed = shop.call(
+        "sql", "SELECT count(*) FROM orders", "--at", failed.split()[-1], code=2
+    ).stderr
+    assert failed.startswith(
+        "tidemill: what was committed then is not kept any more (retention_days): "
+    )
 
 
 def test_a_statement_that_names_sources_needs_their_files_alone(tmp_path: Path) -> None:
@@ -183,12 +214,22 @@ def test_a_statement_that_names_sources_needs_their_files_alone(tmp_path: Path) 
     for i in range(3):
         upload(shop, f"a{i}", i, i + 10)
         shop.run()
-    of = {row["key"]: row["k"] for row in shop.sql("SELECT o.key, s.key AS k FROM outputs o JOIN sources s USING (output)")}
+    of = {
+        row["key"]: row["k"]
+        for row in shop.sql("SELECT o.key, s.key AS k FROM outputs o JOIN sources s USING (output)")
+    }
     for key, source in of.items():
         if source != "up/a1":
             (shop.root / key).write_bytes(b"nobody reads this")
     wanted = "_source_key IN ('up/a1', 'up/none') AND n > 5"
     assert shop.sql(f"SELECT n FROM orders WHERE {wanted}") == [{"n": 11}]
-    assert shop.sql("SELECT count(*) AS n FROM orders o WHERE 'up/none' = o._source_key") == [{"n": 0}]
-    assert "up/a1" not in shop.call("sql", f"SELECT n FROM orders WHERE NOT ({wanted})", code=None).stdout
-    assert shop.call("sql", f"SELECT n FROM orders WHERE {wanted} OR n = 1", code=None).returncode != 0, "this one needs them all"
+    assert shop.sql("SELECT count(*) AS n FROM orders o WHERE 'up/none' = o._source_key") == [
+        {"n": 0}
+    ]
+    assert (
+        "up/a1"
+        not in shop.call("sql", f"SELECT n FROM orders WHERE NOT ({wanted})", code=None).stdout
+    )
+    assert (
+        shop.call("sql", f"SELECT n FROM orders WHERE {wanted} OR n = 1", code=None).returncode != 0
+    ), "this one needs them all"

@@ -1,4 +1,6 @@
-"""A table that has no rows yet has whichever column is asked for: a program need not wait for the first file."""
+"""A table that has no rows yet has whichever column is asked for: a program need not wait for the
+first file.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,16 @@ from tests.support.helpers import LOGS, Project
 
 @pytest.mark.parametrize(
     "statement",
-    ["SELECT kind, v FROM logs", "SELECT l.v + 1 AS v FROM logs l WHERE kind = 'x'", "SELECT count(*) AS n FROM logs WHERE v > 1"],
+    [
+        "SELECT kind, v FROM logs",
+        "SELECT l.v + 1 AS v FROM logs l WHERE kind = 'x'",
+        "SELECT count(*) AS n FROM logs WHERE v > 1",
+    ],
 )
 @pytest.mark.parametrize("quarantined", [False, True])
-def test_columns_of_a_table_without_rows_are_no_error(tmp_path: Path, statement: str, quarantined: bool) -> None:
+def test_columns_of_a_table_without_rows_are_no_error(
+    tmp_path: Path, statement: str, quarantined: bool
+) -> None:
     project = Project(tmp_path, LOGS)
     project.upload("bad" if quarantined else "empty", "no json" if quarantined else "")
     project.call("run", code=None)

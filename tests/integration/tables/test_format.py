@@ -1,4 +1,6 @@
-"""States written by earlier versions stay readable: each released format has a bucket in tests/data."""
+"""States written by earlier versions stay readable: each released format has a bucket in
+tests/data.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ logs = Pipeline("logs", source="up/")
 def parse(obj: Object):
     return [json.loads(line) for line in obj.lines()]
 
-logs.aggregate("by_kind", by=["kind"], sql="SELECT kind, count(*) AS n, sum(v) AS v, min(day) AS first FROM logs GROUP BY kind")
+logs.aggregate("by_kind", by=["kind"],
+    sql="SELECT kind, count(*) AS n, sum(v) AS v, min(day) AS first FROM logs GROUP BY kind")
 """
 
 
@@ -35,7 +38,10 @@ def bucket(tmp_path: Path) -> Path:
 def test_a_state_of_format_1_is_read_whole(bucket: Path) -> None:
     opened = inline_runtime(flow(), bucket)
     state = asyncio.run(opened.log().load())
-    assert {key: (e.rows, e.transform, e.generation) for key, e in asyncio.run(all_entries(opened.log(), state)).items()} == {
+    assert {
+        key: (e.rows, e.transform, e.generation)
+        for key, e in asyncio.run(all_entries(opened.log(), state)).items()
+    } == {
         "up/a": (2, "parse", 0),
         "up/b": (1, "parse", 0),
         "up/c": (1, "parse", 0),
@@ -48,9 +54,15 @@ def test_a_state_of_format_1_is_read_whole(bucket: Path) -> None:
 
 def test_a_state_of_format_1_goes_on(bucket: Path) -> None:
     project = Project(bucket.parent, FLOW)
-    assert {r["kind"]: r["v"] for r in project.sql("SELECT kind, v FROM by_kind")} == {"x": 13, "y": 22}
+    assert {r["kind"]: r["v"] for r in project.sql("SELECT kind, v FROM by_kind")} == {
+        "x": 13,
+        "y": 22,
+    }
     project.upload("b", lines({"kind": "y", "v": 2, "day": "2026-01-01"}))
     project.upload("c", lines({"kind": "x", "v": 4, "day": "2026-01-01"}))
     report = project.run()
     assert report["deleted"] == 2, "`a` and `bad` are gone"
-    assert {r["kind"]: r["v"] for r in project.sql("SELECT kind, v FROM by_kind")} == {"x": 4, "y": 2}
+    assert {r["kind"]: r["v"] for r in project.sql("SELECT kind, v FROM by_kind")} == {
+        "x": 4,
+        "y": 2,
+    }

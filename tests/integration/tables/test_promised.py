@@ -1,4 +1,6 @@
-"""What is there though no file brought it, `_rescued`; and what is shown though Python has no form for it."""
+"""What is there though no file brought it, `_rescued`; and what is shown though Python has no form
+for it.
+"""
 
 from __future__ import annotations
 
@@ -20,19 +22,24 @@ def rows(obj: Object):
     return [json.loads(line) for line in obj.lines()]
 
 t.check("whole", "_rescued IS NULL OR _rescued ->> 'n' <> 'bad'")
-t.aggregate("odd", by=["s"], sql="SELECT s, count(_rescued) AS rescued, max(_rescued ->> 'n') AS last FROM t GROUP BY s")
+ODD = "SELECT s, count(_rescued) AS rescued, max(_rescued ->> 'n') AS last FROM t GROUP BY s"
+t.aggregate("odd", by=["s"], sql=ODD)
 """
 
 
 def test_rescued_is_there_before_anything_was_rescued(tmp_path: Path) -> None:
-    """In queries, checks, aggregates, tables of programs and diffs; and the same once a row was rescued."""
+    """In queries, checks, aggregates, tables of programs and diffs; and the same once a row was
+    rescued.
+    """
     project = Project(tmp_path, RESCUE.format(mode=", schema_mode='rescue'"))
     project.call("plan")
     assert project.sql("SELECT count(_rescued) AS n FROM t") == [{"n": 0}]
     project.upload("1.jsonl", lines({"s": "a", "n": 1}))
     project.run()
     assert project.sql("SELECT * FROM t") == [{"s": "a", "n": 1, "_rescued": None}]
-    assert project.sql("SELECT _rescued ->> 'n' AS n FROM t WHERE _rescued IS NULL") == [{"n": None}]
+    assert project.sql("SELECT _rescued ->> 'n' AS n FROM t WHERE _rescued IS NULL") == [
+        {"n": None}
+    ]
     assert project.sql("FROM odd") == [{"s": "a", "rescued": 0, "last": None}]
     project.call("aggregate", "--check")
     project.upload("2.jsonl", lines({"s": "a", "n": "bad"}))
@@ -69,7 +76,8 @@ t = Pipeline("t", source="up/")
 @t.transform
 def rows(obj: Object):
     {first}
-    return pa.table({{"d": pa.array([3_000_000], pa.date32()), "b": [b"\\xff"], "f": [float("nan")]}})
+    return pa.table({{"d": pa.array([3_000_000], pa.date32()), "b": [b"\\xff"],
+        "f": [float("nan")]}})
 """
 
 
@@ -79,6 +87,9 @@ def test_a_replay_shows_values_that_python_has_no_form_for(tmp_path: Path) -> No
     project.upload("a", "x")
     project.run(code=1)
     project.write(FAR.format(first=""))
-    [shown] = json.loads(project.call("quarantine replay", "up/a", "--rows", "1", "--json").stdout, parse_constant=pytest.fail)
+    [shown] = json.loads(
+        project.call("quarantine replay", "up/a", "--rows", "1", "--json").stdout,
+        parse_constant=pytest.fail,
+    )
     assert shown["sample"] == [{"d": "10183-09-21", "b": "ff", "f": "NaN"}]
     assert "10183-09-21" in project.call("quarantine replay", "up/a", "--rows", "1").stdout

@@ -1,7 +1,8 @@
 """A table that no query could read is named, and mended by one command.
 
-tests/data/state-2 was made by the version of 2026-11-27. Its files: a and b are good (b has an empty list and an empty object); c
-has person.Name beside a's person.name; d has Host and host in one object, e has Host alone; f has a NUL in a field's name.
+tests/data/state-2 was made by the version of 2026-11-27. Its files: a and b are good (b has an
+empty list and an empty object); c has person.Name beside a's person.name; d has Host and host in
+one object, e has Host alone; f has a NUL in a field's name.
 """
 
 from __future__ import annotations
@@ -41,12 +42,16 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path, FLOW)
 
 
-def test_every_command_that_reads_the_rows_says_which_column_and_which_files(project: Project) -> None:
+def test_every_command_that_reads_the_rows_says_which_column_and_which_files(
+    project: Project,
+) -> None:
     for command in (["sql", "SELECT id FROM t"], ["audit"], ["aggregate"]):
         done = project.finish(command[0], str(project.file), *command[1:])
         assert done.returncode == 2, (command, done.stdout, done.stderr)
         said = (done.stdout + done.stderr).strip()
-        assert "column 'person' has the fields 'name' and 'Name', which SQL cannot tell apart" in said
+        assert (
+            "column 'person' has the fields 'name' and 'Name', which SQL cannot tell apart" in said
+        )
         assert "schema repair" in said
         assert command[0] != "sql" or "person.Name, from up/c, up/d, up/f" in said
         assert "Traceback" not in said
@@ -56,10 +61,14 @@ def test_one_command_mends_it_and_only_the_files_at_fault_are_set_aside(project:
     [told] = json.loads(project.call("schema repair", "--dry-run", "--json").stdout)
     assert told["files"] == ["up/c", "up/d", "up/f"]
     assert set(told["fields"]) == {"person.Name", "items[].host", "p.a\0b"}
-    assert project.finish("sql", str(project.file), "SELECT 1 FROM t").returncode == 2, "a dry run changes nothing"
+    assert project.finish("sql", str(project.file), "SELECT 1 FROM t").returncode == 2, (
+        "a dry run changes nothing"
+    )
     project.call("schema repair")
     assert [row["id"] for row in project.sql("SELECT id FROM t ORDER BY id")] == [1, 2, 3, 6]
-    assert project.sql("SELECT person, tags, labels, items FROM t WHERE id IN (1, 3, 6) ORDER BY id") == [
+    assert project.sql(
+        "SELECT person, tags, labels, items FROM t WHERE id IN (1, 3, 6) ORDER BY id"
+    ) == [
         {"person": {"name": "Ann"}, "tags": None, "labels": None, "items": None},
         {"person": None, "tags": [], "labels": None, "items": None},
         {"person": None, "tags": None, "labels": None, "items": [{"Host": "z"}]},

@@ -1,4 +1,6 @@
-"""Stages: documents become words become lengths; what changes above reaches what is below, commit by commit."""
+"""Stages: documents become words become lengths; what changes above reaches what is below, commit
+by commit.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,8 @@ def test_one_run_takes_documents_through_all_stages(project: Project) -> None:
     project.run()
     assert lengths(project) == {"words:docs:up/a.txt": (3, 11), "words:docs:up/b.txt": (1, 4)}
     joined = (
-        "SELECT d.text, count(*) AS n FROM docs d JOIN words w ON w._source_key = 'docs:' || d._source_key GROUP BY 1 ORDER BY 1"
+        "SELECT d.text, count(*) AS n FROM docs d JOIN words w ON w._source_key = 'docs:' ||"
+        " d._source_key GROUP BY 1 ORDER BY 1"
     )
     assert project.sql(joined)[0] == {"text": "four", "n": 1}
     project.audit()
@@ -78,12 +81,19 @@ def test_other_files_are_no_change_but_rows_made_anew_are(project: Project) -> N
         project.run()
     project.call("compact")
     reports = [json.loads(line) for line in project.call("run", "--json").stdout.splitlines()]
-    assert [report["planned"] for report in reports] == [0, 0, 0], "compaction moves rows, it makes none"
+    assert [report["planned"] for report in reports] == [
+        0,
+        0,
+        0,
+    ], "compaction moves rows, it makes none"
     project.upload("b.txt", "changed after a compaction\n")
     project.run()
     assert lengths(project)["words:docs:up/b.txt"] == (4, 23)
     project.write(FLOW.replace('"text": line.strip()', '"text": "more " + line.strip()'))
-    reports = [json.loads(line) for line in project.call("backfill", "--outdated", "--json").stdout.splitlines()]
+    reports = [
+        json.loads(line)
+        for line in project.call("backfill", "--outdated", "--json").stdout.splitlines()
+    ]
     assert [report["committed"] for report in reports] == [3, 2, 2]
     assert lengths(project)["words:docs:up/b.txt"] == (5, 27)
     project.audit()
@@ -95,7 +105,9 @@ def test_a_failure_below_is_one_sources_and_lineage_goes_through(project: Projec
     assert list(lengths(project)) == ["words:docs:up/a.txt"]
     [failed] = json.loads(project.call("quarantine list", "--files", "--json", code=1).stdout)
     assert failed["key"] == "docs:up/b.txt"
-    replayed = json.loads(project.call("quarantine replay", "docs:up/b.txt", "--json", code=1).stdout)[0]
+    replayed = json.loads(
+        project.call("quarantine replay", "docs:up/b.txt", "--json", code=1).stdout
+    )[0]
     assert replayed["status"] == "failed"
     assert "a bad word" in replayed["reason"]
     told = json.loads(project.call("lineage", "words:docs:up/a.txt", "--json").stdout)[0]

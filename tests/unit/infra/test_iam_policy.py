@@ -20,9 +20,17 @@ from tests.support.helpers import LOGS, ROOT
 
 def allows(policy: dict[str, Any], action: str, key: str) -> bool:
     for statement in policy["Statement"]:
-        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
-        resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
-        if action in actions and any(fnmatch.fnmatchcase(f"arn:aws:s3:::b/{key}", r) for r in resources):
+        actions = (
+            statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        )
+        resources = (
+            statement["Resource"]
+            if isinstance(statement["Resource"], list)
+            else [statement["Resource"]]
+        )
+        if action in actions and any(
+            fnmatch.fnmatchcase(f"arn:aws:s3:::b/{key}", r) for r in resources
+        ):
             return True
     return False
 
@@ -68,12 +76,21 @@ def test_the_command(tmp_path: Path) -> None:
     assert json.loads(call("s3://b").stdout)["Version"] == "2012-10-17"
     assert call("s3://b", "--role", "operator").stdout == call("s3://b").stdout
     reader = json.loads(call("s3://b", "--role", "reader").stdout)
-    assert {statement["Action"] for statement in reader["Statement"]} == {"s3:ListBucket", "s3:GetObject"}
+    assert {statement["Action"] for statement in reader["Statement"]} == {
+        "s3:ListBucket",
+        "s3:GetObject",
+    }
     wrong = call("s3://b", "--role", "raeder")
-    told = "tidemill: there is no role 'raeder'; did you mean 'reader'?; there are reader, worker, committer and operator\n"
+    told = (
+        "tidemill: there is no role 'raeder'; did you mean 'reader'?; there are reader, worker,"
+        " committer and operator\n"
+    )
     assert (wrong.returncode, wrong.stdout, wrong.stderr) == (2, "", told)
     assert (call("s3://b", "reader").returncode, call("s3://b", "--role").returncode) == (2, 2)
     refused = call("file:///x")
-    assert (refused.returncode, refused.stderr) == (2, "tidemill: 'file:///x' is not s3://bucket/prefix\n")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "tidemill: 'file:///x' is not s3://bucket/prefix\n",
+    )
     with pytest.raises(SettingsError):
         bucket_policy([], "b")

@@ -1,4 +1,6 @@
-"""What is kept of an exception: enough to find the fault, no values of variables, no known secrets."""
+"""What is kept of an exception: enough to find the fault, no values of variables, no
+known secrets.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ from pipeline.tracebacks import (
     whole_traceback,
 )
 
-PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA7bq1\nKx0ZpQdWvW8yq2Jr3mBn\n-----END RSA PRIVATE KEY-----"
+PEM = (
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA7bq1\nKx0ZpQdWvW8yq2Jr3mBn\n-----END RSA"
+    " PRIVATE KEY-----"
+)
 ENVIRONMENT = {
     "SERVICE_API_KEY": "s3rv1ce-value",
     "db_password": "p w'rd\"\\ü",
@@ -47,17 +52,24 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("key AKIAIOSFODNN7EXAMPLE was refused", f"key {REDACTED} was refused"),
         ("ASIAIOSFODNN7EXAMPLE", REDACTED),
         (
-            "GET https://b.s3.aws.com/k?X-Amz-Credential=abc%2F2026&X-Amz-Date=1&X-Amz-Security-Token=FwoG%2B"
-            "&X-Amz-Signature=0a1b failed",
-            f"GET https://b.s3.aws.com/k?X-Amz-Credential={REDACTED}&X-Amz-Date=1&X-Amz-Security-Token={REDACTED}"
-            f"&X-Amz-Signature={REDACTED} failed",
+            (
+                "GET https://b.s3.aws.com/k?X-Amz-Credential=abc%2F2026&X-Amz-Date=1&X-Amz-Security-Token=FwoG%2B&X-Amz-Signature=0a1b"
+                " failed"
+            ),
+            (
+                f"GET https://b.s3.aws.com/k?X-Amz-Credential={REDACTED}&X-Amz-Date=1&X-Amz-Security-Token={REDACTED}&X-Amz-Signature={REDACTED}"
+                " failed"
+            ),
         ),
         ("x-amz-security-token: FwoG+/==", f"x-amz-security-token: {REDACTED}"),
         ("postgres://me:hunter2@db:5432/x is down", f"postgres://{REDACTED}@db:5432/x is down"),
         ("postgres://me:hunt@er/2@db/x", f"postgres://{REDACTED}@db/x"),
         ("https://ghp_token@github.com/a/b", f"https://{REDACTED}@github.com/a/b"),
         ("{'Authorization': 'Bearer abc', 'n': 1}", f"{{'Authorization': {REDACTED}, 'n': 1}}"),
-        ("Authorization: AWS4-HMAC-SHA256 Credential=a/b, Signature=cd\nnext", f"Authorization: {REDACTED}\nnext"),
+        (
+            "Authorization: AWS4-HMAC-SHA256 Credential=a/b, Signature=cd\nnext",
+            f"Authorization: {REDACTED}\nnext",
+        ),
         ("proxy-authorization=Basic dTpw", f"proxy-authorization={REDACTED}"),
         ('{\\"authorization\\": \\"Basic dTpw\\"}', f'{{\\"authorization\\": {REDACTED}}}'),
         ("host=db password=hunter2 port=1", f"host=db password={REDACTED} port=1"),
@@ -65,8 +77,14 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("-----BEGIN EC PRIVATE KEY-----\\nMHcCAQ cut off", REDACTED),
         ("https://host:8080/a?mail=x@y.z", "https://host:8080/a?mail=x@y.z"),
         ("short plain-value-of-a-setting", "short plain-value-of-a-setting"),
-        ("could not convert string to float: 'a lot'", "could not convert string to float: 'a lot'"),
-        ("column 'token' is string, but in table logs it is int64", "column 'token' is string, but in table logs it is int64"),
+        (
+            "could not convert string to float: 'a lot'",
+            "could not convert string to float: 'a lot'",
+        ),
+        (
+            "column 'token' is string, but in table logs it is int64",
+            "column 'token' is string, but in table logs it is int64",
+        ),
     ],
 )
 def test_what_is_surely_a_secret_goes_and_the_rest_stays(text: str, kept: str) -> None:
@@ -76,9 +94,19 @@ def test_what_is_surely_a_secret_goes_and_the_rest_stays(text: str, kept: str) -
 
 @pytest.mark.parametrize("name", ["SERVICE_API_KEY", "db_password", "APP_TOKEN", "SIGNING_KEY"])
 @pytest.mark.parametrize(
-    "form", [str, repr, json.dumps, lambda v: quote(v, safe=""), lambda v: " ".join(v.split()), lambda v: {"k": v}]
+    "form",
+    [
+        str,
+        repr,
+        json.dumps,
+        lambda v: quote(v, safe=""),
+        lambda v: " ".join(v.split()),
+        lambda v: {"k": v},
+    ],
 )
-def test_values_of_variables_named_like_secrets_go_in_every_usual_form(name: str, form: Any) -> None:
+def test_values_of_variables_named_like_secrets_go_in_every_usual_form(
+    name: str, form: Any
+) -> None:
     value = ENVIRONMENT[name]
     said = describe(ValueError(f"refused: {form(value)}"))
     for part in (value, *value.splitlines()):
@@ -138,7 +166,10 @@ def test_the_traceback_has_the_users_lines_and_causes_and_no_values() -> None:
     said = user_traceback(raised(outer, "private words"))
     assert 'raise LookupError("not JSON") from error' in said
     assert ", in outer\n" in said
-    assert "\nLookupError: not JSON\ncaused by JSONDecodeError: Expecting value: line 1 column 1 (char 0) (File " in said
+    assert (
+        "\nLookupError: not JSON\ncaused by JSONDecodeError: Expecting value: line 1 column 1 (char"
+        " 0) (File " in said
+    )
     assert "private" not in said
     assert "PRIVATE" not in said
     assert "scanner" not in said
@@ -146,7 +177,8 @@ def test_the_traceback_has_the_users_lines_and_causes_and_no_values() -> None:
 
 def test_of_a_library_only_where_it_raised_is_shown() -> None:
     said = user_traceback(raised(lambda: json.loads("nonsense")))
-    assert said.count("File ") == 3, said  # this test's two frames, and the innermost of json's three
+    # this test's two frames, and the innermost of json's three
+    assert said.count("File ") == 3, said
     assert ", in raw_decode\n" in said
 
 
@@ -172,7 +204,12 @@ def test_source_lines_are_redacted_too() -> None:
     code = compile("raise ValueError('s3rv1ce-value')", "<generated>", "exec")
     import linecache
 
-    linecache.cache["<generated>"] = (1, None, ["raise ValueError('s3rv1ce-value')\n"], "<generated>")
+    linecache.cache["<generated>"] = (
+        1,
+        None,
+        ["raise ValueError('s3rv1ce-value')\n"],
+        "<generated>",
+    )
     error = raised(exec, code)
     assert sys.exc_info() == (None, None, None)
     for said in (user_traceback(error), whole_traceback(error)):

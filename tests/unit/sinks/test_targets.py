@@ -1,4 +1,6 @@
-"""What a sink may be is checked when it is declared; what one must do follows from two snapshots alone."""
+"""What a sink may be is checked when it is declared; what one must do follows from two snapshots
+alone.
+"""
 
 from __future__ import annotations
 
@@ -48,11 +50,20 @@ def lambda_of() -> Callable[[Any], Any]:
         (lambda: sales().sink("lake", "lake/"), "is no sink"),  # type: ignore[arg-type]
         (lambda: sales().sink("lake", Delta), "is no sink"),  # type: ignore[arg-type]
         (lambda: sales().sink("Lake", Delta("lake/")), "use a lower-case letter"),
-        (lambda: sales().sink("lake", Delta("uploads/lake/")), "overlaps the source prefix 'uploads/'"),
+        (
+            lambda: sales().sink("lake", Delta("uploads/lake/")),
+            "overlaps the source prefix 'uploads/'",
+        ),
         (lambda: sales().sink("lake", Delta("tables/")), "overlaps the output prefix"),
         (lambda: sales().sink("lake", Catalogue("_tidemill/c.duckdb")), "Tidemill's own prefix"),
-        (lambda: [p := sales(), p.sink("a", Delta("l/")), p.sink("a", Delta("m/"))], "the name is taken"),
-        (lambda: [p := sales(), p.sink("a", Delta("l/")), p.sink("b", Delta("l/"))], "the same place"),
+        (
+            lambda: [p := sales(), p.sink("a", Delta("l/")), p.sink("a", Delta("m/"))],
+            "the name is taken",
+        ),
+        (
+            lambda: [p := sales(), p.sink("a", Delta("l/")), p.sink("b", Delta("l/"))],
+            "the same place",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(declare: Callable[[], object], says: str) -> None:
@@ -81,15 +92,23 @@ def test_a_file_of_this_machine_is_not_deployed() -> None:
         checked(Deployment(file="x.py", bucket="s3://bucket", secret="s"), [p], "app")
 
 
-# -- changes between two snapshots ---------------------------------------------------------------------------------------
+# -- changes between two snapshots -----------------------------------------------------------------
 
 
 def snapshot(sequence: int, outputs: dict[str, list[str]], **options: Any) -> Snapshot:
     """Outputs with their dead keys."""
-    file = OutputFile(table="rows", key="k", size_bytes=1, rows=1, partition={}, schema_id="s", sha256="")
-    plain: dict[str, Any] = {"schema": encode(pa.schema([("n", pa.int32())])), "aggregates": {}, "changes": Changes()}
+    file = OutputFile(
+        table="rows", key="k", size_bytes=1, rows=1, partition={}, schema_id="s", sha256=""
+    )
+    plain: dict[str, Any] = {
+        "schema": encode(pa.schema([("n", pa.int32())])),
+        "aggregates": {},
+        "changes": Changes(),
+    }
     made = {name: Output(files=[file], live=1, dead=dead) for name, dead in outputs.items()}
-    return Snapshot(pipeline="p", sequence=sequence, outputs=made, removed={}, quarantine={}, **plain | options)
+    return Snapshot(
+        pipeline="p", sequence=sequence, outputs=made, removed={}, quarantine={}, **plain | options
+    )
 
 
 def test_outputs_that_came_went_and_lost_rows() -> None:
@@ -106,7 +125,9 @@ def test_columns_that_came_and_that_changed() -> None:
     change = changes_between(snapshot(1, {}), snapshot(2, {}, schema=wider), {}, Mark(0, 1))
     assert change.new_columns == ["new"]
     assert change.retyped == {"n": (pa.int32(), pa.int64())}
-    assert change.schema.names == ["n", "new", "_source_key", "_source_etag", "_task"], "one without a type is not there yet"
+    assert change.schema.names == ["n", "new", "_source_key", "_source_etag", "_task"], (
+        "one without a type is not there yet"
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,22 +135,39 @@ def test_columns_that_came_and_that_changed() -> None:
     [
         ("f1", "f1", Changes(), (), ()),
         ("f1", "f2", Changes(), ("a",), ()),
-        ("f1", "f1", Changes(added=["t.a"]), ("a",), ()),  # computed when asked for, until it is committed
+        # computed when asked for, until it is committed
+        ("f1", "f1", Changes(added=["t.a"]), ("a",), ()),
         (None, "f1", Changes(), ("a",), ()),
         ("f1", None, Changes(), (), ("a",)),
     ],
 )
 def test_aggregates_are_replaced_where_they_changed(
-    before: str | None, now: str | None, changes: Changes, replaced: tuple[str, ...], dropped: tuple[str, ...]
+    before: str | None,
+    now: str | None,
+    changes: Changes,
+    replaced: tuple[str, ...],
+    dropped: tuple[str, ...],
 ) -> None:
     def files(key: str | None) -> dict[str, AggregateFile]:
-        return {} if key is None else {"a": AggregateFile(name="a", definition="d", key=key, size_bytes=1, rows=1)}
+        return (
+            {}
+            if key is None
+            else {"a": AggregateFile(name="a", definition="d", key=key, size_bytes=1, rows=1)}
+        )
 
-    old, new = snapshot(1, {}, aggregates=files(before)), snapshot(2, {}, aggregates=files(now), changes=changes)
+    old, new = (
+        snapshot(1, {}, aggregates=files(before)),
+        snapshot(2, {}, aggregates=files(now), changes=changes),
+    )
     change = changes_between(old, new, {} if now is None else {"a": "d"}, Mark(0, 1))
     assert (change.aggregates, change.dropped) == (replaced, dropped)
 
 
 def test_without_an_old_snapshot_everything_is_new() -> None:
     change = changes_between(None, snapshot(3, {"t1.a": []}), {"a": "d"}, Mark(0, 9))
-    assert (change.whole, [*change.added], change.aggregates, change.over) == (True, ["t1.a"], ("a",), Mark(0, 9))
+    assert (change.whole, [*change.added], change.aggregates, change.over) == (
+        True,
+        ["t1.a"],
+        ("a",),
+        Mark(0, 9),
+    )

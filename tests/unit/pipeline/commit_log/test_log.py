@@ -89,7 +89,10 @@ class Lossy(MemoryStore):
             raise StoreUnavailable("lost")
 
 
-@pytest.mark.parametrize("losses", [["before"], ["after"], ["before", "after"], ["after", "before"], ["before", "before"]])
+@pytest.mark.parametrize(
+    "losses",
+    [["before"], ["after"], ["before", "after"], ["after", "before"], ["before", "before"]],
+)
 def test_a_lost_answer_neither_loses_nor_doubles_the_commit(losses: list[str]) -> None:
     async def work() -> None:
         log = log_on(Lossy(list(losses)))
@@ -113,7 +116,9 @@ def test_no_answer_at_all_is_said_to_be_unknown() -> None:
 
 
 def test_an_entry_recreated_below_the_floor_did_not_happen() -> None:
-    """A writer stalls; meanwhile the log grows, and is collected with the number the writer wants."""
+    """A writer stalls; meanwhile the log grows, and is collected with the number the
+    writer wants.
+    """
 
     async def work() -> None:
         store = MemoryStore()
@@ -125,7 +130,9 @@ def test_an_entry_recreated_below_the_floor_did_not_happen() -> None:
         reader = await log.load()
         await raise_floor(store, log.home, 6)
         await store.delete([keys.log_entry(log.home, n) for n in range(1, 7)])
-        assert not await log.append(stalled, commit_after(stalled, "too late")), "its create-only write was let through"
+        assert not await log.append(stalled, commit_after(stalled, "too late")), (
+            "its create-only write was let through"
+        )
         assert (await store.get(keys.log_entry(log.home, 4))).body, "and the entry is there again"
         assert stalled.sequence == 3
         assert not await log.catch_up(stalled), "only loading anew helps"
@@ -170,7 +177,9 @@ def test_a_commit_that_does_not_follow_is_refused_by_the_fold() -> None:
 
 
 def test_a_state_takes_no_runs_that_lack_what_it_merged_into_its_own() -> None:
-    """A run of its newest checkpoint is gone; an older checkpoint has all its runs, and lacks what was committed since."""
+    """A run of its newest checkpoint is gone; an older checkpoint has all its runs, and lacks what
+    was committed since.
+    """
 
     async def work() -> None:
         log, state = log_on(MemoryStore()), State("p")
@@ -190,7 +199,9 @@ def test_a_state_takes_no_runs_that_lack_what_it_merged_into_its_own() -> None:
 
 
 def test_nothing_is_not_taken_for_an_earlier_state_of_a_generation_that_is_gone() -> None:
-    """A vacuum removed its log and its floor; then somebody who had not heard stored one more checkpoint."""
+    """A vacuum removed its log and its floor; then somebody who had not heard stored one more
+    checkpoint.
+    """
     store = MemoryStore()
 
     async def scenario() -> None:

@@ -44,12 +44,23 @@ async def committed(log: Log, state: State, **what: Any) -> None:
 
 def test_a_file_removed_by_a_machine_whose_clock_is_years_behind_stays_for_its_retention() -> None:
     store = MemoryStore()
-    log, settings = Log(store, "p", clock=WallClock(), policy=Policy()), pipeline_settings(retention_s=DAY_MS // 1000)
+    log, settings = (
+        Log(store, "p", clock=WallClock(), policy=Policy()),
+        pipeline_settings(retention_s=DAY_MS // 1000),
+    )
     task = task_of("00000000000000000001-000000", inputs_of("up/a"))
     file = OutputFile(
-        table="rows", key=f"out/rows/{task.id}-n-0.parquet", size_bytes=4, rows=1, partition={}, schema_id="s", sha256=""
+        table="rows",
+        key=f"out/rows/{task.id}-n-0.parquet",
+        size_bytes=4,
+        rows=1,
+        partition={},
+        schema_id="s",
+        sha256="",
     )
-    settled = Settled(task=task.id, nonce="n", rows=[1], rejected=[0], problems=[], files=[file], seconds=1)
+    settled = Settled(
+        task=task.id, nonce="n", rows=[1], rejected=[0], problems=[], files=[file], seconds=1
+    )
 
     async def scenario() -> None:
         state = await log.load()
@@ -81,7 +92,9 @@ def test_a_vacuum_leaves_the_runs_of_the_ledger_that_an_earlier_state_is_read_fr
             for source in sources:
                 source.write_text(f"{content}{source.name}" * (content + 1))
             _, state = await opened.run()
-            seen[state.sequence] = {stored.etag for stored in [await opened.store.head(f"up/{s.name}") for s in sources]}
+            seen[state.sequence] = {
+                stored.etag for stored in [await opened.store.head(f"up/{s.name}") for s in sources]
+            }
             await upkeep.vacuum(Pass(opened.context()))
         log = opened.log()
         looked = [sequence for sequence in seen if sequence > state.sequence - 24]
@@ -91,7 +104,9 @@ def test_a_vacuum_leaves_the_runs_of_the_ledger_that_an_earlier_state_is_read_fr
                 await log.load_outputs(earlier)
                 entries = await all_entries(log, earlier)
             except Outdated as error:
-                raise AssertionError(f"what was kept for commit {sequence} is gone: {error}") from None
+                raise AssertionError(
+                    f"what was kept for commit {sequence} is gone: {error}"
+                ) from None
             assert {entry.etag for entry in entries.values()} == seen[sequence]
         assert len(looked) > 2
         assert await log.floor() > min(seen)

@@ -1,4 +1,6 @@
-"""The version of a transform: another name for other code or settings, the same name for the same, wherever it runs."""
+"""The version of a transform: another name for other code or settings, the same name for the same,
+wherever it runs.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ PATTERN = re.compile("x+")
 
 @p.transform(TRANSFORM)
 def rows(obj):
-    return [{"n": clean(obj.name), "w": len(WORDS), "s": shout("x"), "h": helpers.quiet("y"), "j": json.dumps(1)}]
+    return [{"n": clean(obj.name), "w": len(WORDS), "s": shout("x"), "h": helpers.quiet("y"),
+        "j": json.dumps(1)}]
 
 def clean(text):
     return PATTERN.sub("", text)[:LIMIT]
@@ -35,22 +38,36 @@ def unused():
 
 print(p.settings().versions["rows"])
 """
-HELPERS = "def shout(x):\n    return other(x)\n\ndef other(x):\n    return x.upper()\n\ndef quiet(x):\n    return x.lower()\n"
+HELPERS = (
+    "def shout(x):\n    return other(x)\n\ndef other(x):\n    return x.upper()\n\ndef quiet(x):\n  "
+    "  return x.lower()\n"
+)
 
 
-def version(folder: Path, flow: str = FLOW, helpers: str = HELPERS, options: str = "", transform: str = "") -> str:
+def version(
+    folder: Path, flow: str = FLOW, helpers: str = HELPERS, options: str = "", transform: str = ""
+) -> str:
     folder.mkdir(exist_ok=True)
     (folder / "helpers.py").write_text(helpers)
-    (folder / "flow.py").write_text(flow.replace("OPTIONS", options).replace("TRANSFORM", transform))
-    code = f"from pipeline.declare.load_file import load_pipelines; load_pipelines({str(folder / 'flow.py')!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    (folder / "flow.py").write_text(
+        flow.replace("OPTIONS", options).replace("TRANSFORM", transform)
+    )
+    code = (
+        "from pipeline.declare.load_file import load_pipelines;"
+        f" load_pipelines({str(folder / 'flow.py')!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     return done.stderr.strip()
 
 
 def test_the_same_code_has_the_same_name_wherever_it_lies(tmp_path: Path) -> None:
     assert version(tmp_path / "here") == version(tmp_path / "there")
     unrelated = FLOW.replace("UNUSED = 1", "UNUSED = 2").replace("return 1\n", "return 2\n")
-    assert version(tmp_path / "here", unrelated) == version(tmp_path / "there"), "what it does not use does not count"
+    assert version(tmp_path / "here", unrelated) == version(tmp_path / "there"), (
+        "what it does not use does not count"
+    )
 
 
 @pytest.mark.parametrize(

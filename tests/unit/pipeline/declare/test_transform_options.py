@@ -1,4 +1,6 @@
-"""Each option of a transform and a deployment lands in the settings, or is refused in one line that names it and the value."""
+"""Each option of a transform and a deployment lands in the settings, or is refused in one line that
+names it and the value.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,21 @@ REFUSED: list[tuple[str, object]] = [
     *(("timeout_s", value) for value in (0, -1, 0.09, 86_400.1, "60", True, None, float("nan"))),
     *(("cpu", value) for value in (0, 0.1, 64.5, "1", float("inf"))),
     *(("memory_mb", value) for value in (0, 127, 400_000, "1g", True, 512.5)),
-    *(("gpu", value) for value in ("V100", "H100:0", "H100:9", "A10:5", "H100:x", "H100:", "H100:²", "H100:٣", "H100:-1", "")),
+    *(
+        ("gpu", value)
+        for value in (
+            "V100",
+            "H100:0",
+            "H100:9",
+            "A10:5",
+            "H100:x",
+            "H100:",
+            "H100:²",
+            "H100:٣",
+            "H100:-1",
+            "",
+        )
+    ),
     *(("gpu", value) for value in (["L4"] * 9, ["L4", "V100"], 1, None)),
     *(("retries", value) for value in (-1, 11, 1.5, "1")),
     *(("min_containers", value) for value in (-1, 0.5, 10_001)),
@@ -130,7 +146,9 @@ def test_wrong_values_are_refused_by_name_and_value(name: str, value: object) ->
     assert any(repr(v) in text for v in said) or "names 9 cards" in text
 
 
-@pytest.mark.parametrize("path", ["models", "/", "/root", "/tmp", "/a/", "/a/../b", "//a", "/./a", "", 3])
+@pytest.mark.parametrize(
+    "path", ["models", "/", "/root", "/tmp", "/a/", "/a/../b", "//a", "/./a", "", 3]
+)
 def test_volumes_are_mounted_at_plain_absolute_paths(path: object) -> None:
     assert repr(path) in refusal(function, volumes={path: "weights"})
 
@@ -149,7 +167,10 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"retries": 2, "safe_to_rerun": False}, "retries=2 contradicts safe_to_rerun=False"),
     ({"max_attempts": 2, "safe_to_rerun": False}, "max_attempts=2 contradicts safe_to_rerun=False"),
     ({"batch_wait_ms": 100}, "batch_wait_ms needs a batch_size"),
-    ({"batch_wait_ms": 600_001, "batch_size": 4}, "batch_wait_ms=600001 is not a number between 0 and 600000"),
+    (
+        {"batch_wait_ms": 600_001, "batch_size": 4},
+        "batch_wait_ms=600001 is not a number between 0 and 600000",
+    ),
     ({"batch_wait_ms": -1, "batch_size": 4}, "batch_wait_ms=-1"),
     ({"batch_wait_ms": 0.5, "batch_size": 4}, "batch_wait_ms=0.5 is not a whole number"),
     ({"memory_snapshot": True}, "memory_snapshot=True is for classes"),
@@ -158,8 +179,12 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "words"), CONTRADICTIONS, ids=lambda v: "+".join(v) if isinstance(v, dict) else "")
-def test_options_that_contradict_each_other_or_do_not_exist(options: dict[str, Any], words: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "words"), CONTRADICTIONS, ids=lambda v: "+".join(v) if isinstance(v, dict) else ""
+)
+def test_options_that_contradict_each_other_or_do_not_exist(
+    options: dict[str, Any], words: str
+) -> None:
     assert words in refusal(function, **options)
 
 
@@ -168,7 +193,7 @@ def test_equal_bounds_of_containers_are_fine() -> None:
     assert (resources.min_containers, resources.max_containers) == (2, 2)
 
 
-# -- the deployment ------------------------------------------------------------------------------------------------------
+# -- the deployment --------------------------------------------------------------------------------
 
 
 def test_options_of_a_deployment_land_in_the_settings() -> None:
@@ -183,7 +208,12 @@ def test_options_of_a_deployment_land_in_the_settings() -> None:
         max_cost_usd_per_day=0,
     )
     d = settings.deployment
-    assert (d.schedule, d.sweep, d.timezone, d.access) == ("*/5 * * * *", 21_600.0, "Europe/Riga", "api")
+    assert (d.schedule, d.sweep, d.timezone, d.access) == (
+        "*/5 * * * *",
+        21_600.0,
+        "Europe/Riga",
+        "api",
+    )
     assert (d.pip, d.apt) == (("pillow",), ("ffmpeg",))
     assert (settings.cost.run_usd, settings.cost.day_usd) == (1.5, 0)
 
@@ -194,7 +224,9 @@ def test_a_pipeline_without_options_has_no_schedule_and_no_limit() -> None:
     assert (settings.cost.run_usd, settings.cost.day_usd) == (None, None)
 
 
-@pytest.mark.parametrize("schedule", ["0 9 * * 1-5", "0 0 29 2 *", "15,45 */2 1 jan MON", "0 0 L * *"])
+@pytest.mark.parametrize(
+    "schedule", ["0 9 * * 1-5", "0 0 29 2 *", "15,45 */2 1 jan MON", "0 0 L * *"]
+)
 def test_cron_strings_that_come(schedule: str) -> None:
     assert deployed(schedule=schedule).deployment.schedule == schedule
 
@@ -202,7 +234,18 @@ def test_cron_strings_that_come(schedule: str) -> None:
 @pytest.mark.parametrize(
     "schedule",
     [
-        *("", "daily", "@daily", "* * * *", "* * * * * *", "61 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 8"),
+        *(
+            "",
+            "daily",
+            "@daily",
+            "* * * *",
+            "* * * * * *",
+            "61 * * * *",
+            "* 24 * * *",
+            "* * 0 * *",
+            "* * * 13 *",
+            "* * * * 8",
+        ),
         *("0 0 31 2 *", "0 0 30 2 *", "0 0 31 4 *", "*/0 * * * *", "a * * * *", "5-1 * * * *"),
         *(300, True, timedelta(0), timedelta(seconds=4.9), timedelta(days=-1), ["* * * * *"]),
     ],
@@ -213,7 +256,9 @@ def test_schedules_that_never_come_or_are_none(name: str, schedule: object) -> N
     assert f"{name}={schedule!r}" in refusal(deployed, **{name: schedule})
 
 
-@pytest.mark.parametrize("zone", ["", "Mars/Base", "../etc/passwd", "/etc/passwd", "Europe", None, 3, "UTC\0"], ids=repr)
+@pytest.mark.parametrize(
+    "zone", ["", "Mars/Base", "../etc/passwd", "/etc/passwd", "Europe", None, 3, "UTC\0"], ids=repr
+)
 def test_time_zones_that_are_none(zone: object) -> None:
     assert f"timezone={zone!r}" in refusal(deployed, timezone=zone)
 

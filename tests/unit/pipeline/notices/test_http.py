@@ -1,4 +1,6 @@
-"""Notices of uploads over HTTP: every service's own form, and nothing that a stranger sends does harm."""
+"""Notices of uploads over HTTP: every service's own form, and nothing that a stranger sends does
+harm.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +21,38 @@ BUCKET = "acme"
 
 def s3(*keys: str, bucket: str = BUCKET, event: str = "ObjectCreated:Put") -> dict[str, Any]:
     return {
-        "Records": [{"eventName": event, "s3": {"bucket": {"name": bucket}, "object": {"key": key, "size": 3}}} for key in keys]
+        "Records": [
+            {
+                "eventName": event,
+                "s3": {"bucket": {"name": bucket}, "object": {"key": key, "size": 3}},
+            }
+            for key in keys
+        ]
     }
 
 
 def eventbridge(key: str, bucket: str = BUCKET) -> dict[str, Any]:
-    return {"version": "0", "source": "aws.s3", "detail": {"bucket": {"name": bucket}, "object": {"key": key, "size": 3}}}
+    return {
+        "version": "0",
+        "source": "aws.s3",
+        "detail": {"bucket": {"name": bucket}, "object": {"key": key, "size": 3}},
+    }
 
 
 def r2(key: str, bucket: str = BUCKET) -> dict[str, Any]:
-    return {"account": "x", "action": "PutObject", "bucket": bucket, "object": {"key": key, "size": 3}}
+    return {
+        "account": "x",
+        "action": "PutObject",
+        "bucket": bucket,
+        "object": {"key": key, "size": 3},
+    }
 
 
 def named(notice: Any, prefix: str = "") -> list[str] | None:
     return keys_in(json.dumps(notice).encode(), bucket=BUCKET, prefix=prefix)
 
 
-# -- notices -------------------------------------------------------------------------------------------------------------
+# -- notices ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -50,7 +67,16 @@ def named(notice: Any, prefix: str = "") -> list[str] | None:
         (s3("up/a", bucket="other"), []),
         ({"Records": []}, []),
         (
-            {"Records": [{}, None, 7, {"s3": {}}, {"s3": {"bucket": {"name": BUCKET}, "object": {"key": 7}}}, *s3("a")["Records"]]},
+            {
+                "Records": [
+                    {},
+                    None,
+                    7,
+                    {"s3": {}},
+                    {"s3": {"bucket": {"name": BUCKET}, "object": {"key": 7}}},
+                    *s3("a")["Records"],
+                ]
+            },
             ["a"],
         ),
         (eventbridge("up/a"), ["up/a"]),
@@ -73,8 +99,24 @@ def test_what_a_notice_names(notice: Any, keys: list[str]) -> None:
 @pytest.mark.parametrize(
     "notice",
     [
-        *(None, 7, "up/a", [], ["up/a"], {}, {"keys": "up/a"}, {"Records": {}}, {"detail": {}}, {"detail": "x"}),
-        *({"detail": {"object": {}}}, {"detail": {"object": {"key": 7}}}, {"detail": {"object": "up/a"}}, {"hello": "world"}),
+        *(
+            None,
+            7,
+            "up/a",
+            [],
+            ["up/a"],
+            {},
+            {"keys": "up/a"},
+            {"Records": {}},
+            {"detail": {}},
+            {"detail": "x"},
+        ),
+        *(
+            {"detail": {"object": {}}},
+            {"detail": {"object": {"key": 7}}},
+            {"detail": {"object": "up/a"}},
+            {"hello": "world"},
+        ),
     ],
     ids=json.dumps,
 )
@@ -82,7 +124,13 @@ def test_what_is_no_notice(notice: Any) -> None:
     assert named(notice) is None
 
 
-@pytest.mark.parametrize("notice", [s3("team/up/a", "other/up/b", "team/"), {"keys": ["team/up/a", "other/up/b", "team/", "team"]}])
+@pytest.mark.parametrize(
+    "notice",
+    [
+        s3("team/up/a", "other/up/b", "team/"),
+        {"keys": ["team/up/a", "other/up/b", "team/", "team"]},
+    ],
+)
 def test_keys_are_told_without_the_buckets_prefix_and_only_those_below_it(notice: Any) -> None:
     assert named(notice, prefix="team/") == ["up/a"]
 
@@ -105,7 +153,11 @@ values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["Records", "keys", "s3", "bucket", "object", "key", "name", "detail", "Event"]), inner, max_size=4
+            st.sampled_from(
+                ["Records", "keys", "s3", "bucket", "object", "key", "name", "detail", "Event"]
+            ),
+            inner,
+            max_size=4,
         )
     ),
     max_leaves=12,
@@ -131,7 +183,7 @@ def test_s3s_encoding_is_undone_exactly(names: list[str]) -> None:
     assert named({"keys": names}) == list(dict.fromkeys(names))
 
 
-# -- over HTTP -----------------------------------------------------------------------------------------------------------
+# -- over HTTP -------------------------------------------------------------------------------------
 
 
 class Server:
@@ -160,8 +212,13 @@ class Server:
         return sent
 
     def request(self, *parts: bytes, method: str = "POST") -> tuple[int, dict[str, Any]]:
-        received = [{"type": "http.request", "body": part, "more_body": i + 1 < len(parts)} for i, part in enumerate(parts)]
-        start, body = self.call({"type": "http", "method": method, "path": "/", "headers": []}, received)
+        received = [
+            {"type": "http.request", "body": part, "more_body": i + 1 < len(parts)}
+            for i, part in enumerate(parts)
+        ]
+        start, body = self.call(
+            {"type": "http", "method": method, "path": "/", "headers": []}, received
+        )
         assert (start["type"], body["type"]) == ("http.response.start", "http.response.body")
         assert dict(start["headers"])[b"content-type"] == b"application/json"
         return start["status"], json.loads(body["body"])
@@ -169,7 +226,9 @@ class Server:
 
 def test_a_notice_is_accepted_and_its_keys_are_told() -> None:
     server = Server(prefix="team/")
-    status, answer = server.request(json.dumps(s3("team/up/a", "team/elsewhere/b", "other/c")).encode())
+    status, answer = server.request(
+        json.dumps(s3("team/up/a", "team/elsewhere/b", "other/c")).encode()
+    )
     assert (status, answer) == (202, {"accepted": 1})
     assert server.told == [["up/a", "elsewhere/b"]]
 
@@ -181,14 +240,18 @@ def test_a_body_may_come_in_parts() -> None:
     assert server.told == [["up/ä"]]
 
 
-@pytest.mark.parametrize("notice", [s3("up/a", bucket="other"), {"Event": "s3:TestEvent"}, {"keys": []}])
+@pytest.mark.parametrize(
+    "notice", [s3("up/a", bucket="other"), {"Event": "s3:TestEvent"}, {"keys": []}]
+)
 def test_a_notice_of_nothing_is_accepted_and_nobody_is_told(notice: Any) -> None:
     server = Server()
     assert server.request(json.dumps(notice).encode()) == (202, {"accepted": 0})
     assert server.told == []
 
 
-@pytest.mark.parametrize("body", [b"", b"junk", b"\xff", b"[]", b'{"keys": "up/a"}', b'{"keys": ["up/a"'])
+@pytest.mark.parametrize(
+    "body", [b"", b"junk", b"\xff", b"[]", b'{"keys": "up/a"}', b'{"keys": ["up/a"']
+)
 def test_what_is_no_notice_is_refused_with_a_line_that_says_what_is(body: bytes) -> None:
     server = Server()
     status, answer = server.request(body)
@@ -220,15 +283,23 @@ def test_a_body_of_just_the_largest_size_is_taken() -> None:
 
 def test_a_body_whose_sender_leaves_is_no_notice() -> None:
     server = Server()
-    received = [{"type": "http.request", "body": b'{"keys": ["up/a"', "more_body": True}, {"type": "http.disconnect"}]
+    received = [
+        {"type": "http.request", "body": b'{"keys": ["up/a"', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
     server.call({"type": "http", "method": "POST"}, received)
     assert server.told == []
 
 
 def test_the_server_may_start_and_stop_it_and_ask_for_what_it_does_not_speak() -> None:
     server = Server()
-    sent = server.call({"type": "lifespan"}, [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
-    assert [message["type"] for message in sent] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    sent = server.call(
+        {"type": "lifespan"}, [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    )
+    assert [message["type"] for message in sent] == [
+        "lifespan.startup.complete",
+        "lifespan.shutdown.complete",
+    ]
     assert server.call({"type": "websocket"}, []) == []
 
 

@@ -18,8 +18,14 @@ S3 = {"Records": [{"s3": {"bucket": {"name": "b"}, "object": {"key": "up/a+b"}}}
     ("body", "named"),
     [
         (json.dumps(S3), ["up/a b"]),
-        (json.dumps({"Type": "Notification", "TopicArn": "arn", "Message": json.dumps(S3)}), ["up/a b"]),
-        (json.dumps({"detail": {"bucket": {"name": "b"}, "object": {"key": "up/a+b"}}}), ["up/a+b"]),
+        (
+            json.dumps({"Type": "Notification", "TopicArn": "arn", "Message": json.dumps(S3)}),
+            ["up/a b"],
+        ),
+        (
+            json.dumps({"detail": {"bucket": {"name": "b"}, "object": {"key": "up/a+b"}}}),
+            ["up/a+b"],
+        ),
         (json.dumps({"Event": "s3:TestEvent", "Bucket": "b"}), []),
         (json.dumps({"Type": "Notification", "Message": "no notice"}), None),
         (json.dumps({"Type": "Notification", "Message": {"keys": ["a"]}}), None),
@@ -34,9 +40,21 @@ def test_what_a_message_names(body: str, named: list[str] | None) -> None:
 @pytest.mark.parametrize(
     ("url", "endpoint", "region"),
     [
-        ("https://sqs.eu-west-1.amazonaws.com/123456789012/q", "https://sqs.eu-west-1.amazonaws.com", "eu-west-1"),
-        ("https://us-west-2.queue.amazonaws.com/123456789012/q", "https://us-west-2.queue.amazonaws.com", "us-west-2"),
-        ("https://sqs.cn-north-1.amazonaws.com.cn/123456789012/q", "https://sqs.cn-north-1.amazonaws.com.cn", "cn-north-1"),
+        (
+            "https://sqs.eu-west-1.amazonaws.com/123456789012/q",
+            "https://sqs.eu-west-1.amazonaws.com",
+            "eu-west-1",
+        ),
+        (
+            "https://us-west-2.queue.amazonaws.com/123456789012/q",
+            "https://us-west-2.queue.amazonaws.com",
+            "us-west-2",
+        ),
+        (
+            "https://sqs.cn-north-1.amazonaws.com.cn/123456789012/q",
+            "https://sqs.cn-north-1.amazonaws.com.cn",
+            "cn-north-1",
+        ),
         ("http://127.0.0.1:9/123456789012/q", "http://127.0.0.1:9", "eu-south-2"),
     ],
 )
@@ -46,7 +64,13 @@ def test_a_queues_url_says_where_it_is(url: str, endpoint: str, region: str) -> 
 
 
 @pytest.mark.parametrize(
-    "url", ["queue", "arn:aws:sqs:eu-west-1:123456789012:q", "https://sqs.eu-west-1.amazonaws.com/q", "s3://b/q"]
+    "url",
+    [
+        "queue",
+        "arn:aws:sqs:eu-west-1:123456789012:q",
+        "https://sqs.eu-west-1.amazonaws.com/q",
+        "s3://b/q",
+    ],
 )
 def test_what_is_no_queue(url: str) -> None:
     with pytest.raises(SettingsError, match="is no queue: give its URL"):
@@ -67,7 +91,10 @@ def test_refusals_in_one_line(code: str, status: int, kind: type[Exception]) -> 
 
     class Refuses:
         def get_queue_attributes(self, **_: Any) -> None:
-            raise ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetQueueAttributes")  # type: ignore[typeddict-item]
+            raise ClientError(
+                {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}},
+                "GetQueueAttributes",
+            )  # type: ignore[typeddict-item]
 
     queue = NoticeQueue("https://sqs.eu-west-1.amazonaws.com/123456789012/q", bucket="b")
     queue._client = Refuses()

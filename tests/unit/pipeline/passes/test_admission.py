@@ -1,4 +1,6 @@
-"""What goes first where not all can go, what is left, and who finds room beside a backfill: whole passes over a store in memory."""
+"""What goes first where not all can go, what is left, and who finds room beside a backfill: whole
+passes over a store in memory.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ ONE_EACH = Policy(task_files_max=1)
 
 
 class Bucket(MemoryStore):
-    """Objects with sizes and times that a test chooses, and something to do once a page of the source was listed."""
+    """Objects with sizes and times that a test chooses, and something to do once a page of the
+    source was listed.
+    """
 
     def __init__(self, page_keys: int = 1000) -> None:
         super().__init__(page_keys=page_keys)
@@ -49,9 +53,13 @@ class Bucket(MemoryStore):
     async def upload(self, name: str, modified_us: int = 0, size: int = 1) -> None:
         key = f"up/{name}"
         await self.put(key, b"")
-        self._objects[key] = msgspec.structs.replace(self._objects[key], modified_us=modified_us, size_bytes=size)
+        self._objects[key] = msgspec.structs.replace(
+            self._objects[key], modified_us=modified_us, size_bytes=size
+        )
 
-    async def list(self, prefix: str, *, start_after: str = "", **options: Any) -> AsyncIterator[Page]:
+    async def list(
+        self, prefix: str, *, start_after: str = "", **options: Any
+    ) -> AsyncIterator[Page]:
         async for page in super().list(prefix, start_after=start_after, **options):
             yield page
             self.pages += prefix.startswith("up/")
@@ -62,7 +70,10 @@ class Bucket(MemoryStore):
 
 @dataclass
 class Workers:
-    """Notes what is handed over. At hand: gives a receipt for one attempt after the other; otherwise for none."""
+    """Notes what is handed over.
+
+    At hand: gives a receipt for one attempt after the other; otherwise for none.
+    """
 
     at_hand: bool = False
     owner: str = "modal:app"
@@ -117,7 +128,9 @@ class Ids:
         return f"n{Ids.given}"
 
 
-async def passed(store: Bucket, workers: Workers, policy: Policy = ONE_EACH, **asked: Any) -> tuple[PassReport, State]:
+async def passed(
+    store: Bucket, workers: Workers, policy: Policy = ONE_EACH, **asked: Any
+) -> tuple[PassReport, State]:
     """One pass."""
     budget, tidy = asked.pop("budget", None), asked.pop("tidy", False)
     transforms = (
@@ -157,7 +170,7 @@ def everything(*_: object) -> bool:
     return True
 
 
-# -- limits --------------------------------------------------------------------------------------------------------------
+# -- limits ----------------------------------------------------------------------------------------
 
 
 def test_files_that_are_under_way_do_not_use_up_a_limit() -> None:
@@ -172,9 +185,12 @@ def test_files_that_are_under_way_do_not_use_up_a_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "limit", "planned"), [([40, 40, 40], 100, 2), ([40, 40, 40], 80, 2), ([500, 1], 100, 1), ([99, 2, 1], 100, 1)]
+    ("sizes", "limit", "planned"),
+    [([40, 40, 40], 100, 2), ([40, 40, 40], 80, 2), ([500, 1], 100, 1), ([99, 2, 1], 100, 1)],
 )
-def test_a_limit_of_bytes_is_kept_but_for_a_first_file_that_is_larger(sizes: list[int], limit: int, planned: int) -> None:
+def test_a_limit_of_bytes_is_kept_but_for_a_first_file_that_is_larger(
+    sizes: list[int], limit: int, planned: int
+) -> None:
     async def work() -> None:
         store = Bucket(page_keys=1)
         for i, size in enumerate(sizes):
@@ -199,7 +215,7 @@ def test_a_limit_ends_the_listing_where_keys_go_in_order() -> None:
     run(work())
 
 
-# -- what goes first -----------------------------------------------------------------------------------------------------
+# -- what goes first -------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -221,7 +237,9 @@ def test_the_best_of_all_pages_go_and_the_rest_is_left(
         ranked = sorted(range(len(uploads)), key=lambda i: (sign * uploads[i][0], i))
         expected, used = [], 0
         for i in ranked:
-            fits = used + uploads[i][1] <= limit or not expected if by_bytes else len(expected) < limit
+            fits = (
+                used + uploads[i][1] <= limit or not expected if by_bytes else len(expected) < limit
+            )
             if not fits or (by_bytes and used >= limit):
                 break
             expected.append(f"{i:02}")
@@ -236,7 +254,9 @@ def test_the_best_of_all_pages_go_and_the_rest_is_left(
     run(work())
 
 
-def test_no_more_is_held_than_may_be_and_the_next_pass_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_is_held_than_may_be_and_the_next_pass_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(admission, "HELD_MAX", 3)
 
     async def work() -> None:
@@ -251,7 +271,9 @@ def test_no_more_is_held_than_may_be_and_the_next_pass_goes_on(monkeypatch: pyte
     run(work())
 
 
-def test_tasks_of_several_transforms_go_in_the_order_of_their_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_of_several_transforms_go_in_the_order_of_their_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(admission, "SLICE", 2)
 
     async def work() -> None:
@@ -270,7 +292,9 @@ def test_without_a_limit_the_order_holds_among_what_is_gathered_at_one_time() ->
         store, workers = Bucket(page_keys=2), Workers(at_hand=True)
         for i in range(8):
             await store.upload(str(i), modified_us=i)
-        report, _ = await passed(store, workers, Policy(task_files_max=1, outstanding_sources_max=4), priority=NEWEST)
+        report, _ = await passed(
+            store, workers, Policy(task_files_max=1, outstanding_sources_max=4), priority=NEWEST
+        )
         assert workers.names == list("32107654")
         assert (report.committed, report.left) == (8, 0)
 
@@ -280,11 +304,21 @@ def test_without_a_limit_the_order_holds_among_what_is_gathered_at_one_time() ->
 @pytest.mark.parametrize("limits", [Limits(), Limits(files=3)])
 def test_prefixes_go_first_in_their_order(limits: Limits) -> None:
     async def work() -> None:
-        store, workers = await filled("a", "b", "vip/1", "vip/2", "x/1", "x/y/1", "z", page_keys=1), Workers(at_hand=True)
-        report, state = await passed(store, workers, priority=Priority(prefixes=("x/y/", "vip/", "none/")), limits=limits)
+        store, workers = (
+            await filled("a", "b", "vip/1", "vip/2", "x/1", "x/y/1", "z", page_keys=1),
+            Workers(at_hand=True),
+        )
+        report, state = await passed(
+            store, workers, priority=Priority(prefixes=("x/y/", "vip/", "none/")), limits=limits
+        )
         assert workers.names == ["x/y/1", "vip/1", "vip/2", "a", "b", "x/1", "z"][: limits.files]
         if not limits:
-            assert (report.listed, report.committed, report.deleted, state.totals.sources) == (7, 7, 0, 7)
+            assert (report.listed, report.committed, report.deleted, state.totals.sources) == (
+                7,
+                7,
+                0,
+                7,
+            )
             report, _ = await passed(store, workers, priority=Priority(prefixes=("x/",)))
             assert (report.commits, report.listed) == (0, 7)
 
@@ -298,15 +332,21 @@ def test_what_is_gone_is_noticed_beside_prefixes_and_a_backfill_does_each_file_o
         await store.delete(["up/a", "up/vip/1"])
         again = Workers(at_hand=True)
         at_once = Policy(task_files_max=1, outstanding_sources_max=0)
-        report, _ = await passed(store, again, at_once, priority=Priority(prefixes=("vip/x/", "vip/")), again=everything)
+        report, _ = await passed(
+            store, again, at_once, priority=Priority(prefixes=("vip/x/", "vip/")), again=everything
+        )
         assert (report.deleted, again.names) == (2, ["vip/x/1", "z"])
         assert store.asked == ["up/a", "up/vip/1"], "once, by the listing of the whole source"
 
     run(work())
 
 
-def test_what_somebody_else_did_with_held_files_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Held files were listed before another run took them; the state forgets who decided about keys that the listing has passed."""
+def test_what_somebody_else_did_with_held_files_is_not_done_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Held files were listed before another run took them; the state forgets who decided about keys
+    that the listing has passed.
+    """
     monkeypatch.setattr(listing, "TOUCHED_MAX", 0)
 
     async def work() -> None:
@@ -327,7 +367,7 @@ def test_what_somebody_else_did_with_held_files_is_not_done_again(monkeypatch: p
     run(work())
 
 
-# -- a backfill and new files --------------------------------------------------------------------------------------------
+# -- a backfill and new files ----------------------------------------------------------------------
 
 RENTED = Policy(task_files_max=1, open_tasks_max=8, containers_max=10)
 
@@ -340,7 +380,11 @@ async def processed(*names: str) -> Bucket:
 
 def test_a_backfill_leaves_room_for_what_other_passes_find() -> None:
     async def work() -> None:
-        store, backfill, tick = await processed(*(f"{i:02}" for i in range(20))), Workers(), Workers()
+        store, backfill, tick = (
+            await processed(*(f"{i:02}" for i in range(20))),
+            Workers(),
+            Workers(),
+        )
         report, state = await passed(store, backfill, RENTED, again=everything)
         assert (report.planned, report.left, report.held_back) == (6, 14, True)
         assert state.backlog is None, "files that have rows are no backlog"
@@ -349,12 +393,16 @@ def test_a_backfill_leaves_room_for_what_other_passes_find() -> None:
         report, state = await passed(store, tick, RENTED)
         assert (tick.names, report.left, report.held_back) == (["new0", "new1"], 2, True)
         assert state.backlog is not None
-        assert (state.backlog.files, state.backlog.complete) == (2, False), "there is a further page"
+        assert (state.backlog.files, state.backlog.complete) == (2, False), (
+            "there is a further page"
+        )
 
     run(work())
 
 
-@pytest.mark.parametrize("priority", [Priority(), NEWEST, Priority(prefixes=("0",))], ids=["key", "newest", "prefix"])
+@pytest.mark.parametrize(
+    "priority", [Priority(), NEWEST, Priority(prefixes=("0",))], ids=["key", "newest", "prefix"]
+)
 def test_new_files_that_a_backfill_finds_have_room_too(priority: Priority) -> None:
     async def work() -> None:
         store, workers = await processed(*(f"{i:02}" for i in range(20))), Workers()
@@ -408,7 +456,7 @@ def test_on_one_machine_a_backfill_begins_with_what_is_new() -> None:
     run(work())
 
 
-# -- what is left word of ------------------------------------------------------------------------------------------------
+# -- what is left word of --------------------------------------------------------------------------
 
 
 def test_the_state_says_what_waits_until_nothing_does() -> None:
@@ -419,7 +467,13 @@ def test_the_state_says_what_waits_until_nothing_does() -> None:
         _, state = await passed(store, Workers(at_hand=True), limits=Limits(files=2), tidy=True)
         assert state.backlog is not None
         left = state.backlog
-        assert (left.files, left.size_bytes, left.oldest_us, left.at_ms, left.complete) == (3, 30, 102, 1_000, True)
+        assert (left.files, left.size_bytes, left.oldest_us, left.at_ms, left.complete) == (
+            3,
+            30,
+            102,
+            1_000,
+            True,
+        )
         _, loaded = await passed(store, Workers(), names=["up/0"])
         assert loaded.backlog == left, "by a checkpoint, and what was named is no listing"
         _, state = await passed(store, Workers(at_hand=True))
@@ -439,7 +493,13 @@ def test_what_costs_too_much_is_left_and_the_newest_go() -> None:
         declared = pipeline_settings(TransformSettings(name="g", version="v", match=("**",)))
         prices = Prices(declared, RENTED)
         one = 0.2 * prices.usd_per_s(declared.transforms[0])
-        report, state = await passed(store, workers, RENTED, priority=NEWEST, budget=Budget(CostLimits(run_usd=2.5 * one), prices))
+        report, state = await passed(
+            store,
+            workers,
+            RENTED,
+            priority=NEWEST,
+            budget=Budget(CostLimits(run_usd=2.5 * one), prices),
+        )
         assert (workers.names, report.over_budget, report.left) == (["5", "4"], 4, 4)
         assert state.backlog is not None
         assert state.backlog.files == 4

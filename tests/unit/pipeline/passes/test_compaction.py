@@ -1,4 +1,6 @@
-"""Which files a compaction merges: what is small, what is worn, and never the large for the sake of the small."""
+"""Which files a compaction merges: what is small, what is worn, and never the large for the sake of
+the small.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,13 @@ TARGET = 64 * MB
 def output(size: int, live: int = 10, dead: int = 0, parts: tuple[str, ...] = ("",)) -> Output:
     files = [
         OutputFile(
-            table="rows", key=f"{size}{p}", size_bytes=size, rows=1, partition={"p": p} if p else {}, schema_id="s", sha256=""
+            table="rows",
+            key=f"{size}{p}",
+            size_bytes=size,
+            rows=1,
+            partition={"p": p} if p else {},
+            schema_id="s",
+            sha256="",
         )
         for p in parts
     ]
@@ -31,7 +39,9 @@ def test_small_ones_go_together_until_a_file_is_full() -> None:
     assert [len(group) for group in chosen(outputs)] == [7, 7]
     assert chosen({"a": output(MB)}) == [], "alone it stays"
     assert chosen({"a": output(100 * MB), "b": output(40 * MB)}) == [], "large ones stay"
-    assert chosen({"a": output(20 * MB), "b": output(20 * MB)}) == [], "merged files compress better than what they were merged of"
+    assert chosen({"a": output(20 * MB), "b": output(20 * MB)}) == [], (
+        "merged files compress better than what they were merged of"
+    )
 
 
 def test_a_large_one_is_not_written_again_for_small_ones() -> None:
@@ -42,7 +52,11 @@ def test_a_large_one_is_not_written_again_for_small_ones() -> None:
 
 
 def test_worn_ones_are_written_anew_whatever_their_size() -> None:
-    outputs = {"a": output(500 * MB, live=3, dead=1), "b": output(500 * MB, live=99, dead=1), "c": output(500 * MB)}
+    outputs = {
+        "a": output(500 * MB, live=3, dead=1),
+        "b": output(500 * MB, live=99, dead=1),
+        "c": output(500 * MB),
+    }
     assert chosen(outputs) == [["a"]]
     assert chosen(outputs, purge=True) == [["a"], ["b"]]
 
@@ -63,7 +77,9 @@ def test_partitions_are_filled_one_by_one() -> None:
 
 
 def test_what_is_written_follows_what_is_small() -> None:
-    """Files of 0.1 to 2 MB come one after the other; each is written again a few times, not each time."""
+    """Files of 0.1 to 2 MB come one after the other; each is written again a few times, not each
+    time.
+    """
     rng, outputs, come, written = random.Random(1), dict[str, Output](), 0, 0
     for i in range(600):
         size = rng.randrange(MB // 10, 2 * MB)

@@ -1,4 +1,6 @@
-"""What detached attempts left in the bucket, as a pass believes it: whole notes of open tasks, checked where a mount was used."""
+"""What detached attempts left in the bucket, as a pass believes it: whole notes of open tasks,
+checked where a mount was used.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(work)
 
 
-def task(id: str = ONE, *names: str, etags: tuple[str, ...] = (), modified_us: tuple[int, ...] = ()) -> Task:
+def task(
+    id: str = ONE, *names: str, etags: tuple[str, ...] = (), modified_us: tuple[int, ...] = ()
+) -> Task:
     named = [f"up/{name}" for name in names or ("a", "b")]
     n = len(named)
     columns = {"etags": list(etags) or ["e"] * n, "modified_us": list(modified_us) or [0] * n}
@@ -65,11 +69,22 @@ def receipt(of: Task, nonce: str = "n", *problems: SourceProblem, **options: Any
 
 
 def output(name: str, size: int) -> OutputFile:
-    return OutputFile(table="rows", key=f"out/{name}", size_bytes=size, rows=1, partition={}, schema_id="", sha256="")
+    return OutputFile(
+        table="rows",
+        key=f"out/{name}",
+        size_bytes=size,
+        rows=1,
+        partition={},
+        schema_id="",
+        sha256="",
+    )
 
 
 def note(of: Task, **options: Any) -> LossNote:
-    return LossNote(**{"format": FORMAT_VERSION, "task": of.id, "dispatch": of.dispatch, "reason": "it died"} | options)
+    return LossNote(
+        **{"format": FORMAT_VERSION, "task": of.id, "dispatch": of.dispatch, "reason": "it died"}
+        | options
+    )
 
 
 class Notes:
@@ -95,10 +110,12 @@ def notes() -> Notes:
     return Notes()
 
 
-# -- what is found -------------------------------------------------------------------------------------------------------
+# -- what is found ---------------------------------------------------------------------------------
 
 
-def test_what_is_too_large_to_be_a_receipt_is_not_even_read(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_large_to_be_a_receipt_is_not_even_read(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(codec.STORED_BYTES_MAX, Receipt, 1000)
     one, two = task(ONE), task(TWO)
     notes.leave(receipt(one))
@@ -129,12 +146,16 @@ def test_receipts_losses_and_beginnings_of_open_tasks_are_found(notes: Notes) ->
     assert (loss.reason, loss.suspect, loss.detail, loss.innocent) == ("it died", 1, "trace", True)
 
 
-def test_nothing_is_asked_where_no_task_is_open(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_asked_where_no_task_is_open(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(notes.store, "list", lambda *arguments, **options: pytest.fail("listed"))
     assert notes.gather(State("p")) == Gathered()
 
 
-def test_notes_of_tasks_that_are_over_are_not_even_read(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_of_tasks_that_are_over_are_not_even_read(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read: list[str] = []
 
     async def get_many(names: list[str]) -> list[Stored | None]:
@@ -146,7 +167,10 @@ def test_notes_of_tasks_that_are_over_are_not_even_read(notes: Notes, monkeypatc
     monkeypatch.setattr(notes.store, "get_many", get_many)
     found = notes.gather(state_of(task(ONE)))
     assert read == [keys.receipt(HOME, ONE, "n")]
-    assert (found.receipts, found.losses) == ({}, {}), "and what vanished between listing and reading is as if it never was"
+    assert (found.receipts, found.losses) == (
+        {},
+        {},
+    ), "and what vanished between listing and reading is as if it never was"
 
 
 def test_of_several_receipts_one_counts(notes: Notes) -> None:
@@ -164,13 +188,15 @@ def test_only_the_named_tasks_are_looked_for(notes: Notes) -> None:
 
 
 @pytest.mark.parametrize("dispatch", [1, 2, 4])
-def test_a_loss_note_of_another_dispatch_is_none_of_the_present_one(notes: Notes, dispatch: int) -> None:
+def test_a_loss_note_of_another_dispatch_is_none_of_the_present_one(
+    notes: Notes, dispatch: int
+) -> None:
     notes.put(keys.loss_note(HOME, ONE, dispatch), note(task(), dispatch=dispatch))
     assert task().dispatch == 3
     assert notes.gather(state_of(task())).losses == {}
 
 
-# -- what is not believed ------------------------------------------------------------------------------------------------
+# -- what is not believed --------------------------------------------------------------------------
 
 RUBBISH = {
     "empty": b"",
@@ -183,7 +209,9 @@ RUBBISH = {
     "of another number of files": codec.encode(receipt(task(), rows=[1])),
     "of other code": codec.encode(receipt(task(), version="other")),
     "about files beyond": codec.encode(receipt(task(), "n", SourceProblem(index=9, status="gone"))),
-    "of an output that is not there": codec.encode(receipt(task(), mounted=True, files=[output("none", 3)])),
+    "of an output that is not there": codec.encode(
+        receipt(task(), mounted=True, files=[output("none", 3)])
+    ),
 }
 
 
@@ -195,7 +223,9 @@ def test_a_damaged_or_foreign_receipt_is_as_if_it_did_not_exist(notes: Notes, bo
     assert notes.gather(state_of(task())).receipts[ONE].nonce == "z", "and hides none that is whole"
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", codec.encode(note(task()))[:-3], codec.encode(receipt(task()))])
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", codec.encode(note(task()))[:-3], codec.encode(receipt(task()))]
+)
 def test_a_damaged_loss_note_says_nothing(notes: Notes, body: bytes) -> None:
     notes.put(keys.loss_note(HOME, ONE, 3), body)
     assert notes.gather(state_of(task())) == Gathered()
@@ -203,17 +233,42 @@ def test_a_damaged_loss_note_says_nothing(notes: Notes, body: bytes) -> None:
 
 names = st.one_of(
     st.text(max_size=20),
-    st.sampled_from(["", ".json", ".lost", ".began", ".d3.began", ".dx.began", ".d.began", ".d3.lost", ".n.json", ".n.0.json"]),
+    st.sampled_from(
+        [
+            "",
+            ".json",
+            ".lost",
+            ".began",
+            ".d3.began",
+            ".dx.began",
+            ".d.began",
+            ".d3.lost",
+            ".n.json",
+            ".n.0.json",
+        ]
+    ),
 )
 WHOLE = codec.encode(receipt(task()))
 bodies = st.one_of(
     st.binary(max_size=40),
-    st.sampled_from([b"null", b"{}", b"[]", b'{"format":1}', b'{"format":99}', WHOLE[:50], codec.encode(note(task()))]),
+    st.sampled_from(
+        [
+            b"null",
+            b"{}",
+            b"[]",
+            b'{"format":1}',
+            b'{"format":99}',
+            WHOLE[:50],
+            codec.encode(note(task())),
+        ]
+    ),
 )
 
 
 @given(st.lists(st.tuples(st.sampled_from(["", ONE, OVER, ONE + "0"]), names, bodies), max_size=6))
-def test_whatever_lies_there_nothing_but_a_receipt_is_taken_for_one(rubbish: list[tuple[str, str, bytes]]) -> None:
+def test_whatever_lies_there_nothing_but_a_receipt_is_taken_for_one(
+    rubbish: list[tuple[str, str, bytes]],
+) -> None:
     notes = Notes()
     for task_id, name, body in rubbish:
         notes.put(f"{keys.receipt_prefix(HOME)}{task_id}{name}", body)
@@ -242,20 +297,27 @@ def test_a_receipt_that_names_files_of_others_is_as_if_it_did_not_exist(names: l
     """Queries would read them, and a vacuum would delete them one day."""
     notes = Notes()
     own = receipt(task(), files=[output(OWN, 5)])
-    notes.put(keys.receipt(HOME, ONE, "a"), msgspec.structs.replace(own, files=[output(name, 5) for name in names]))
+    notes.put(
+        keys.receipt(HOME, ONE, "a"),
+        msgspec.structs.replace(own, files=[output(name, 5) for name in names]),
+    )
     assert notes.gather(state_of(task())).receipts == {}
     notes.put(keys.receipt(HOME, ONE, "z"), own)
-    assert notes.gather(state_of(task())).receipts[ONE].files == own.files, "and hides none that is sound"
+    assert notes.gather(state_of(task())).receipts[ONE].files == own.files, (
+        "and hides none that is sound"
+    )
 
 
-@pytest.mark.parametrize("change", [{"rows": [-1, 1]}, {"rejected": [-1, 0]}, {"rows": [1]}, {"version": "other"}])
+@pytest.mark.parametrize(
+    "change", [{"rows": [-1, 1]}, {"rejected": [-1, 0]}, {"rows": [1]}, {"version": "other"}]
+)
 def test_a_receipt_with_impossible_counts_is_as_if_it_did_not_exist(change: dict[str, Any]) -> None:
     notes = Notes()
     notes.put(keys.receipt(HOME, ONE, "a"), msgspec.structs.replace(receipt(task()), **change))
     assert notes.gather(state_of(task())).receipts == {}
 
 
-# -- asked of the store --------------------------------------------------------------------------------------------------
+# -- asked of the store ----------------------------------------------------------------------------
 
 
 class Sources:
@@ -267,10 +329,20 @@ class Sources:
             run(self.store.put(f"up/{name}", name.encode()))
         run(self.store.put("out/x", b"12345"))
         heads = run(self.store.head_many([f"up/{name}" for name in "abc"]))
-        self.task = task(ONE, *"abc", etags=tuple(h.etag for h in heads), modified_us=tuple(h.modified_us for h in heads))
+        self.task = task(
+            ONE,
+            *"abc",
+            etags=tuple(h.etag for h in heads),
+            modified_us=tuple(h.modified_us for h in heads),
+        )
 
     def verified(self, *problems: SourceProblem, **options: Any) -> Receipt | None:
-        made = receipt(self.task, "n", *problems, **{"mounted": True, "unverified": [0, 1, 2], "files": [output("x", 5)]} | options)
+        made = receipt(
+            self.task,
+            "n",
+            *problems,
+            **{"mounted": True, "unverified": [0, 1, 2], "files": [output("x", 5)]} | options,
+        )
         found: Receipt | None = run(verified(self.store, self.task, made))
         return found
 
@@ -282,8 +354,12 @@ class Sources:
         return {p.index: p.status for p in found.problems}
 
     def set_time(self, key: str, modified_us: int) -> None:
-        """As if the object had been written again then, with the same bytes and so the same etag."""
-        self.store._objects[key] = msgspec.structs.replace(self.store._objects[key], modified_us=modified_us)
+        """As if the object had been written again then, with the same bytes and so
+        the same etag.
+        """
+        self.store._objects[key] = msgspec.structs.replace(
+            self.store._objects[key], modified_us=modified_us
+        )
 
 
 @pytest.fixture
@@ -311,7 +387,9 @@ def test_an_output_that_is_not_there_voids_the_receipt(sources: Sources) -> None
     assert sources.verified(files=[output("y", 5)], unverified=[]) is None
 
 
-def test_unverified_sources_that_changed_are_stale_and_those_that_vanished_are_gone(sources: Sources) -> None:
+def test_unverified_sources_that_changed_are_stale_and_those_that_vanished_are_gone(
+    sources: Sources,
+) -> None:
     run(sources.store.put("up/a", b"new"))
     run(sources.store.delete(["up/c"]))
     assert sources.statuses() == {0: "stale", 2: "gone"}
@@ -363,6 +441,10 @@ def test_gathered_receipts_are_verified(sources: Sources) -> None:
 def test_a_note_stays_readable_by_the_names_that_keys_gives() -> None:
     """The names are a format: containers of an older deployment may still write them."""
     assert keys.began_dispatch(keys.began(HOME, ONE, 12)) == (ONE, 12)
-    assert keys.task_of(keys.loss_note(HOME, ONE, 12)) == keys.task_of(keys.receipt(HOME, ONE, "n")) == ONE
+    assert (
+        keys.task_of(keys.loss_note(HOME, ONE, 12))
+        == keys.task_of(keys.receipt(HOME, ONE, "n"))
+        == ONE
+    )
     assert keys.loss_note("h/", ONE, 3) == f"h/receipts/{ONE}.d3.lost"
     assert keys.began("h/", ONE, 3) == f"h/receipts/{ONE}.d3.began"

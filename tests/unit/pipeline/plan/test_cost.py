@@ -1,4 +1,6 @@
-"""What work costs: prices, estimates, limits, the usage they rest on, and the sizes of tasks that follow from it."""
+"""What work costs: prices, estimates, limits, the usage they rest on, and the sizes of tasks that
+follow from it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ CPU_S, GIB_S = 0.0000131, 0.00000222
 
 
 def transform(name: str = "f", **resources: Any) -> TransformSettings:
-    return TransformSettings(name=name, version="1", match=("**",), resources=Resources(**resources))
+    return TransformSettings(
+        name=name, version="1", match=("**",), resources=Resources(**resources)
+    )
 
 
 def settings(*transforms: TransformSettings, **limits: float) -> PipelineSettings:
@@ -43,19 +47,31 @@ def task(name: str = "f", sizes: tuple[int, ...] = (10, 10), id: str = "t") -> T
     return task_of(id, inputs_of(*keys, sizes=list(sizes)), transform=name, version="1")
 
 
-def settled(seconds: float, *, slots: float = 0.0, bytes_read: int = 20, deferred: int = 0) -> Settled:
+def settled(
+    seconds: float, *, slots: float = 0.0, bytes_read: int = 20, deferred: int = 0
+) -> Settled:
     problems = [SourceProblem(index=i, status="deferred") for i in range(deferred)]
     return Settled(
-        task="t", nonce="n", rows=[], rejected=[], problems=problems, files=[], seconds=seconds, bytes_read=bytes_read, slots=slots
+        task="t",
+        nonce="n",
+        rows=[],
+        rejected=[],
+        problems=problems,
+        files=[],
+        seconds=seconds,
+        bytes_read=bytes_read,
+        slots=slots,
     )
 
 
-# -- prices --------------------------------------------------------------------------------------------------------------
+# -- prices ----------------------------------------------------------------------------------------
 
 
 def test_a_container_costs_its_cores_its_memory_and_its_cards() -> None:
     assert Rates().usd_per_s(cpu=2, memory_mb=4096, gpu=()) == pytest.approx(2 * CPU_S + 4 * GIB_S)
-    assert Rates().usd_per_s(cpu=2, memory_mb=4096, gpu=("H100:2",)) == pytest.approx(2 * CPU_S + 4 * GIB_S + 2 * 0.001097)
+    assert Rates().usd_per_s(cpu=2, memory_mb=4096, gpu=("H100:2",)) == pytest.approx(
+        2 * CPU_S + 4 * GIB_S + 2 * 0.001097
+    )
 
 
 def test_an_eighth_of_a_core_is_charged_at_least() -> None:
@@ -72,21 +88,35 @@ def test_memory_is_paid_where_none_is_declared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "card"), [("h100!", ("H100", 1)), ("A10G:4", ("A10", 4)), ("a100", ("A100-40GB", 1)), ("L4:8", ("L4", 8))]
+    ("name", "card"),
+    [
+        ("h100!", ("H100", 1)),
+        ("A10G:4", ("A10", 4)),
+        ("a100", ("A100-40GB", 1)),
+        ("L4:8", ("L4", 8)),
+    ],
 )
 def test_cards_have_other_names(name: str, card: tuple[str, int]) -> None:
     assert split_gpu(name) == card
 
 
-HOURLY = {"cpu_hour_cost": 0.0473, "mem_gib_hour_cost": 0.008, "cpu_hour_cost_sandbox": 0.1419, "gpu_hour_cost_l4": 0.8} | {
-    f"gpu_hour_cost_{name}": 3.6 for name in ("t4", "a10g", "l40s", "a100_40gb", "a100_80gb", "rtx6000", "h100", "h200", "b200")
+HOURLY = {
+    "cpu_hour_cost": 0.0473,
+    "mem_gib_hour_cost": 0.008,
+    "cpu_hour_cost_sandbox": 0.1419,
+    "gpu_hour_cost_l4": 0.8,
+} | {
+    f"gpu_hour_cost_{name}": 3.6
+    for name in ("t4", "a10g", "l40s", "a100_40gb", "a100_80gb", "rtx6000", "h100", "h200", "b200")
 }
 
 
 def test_modals_rates_become_rates_a_second() -> None:
     rates = rates_of(HOURLY, "acme")
     assert rates.source == "rates of the workspace acme"
-    assert rates.usd_per_s(cpu=1, memory_mb=1024, gpu=("L4:2",)) == pytest.approx((0.0473 + 0.008 + 1.6) / 3600)
+    assert rates.usd_per_s(cpu=1, memory_mb=1024, gpu=("L4:2",)) == pytest.approx(
+        (0.0473 + 0.008 + 1.6) / 3600
+    )
     assert {rates.gpu_usd_per_s[card] for card in GPU_USD_PER_S if card != "L4"} == {0.001}
 
 
@@ -108,7 +138,7 @@ def test_rates_without_cores_are_refused() -> None:
         rates_of({"gpu_hour_cost_l4": 0.8}, "acme")
 
 
-# -- estimates -----------------------------------------------------------------------------------------------------------
+# -- estimates -------------------------------------------------------------------------------------
 
 
 def test_an_estimate_rests_on_earlier_files() -> None:
@@ -140,21 +170,28 @@ def test_files_that_take_no_time_still_need_a_container() -> None:
 def test_containers_are_bounded_by_the_policy_where_the_transform_sets_no_bound() -> None:
     f, took = transform(), Took(files=1, seconds=30)
     assert prices(f).estimate(f, took, files=7, size_bytes=0).containers == 7
-    assert prices(f).estimate(f, took, files=10_000, size_bytes=0).containers == deployed_policy().containers_max
+    assert (
+        prices(f).estimate(f, took, files=10_000, size_bytes=0).containers
+        == deployed_policy().containers_max
+    )
 
 
 def test_an_estimate_says_how_full_batches_were() -> None:
     f = transform()
-    assert prices(f).estimate(f, Took(files=6, slots=8, seconds=1), files=1, size_bytes=1).fill == 0.75
+    assert (
+        prices(f).estimate(f, Took(files=6, slots=8, seconds=1), files=1, size_bytes=1).fill == 0.75
+    )
 
 
 def test_seconds_of_a_transform_that_is_gone_count_at_the_cheapest_rate() -> None:
     cheap, dear = transform("cheap"), transform("dear", gpu=("H100",))
     p = prices(cheap, dear)
-    assert p.spent_usd({"dear": 10, "gone": 5}) == pytest.approx(10 * p.usd_per_s(dear) + 5 * p.usd_per_s(cheap))
+    assert p.spent_usd({"dear": 10, "gone": 5}) == pytest.approx(
+        10 * p.usd_per_s(dear) + 5 * p.usd_per_s(cheap)
+    )
 
 
-# -- limits --------------------------------------------------------------------------------------------------------------
+# -- limits ----------------------------------------------------------------------------------------
 
 
 def budget(f: TransformSettings, **limits: float) -> Budget:
@@ -198,15 +235,21 @@ def test_a_day_may_cost_so_much_and_receipts_and_open_tasks_count() -> None:
 
 def test_the_tighter_of_two_limits_holds() -> None:
     f = transform()
-    assert budget(f, run_usd=2 * FILE_USD, day_usd=9 * FILE_USD).files_affordable(state_of(), f, 10, 0) == 2
-    assert budget(f, run_usd=9 * FILE_USD, day_usd=2 * FILE_USD).files_affordable(state_of(), f, 10, 0) == 2
+    assert (
+        budget(f, run_usd=2 * FILE_USD, day_usd=9 * FILE_USD).files_affordable(state_of(), f, 10, 0)
+        == 2
+    )
+    assert (
+        budget(f, run_usd=9 * FILE_USD, day_usd=2 * FILE_USD).files_affordable(state_of(), f, 10, 0)
+        == 2
+    )
 
 
 def test_a_limit_of_nothing_allows_nothing() -> None:
     assert budget(transform(), run_usd=0).files_affordable(state_of(), transform(), 10, 0) == 0
 
 
-# -- usage ---------------------------------------------------------------------------------------------------------------
+# -- usage -----------------------------------------------------------------------------------------
 
 
 def test_receipts_are_summed_by_transform_and_by_day() -> None:
@@ -231,10 +274,17 @@ def test_nothing_is_known_of_a_transform_that_never_ran() -> None:
 
 
 def test_old_files_count_for_less_and_less() -> None:
-    usage = Usage(by_transform={"f": Took(files=WINDOW_FILES + 2, seconds=10_001, bytes=400, slots=20)})
+    usage = Usage(
+        by_transform={"f": Took(files=WINDOW_FILES + 2, seconds=10_001, bytes=400, slots=20)}
+    )
     note(usage, task(), settled(1.0, slots=3, bytes_read=20), 0)
     took = usage.took("f")
-    assert (took.files, took.seconds, took.bytes, took.slots) == (WINDOW_FILES / 2 + 1 + 2, 5_001.5, 220, 13)
+    assert (took.files, took.seconds, took.bytes, took.slots) == (
+        WINDOW_FILES / 2 + 1 + 2,
+        5_001.5,
+        220,
+        13,
+    )
 
 
 def test_newer_files_change_the_mean_within_two_windows() -> None:
@@ -253,7 +303,7 @@ def test_forty_days_are_kept() -> None:
     assert DAYS_KEPT == 40
 
 
-# -- sizes of tasks ------------------------------------------------------------------------------------------------------
+# -- sizes of tasks --------------------------------------------------------------------------------
 
 policies = st.builds(
     Policy,
@@ -270,9 +320,21 @@ seconds = st.one_of(st.none(), st.floats(0, 100))
 
 @given(sizes_of_objects, policies, st.integers(1, 20), st.integers(1, 8), seconds, st.booleans())
 def test_tasks_cover_all_objects_in_order_within_bounds(  # noqa: PLR0917
-    sizes: list[int], policy: Policy, workers: int, batch: int, seconds_per_file: float | None, more_to_come: bool
+    sizes: list[int],
+    policy: Policy,
+    workers: int,
+    batch: int,
+    seconds_per_file: float | None,
+    more_to_come: bool,
 ) -> None:
-    ranges = task_ranges(sizes, policy, workers=workers, batch=batch, seconds_per_file=seconds_per_file, more_to_come=more_to_come)
+    ranges = task_ranges(
+        sizes,
+        policy,
+        workers=workers,
+        batch=batch,
+        seconds_per_file=seconds_per_file,
+        more_to_come=more_to_come,
+    )
     assert [i for start, end in ranges for i in range(start, end)] == list(range(len(sizes)))
     assert all(start < end for start, end in ranges)
     assert all((end - start) % batch == 0 for start, end in ranges[:-1])
@@ -282,19 +344,34 @@ def test_tasks_cover_all_objects_in_order_within_bounds(  # noqa: PLR0917
         if seconds_per_file:
             assert full <= max(1, policy.attempt_budget_s / seconds_per_file)
         if full > 1:
-            assert sum(sizes[start : start + full]) + full * policy.file_weight_bytes <= policy.task_bytes_max
+            assert (
+                sum(sizes[start : start + full]) + full * policy.file_weight_bytes
+                <= policy.task_bytes_max
+            )
 
 
 SHRINKS = {
-    "by number": Policy(task_files_max=100, task_files_min=1, task_bytes_min=10**9, task_bytes_max=10**9),
-    "by bytes": Policy(task_files_max=10**6, task_files_min=10**6, task_bytes_min=0, task_bytes_max=100_000, file_weight_bytes=0),
+    "by number": Policy(
+        task_files_max=100, task_files_min=1, task_bytes_min=10**9, task_bytes_max=10**9
+    ),
+    "by bytes": Policy(
+        task_files_max=10**6,
+        task_files_min=10**6,
+        task_bytes_min=0,
+        task_bytes_max=100_000,
+        file_weight_bytes=0,
+    ),
 }
 
 
 @pytest.mark.parametrize("bound", SHRINKS)
 @given(st.integers(1, 400), st.integers(1, 8))
-def test_tasks_shrink_towards_the_end_so_that_workers_finish_together(bound: str, files: int, workers: int) -> None:
-    lengths = [end - start for start, end in task_ranges([1_000] * files, SHRINKS[bound], workers=workers)]
+def test_tasks_shrink_towards_the_end_so_that_workers_finish_together(
+    bound: str, files: int, workers: int
+) -> None:
+    lengths = [
+        end - start for start, end in task_ranges([1_000] * files, SHRINKS[bound], workers=workers)
+    ]
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[0] == min(100, max(1, files // (2 * workers)))
     assert lengths[-1] == 1
@@ -302,18 +379,33 @@ def test_tasks_shrink_towards_the_end_so_that_workers_finish_together(bound: str
 
 def test_while_more_is_to_come_tasks_are_full() -> None:
     policy = Policy(task_files_max=10)
-    assert task_ranges([1] * 30, policy, workers=8, more_to_come=True) == [(0, 10), (10, 20), (20, 30)]
+    assert task_ranges([1] * 30, policy, workers=8, more_to_come=True) == [
+        (0, 10),
+        (10, 20),
+        (20, 30),
+    ]
 
 
 def test_tasks_are_as_long_as_an_attempts_time_allows() -> None:
     policy = Policy(attempt_budget_s=30)
-    assert task_ranges([1] * 25, policy, workers=1, seconds_per_file=3.0, more_to_come=True) == [(0, 10), (10, 20), (20, 25)]
-    assert task_ranges([1] * 2, policy, workers=1, seconds_per_file=99.0, more_to_come=True) == [(0, 1), (1, 2)]
+    assert task_ranges([1] * 25, policy, workers=1, seconds_per_file=3.0, more_to_come=True) == [
+        (0, 10),
+        (10, 20),
+        (20, 25),
+    ]
+    assert task_ranges([1] * 2, policy, workers=1, seconds_per_file=99.0, more_to_come=True) == [
+        (0, 1),
+        (1, 2),
+    ]
 
 
 def test_an_object_larger_than_a_task_is_a_task_of_its_own() -> None:
     policy = Policy(task_bytes_max=100, file_weight_bytes=0)
-    assert task_ranges([10, 500, 10], policy, workers=1, more_to_come=True) == [(0, 1), (1, 2), (2, 3)]
+    assert task_ranges([10, 500, 10], policy, workers=1, more_to_come=True) == [
+        (0, 1),
+        (1, 2),
+        (2, 3),
+    ]
 
 
 def test_a_limit_of_nothing_is_a_limit() -> None:

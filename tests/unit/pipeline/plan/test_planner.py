@@ -1,4 +1,6 @@
-"""What a commit says about tasks that run detached in rented containers: they queue, begin late, get lost, are cancelled."""
+"""What a commit says about tasks that run detached in rented containers: they queue, begin late,
+get lost, are cancelled.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,18 @@ SOON, LATE = 1_000, 10_000_000_000
 
 
 def transform(**options: Any) -> TransformSettings:
-    return TransformSettings(**{"name": "f", "version": "v1", "match": ("**",), "timeout_s": 10.0, "max_attempts": 3} | options)
+    return TransformSettings(
+        **{"name": "f", "version": "v1", "match": ("**",), "timeout_s": 10.0, "max_attempts": 3}
+        | options
+    )
 
 
-def proposer(*transforms: TransformSettings, policy: Policy | None = None, owner: str = OWNER, parallelism: int = 4) -> Proposer:
+def proposer(
+    *transforms: TransformSettings,
+    policy: Policy | None = None,
+    owner: str = OWNER,
+    parallelism: int = 4,
+) -> Proposer:
     return Proposer(
         settings=pipeline_settings(*transforms or (transform(),)),
         policy=policy or deployed_policy(),
@@ -44,18 +54,24 @@ def proposer(*transforms: TransformSettings, policy: Policy | None = None, owner
 
 
 def inputs(*names: str, etag: str = "e1", size: int = 10) -> Inputs:
-    return inputs_of(*(f"up/{name}" for name in names), etags=[etag] * len(names), sizes=[size] * len(names))
+    return inputs_of(
+        *(f"up/{name}" for name in names), etags=[etag] * len(names), sizes=[size] * len(names)
+    )
 
 
 class History:
     """A pipeline's state, and commits that follow it as a proposer makes them."""
 
-    def __init__(self, *transforms: TransformSettings, policy: Policy | None = None, owner: str = OWNER) -> None:
+    def __init__(
+        self, *transforms: TransformSettings, policy: Policy | None = None, owner: str = OWNER
+    ) -> None:
         self.proposer = proposer(*transforms, policy=policy, owner=owner)
         self.state = State("p")
 
     def commit(self, evidence: Evidence, now_ms: int = 0) -> Commit:
-        commit = self.proposer.propose(self.state, evidence, now_ms=now_ms, commit_id=f"c{self.state.sequence + 1}")
+        commit = self.proposer.propose(
+            self.state, evidence, now_ms=now_ms, commit_id=f"c{self.state.sequence + 1}"
+        )
         if not commit.is_empty():
             self.state.apply(commit, now_ms)
         return commit
@@ -78,7 +94,12 @@ def began(task: Task) -> Evidence:
 
 
 def lost(task: Task, **options: Any) -> Evidence:
-    facts = {"attempt": task.attempt, "owner": task.owner, "reason": "it died", "dispatch": task.dispatch} | options
+    facts = {
+        "attempt": task.attempt,
+        "owner": task.owner,
+        "reason": "it died",
+        "dispatch": task.dispatch,
+    } | options
     return Evidence(losses={task.id: Loss(**facts)})
 
 
@@ -86,7 +107,7 @@ def receipt(task: Task, *problems: SourceProblem, files: tuple[OutputFile, ...] 
     return receipt_of(task, *problems, files=list(files))
 
 
-# -- overdue -------------------------------------------------------------------------------------------------------------
+# -- overdue ---------------------------------------------------------------------------------------
 
 
 def test_an_overdue_task_that_was_never_begun_is_dispatched_again_and_costs_no_attempt() -> None:
@@ -105,7 +126,9 @@ def test_a_task_within_its_lease_is_left_alone_begun_or_not() -> None:
     [task] = history.plan(inputs("a"))
     assert history.commit(Evidence(), SOON).is_empty()
     assert history.commit(began(task), SOON).is_empty()
-    assert not history.commit(Evidence(), task.deadline_ms).is_empty(), "the lease ends at its deadline"
+    assert not history.commit(Evidence(), task.deadline_ms).is_empty(), (
+        "the lease ends at its deadline"
+    )
 
 
 def test_what_is_never_begun_counts_as_an_attempt_only_after_many_dispatches() -> None:
@@ -125,7 +148,11 @@ def test_an_overdue_task_that_was_begun_costs_an_attempt() -> None:
     history = History()
     [task] = history.plan(inputs("a"))
     [respawn] = history.commit(began(task), LATE).respawn
-    assert (respawn.attempt, respawn.losses, respawn.reason) == (2, 0, "no answer before its deadline")
+    assert (respawn.attempt, respawn.losses, respawn.reason) == (
+        2,
+        0,
+        "no answer before its deadline",
+    )
 
 
 def test_the_beginning_of_an_earlier_dispatch_says_nothing_about_this_one() -> None:
@@ -161,7 +188,7 @@ def test_who_cannot_dispatch_leaves_overdue_tasks_to_others() -> None:
     assert history.commit(Evidence(runs_work=False), LATE).is_empty()
 
 
-# -- loss notes ----------------------------------------------------------------------------------------------------------
+# -- loss notes ------------------------------------------------------------------------------------
 
 
 def test_a_loss_note_counts_as_an_attempt_at_once() -> None:
@@ -180,14 +207,21 @@ def test_an_innocent_loss_costs_no_attempt() -> None:
 
 @pytest.mark.parametrize("names", [["a"], ["a", "b"]])
 def test_an_outage_gives_files_back_to_a_later_pass_and_quarantines_none(names: list[str]) -> None:
-    history = History(transform(max_attempts=1), policy=Policy(innocent_losses_max=3, containers_max=10))
+    history = History(
+        transform(max_attempts=1), policy=Policy(innocent_losses_max=3, containers_max=10)
+    )
     history.plan(inputs(*names))
     for losses in (1, 2):
         history.commit(lost(history.only_task(), innocent=True), SOON)
         assert (history.only_task().attempt, history.only_task().losses) == (1, losses)
     task = history.only_task()
     commit = history.commit(lost(task, innocent=True), SOON)
-    assert (commit.retire, commit.respawn, commit.plan, commit.quarantine) == ([task.id], [], [], [])
+    assert (commit.retire, commit.respawn, commit.plan, commit.quarantine) == (
+        [task.id],
+        [],
+        [],
+        [],
+    )
     assert history.state.quarantine == {}
     [again] = history.plan(inputs(*names), SOON)
     assert (again.attempt, again.losses, len(again.inputs)) == (1, 0, len(names))
@@ -200,8 +234,12 @@ def committed(history: History, name: str) -> None:
 
 
 @pytest.mark.parametrize("innocent", [True, False])
-def test_a_backfill_without_an_answer_waits_and_is_planned_again_when_its_time_has_come(innocent: bool) -> None:
-    history = History(transform(max_attempts=1), policy=Policy(innocent_losses_max=1, containers_max=10))
+def test_a_backfill_without_an_answer_waits_and_is_planned_again_when_its_time_has_come(
+    innocent: bool,
+) -> None:
+    history = History(
+        transform(max_attempts=1), policy=Policy(innocent_losses_max=1, containers_max=10)
+    )
     committed(history, "a")
     before = history.state.entry("up/a")
     [task] = history.plan(inputs("a"), SOON)
@@ -245,7 +283,9 @@ def test_a_loss_without_a_dispatch_counts_for_the_attempt_it_names() -> None:
 
 
 def test_a_receipt_whose_types_contradict_the_table_is_not_believed_again_and_again() -> None:
-    """It stays in the bucket: every pass finds it, also once the files have run anew and left a better one."""
+    """It stays in the bucket: every pass finds it, also once the files have run anew and left a
+    better one.
+    """
 
     def contradicts(before: str | None, new: str) -> str:
         if before == "text" and new == "number":
@@ -256,14 +296,28 @@ def test_a_receipt_whose_types_contradict_the_table_is_not_believed_again_and_ag
     history.proposer = replace(history.proposer, unify=contradicts)
     first, second = history.plan(inputs("a", "b"))
     bad = msgspec.structs.replace(receipt(second), schema="number")
-    history.commit(Evidence(receipts={first.id: msgspec.structs.replace(receipt(first), schema="text")}))
+    history.commit(
+        Evidence(receipts={first.id: msgspec.structs.replace(receipt(first), schema="text")})
+    )
     history.commit(Evidence(receipts={second.id: bad}))
     again = history.only_task()
-    assert again.inputs.keys == second.inputs.keys, "its files run once more, against the table as it is now"
+    assert again.inputs.keys == second.inputs.keys, (
+        "its files run once more, against the table as it is now"
+    )
     assert history.commit(Evidence(receipts={second.id: bad})).is_empty()
-    history.commit(Evidence(receipts={second.id: bad, again.id: msgspec.structs.replace(receipt(again), schema="text")}))
+    history.commit(
+        Evidence(
+            receipts={
+                second.id: bad,
+                again.id: msgspec.structs.replace(receipt(again), schema="text"),
+            }
+        )
+    )
     assert history.state.tasks == {}
-    assert {key: history.state.entry(key) is not None for key in ("up/a", "up/b")} == {"up/a": True, "up/b": True}
+    assert {key: history.state.entry(key) is not None for key in ("up/a", "up/b")} == {
+        "up/a": True,
+        "up/b": True,
+    }
 
 
 def test_a_receipt_wins_over_a_loss_note() -> None:
@@ -285,17 +339,26 @@ def test_a_suspect_is_parted_from_the_rest() -> None:
 
 def test_what_is_left_of_a_backfills_task_is_of_the_backfill_too() -> None:
     history = History()
-    evidence = Evidence(base=0, found=[Found("f", inputs("a", "b", "c"), again=True), Found("f", inputs("d"))])
+    evidence = Evidence(
+        base=0, found=[Found("f", inputs("a", "b", "c"), again=True), Found("f", inputs("d"))]
+    )
     first, new = (history.state.tasks[task.id] for task in history.commit(evidence).plan)
     assert (first.again, new.again) == (True, False)
-    assert [task.again for task in history.commit(lost(first, suspect=1), SOON).plan] == [True, True]
+    assert [task.again for task in history.commit(lost(first, suspect=1), SOON).plan] == [
+        True,
+        True,
+    ]
 
 
-# -- another code --------------------------------------------------------------------------------------------------------
+# -- another code ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["lost", "innocent", "overdue", "begun and overdue", "last attempt"])
-def test_a_task_of_other_code_is_retired_and_its_files_are_planned_by_the_code_of_now(how: str) -> None:
+@pytest.mark.parametrize(
+    "how", ["lost", "innocent", "overdue", "begun and overdue", "last attempt"]
+)
+def test_a_task_of_other_code_is_retired_and_its_files_are_planned_by_the_code_of_now(
+    how: str,
+) -> None:
     attempts, names = (1, ["a"]) if how == "last attempt" else (3, ["a", "b"])
     history = History(transform(max_attempts=attempts))
     [task] = history.plan(inputs(*names))
@@ -308,7 +371,12 @@ def test_a_task_of_other_code_is_retired_and_its_files_are_planned_by_the_code_o
         "last attempt": lost(task),
     }[how]
     commit = history.commit(evidence, LATE)
-    assert (commit.retire, commit.respawn, commit.plan, commit.quarantine) == ([task.id], [], [], [])
+    assert (commit.retire, commit.respawn, commit.plan, commit.quarantine) == (
+        [task.id],
+        [],
+        [],
+        [],
+    )
     [again] = history.plan(inputs(*names), LATE)
     assert (again.version, again.inputs.keys) == ("v2", [f"up/{name}" for name in names])
 
@@ -326,22 +394,28 @@ def test_deferred_files_are_planned_again_at_once_unless_the_code_is_another(ver
     history = History()
     [task] = history.plan(inputs("a", "b"))
     history.deploy(transform(version=version))
-    evidence = Evidence(receipts={task.id: receipt(task, SourceProblem(index=1, status="deferred"))})
+    evidence = Evidence(
+        receipts={task.id: receipt(task, SourceProblem(index=1, status="deferred"))}
+    )
     commit = history.commit(evidence, SOON)
     assert [s.task for s in commit.settle] == [task.id], "what was done under the old code counts"
-    assert [(t.version, t.inputs.keys) for t in commit.plan] == ([("v1", ["up/b"])] if version == "v1" else [])
+    assert [(t.version, t.inputs.keys) for t in commit.plan] == (
+        [("v1", ["up/b"])] if version == "v1" else []
+    )
     if version == "v2":
         [again] = history.plan(inputs("b"), SOON)
         assert (again.version, again.inputs.keys) == ("v2", ["up/b"])
 
 
-# -- cancelling ----------------------------------------------------------------------------------------------------------
+# -- cancelling ------------------------------------------------------------------------------------
 
 
 def test_cancelling_retires_the_task_and_sets_its_files_aside_for_a_person() -> None:
     history = History()
     [task] = history.plan(inputs("a", "b"))
-    commit = history.commit(Evidence(runs_work=False, cancel={task.id: "cancelled with job-1"}), SOON)
+    commit = history.commit(
+        Evidence(runs_work=False, cancel={task.id: "cancelled with job-1"}), SOON
+    )
     assert commit.retire == [task.id]
     assert [(q.key, q.kind, q.reason, q.retry_at_ms) for q in commit.quarantine] == [
         ("up/a", "cancelled", "cancelled with job-1", 0),
@@ -366,14 +440,22 @@ def test_cancelling_what_is_over_does_nothing() -> None:
     history = History()
     [task] = history.plan(inputs("a"))
     history.commit(Evidence(receipts={task.id: receipt(task)}), SOON)
-    assert history.commit(Evidence(runs_work=False, cancel={task.id: "too late", "no-such-task": ""}), SOON).is_empty()
+    assert history.commit(
+        Evidence(runs_work=False, cancel={task.id: "too late", "no-such-task": ""}), SOON
+    ).is_empty()
 
 
 def test_a_receipt_that_is_there_already_wins_over_cancelling() -> None:
     history = History()
     [task] = history.plan(inputs("a"))
-    commit = history.commit(Evidence(receipts={task.id: receipt(task)}, cancel={task.id: "too late"}), SOON)
-    assert ([s.task for s in commit.settle], commit.retire, commit.quarantine) == ([task.id], [], [])
+    commit = history.commit(
+        Evidence(receipts={task.id: receipt(task)}, cancel={task.id: "too late"}), SOON
+    )
+    assert ([s.task for s in commit.settle], commit.retire, commit.quarantine) == (
+        [task.id],
+        [],
+        [],
+    )
 
 
 def test_a_receipt_that_comes_after_cancelling_publishes_nothing() -> None:
@@ -383,7 +465,7 @@ def test_a_receipt_that_comes_after_cancelling_publishes_nothing() -> None:
     assert history.commit(Evidence(receipts={task.id: receipt(task)}), SOON).is_empty()
 
 
-# -- safe_to_rerun=False -------------------------------------------------------------------------------------------------
+# -- safe_to_rerun=False ---------------------------------------------------------------------------
 
 ONCE = transform(safe_to_rerun=False, max_attempts=1)
 
@@ -392,10 +474,17 @@ ONCE = transform(safe_to_rerun=False, max_attempts=1)
 def test_what_must_not_run_twice_waits_for_a_person_once_it_was_begun(how: str) -> None:
     history = History(ONCE)
     [task] = history.plan(inputs("a", "b"))
-    evidence = {"begun and overdue": began(task), "lost": lost(task), "lost at one of them": lost(task, suspect=0)}[how]
+    evidence = {
+        "begun and overdue": began(task),
+        "lost": lost(task),
+        "lost at one of them": lost(task, suspect=0),
+    }[how]
     commit = history.commit(evidence, LATE)
     assert (commit.respawn, commit.plan) == ([], [])
-    assert [(q.key, q.kind, q.retry_at_ms) for q in commit.quarantine] == [("up/a", "lost", 0), ("up/b", "lost", 0)]
+    assert [(q.key, q.kind, q.retry_at_ms) for q in commit.quarantine] == [
+        ("up/a", "lost", 0),
+        ("up/b", "lost", 0),
+    ]
     assert history.plan(inputs("a", "b"), 9 * LATE) == []
 
 
@@ -403,11 +492,13 @@ def test_what_must_not_run_twice_waits_for_a_person_once_it_was_begun(how: str) 
 def test_what_must_not_run_twice_is_dispatched_again_if_it_never_ran(how: str) -> None:
     history = History(ONCE)
     [task] = history.plan(inputs("a"))
-    [respawn] = history.commit(Evidence() if how == "never begun" else lost(task, innocent=True), LATE).respawn
+    [respawn] = history.commit(
+        Evidence() if how == "never begun" else lost(task, innocent=True), LATE
+    ).respawn
     assert (respawn.attempt, respawn.losses) == (1, 1)
 
 
-def test_on_ones_own_machine_what_must_not_run_twice_is_not_dispatched_again_after_its_runner_ended() -> None:
+def test_on_ones_own_machine_what_must_not_run_twice_waits_after_its_runner_ended() -> None:
     history = History(ONCE, owner="local:here")
     history.plan(inputs("a"))
     history.proposer = replace(history.proposer, is_gone=lambda owner: True)
@@ -425,7 +516,7 @@ def test_a_lost_file_is_otherwise_tried_again_ever_later() -> None:
     assert (entry.tries, entry.retry_at_ms) == (2, SOON + 120_000)
 
 
-# -- how much, how large, how long ---------------------------------------------------------------------------------------
+# -- how much, how large, how long -----------------------------------------------------------------
 
 
 @given(st.integers(1, 12), st.integers(0, 40), st.integers(0, 40))
@@ -461,7 +552,9 @@ def planned_sizes(history: History, n: int) -> list[int]:
 
 def test_tasks_hold_as_many_files_as_fit_their_time_by_what_files_took_so_far() -> None:
     history = History(transform(resources=Resources(max_containers=1)))
-    assert planned_sizes(History(transform(resources=Resources(max_containers=1))), 250) == [250], "nothing is known yet"
+    assert planned_sizes(History(transform(resources=Resources(max_containers=1))), 250) == [250], (
+        "nothing is known yet"
+    )
     history.state.usage.by_transform["f"] = Took(files=10, seconds=30)
     assert planned_sizes(history, 25) == [10, 10, 5], "30 s at 3 s a file"
 
@@ -498,8 +591,13 @@ def test_the_lease_grows_with_the_queue_before_it() -> None:
     f = transform(timeout_s=20)
     assert policy.lease_ms(f) == 150_000
     assert policy.lease_ms(f, ahead=40) == 150_000 + 4 * 30_000
-    assert policy.lease_ms(transform(timeout_s=20, resources=Resources(max_containers=2)), ahead=40) == 150_000 + 20 * 30_000
-    assert Policy(attempt_budget_s=30, lease_margin_s=100).lease_ms(f, ahead=40) == 150_000, "nothing queues on one's own machine"
+    assert (
+        policy.lease_ms(transform(timeout_s=20, resources=Resources(max_containers=2)), ahead=40)
+        == 150_000 + 20 * 30_000
+    )
+    assert Policy(attempt_budget_s=30, lease_margin_s=100).lease_ms(f, ahead=40) == 150_000, (
+        "nothing queues on one's own machine"
+    )
 
 
 def test_each_task_of_a_commit_waits_for_those_before_it() -> None:
@@ -508,5 +606,7 @@ def test_each_task_of_a_commit_waits_for_those_before_it() -> None:
     first = history.plan(inputs("a", "b"), 0)
     later = history.plan(inputs("c"), 0)
     assert [t.deadline_ms for t in first + later] == [150_000, 153_000, 156_000]
-    [respawn] = history.commit(Evidence(began={(t.id, t.dispatch) for t in first[1:] + later}), 151_000).respawn
+    [respawn] = history.commit(
+        Evidence(began={(t.id, t.dispatch) for t in first[1:] + later}), 151_000
+    ).respawn
     assert respawn.deadline_ms == 151_000 + 150_000 + 3 * 3_000

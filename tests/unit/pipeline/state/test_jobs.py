@@ -1,4 +1,6 @@
-"""What became of submitted keys, which objects a backfill takes, and what people may write for a time."""
+"""What became of submitted keys, which objects a backfill takes, and what people may write for a
+time.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,14 @@ KEY = "up/a"
 
 
 def job(etag: str = "e1", **options: Any) -> Job:
-    facts = {"format": FORMAT_VERSION, "id": "job-1", "pipeline": "p", "keys": [KEY], "etags": [etag], "submitted_ms": 0}
+    facts = {
+        "format": FORMAT_VERSION,
+        "id": "job-1",
+        "pipeline": "p",
+        "keys": [KEY],
+        "etags": [etag],
+        "submitted_ms": 0,
+    }
     return Job(**{**facts, "planned": True, "base": 5} | options)
 
 
@@ -39,7 +48,7 @@ def became(job: Job, **seen: Any) -> Outcome:
     return outcome(job, 0, **{"entry": None, "quarantined": None, "wanted": None} | seen)
 
 
-# -- outcomes ------------------------------------------------------------------------------------------------------------
+# -- outcomes --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -76,7 +85,9 @@ def test_where_there_was_no_object_the_key_is_missing() -> None:
 
 def test_rows_and_reasons_come_along() -> None:
     assert became(job(), entry=entry()) == Outcome(key=KEY, status="done", rows=3)
-    assert became(job(), quarantined=quarantined()) == Outcome(key=KEY, status="failed", reason="why")
+    assert became(job(), quarantined=quarantined()) == Outcome(
+        key=KEY, status="failed", reason="why"
+    )
 
 
 def test_what_is_run_again_is_done_only_by_a_commit_after_the_job() -> None:
@@ -89,12 +100,16 @@ def test_what_is_run_again_is_done_only_by_a_commit_after_the_job() -> None:
 
 
 entries = st.none() | st.builds(entry, st.sampled_from(["e1", "e2"]))
-entries_aside = st.none() | st.builds(quarantined, st.sampled_from(["e1", "e2"]), st.sampled_from(["failed", "lost", "cancelled"]))
+entries_aside = st.none() | st.builds(
+    quarantined, st.sampled_from(["e1", "e2"]), st.sampled_from(["failed", "lost", "cancelled"])
+)
 wanteds = st.none() | st.tuples(st.just("t"), st.sampled_from(["e1", "e2"]))
 
 
 @given(entries, entries_aside, wanteds)
-def test_a_key_that_nobody_works_at_any_more_has_ended_if_anything_is_known(e: Any, q: Any, w: Any) -> None:
+def test_a_key_that_nobody_works_at_any_more_has_ended_if_anything_is_known(
+    e: Any, q: Any, w: Any
+) -> None:
     found = became(job(), entry=e, quarantined=q, wanted=w)
     if (e, q, w) == (None, None, None):
         assert found.status == "waiting"
@@ -104,7 +119,7 @@ def test_a_key_that_nobody_works_at_any_more_has_ended_if_anything_is_known(e: A
         assert found.status == "running"
 
 
-# -- selections ----------------------------------------------------------------------------------------------------------
+# -- selections ------------------------------------------------------------------------------------
 
 HOUR_US = 3_600_000_000
 
@@ -116,7 +131,14 @@ def settings() -> PipelineSettings:
     )
 
 
-def takes(key: str = "up/a.csv", modified_us: int = 0, *, version: str = "c2", sequence: int = 5, **wanted: Any) -> bool:
+def takes(
+    key: str = "up/a.csv",
+    modified_us: int = 0,
+    *,
+    version: str = "c2",
+    sequence: int = 5,
+    **wanted: Any,
+) -> bool:
     chosen = Selection(settings=settings(), **wanted).again(Router(settings()))
     return chosen(key, modified_us, Known("e", "o", version, sequence))
 
@@ -127,13 +149,16 @@ def test_without_bounds_everything_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "taken"), [("up/", True), ("up/a", True), ("up/b", False), ("up/a.csv", True), ("up/a.csv2", False)]
+    ("prefix", "taken"),
+    [("up/", True), ("up/a", True), ("up/b", False), ("up/a.csv", True), ("up/a.csv2", False)],
 )
 def test_keys_by_prefix(prefix: str, taken: bool) -> None:
     assert takes(prefix=prefix) is taken
 
 
-@pytest.mark.parametrize(("at", "taken"), [(-1, False), (0, True), (HOUR_US - 1, True), (HOUR_US, False)])
+@pytest.mark.parametrize(
+    ("at", "taken"), [(-1, False), (0, True), (HOUR_US - 1, True), (HOUR_US, False)]
+)
 def test_times_from_the_first_on_and_before_the_second(at: int, taken: bool) -> None:
     assert takes(modified_us=at, since_us=0, until_us=HOUR_US) is taken
 
@@ -162,12 +187,16 @@ def test_by_the_transform_that_takes_them_now(key: str, transform: str, taken: b
         ("up/a.other", "old", False),
     ],
 )
-def test_outdated_are_rows_of_another_version_of_the_code_that_takes_the_object_now(key: str, version: str, taken: bool) -> None:
+def test_outdated_are_rows_of_another_version_of_the_code_that_takes_the_object_now(
+    key: str, version: str, taken: bool
+) -> None:
     assert takes(key, version=version, outdated=True) is taken
 
 
 @pytest.mark.parametrize(("sequence", "taken"), [(4, True), (5, True), (6, False)])
-def test_a_resumed_backfill_leaves_out_what_was_committed_since_it_began(sequence: int, taken: bool) -> None:
+def test_a_resumed_backfill_leaves_out_what_was_committed_since_it_began(
+    sequence: int, taken: bool
+) -> None:
     assert takes(sequence=sequence, committed_upto=5) is taken
 
 
@@ -191,7 +220,7 @@ def test_all_bounds_hold_together() -> None:
         assert not takes(version="c1", modified_us=1, **{**fits, **wrong}), wrong
 
 
-# -- times ---------------------------------------------------------------------------------------------------------------
+# -- times -----------------------------------------------------------------------------------------
 
 NOW = datetime(2026, 11, 23, 8, 30, 15, 250, tzinfo=UTC)
 
@@ -213,8 +242,32 @@ NOW = datetime(2026, 11, 23, 8, 30, 15, 250, tzinfo=UTC)
         ("2026-11-23 08:00:01", datetime(2026, 11, 23, 8, 0, 1, tzinfo=UTC)),
         ("2026-11-23T08:00Z", datetime(2026, 11, 23, 8, tzinfo=UTC)),
         ("2026-11-23T08:00+02:00", datetime(2026, 11, 23, 6, tzinfo=UTC)),
-        *((text, None) for text in ("", "blah", "-7d", "7", "d", "7y", "7d ago", "1.5h", "tomorrow", "2026-13-01", "2026-02-30")),
-        *((text, None) for text in ("999999999d", "9" * 30 + "h", "9" * 5_000 + "m", "2026-11-23T25:00", "23.11.2026")),
+        *(
+            (text, None)
+            for text in (
+                "",
+                "blah",
+                "-7d",
+                "7",
+                "d",
+                "7y",
+                "7d ago",
+                "1.5h",
+                "tomorrow",
+                "2026-13-01",
+                "2026-02-30",
+            )
+        ),
+        *(
+            (text, None)
+            for text in (
+                "999999999d",
+                "9" * 30 + "h",
+                "9" * 5_000 + "m",
+                "2026-11-23T25:00",
+                "23.11.2026",
+            )
+        ),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -222,7 +275,11 @@ def test_moments(text: str, found: datetime | None) -> None:
     assert moment(text, NOW) == found
 
 
-@given(st.text(max_size=12) | st.from_regex(r"\d{1,30} ?[mhdw]", fullmatch=True) | st.datetimes().map(datetime.isoformat))
+@given(
+    st.text(max_size=12)
+    | st.from_regex(r"\d{1,30} ?[mhdw]", fullmatch=True)
+    | st.datetimes().map(datetime.isoformat)
+)
 def test_any_text_is_a_moment_with_a_time_zone_or_none(text: str) -> None:
     found = moment(text, NOW)
     assert found is None or found.tzinfo is not None

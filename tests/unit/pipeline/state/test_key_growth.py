@@ -7,7 +7,15 @@ import random
 import pytest
 
 from pipeline.model.listing import Page
-from pipeline.state.key_growth import LISTED_MIN, OVERLAP_S, PREFIXES_MAX, Growth, Survey, explained, stretch_of
+from pipeline.state.key_growth import (
+    LISTED_MIN,
+    OVERLAP_S,
+    PREFIXES_MAX,
+    Growth,
+    Survey,
+    explained,
+    stretch_of,
+)
 
 SECOND = 1_000_000
 
@@ -18,7 +26,9 @@ def survey(objects: dict[str, int], before: Growth | None = None, page: int = 10
     for start in range(0, len(names), page):
         keys = names[start : start + page]
         whens = [objects[key] * SECOND for key in keys]
-        found.note(Page(keys=keys, etags=[""] * len(keys), sizes=[1] * len(keys), modified_us=whens))
+        found.note(
+            Page(keys=keys, etags=[""] * len(keys), sizes=[1] * len(keys), modified_us=whens)
+        )
     return found
 
 
@@ -52,14 +62,25 @@ def test_folders_that_grow_side_by_side_are_seen_one_by_one() -> None:
     assert [f.prefix for f in growth.grown(always=False)] == ["in/a/", "in/b/"]
     rng = random.Random(1)
     mixed = objects | {f"in/c/{rng.randrange(10**9):09d}": i for i in range(2000)}
-    assert [f.prefix for f in survey(mixed).growth().grown(always=False)] == ["in/a/", "in/b/"], "c/ waits for whole listings"
+    assert [f.prefix for f in survey(mixed).growth().grown(always=False)] == ["in/a/", "in/b/"], (
+        "c/ waits for whole listings"
+    )
 
 
 def test_too_many_folders_grow_as_a_whole_or_not_at_all() -> None:
     names = [f"in/{chr(97 + i)}/" for i in range(PREFIXES_MAX + 1)]
-    assert survey({key: when for name in names for key, when in in_order(name, 4000).items()}).growth().grown(always=False) == []
-    days = {f"in/2026-{day:03d}/{i:05d}": 86_400 * day + i for day in range(60) for i in range(1000)}
-    assert [f.prefix for f in survey(days).growth().grown(always=False)] == ["in/"], "days follow each other"
+    assert (
+        survey({key: when for name in names for key, when in in_order(name, 4000).items()})
+        .growth()
+        .grown(always=False)
+        == []
+    )
+    days = {
+        f"in/2026-{day:03d}/{i:05d}": 86_400 * day + i for day in range(60) for i in range(1000)
+    }
+    assert [f.prefix for f in survey(days).growth().grown(always=False)] == ["in/"], (
+        "days follow each other"
+    )
 
 
 def test_few_objects_are_listed_whole() -> None:
@@ -78,7 +99,9 @@ def test_the_choice_is_explained(listing: str) -> None:
 def test_a_later_listing_moves_the_frontier_on() -> None:
     growth = survey(in_order("in/a/", MANY // 2) | in_order("in/b/", MANY // 2)).growth()
     [a, b] = growth.grown(always=False)
-    later = survey(in_order("in/b/", 2000, start=int(b.start_after[5:]) + 1), before=growth).further([a, b])
+    later = survey(
+        in_order("in/b/", 2000, start=int(b.start_after[5:]) + 1), before=growth
+    ).further([a, b])
     assert later is not None
     [same, moved] = later.grown(always=False)
     assert same == a, "nothing was listed there"

@@ -1,4 +1,6 @@
-"""Sorted runs in levels: whatever is merged where, they hold what was put into them, and a small change rewrites little."""
+"""Sorted runs in levels: whatever is merged where, they hold what was put into them, and a small
+change rewrites little.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def entry(etag: str) -> Entry:
 
 
 class Table:
-    """A ledger alone: changes go in as commits would bring them, and every look asks the stored runs."""
+    """A ledger alone: changes go in as commits would bring them, and every look asks the stored
+    runs.
+    """
 
     def __init__(self, run_rows: int, fanout: int) -> None:
         self.store, self.ids, self.sequence = MemoryStore(), Counter(), 0
@@ -52,31 +56,53 @@ class Table:
         self.sequence += 1
         before = {run.key for run in self.runs.runs}
         work = Compaction(
-            self.store, HOME, self.sequence, self.ids, SortedRuns(self.runs.runs), ledger.schema(), self.run_rows, self.fanout
+            self.store,
+            HOME,
+            self.sequence,
+            self.ids,
+            SortedRuns(self.runs.runs),
+            ledger.schema(),
+            self.run_rows,
+            self.fanout,
         )
-        asyncio.run(work.run(ledger.table_of({k: None if e is None else entry(e) for k, e in changes.items()}), doomed))
+        asyncio.run(
+            work.run(
+                ledger.table_of({k: None if e is None else entry(e) for k, e in changes.items()}),
+                doomed,
+            )
+        )
         self.runs = SortedRuns(work.runs.runs)
         return [run for run in self.runs.runs if run.key not in before]
 
     def whole(self) -> dict[str, str]:
         async def read() -> dict[str, str]:
-            tables = [t async for t in run_reader.everything(self.store, self.runs, ledger.schema())]
+            tables = [
+                t async for t in run_reader.everything(self.store, self.runs, ledger.schema())
+            ]
             names = [key for t in tables for key in t.column("key").to_pylist()]
             assert names == sorted(set(names))
-            return dict(zip(names, (e for t in tables for e in t.column("etag").to_pylist()), strict=True))
+            return dict(
+                zip(names, (e for t in tables for e in t.column("etag").to_pylist()), strict=True)
+            )
 
         return asyncio.run(read())
 
     def found(self, names: Sequence[str]) -> dict[str, str | None]:
         known = Ledger(self.runs.runs)
         wanted = sorted(name for name in names if not known.knows(name))
-        known.learn(wanted, asyncio.run(run_reader.rows(self.store, self.runs, wanted, ledger.schema())))
+        known.learn(
+            wanted, asyncio.run(run_reader.rows(self.store, self.runs, wanted, ledger.schema()))
+        )
         answers = {name: known.get(name) for name in names}
-        return {name: answer.etag if answer is not None else None for name, answer in answers.items()}
+        return {
+            name: answer.etag if answer is not None else None for name, answer in answers.items()
+        }
 
 
 names = [f"k{i:02d}" for i in range(40)]
-changes = st.dictionaries(st.sampled_from(names), st.sampled_from([None, "1", "2", "3"]), max_size=12)
+changes = st.dictionaries(
+    st.sampled_from(names), st.sampled_from([None, "1", "2", "3"]), max_size=12
+)
 
 
 @settings(max_examples=40)
@@ -86,7 +112,9 @@ def test_runs_hold_what_was_put_into_them(
 ) -> None:
     table, model = Table(*shape), dict[str, str]()
     for change in history:
-        doomed = data.draw(st.lists(st.sampled_from([run.key for run in table.runs.runs] or [""]), max_size=2))
+        doomed = data.draw(
+            st.lists(st.sampled_from([run.key for run in table.runs.runs] or [""]), max_size=2)
+        )
         table.change(change, doomed)
         model = {k: e for k, e in {**model, **change}.items() if e is not None}
         assert not {run.key for run in table.runs.runs} & set(doomed)
@@ -101,8 +129,14 @@ def test_runs_hold_what_was_put_into_them(
 
 
 @settings(max_examples=40)
-@given(st.lists(changes, max_size=12), st.sampled_from(["", "k03", "k2"]), st.sampled_from(["k05", "k3", "z", None]))
-def test_a_range_is_the_same_as_the_whole_cut(history: list[dict[str, str | None]], after: str, upto: str | None) -> None:
+@given(
+    st.lists(changes, max_size=12),
+    st.sampled_from(["", "k03", "k2"]),
+    st.sampled_from(["k05", "k3", "z", None]),
+)
+def test_a_range_is_the_same_as_the_whole_cut(
+    history: list[dict[str, str | None]], after: str, upto: str | None
+) -> None:
     table = Table(3, 2)
     for change in history:
         table.change(change)
@@ -115,12 +149,19 @@ def test_a_range_is_the_same_as_the_whole_cut(history: list[dict[str, str | None
 
 
 def test_a_small_change_rewrites_little_however_much_there_is() -> None:
-    """100 commits of 10 keys all over a ledger of 20,000: what one writes is bounded by the shape, and small on average."""
+    """100 commits of 10 keys all over a ledger of 20,000: what one writes is bounded by the shape,
+    and small on average.
+    """
     table = Table(100, 4)
     for start in range(0, 20_000, 1000):
         table.change({f"k{i:06d}": "1" for i in range(start, start + 1000)})
     written = [
-        sum(run.rows for run in table.change({f"k{(7919 * (10 * n + i)) % 20_000:06d}": "2" for i in range(10)}))
+        sum(
+            run.rows
+            for run in table.change(
+                {f"k{(7919 * (10 * n + i)) % 20_000:06d}": "2" for i in range(10)}
+            )
+        )
         for n in range(100)
     ]
     assert max(written) < 4000
@@ -130,7 +171,9 @@ def test_a_small_change_rewrites_little_however_much_there_is() -> None:
 def test_keys_that_grow_are_written_about_twice_and_never_again() -> None:
     table, written = Table(100, 4), 0
     for start in range(0, 10_000, 50):
-        written += sum(run.rows for run in table.change({f"k{i:06d}": "1" for i in range(start, start + 50)}))
+        written += sum(
+            run.rows for run in table.change({f"k{i:06d}": "1" for i in range(start, start + 50)})
+        )
     assert written < 5 * 10_000
     assert len(table.runs.runs) < 2.5 * 100
 
@@ -183,18 +226,31 @@ def test_outputs_in_runs_and_those_that_changed_are_one_mapping(
         runs,
     )
     held.learn((), table, whole=True)
-    assert {name: output.live for name, output in held.items()} == {n: v for n, v in {**stored, **changed}.items() if v is not None}
+    assert {name: output.live for name, output in held.items()} == {
+        n: v for n, v in {**stored, **changed}.items() if v is not None
+    }
 
 
-@given(st.lists(st.dictionaries(st.sampled_from("abcde"), st.sampled_from([None, "1", "2"])), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from("abcde"), st.sampled_from([None, "1", "2"])),
+        min_size=1,
+        max_size=4,
+    )
+)
 def test_the_youngest_row_of_a_key_counts(tables: list[dict[str, str | None]]) -> None:
-    made = [ledger.table_of({k: None if e is None else entry(e) for k, e in t.items()}) for t in tables]
+    made = [
+        ledger.table_of({k: None if e is None else entry(e) for k, e in t.items()}) for t in tables
+    ]
     expected: dict[str, str | None] = {}
     for t in tables:
         expected |= t
     merged = merge(made, drop_tombstones=True)
     live = {k: e for k, e in sorted(expected.items()) if e is not None}
-    assert dict(zip(merged.column("key").to_pylist(), merged.column("etag").to_pylist(), strict=True)) == live
+    assert (
+        dict(zip(merged.column("key").to_pylist(), merged.column("etag").to_pylist(), strict=True))
+        == live
+    )
     assert merge(made, drop_tombstones=False).num_rows == len(expected)
 
 
@@ -206,7 +262,9 @@ def test_a_slice_of_a_table_shares_its_rows() -> None:
 
 
 def test_what_is_stored_does_not_grow_where_keys_come_and_go() -> None:
-    """New keys at the end, old ones deleted at the beginning: tombstones meet what they are about, and both are gone."""
+    """New keys at the end, old ones deleted at the beginning: tombstones meet what they are about,
+    and both are gone.
+    """
     table = Table(100, 4)
     for i in range(40):
         table.change({f"k{n:06d}": "1" for n in range(500 * i, 500 * (i + 1))})

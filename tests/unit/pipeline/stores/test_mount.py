@@ -1,4 +1,6 @@
-"""Files through a mounted bucket: what is read is tied to the planned version, or said to be unverified."""
+"""Files through a mounted bucket: what is read is tied to the planned version, or said to be
+unverified.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.errors import InputRejected, ObjectNotFound, SourceChanged, StoreError, StoreUnavailable
+from pipeline.errors import (
+    InputRejected,
+    ObjectNotFound,
+    SourceChanged,
+    StoreError,
+    StoreUnavailable,
+)
 from pipeline.model.receipt import Receipt
 from pipeline.model.task import Assignment
 from pipeline.runtime.system import WallClock
@@ -52,7 +60,9 @@ class Mounted:
         os.utime(path, (at_s, at_s))
         return path
 
-    def planned(self, name: str, body: bytes, *, etag: str | None = None, at_s: float = T0) -> MountContent:
+    def planned(
+        self, name: str, body: bytes, *, etag: str | None = None, at_s: float = T0
+    ) -> MountContent:
         """The object as it was when it was planned."""
         etag = digest(body) if etag is None else etag
         found = asyncio.run(self.contents.open(f"up/{name}", etag, len(body), int(at_s * 1e6)))
@@ -65,7 +75,7 @@ def mounted(tmp_path: Path) -> Mounted:
     return Mounted(tmp_path)
 
 
-# -- tied to the version -------------------------------------------------------------------------------------------------
+# -- tied to the version ---------------------------------------------------------------------------
 
 Reads = Callable[[MountContent], object]
 
@@ -105,7 +115,9 @@ def test_an_object_that_was_read_in_part_or_by_others_is_not(mounted: Mounted, h
     assert (content.unverified, content.problem()) == (True, None)
 
 
-@pytest.mark.parametrize("etag", ["9b2cf535f27731c974343645a3985328-2", "", "0x8DB", digest(b"other")])
+@pytest.mark.parametrize(
+    "etag", ["9b2cf535f27731c974343645a3985328-2", "", "0x8DB", digest(b"other")]
+)
 def test_an_etag_that_is_not_the_md5_verifies_nothing(mounted: Mounted, etag: str) -> None:
     mounted.upload("a", BODY)
     content = mounted.planned("a", BODY, etag=etag)
@@ -135,7 +147,9 @@ def test_an_empty_object_is_verified(mounted: Mounted) -> None:
 
 
 @pytest.mark.parametrize(("shown", "planned"), [(0.0, 0.75), (0.75, 0.0), (0.25, 0.5)])
-def test_fractions_of_a_second_do_not_count_for_a_mount_may_round_them(mounted: Mounted, shown: float, planned: float) -> None:
+def test_fractions_of_a_second_do_not_count_for_a_mount_may_round_them(
+    mounted: Mounted, shown: float, planned: float
+) -> None:
     mounted.upload("a", BODY, at_s=T0 + shown)
     assert mounted.planned("a", BODY, at_s=T0 + planned).read() == BODY
 
@@ -171,9 +185,15 @@ def walk(file: Any, body: bytes, todo: list[tuple[str, int]]) -> int:
 @given(st.integers(1, 50), st.integers(0, 49), steps)
 @example(50, 0, [("seek", 30), ("read", 5), ("seek", 0), ("rest", -1)])
 @example(50, 40, [("read", 5), ("seek", 30), ("read", 5), ("seek", 2), ("rest", -1)])
-def test_however_an_object_is_read_it_is_verified_by_all_its_bytes_alone(size: int, at: int, todo: list[tuple[str, int]]) -> None:
+def test_however_an_object_is_read_it_is_verified_by_all_its_bytes_alone(
+    size: int, at: int, todo: list[tuple[str, int]]
+) -> None:
     body = BODY[:size]
-    other = body[: at % size] + b"~" + body[at % size + 1 :] if BODY[at % size] != ord("~") else body[:-1] + b"~"
+    other = (
+        body[: at % size] + b"~" + body[at % size + 1 :]
+        if BODY[at % size] != ord("~")
+        else body[:-1] + b"~"
+    )
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(mount, "BUFFER_BYTES", 8)  # else one read fetches all
         mounted = Mounted(Path(folder))
@@ -188,17 +208,23 @@ def test_however_an_object_is_read_it_is_verified_by_all_its_bytes_alone(size: i
         mounted.upload("a", other)
         content = mounted.planned("a", body)
         walk(content.open(), other, todo)
-        assert content.unverified, "one byte is another: no way of reading makes that the planned version"
+        assert content.unverified, (
+            "one byte is another: no way of reading makes that the planned version"
+        )
         content.close()
 
 
-# -- not the version any more --------------------------------------------------------------------------------------------
+# -- not the version any more ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("read", [*WHOLE.values(), *PARTLY.values()], ids=[*WHOLE, *PARTLY])
 @pytest.mark.parametrize("change", ["size", "time"])
-def test_another_size_or_time_than_planned_is_a_change(mounted: Mounted, change: str, read: Reads) -> None:
-    mounted.upload("a", BODY + b"+" if change == "size" else BODY, at_s=T0 + 1 if change == "time" else T0)
+def test_another_size_or_time_than_planned_is_a_change(
+    mounted: Mounted, change: str, read: Reads
+) -> None:
+    mounted.upload(
+        "a", BODY + b"+" if change == "size" else BODY, at_s=T0 + 1 if change == "time" else T0
+    )
     content = mounted.planned("a", BODY)
     with pytest.raises(SourceChanged):
         read(content)
@@ -232,7 +258,9 @@ def test_an_object_replaced_after_the_last_read_is_noticed_in_the_end(mounted: M
     assert isinstance(content.problem(), SourceChanged)
 
 
-def test_an_object_that_ends_early_is_a_change(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_that_ends_early_is_a_change(
+    mounted: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A stale attribute lets the opening pass; the bytes are another version's."""
     path = mounted.upload("a", BODY[:-1])
     content = mounted.planned("a", BODY)
@@ -243,7 +271,7 @@ def test_an_object_that_ends_early_is_a_change(mounted: Mounted, monkeypatch: py
     assert isinstance(content.problem(), SourceChanged)
 
 
-# -- a mount that is unwell ----------------------------------------------------------------------------------------------
+# -- a mount that is unwell ------------------------------------------------------------------------
 
 
 class Unwell:
@@ -291,7 +319,9 @@ def test_an_error_of_the_mount_is_no_verdict_about_an_unchanged_object(
     assert isinstance(content.problem(), StoreUnavailable)
 
 
-def test_a_read_that_fails_because_the_object_was_replaced_is_a_change(mounted: Mounted, unwell: Unwell) -> None:
+def test_a_read_that_fails_because_the_object_was_replaced_is_a_change(
+    mounted: Mounted, unwell: Unwell
+) -> None:
     """So does Mountpoint answer the reader of an object that was overwritten."""
     mounted.upload("a", BODY)
     content = mounted.planned("a", BODY)
@@ -303,13 +333,15 @@ def test_a_read_that_fails_because_the_object_was_replaced_is_a_change(mounted: 
     assert isinstance(content.problem(), SourceChanged)
 
 
-# -- keys that no mount shows --------------------------------------------------------------------------------------------
+# -- keys that no mount shows ----------------------------------------------------------------------
 
 UNREACHABLE = ["a//b", "x/", "../a", "a/../b", "./a", "a/./b", "a/..", "/a", "a\0b", "..", "."]
 
 
 @pytest.mark.parametrize("name", UNREACHABLE)
-def test_a_key_that_no_mount_shows_is_refused_with_a_line_that_says_what_to_do(mounted: Mounted, name: str) -> None:
+def test_a_key_that_no_mount_shows_is_refused_with_a_line_that_says_what_to_do(
+    mounted: Mounted, name: str
+) -> None:
     content = asyncio.run(mounted.contents.open(f"up/{name}", "e", 1, 0))
     problem = content.problem()
     assert isinstance(problem, InputRejected)
@@ -318,15 +350,22 @@ def test_a_key_that_no_mount_shows_is_refused_with_a_line_that_says_what_to_do(m
         content.read()
 
 
-@pytest.mark.parametrize("name", ["a/b", "...", "a/.b", "..a/b", "a b", "ä/ü", "a/...", "new\nline", "d/\n", "-"])
+@pytest.mark.parametrize(
+    "name", ["a/b", "...", "a/.b", "..a/b", "a b", "ä/ü", "a/...", "new\nline", "d/\n", "-"]
+)
 def test_other_odd_keys_are_read(mounted: Mounted, name: str) -> None:
     mounted.upload(name, BODY)
     assert mounted.planned(name, BODY).read() == BODY
 
 
 @pytest.mark.parametrize("read", [*WHOLE.values(), *PARTLY.values()], ids=[*WHOLE, *PARTLY])
-def test_an_object_hidden_by_a_folder_of_its_name_cannot_be_reached(mounted: Mounted, read: Reads) -> None:
-    """S3 holds `a` and `a/b` side by side; a mount shows the folder. Else the object would seem changed, for ever."""
+def test_an_object_hidden_by_a_folder_of_its_name_cannot_be_reached(
+    mounted: Mounted, read: Reads
+) -> None:
+    """S3 holds `a` and `a/b` side by side; a mount shows the folder.
+
+    Else the object would seem changed, for ever.
+    """
     mounted.upload("a/b", BODY)
     content = mounted.planned("a", BODY)
     with pytest.raises(InputRejected, match="rename the object"):
@@ -342,12 +381,16 @@ def test_a_name_too_long_for_a_file_cannot_be_reached(mounted: Mounted) -> None:
 
 def test_the_longest_prefix_says_which_mount_shows_a_key(tmp_path: Path) -> None:
     mounts = Mounts({"up/": "/one", "up/deep/": "/two", "": "/all"})
-    assert [str(mounts.path(k)) for k in ("up/a", "up/deep/a", "other/a")] == ["/one/a", "/two/a", "/all/other/a"]
+    assert [str(mounts.path(k)) for k in ("up/a", "up/deep/a", "other/a")] == [
+        "/one/a",
+        "/two/a",
+        "/all/other/a",
+    ]
     with pytest.raises(InputRejected):
         Mounts({"up/": "/one"}).path("elsewhere/a")
 
 
-# -- what a worker makes of it -------------------------------------------------------------------------------------------
+# -- what a worker makes of it ---------------------------------------------------------------------
 
 
 class Rows:
@@ -373,7 +416,11 @@ class Rows:
 
 def attempt(mounted: Mounted, call: Callable[[Object], object], *names: str) -> Receipt:
     n = len(names)
-    columns = {"etags": [digest(BODY)] * n, "sizes": [len(BODY)] * n, "modified_us": [T0 * 1_000_000] * n}
+    columns = {
+        "etags": [digest(BODY)] * n,
+        "sizes": [len(BODY)] * n,
+        "modified_us": [T0 * 1_000_000] * n,
+    }
     task = task_of("t", inputs_of(*(f"up/{name}" for name in names), **columns))
     worker = Worker(
         store=MemoryStore(),
@@ -395,8 +442,15 @@ def read_all(obj: Object) -> list[bytes]:
 def test_a_receipt_says_what_whoever_settles_has_to_verify(mounted: Mounted) -> None:
     for name in "abc":
         mounted.upload(name, BODY)
-    receipt = attempt(mounted, lambda o: [o.path.read_bytes()] if o.name == "b" else read_all(o), "a", "b", "c")
-    assert (receipt.mounted, receipt.unverified, receipt.rows, receipt.problems) == (True, [1], [1, 1, 1], [])
+    receipt = attempt(
+        mounted, lambda o: [o.path.read_bytes()] if o.name == "b" else read_all(o), "a", "b", "c"
+    )
+    assert (receipt.mounted, receipt.unverified, receipt.rows, receipt.problems) == (
+        True,
+        [1],
+        [1, 1, 1],
+        [],
+    )
     assert receipt.bytes_read == 3 * len(BODY)
 
 
@@ -407,7 +461,9 @@ def swallowing(obj: Object) -> list[bytes]:
         return []
 
 
-@pytest.mark.parametrize("call", [lambda o: [o.read()], read_all, lambda o: list(o.lines("latin-1")), swallowing])
+@pytest.mark.parametrize(
+    "call", [lambda o: [o.read()], read_all, lambda o: list(o.lines("latin-1")), swallowing]
+)
 @pytest.mark.parametrize("where", ["opening", "reading"])
 def test_a_mount_that_is_unwell_loses_the_attempt_and_condemns_no_file(
     mounted: Mounted, unwell: Unwell, where: str, call: Callable[[Object], object]
@@ -419,23 +475,32 @@ def test_a_mount_that_is_unwell_loses_the_attempt_and_condemns_no_file(
 
 
 @pytest.mark.parametrize("call", [read_all, swallowing])
-def test_stale_gone_and_unreachable_files_cost_their_neighbours_nothing(mounted: Mounted, call: Callable[[Object], object]) -> None:
+def test_stale_gone_and_unreachable_files_cost_their_neighbours_nothing(
+    mounted: Mounted, call: Callable[[Object], object]
+) -> None:
     mounted.upload("a", BODY)
     mounted.upload("b", BODY, at_s=T0 + 7)
     mounted.upload("folder/x", BODY)
     receipt = attempt(mounted, call, "a", "b", "c", "d//e", "folder")
     found = {p.index: p for p in receipt.problems}
-    assert {i: p.status for i, p in found.items()} == {1: "stale", 2: "gone", 3: "failed", 4: "failed"}
+    assert {i: p.status for i, p in found.items()} == {
+        1: "stale",
+        2: "gone",
+        3: "failed",
+        4: "failed",
+    }
     assert all("rename the object" in found[i].reason for i in (3, 4))
     assert receipt.rows[0] == 1
 
 
-# -- writing -------------------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def outbox(tmp_path: Path) -> MountOutbox:
-    return MountOutbox(Mounts({"out/": str(tmp_path / "out"), "receipts/": str(tmp_path / "receipts")}))
+    return MountOutbox(
+        Mounts({"out/": str(tmp_path / "out"), "receipts/": str(tmp_path / "receipts")})
+    )
 
 
 def test_objects_are_put_and_fetched(outbox: MountOutbox, tmp_path: Path) -> None:
@@ -451,7 +516,9 @@ def test_objects_are_put_and_fetched(outbox: MountOutbox, tmp_path: Path) -> Non
     asyncio.run(work())
 
 
-def test_only_what_every_mount_takes_is_asked_of_it(outbox: MountOutbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_every_mount_takes_is_asked_of_it(
+    outbox: MountOutbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No rename, no permissions, no times: Mountpoint refuses them after the object is there."""
 
     def refused(*arguments: Any, **options: Any) -> Any:
@@ -470,10 +537,15 @@ def test_only_what_every_mount_takes_is_asked_of_it(outbox: MountOutbox, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("number", "kind"), [(errno.EIO, StoreUnavailable), (errno.ENOSPC, StoreUnavailable), (errno.EACCES, StoreError)]
+    ("number", "kind"),
+    [(errno.EIO, StoreUnavailable), (errno.ENOSPC, StoreUnavailable), (errno.EACCES, StoreError)],
 )
 def test_errors_while_writing_are_those_of_a_store(
-    outbox: MountOutbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+    outbox: MountOutbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    kind: type[Exception],
 ) -> None:
     (tmp_path / "rows").write_bytes(BODY)
 
@@ -489,7 +561,9 @@ def test_errors_while_writing_are_those_of_a_store(
 
 
 @pytest.mark.parametrize("key", ["out/../x", "out//x", "elsewhere/x"])
-def test_nothing_is_written_outside_the_mounts(outbox: MountOutbox, tmp_path: Path, key: str) -> None:
+def test_nothing_is_written_outside_the_mounts(
+    outbox: MountOutbox, tmp_path: Path, key: str
+) -> None:
     (tmp_path / "rows").write_bytes(BODY)
     for work in (outbox.put(key, b"x"), outbox.put_file(key, tmp_path / "rows"), outbox.fetch(key)):
         with pytest.raises(InputRejected):

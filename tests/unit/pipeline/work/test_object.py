@@ -19,8 +19,16 @@ def of(body: bytes) -> Object:
 @pytest.mark.parametrize("mark", [b"", MARK], ids=["plain", "marked"])
 @pytest.mark.parametrize("end", [b"\r\n", b"\n", b"\r"], ids=["windows", "unix", "mac"])
 def test_a_csv_file_is_read_as_it_was_written(mark: bytes, end: bytes) -> None:
-    """Line ends within quotes stay, whichever they are; a byte order mark is no part of the first column's name."""
-    rows = [["shop", "note"], ["Oslo", "one\r\ntwo"], ["Bern", "a\rb"], ["Riga", "a\nb"], ["Jūrmala", "🙂"]]
+    """Line ends within quotes stay, whichever they are; a byte order mark is no part of the first
+    column's name.
+    """
+    rows = [
+        ["shop", "note"],
+        ["Oslo", "one\r\ntwo"],
+        ["Bern", "a\rb"],
+        ["Riga", "a\nb"],
+        ["Jūrmala", "🙂"],
+    ]
     body = end.join(f'{a},"{b}"'.encode() for a, b in rows) + end
     assert list(csv.reader(of(mark + body).lines())) == rows
 

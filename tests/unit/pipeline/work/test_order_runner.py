@@ -1,4 +1,7 @@
-"""A container's side: orders come twice, late, or after a death; code breaks, hangs and dies. Each order has its answer."""
+"""A container's side: orders come twice, late, or after a death; code breaks, hangs and dies.
+
+Each order has its answer.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,14 @@ from pipeline.state import codec
 from pipeline.testing.memory_store import MemoryStore
 from pipeline.work import orders
 from pipeline.work.order_journal import OrderJournal
-from pipeline.work.order_runner import EXIT_OVERTIME, AttemptRunner, InChildProcess, InThisProcess, OrderRunner, now
+from pipeline.work.order_runner import (
+    EXIT_OVERTIME,
+    AttemptRunner,
+    InChildProcess,
+    InThisProcess,
+    OrderRunner,
+    now,
+)
 from pipeline.work.orders import INLINE_BYTES, Answer, Order, decode_answer, encode, order_for
 from pipeline.work.worker import AttemptLost, CodeBroken
 from tests.support.builders import inputs_of, task_of
@@ -145,17 +155,21 @@ def place() -> Place:
     return Place()
 
 
-# -- an order ------------------------------------------------------------------------------------------------------------
+# -- an order --------------------------------------------------------------------------------------
 
 
 def test_an_order_is_executed_and_answered_with_the_receipts_figures(place: Place) -> None:
     place.attempts.how = lambda a: Finished(
         task=a.task.id,
         nonce=a.nonce,
-        receipt=receipt(a, SourceProblem(index=0, status="failed"), SourceProblem(index=1, status="gone")),
+        receipt=receipt(
+            a, SourceProblem(index=0, status="failed"), SourceProblem(index=1, status="gone")
+        ),
     )
     [answer] = place.run(assignment(1, "up/a", "up/b"))
-    assert answer == Answer(task=keys.task_id(1, 0), nonce="n1", sources=2, rows=4, failed=1, seconds=1.5)
+    assert answer == Answer(
+        task=keys.task_id(1, 0), nonce="n1", sources=2, rows=4, failed=1, seconds=1.5
+    )
 
 
 def test_the_beginning_is_noted_before_user_code_runs(place: Place) -> None:
@@ -188,7 +202,7 @@ def test_an_order_that_comes_after_its_deadline_is_not_begun(place: Place) -> No
     assert place.names() == [keys.began(HOME, keys.task_id(1, 0), 1)], "and nothing is noted of it"
 
 
-# -- stored assignments --------------------------------------------------------------------------------------------------
+# -- stored assignments ----------------------------------------------------------------------------
 
 
 def large() -> tuple[Assignment, Order, bytes]:
@@ -207,15 +221,22 @@ def test_a_long_assignment_is_read_from_the_bucket(place: Place) -> None:
     assert place.attempts.ran == [msgspec.structs.replace(made, nonce="n1")]
 
 
-def test_a_stored_assignment_that_is_not_there_any_more_means_that_the_task_is_over(place: Place) -> None:
+def test_a_stored_assignment_that_is_not_there_any_more_means_that_the_task_is_over(
+    place: Place,
+) -> None:
     [answer] = place.run(large()[1])
     assert (answer.innocent, answer.task) == (True, keys.task_id(1, 0))
     assert "the task is over" in answer.lost
     assert (place.attempts.ran, place.names()) == ([], [])
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-5], lambda b: b"", lambda b: b"{}", lambda b: b"\xff" + b, lambda b: b"[1]"])
-def test_a_damaged_assignment_is_lost_innocently(place: Place, damage: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [lambda b: b[:-5], lambda b: b"", lambda b: b"{}", lambda b: b"\xff" + b, lambda b: b"[1]"],
+)
+def test_a_damaged_assignment_is_lost_innocently(
+    place: Place, damage: Callable[[bytes], bytes]
+) -> None:
     _, order, body = large()
     place.put(order.stored, damage(body))
     [answer] = place.run(order)
@@ -224,20 +245,32 @@ def test_a_damaged_assignment_is_lost_innocently(place: Place, damage: Callable[
     assert place.attempts.ran == []
 
 
-# -- losses --------------------------------------------------------------------------------------------------------------
+# -- losses ----------------------------------------------------------------------------------------
 
 
 def test_a_loss_is_noted_in_the_bucket_as_it_was(place: Place) -> None:
     place.attempts.how = lambda a: lost(a, suspect=0, detail="trace")
     [answer] = place.run(assignment(1, dispatch=2))
-    assert (answer.lost, answer.suspect, answer.detail, answer.innocent) == ("it died", 0, "trace", False)
+    assert (answer.lost, answer.suspect, answer.detail, answer.innocent) == (
+        "it died",
+        0,
+        "trace",
+        False,
+    )
     assert place.note(assignment(1, dispatch=2)) == LossNote(
-        format=FORMAT_VERSION, task=keys.task_id(1, 0), dispatch=2, reason="it died", suspect=0, detail="trace"
+        format=FORMAT_VERSION,
+        task=keys.task_id(1, 0),
+        dispatch=2,
+        reason="it died",
+        suspect=0,
+        detail="trace",
     )
 
 
 def test_an_order_whose_loss_is_noted_is_not_run_again_by_the_engine(place: Place) -> None:
-    """Modal runs it again after the container ended; the next dispatch is the protocol's to decide."""
+    """Modal runs it again after the container ended; the next dispatch is the
+    protocol's to decide.
+    """
     place.attempts.how = lambda a: lost(a, suspect=0)
     first = place.run(assignment())
     place.attempts.how = done
@@ -288,7 +321,9 @@ class Unwell(MemoryStore):
 def place_on(store: MemoryStore) -> Place:
     made = Place()
     made.store = store
-    made.order_runner = OrderRunner(OrderJournal("p", StoreBox(store), made.clock, Serial()), made.attempts, made.told.append)
+    made.order_runner = OrderRunner(
+        OrderJournal("p", StoreBox(store), made.clock, Serial()), made.attempts, made.told.append
+    )
     return made
 
 
@@ -312,15 +347,26 @@ def test_a_loss_is_answered_where_it_cannot_be_noted() -> None:
     assert place.run(assignment())[0].lost == "it died"
 
 
-# -- several orders in one call ------------------------------------------------------------------------------------------
+# -- several orders in one call --------------------------------------------------------------------
 
 
 def test_orders_in_one_call_do_not_affect_each_other(place: Place) -> None:
     _, missing, _ = large()
-    expired = msgspec.structs.replace(assignment(2), task=msgspec.structs.replace(assignment(2).task, deadline_ms=-1))
+    expired = msgspec.structs.replace(
+        assignment(2), task=msgspec.structs.replace(assignment(2).task, deadline_ms=-1)
+    )
     place.put(keys.loss_note(HOME, keys.task_id(3, 0), 1), codec.encode(_noted(3)))
     place.attempts.how = lambda a: lost(a) if a.task.id == keys.task_id(5, 0) else done(a)
-    texts = ["rubbish", missing, expired, assignment(3), assignment(4), assignment(5), "{}", assignment(6)]
+    texts = [
+        "rubbish",
+        missing,
+        expired,
+        assignment(3),
+        assignment(4),
+        assignment(5),
+        "{}",
+        assignment(6),
+    ]
     answers = place.run(*texts)
     assert [bool(a.lost) for a in answers] == [True, True, True, True, False, True, True, False]
     assert [a.task for a in answers][3:6] == [keys.task_id(n, 0) for n in (3, 4, 5)]
@@ -330,7 +376,9 @@ def test_orders_in_one_call_do_not_affect_each_other(place: Place) -> None:
 
 
 def _noted(number: int) -> LossNote:
-    return LossNote(format=FORMAT_VERSION, task=keys.task_id(number, 0), dispatch=1, reason="before")
+    return LossNote(
+        format=FORMAT_VERSION, task=keys.task_id(number, 0), dispatch=1, reason="before"
+    )
 
 
 def test_where_nothing_can_run_the_bench_is_not_asked(place: Place) -> None:
@@ -338,7 +386,7 @@ def test_where_nothing_can_run_the_bench_is_not_asked(place: Place) -> None:
     assert (place.attempts.calls, place.run()) == ([], [])
 
 
-# -- telling that there is something to commit ---------------------------------------------------------------------------
+# -- telling that there is something to commit -----------------------------------------------------
 
 
 def test_only_receipts_that_nobody_waits_for_are_told(place: Place) -> None:
@@ -349,7 +397,9 @@ def test_only_receipts_that_nobody_waits_for_are_told(place: Place) -> None:
 
 
 @pytest.mark.parametrize("awaited", [True, False])
-def test_nothing_is_told_where_there_is_no_receipt_or_somebody_waits(place: Place, awaited: bool) -> None:
+def test_nothing_is_told_where_there_is_no_receipt_or_somebody_waits(
+    place: Place, awaited: bool
+) -> None:
     place.attempts.how = done if awaited else lost
     place.run(order_for(assignment(1), HOME, awaited=awaited)[0])
     assert place.told == []
@@ -363,7 +413,7 @@ def test_that_telling_fails_does_not_matter(place: Place) -> None:
     assert place.run(assignment())[0].lost == ""
 
 
-# -- texts ---------------------------------------------------------------------------------------------------------------
+# -- texts -----------------------------------------------------------------------------------------
 
 
 def test_an_order_carries_its_assignment_only_as_long_as_a_call_takes_it() -> None:
@@ -373,14 +423,16 @@ def test_an_order_carries_its_assignment_only_as_long_as_a_call_takes_it() -> No
         assert (order.assignment is None) is (body is not None) is (order.stored != "")
 
 
-@pytest.mark.parametrize("text", [None, 7, b"{}", "", "{}", "[]", '{"task": 7}', '{"task": "t", "rows": "many"}'])
+@pytest.mark.parametrize(
+    "text", [None, 7, b"{}", "", "{}", "[]", '{"task": 7}', '{"task": "t", "rows": "many"}']
+)
 def test_what_is_no_answer_is_none(text: object) -> None:
     assert decode_answer(text) is None
     assert decode_answer(encode(Answer(task="t", lost="x"))) == Answer(task="t", lost="x")
     assert orders.decode_order(encode(Order(pipeline="p", task="t", stored="k"))).stored == "k"
 
 
-# -- a bench in this process ---------------------------------------------------------------------------------------------
+# -- a bench in this process -----------------------------------------------------------------------
 
 
 class AttemptsTogether:
@@ -390,7 +442,9 @@ class AttemptsTogether:
         self.how = how
         self.calls: list[int] = []
 
-    def run_together(self, assignments: Sequence[Assignment], starting: Callable[[int], None]) -> list[Receipt | Exception]:
+    def run_together(
+        self, assignments: Sequence[Assignment], starting: Callable[[int], None]
+    ) -> list[Receipt | Exception]:
         self.calls.append(len(assignments))
         for i in range(len(assignments)):
             starting(i)
@@ -399,9 +453,17 @@ class AttemptsTogether:
 
 def test_a_resident_bench_runs_orders_as_one_and_names_the_lost() -> None:
     place = Place()
-    worker = AttemptsTogether(lambda a: AttemptLost("no store") if a.task.id == keys.task_id(2, 0) else receipt(a))
-    place.order_runner = OrderRunner(place.order_runner.journal, InThisProcess(worker, place.order_runner.journal, timeout_s=600))
-    assert [a.lost for a in place.run(assignment(1), assignment(2), assignment(3))] == ["", "no store", ""]
+    worker = AttemptsTogether(
+        lambda a: AttemptLost("no store") if a.task.id == keys.task_id(2, 0) else receipt(a)
+    )
+    place.order_runner = OrderRunner(
+        place.order_runner.journal, InThisProcess(worker, place.order_runner.journal, timeout_s=600)
+    )
+    assert [a.lost for a in place.run(assignment(1), assignment(2), assignment(3))] == [
+        "",
+        "no store",
+        "",
+    ]
     assert worker.calls == [3]
     note = place.note(assignment(2))
     assert note is not None
@@ -430,11 +492,16 @@ print("came back")
 """
 
 
-def test_a_call_that_takes_too_long_ends_the_process_after_a_note_for_each_order(tmp_path: Path) -> None:
+def test_a_call_that_takes_too_long_ends_the_process_after_a_note_for_each_order(
+    tmp_path: Path,
+) -> None:
     script = tmp_path / "overtime.py"
     script.write_text(textwrap.dedent(OVERTIME))
     made = [assignment(1, "up/a", "up/b"), assignment(2)]
-    in_time = [msgspec.structs.replace(a, task=msgspec.structs.replace(a.task, deadline_ms=2**53)) for a in made]
+    in_time = [
+        msgspec.structs.replace(a, task=msgspec.structs.replace(a.task, deadline_ms=2**53))
+        for a in made
+    ]
     texts = [encode(order_for(a, HOME)[0]) for a in in_time]
     (tmp_path / "bucket").mkdir()
     ended = subprocess.run(
@@ -449,19 +516,25 @@ def test_a_call_that_takes_too_long_ends_the_process_after_a_note_for_each_order
     for one in made:
         key = keys.loss_note(HOME, one.task.id, 1)
         note = codec.decode(LossNote, (tmp_path / "bucket" / key).read_bytes(), key)
-        assert (note.innocent, note.suspect) == (False, None), "which file of the batch it was is not known"
+        assert (note.innocent, note.suspect) == (
+            False,
+            None,
+        ), "which file of the batch it was is not known"
         assert "time limit" in note.reason
         assert "timeout_s" in note.reason
 
 
-# -- attempts in a child process ----------------------------------------------------------------------------------------
+# -- attempts in a child process -------------------------------------------------------------------
 
 
 def child(spec: str = "", timeout_s: float = 600.0) -> LocalExecutor:
     return LocalExecutor(
         entry="tests.integration.runs.test_executor:Attempts",
         spec=spec.encode(),
-        limits={"p/t": Limits(timeout_s=timeout_s, memory_mb=None), "p/f": Limits(timeout_s=timeout_s, memory_mb=None)},
+        limits={
+            "p/t": Limits(timeout_s=timeout_s, memory_mb=None),
+            "p/f": Limits(timeout_s=timeout_s, memory_mb=None),
+        },
         workers=1,
         fork=False,
     )
@@ -502,20 +575,26 @@ def test_a_child_that_hangs_is_replaced() -> None:
 
 def test_one_task_ordered_twice_in_one_call_has_two_ends(attempts: InChildProcess) -> None:
     """The second dispatch of a task may meet the first in one container."""
-    ended = attempts.run([assignment(1, "die", nonce="x"), assignment(1, "ok", nonce="y", dispatch=2)])
+    ended = attempts.run(
+        [assignment(1, "die", nonce="x"), assignment(1, "ok", nonce="y", dispatch=2)]
+    )
     assert [(f.nonce, bool(f.lost)) for f in ended] == [("x", True), ("y", False)]
 
 
 def test_code_that_cannot_be_loaded_ends_the_child_and_is_told_innocently() -> None:
     attempts = InChildProcess(lambda: child("broken"))
     place = Place(attempts)
-    assert [(a.innocent, "no code here" in a.lost) for a in place.run(assignment(1), assignment(2))] == [(True, True)] * 2
+    assert [
+        (a.innocent, "no code here" in a.lost) for a in place.run(assignment(1), assignment(2))
+    ] == [(True, True)] * 2
     assert attempts._executor is None
     assert place.run(assignment(3))[0].innocent, "and the next order tries anew"
 
 
 def test_an_interrupted_bench_leaves_no_child_behind() -> None:
-    """Modal cancels a call by an exception in its thread: the child must not go on writing by itself."""
+    """Modal cancels a call by an exception in its thread: the child must not go on writing by
+    itself.
+    """
     made: list[LocalExecutor] = []
 
     class Interrupted(LocalExecutor):
@@ -534,7 +613,11 @@ def test_an_interrupted_bench_leaves_no_child_behind() -> None:
     assert attempts._executor is None
     children = psutil.Process().children(recursive=True)
     assert not [
-        p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE and "executors" in " ".join(p.cmdline())
+        p
+        for p in children
+        if p.is_running()
+        and p.status() != psutil.STATUS_ZOMBIE
+        and "executors" in " ".join(p.cmdline())
     ]
 
 
@@ -542,8 +625,13 @@ def test_a_runner_that_ended_is_gone_also_before_anybody_asked_how_it_ended() ->
     """In a container nobody may ever ask: its tasks must not wait for their deadline."""
     executor = child()
     try:
-        script = "import sys; from tests.unit.pipeline.work.test_order_runner import child; print(child().owner, flush=True); sys.stdin.read()"
-        with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdin=-1, stdout=-1, text=True) as other:
+        script = (
+            "import sys; from tests.unit.pipeline.work.test_order_runner import child;"
+            " print(child().owner, flush=True); sys.stdin.read()"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", script], cwd=ROOT, stdin=-1, stdout=-1, text=True
+        ) as other:
             assert other.stdout is not None
             owner = other.stdout.readline().strip()
             assert not executor.is_gone(owner)

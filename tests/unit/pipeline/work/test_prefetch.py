@@ -71,7 +71,9 @@ def test_errors_and_changes_belong_to_their_object() -> None:
         assert (await contents.open("a", opened["a"], 1, 0)).read() == b"a"
         with pytest.raises(StoreUnavailable):
             await contents.open("unavailable", opened["unavailable"], 1, 0)
-        assert isinstance((await contents.open("changed", opened["changed"], 1, 0)).problem(), SourceChanged)
+        assert isinstance(
+            (await contents.open("changed", opened["changed"], 1, 0)).problem(), SourceChanged
+        )
         assert (await contents.open("z", opened["z"], 1, 0)).read() == b"z"
 
     asyncio.run(work())

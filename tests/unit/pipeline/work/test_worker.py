@@ -1,4 +1,6 @@
-"""Attempts run as one: small tasks fill the batches of the code together, and what becomes of one is no matter of the others."""
+"""Attempts run as one: small tasks fill the batches of the code together, and what becomes of one
+is no matter of the others.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import KeyUnsupported, ObjectNotFound, SourceChanged, StoreDenied, StoreUnavailable
+from pipeline.errors import (
+    KeyUnsupported,
+    ObjectNotFound,
+    SourceChanged,
+    StoreDenied,
+    StoreUnavailable,
+)
 from pipeline.model import keys
 from pipeline.model.receipt import OutputFile, Receipt
 from pipeline.model.task import Assignment, Inputs
@@ -71,7 +79,15 @@ class Written:
 
     def __init__(self, key: str, body: bytes) -> None:
         self.body = body
-        self.file = OutputFile(table="rows", key=key, size_bytes=len(body), rows=1, partition={}, schema_id="", sha256="")
+        self.file = OutputFile(
+            table="rows",
+            key=key,
+            size_bytes=len(body),
+            rows=1,
+            partition={},
+            schema_id="",
+            sha256="",
+        )
 
 
 class Rows:
@@ -112,7 +128,9 @@ class Rows:
 class Shop:
     """A worker with one transform, and what was done with it."""
 
-    def __init__(self, batch_size: int | None, call: Callable[[list[Object]], object] | None = None) -> None:
+    def __init__(
+        self, batch_size: int | None, call: Callable[[list[Object]], object] | None = None
+    ) -> None:
         self.store: Any = MemoryStore()
         self.clock, self.contents = Clock(), Contents()
         self.call_s = 0.0
@@ -151,7 +169,9 @@ class Shop:
         try:
             return asyncio.run(worker.run_together(assignments, self.started.append))
         finally:
-            assert all(writer.closed for writer in self.writers.values()), "a writer holds files open"
+            assert all(writer.closed for writer in self.writers.values()), (
+                "a writer holds files open"
+            )
 
 
 def attempt(number: int, *names: str, transform: str = "f") -> Assignment:
@@ -163,7 +183,7 @@ def statuses(receipt: Receipt) -> dict[int, str]:
     return {p.index: p.status for p in receipt.problems}
 
 
-# -- filling batches -----------------------------------------------------------------------------------------------------
+# -- filling batches -------------------------------------------------------------------------------
 
 
 def test_batches_are_filled_across_attempts_and_each_gets_its_own_results() -> None:
@@ -196,8 +216,12 @@ sizes = st.lists(st.integers(1, 7), min_size=1, max_size=6)
 @given(sizes, st.integers(1, 9))
 def test_the_fill_of_batches_is_that_of_the_calls(sizes: list[int], batch_size: int) -> None:
     shop = Shop(batch_size)
-    receipts = shop.run(*(attempt(i, *(f"{i}.{j}" for j in range(n))) for i, n in enumerate(sizes, 1)))
-    assert [key for batch in shop.batches for key in batch] == [f"{i}.{j}" for i, n in enumerate(sizes, 1) for j in range(n)]
+    receipts = shop.run(
+        *(attempt(i, *(f"{i}.{j}" for j in range(n))) for i, n in enumerate(sizes, 1))
+    )
+    assert [key for batch in shop.batches for key in batch] == [
+        f"{i}.{j}" for i, n in enumerate(sizes, 1) for j in range(n)
+    ]
     assert all(len(batch) == batch_size for batch in shop.batches[:-1])
     assert sum(r.slots for r in receipts) == pytest.approx(batch_size * len(shop.batches), abs=1e-3)
     assert [sum(r.rows) for r in receipts] == sizes
@@ -224,7 +248,7 @@ def test_seconds_are_shared_by_the_number_of_objects() -> None:
     assert (one.seconds, two.seconds) == (1.5, 4.5), "two calls of 3 s for four objects"
 
 
-# -- what goes wrong -----------------------------------------------------------------------------------------------------
+# -- what goes wrong -------------------------------------------------------------------------------
 
 
 UNREADABLE = [StoreUnavailable("slow down"), StoreDenied("no right to read b")]
@@ -247,7 +271,9 @@ def test_an_attempt_whose_every_input_is_away_is_lost_and_loses_no_other(error: 
     one, two, three = shop.run(attempt(1, "a"), attempt(2, "b"), attempt(3, "d"))
     assert (one.rows, three.rows) == ([1], [1])
     assert two is error
-    assert [key for batch in shop.batches for key in batch] == ["a", "d"], "nothing more is done for what is lost"
+    assert [key for batch in shop.batches for key in batch] == ["a", "d"], (
+        "nothing more is done for what is lost"
+    )
     assert keys.receipt(HOME, keys.task_id(2, 0), "n2") not in shop.store._objects
 
 
@@ -257,7 +283,9 @@ def test_an_attempt_asks_a_store_that_is_away_only_a_few_times() -> None:
     shop.contents.away |= dict.fromkeys(names[1:], StoreUnavailable("slow down"))
     [found] = shop.run(attempt(1, *names))
     assert (found.rows, statuses(found)) == ([1] + [0] * 8, dict.fromkeys(range(1, 9), "deferred"))
-    assert [bool(p.reason) for p in found.problems] == [True] * 3 + [False] * 5, "the rest is put off without a request"
+    assert [bool(p.reason) for p in found.problems] == [True] * 3 + [False] * 5, (
+        "the rest is put off without a request"
+    )
 
 
 def no_space(objects: list[Object]) -> object:
@@ -296,7 +324,9 @@ def test_what_must_not_run_twice_fails_where_its_input_broke_off(safe: bool) -> 
 
 
 @pytest.mark.parametrize(("safe", "kind"), [(True, StoreUnavailable), (False, AttemptLost)])
-def test_an_outage_while_writing_is_nobodys_fault_but_code_that_must_not_run_twice_has_run(safe: bool, kind: type) -> None:
+def test_an_outage_while_writing_is_nobodys_fault_but_code_that_must_not_run_twice_has_run(
+    safe: bool, kind: type
+) -> None:
     shop = Shop(None)
     shop.safe_to_rerun, shop.store = safe, Full("out/", StoreUnavailable("full"))
     [lost] = shop.run(attempt(1, "a"))
@@ -316,7 +346,10 @@ class Full(MemoryStore):
         await super().put(key, body, **options)
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable("timed out"), StoreDenied("no right to write"), KeyUnsupported("too long")])
+@pytest.mark.parametrize(
+    "error",
+    [StoreUnavailable("timed out"), StoreDenied("no right to write"), KeyUnsupported("too long")],
+)
 @pytest.mark.parametrize("part", [f"out/{keys.task_id(1, 0)}", f"receipts/{keys.task_id(1, 0)}"])
 def test_an_attempt_that_is_lost_while_writing_loses_no_other(part: str, error: Exception) -> None:
     shop = Shop(4)
@@ -343,7 +376,9 @@ def test_a_batch_of_which_nothing_is_left_is_no_call() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("poison"), SystemExit(3)])
-def test_a_batch_that_raises_is_tried_one_by_one_so_that_only_the_guilty_fail(error: BaseException) -> None:
+def test_a_batch_that_raises_is_tried_one_by_one_so_that_only_the_guilty_fail(
+    error: BaseException,
+) -> None:
     def call(objects: list[Object]) -> list[list[str]]:
         for one in objects:
             one.reject({"key": one.key}, "seen")
@@ -356,7 +391,9 @@ def test_a_batch_that_raises_is_tried_one_by_one_so_that_only_the_guilty_fail(er
     assert shop.batches == [["a", "b", "c", "d"], ["a"], ["b"], ["c"], ["d"]]
     assert [statuses(r) for r in (one, two, three)] == [{}, {1: "failed"}, {}]
     assert [r.rows for r in (one, two, three)] == [[1], [1, 0], [1]]
-    assert [r.rejected for r in (one, two, three)] == [[1], [1, 0], [1]], "what the first call rejected is not counted twice"
+    assert [r.rejected for r in (one, two, three)] == [[1], [1, 0], [1]], (
+        "what the first call rejected is not counted twice"
+    )
     assert type(error).__name__ in two.problems[0].reason
     assert "call" in two.problems[0].detail, "the traceback in the user's code"
     assert sum(r.slots for r in (one, two, three)) == 4.0, "the batch was full"
@@ -417,26 +454,34 @@ def test_a_transform_that_is_not_declared_here_loses_the_attempts() -> None:
     assert all(isinstance(r, AttemptLost) and "'g'" in str(r) for r in results)
 
 
-# -- the time of an attempt ----------------------------------------------------------------------------------------------
+# -- the time of an attempt ------------------------------------------------------------------------
 
 
 def test_what_the_time_does_not_allow_is_deferred_in_all_attempts() -> None:
     shop = Shop(2)
     shop.call_s, shop.budget_s = 10.0, 15.0
     one, two, three = shop.run(attempt(1, "a"), attempt(2, "b", "c", "d", "e"), attempt(3, "f"))
-    assert shop.batches == [["a", "b"], ["c", "d"]], "the call during which the time ran out was finished"
+    assert shop.batches == [["a", "b"], ["c", "d"]], (
+        "the call during which the time ran out was finished"
+    )
     assert [statuses(r) for r in (one, two, three)] == [{}, {3: "deferred"}, {0: "deferred"}]
     assert [r.rows for r in (one, two, three)] == [[1], [1, 1, 1, 0], [0]]
 
 
 @given(sizes, st.integers(1, 4), st.integers(1, 5))
-def test_every_input_is_either_done_or_deferred_and_some_are_done(sizes: list[int], batch_size: int, calls: int) -> None:
+def test_every_input_is_either_done_or_deferred_and_some_are_done(
+    sizes: list[int], batch_size: int, calls: int
+) -> None:
     shop = Shop(batch_size)
     shop.call_s, shop.budget_s = 10.0, 10.0 * calls - 5.0
-    receipts = shop.run(*(attempt(i, *(f"{i}.{j}" for j in range(n))) for i, n in enumerate(sizes, 1)))
+    receipts = shop.run(
+        *(attempt(i, *(f"{i}.{j}" for j in range(n))) for i, n in enumerate(sizes, 1))
+    )
     done = [key for batch in shop.batches for key in batch]
     for receipt, n, i in zip(receipts, sizes, range(1, len(sizes) + 1), strict=True):
-        assert [f"{i}.{j}" in done for j in range(n)] == [statuses(receipt).get(j) != "deferred" for j in range(n)]
+        assert [f"{i}.{j}" in done for j in range(n)] == [
+            statuses(receipt).get(j) != "deferred" for j in range(n)
+        ]
         assert receipt.rows == [int(f"{i}.{j}" in done) for j in range(n)]
     assert len(shop.batches) == min(calls, -(-sum(sizes) // batch_size))
 

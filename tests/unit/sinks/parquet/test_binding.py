@@ -26,7 +26,9 @@ from tests.values.arrow_types import LEAVES
     ],
 )
 def test_columns_that_no_view_can_have_are_found_by_binding_them(kind: pa.DataType) -> None:
-    good = pa.schema([("fine", pa.list_(pa.null())), ("hollow", pa.struct([])), ("t", pa.timestamp("ns", "UTC"))])
+    good = pa.schema(
+        [("fine", pa.list_(pa.null())), ("hollow", pa.struct([])), ("t", pa.timestamp("ns", "UTC"))]
+    )
     require_bound(None, good)
     with pytest.raises(InputRejected, match="column 'bad' is one that no query can read"):
         require_bound(good, good.append(pa.field("bad", kind)))
@@ -36,7 +38,10 @@ def test_columns_that_no_view_can_have_are_found_by_binding_them(kind: pa.DataTy
 def test_columns_that_hide_each_other_are_found(names: tuple[str, str]) -> None:
     """DuckDB takes them, and gives the second another name."""
     first, second = (pa.field(name, pa.string()) for name in names)
-    with pytest.raises(InputRejected, match=f"column '{names[1]}' is one that no query can read .another has its name."):
+    with pytest.raises(
+        InputRejected,
+        match=f"column '{names[1]}' is one that no query can read .another has its name.",
+    ):
         require_bound(pa.schema([first]), pa.schema([first, second]))
 
 
@@ -48,7 +53,9 @@ def test_duckdb_has_every_single_value_under_a_plain_name() -> None:
     assert len(plain) > 15
 
 
-def test_a_rule_that_misses_something_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_that_misses_something_costs_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(schema, "name_conflicts", lambda _: {})
     for module in (contract, schema):
         monkeypatch.setattr(module, "folded", str)

@@ -1,4 +1,6 @@
-"""What a compaction writes: one file a partition, the rows that count, sorted in runs of bounded memory."""
+"""What a compaction writes: one file a partition, the rows that count, sorted in runs of bounded
+memory.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +20,28 @@ from sinks.parquet import rewriter
 from sinks.parquet.rewriter import ParquetRewriter
 
 
-async def stored(store: MemoryStore, task: str, rows: dict[str, list[Any]], partition: str) -> OutputFile:
+async def stored(
+    store: MemoryStore, task: str, rows: dict[str, list[Any]], partition: str
+) -> OutputFile:
     """A file of an attempt of `task`; each row came from the source that its `n` names."""
     n = len(rows["n"])
     body = io.BytesIO()
-    provenance = {"_source_key": [f"up/{i}" for i in rows["n"]], "_source_etag": ["e"] * n, "_task": [task] * n}
+    provenance = {
+        "_source_key": [f"up/{i}" for i in rows["n"]],
+        "_source_etag": ["e"] * n,
+        "_task": [task] * n,
+    }
     pq.write_table(pa.table(rows | provenance), body)
     key = f"out/rows/p={partition}/{task}.x.0.parquet"
     await store.put(key, body.getvalue())
     return OutputFile(
-        table="rows", key=key, size_bytes=len(body.getvalue()), rows=n, partition={"p": partition}, schema_id="s", sha256=""
+        table="rows",
+        key=key,
+        size_bytes=len(body.getvalue()),
+        rows=n,
+        partition={"p": partition},
+        schema_id="s",
+        sha256="",
     )
 
 
@@ -41,7 +55,10 @@ def rewritten(order_by: list[str], *, lost: bool = False) -> dict[str, list[dict
         other = await stored(store, "b", {"n": [7], "text": ["q"]}, "2")
         if lost:
             await store.delete([two.key])
-        outputs = {"a": Output(files=[one], live=3, dead=["up/3"]), "b": Output(files=[two, other], live=3)}
+        outputs = {
+            "a": Output(files=[one], live=3, dead=["up/3"]),
+            "b": Output(files=[two, other], live=3),
+        }
         files = await ParquetRewriter(store, "out/", order_by).rewrite(outputs, "c", "n", None)
         found = {}
         for file in files:
@@ -58,7 +75,13 @@ def test_live_rows_alone_sorted_with_their_provenance() -> None:
     found = rewritten(["n"])
     assert [row["n"] for row in found["1"]] == [1, 2, 5, 8, 9]
     assert [row["n"] for row in found["2"]] == [7]
-    assert found["1"][1] == {"n": 2, "text": "z", "_source_key": "up/2", "_source_etag": "e", "_task": "b"}
+    assert found["1"][1] == {
+        "n": 2,
+        "text": "z",
+        "_source_key": "up/2",
+        "_source_etag": "e",
+        "_task": "b",
+    }
 
 
 def test_what_is_empty_comes_last() -> None:

@@ -1,4 +1,6 @@
-"""Checks: what is no condition is refused when it is declared; a row that breaks one is dealt with before anything is committed."""
+"""Checks: what is no condition is refused when it is declared; a row that breaks one is dealt with
+before anything is committed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from sinks.parquet import writer as parquet
 from tests.unit.sinks.parquet.test_writer import rows_of, writer
 
 
-def declared(*checks: tuple[str, CheckAction], schema: pa.Schema | None = None) -> tuple[CheckSettings, ...]:
+def declared(
+    *checks: tuple[str, CheckAction], schema: pa.Schema | None = None
+) -> tuple[CheckSettings, ...]:
     p = Pipeline("t", source="up/", schema=schema)
     for i, (sql, action) in enumerate(checks):
         p.check(f"c{i}", sql, action=action)
@@ -56,7 +60,11 @@ def test_what_is_no_condition_over_a_row_is_refused_when_declared(sql: str, word
 def test_names_and_actions_are_checked() -> None:
     p = Pipeline("t", source="up/")
     p.check("positive", "n > 0")
-    for name, action, words in (("positive", "warn", "taken"), ("other", "drop", "quarantine"), ("No", "warn", "lower-case")):
+    for name, action, words in (
+        ("positive", "warn", "taken"),
+        ("other", "drop", "quarantine"),
+        ("No", "warn", "lower-case"),
+    ):
         with pytest.raises(SettingsError, match=words):
             p.check(name, "n > 0", action=action)  # type: ignore[arg-type]
     assert [(c.name, c.action, c.columns) for c in p.checks] == [("positive", "quarantine", ("n",))]
@@ -70,19 +78,29 @@ def test_declaring_a_check_leaves_no_thread_behind() -> None:
 
 
 def test_a_file_that_breaks_a_check_is_set_aside_alone_with_the_condition_as_reason() -> None:
-    done = written([[{"n": 1}], [{"n": -1}, {"n": -2}, {"n": 3}], pa.table({"n": [-5, None]})], ("n >= 0", "quarantine"))
-    assert done.problems == {1: "check c0: n >= 0: 2 rows break it", 2: "check c0: n >= 0: a row breaks it"}
+    done = written(
+        [[{"n": 1}], [{"n": -1}, {"n": -2}, {"n": 3}], pa.table({"n": [-5, None]})],
+        ("n >= 0", "quarantine"),
+    )
+    assert done.problems == {
+        1: "check c0: n >= 0: 2 rows break it",
+        2: "check c0: n >= 0: a row breaks it",
+    }
     assert [(row["_source_key"], row["n"]) for row in rows_of(done)] == [("k0", 1)]
     assert (done.rows, done.broken) == ({0: 1}, {"c0": 3})
 
 
-def test_rejected_rows_go_to_the_rejected_table_with_the_check_as_reason_and_the_rest_stays() -> None:
+def test_rejected_rows_go_to_the_rejected_table_with_the_check_as_reason_and_the_rest_stays() -> (
+    None
+):
     rows = [{"n": 1, "s": "a"}, {"n": -1, "s": "b"}, {"n": None, "s": None}]
     done = written([rows, iter(rows[:1])], ("n >= 0", "reject"), ("s IS NOT NULL", "reject"))
     assert done.rows == {0: 1, 1: 1}
     assert done.rejected == {0: 2}
     assert [(r["n"], r["_source_key"]) for r in rows_of(done)] == [(1, "k0"), (1, "k1")]
-    assert [(json.loads(r["row"]), r["reason"], r["_source_key"]) for r in rows_of(done, "rejected")] == [
+    assert [
+        (json.loads(r["row"]), r["reason"], r["_source_key"]) for r in rows_of(done, "rejected")
+    ] == [
         ({"n": -1, "s": "b"}, "check c0: n >= 0", "k0"),
         ({"n": None, "s": None}, "check c1: s IS NOT NULL", "k0"),
     ]
@@ -90,10 +108,17 @@ def test_rejected_rows_go_to_the_rejected_table_with_the_check_as_reason_and_the
 
 def test_warnings_are_counted_only() -> None:
     done = written([[{"n": -1}, {"n": 1}], [{"n": -3}]], ("n >= 0", "warn"), ("n < 100", "warn"))
-    assert (done.rows, done.problems, done.rejected, done.broken) == ({0: 2, 1: 1}, {}, {}, {"c0": 2})
+    assert (done.rows, done.problems, done.rejected, done.broken) == (
+        {0: 2, 1: 1},
+        {},
+        {},
+        {"c0": 2},
+    )
 
 
-def test_rows_that_users_reject_and_rows_that_a_check_rejects_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_users_reject_and_rows_that_a_check_rejects_are_counted_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(parquet, "CONVERT_ROWS", 1)
     w = writer(Path("/nowhere"), checks=declared(("n >= 0", "reject")))
     w.add(0, "k", "e", [{"n": -1}, {"n": 1}], [("line", "no JSON")])
@@ -104,10 +129,16 @@ def test_rows_that_users_reject_and_rows_that_a_check_rejects_are_counted_togeth
 
 def test_a_column_that_the_rows_lack_is_null_and_null_meets_a_condition() -> None:
     assert written([[{"n": 1}]], ("m > 3", "quarantine")).problems == {}
-    assert written([[{"n": 1}]], ("m IS NOT NULL", "quarantine")).problems == {0: "check c0: m IS NOT NULL: a row breaks it"}
+    assert written([[{"n": 1}]], ("m IS NOT NULL", "quarantine")).problems == {
+        0: "check c0: m IS NOT NULL: a row breaks it"
+    }
     nested = written([[{"u": {"id": 1}}, {"u": {"id": -1}}]], ("u.id > 0", "reject"))
     assert (nested.rows, nested.rejected) == ({0: 1}, {0: 1})
-    assert written([[{"n": 1}]], ("_source_key LIKE 'x%'", "quarantine")).problems[0].startswith("check c0")
+    assert (
+        written([[{"n": 1}]], ("_source_key LIKE 'x%'", "quarantine"))
+        .problems[0]
+        .startswith("check c0")
+    )
 
 
 def test_a_check_that_cannot_be_computed_costs_the_file_at_fault() -> None:
@@ -120,26 +151,45 @@ def test_a_check_that_cannot_be_computed_costs_the_file_at_fault() -> None:
 
 def test_checks_see_what_is_stored_also_after_a_rescue() -> None:
     schema = pa.schema({"n": pa.int64()})
-    done = written([[{"n": "12", "x": 1}, {"n": "y"}]], ("_rescued IS NULL", "reject"), mode="rescue", declared=schema)
+    done = written(
+        [[{"n": "12", "x": 1}, {"n": "y"}]],
+        ("_rescued IS NULL", "reject"),
+        mode="rescue",
+        declared=schema,
+    )
     assert (done.rows, done.rejected) == ({}, {0: 2})
-    done = written([[{"n": "12"}, {"n": "y"}]], ("n IS NOT NULL", "reject"), mode="rescue", declared=schema)
+    done = written(
+        [[{"n": "12"}, {"n": "y"}]], ("n IS NOT NULL", "reject"), mode="rescue", declared=schema
+    )
     assert (done.rows, done.rejected) == ({0: 1}, {0: 1})
     assert json.loads(rows_of(done, "rejected")[0]["row"]) == {"n": None, "_rescued": '{"n": "y"}'}
 
 
 @pytest.mark.parametrize("mode", ["freeze", "rescue"])
-def test_a_check_on_a_column_that_is_not_declared_is_refused_where_no_other_can_come(mode: Any) -> None:
+def test_a_check_on_a_column_that_is_not_declared_is_refused_where_no_other_can_come(
+    mode: Any,
+) -> None:
     closed = Pipeline(
-        "t", source="up/", schema=pa.schema([("amount", pa.float64()), ("tags", pa.list_(pa.int64()))]), schema_mode=mode
+        "t",
+        source="up/",
+        schema=pa.schema([("amount", pa.float64()), ("tags", pa.list_(pa.int64()))]),
+        schema_mode=mode,
     )
     with pytest.raises(
-        SettingsError, match=r"check pos: the columns are fixed .* and 'ammount' is none of them; did you mean 'amount'\?"
+        SettingsError,
+        match=(
+            r"check pos: the columns are fixed .* and 'ammount' is none of them; did you mean"
+            r" 'amount'\?"
+        ),
     ):
         closed.check("pos", "ammount > 3")
     closed.check("case", "AMOUNT > 3")
     closed.check("qualified", "t.amount > 3")
     closed.check("own", "_source_key <> ''")
-    closed.check("parameters", "len(list_filter(tags, lambda x: x > 3)) = 0 AND len([y FOR y IN tags IF y > 3]) = 0")
+    closed.check(
+        "parameters",
+        "len(list_filter(tags, lambda x: x > 3)) = 0 AND len([y FOR y IN tags IF y > 3]) = 0",
+    )
     if mode == "rescue":
         closed.check("rescued", "_rescued IS NULL")
     else:
@@ -151,8 +201,16 @@ def test_a_check_on_a_column_that_is_not_declared_is_refused_where_no_other_can_
 @pytest.mark.parametrize("mode", ["freeze", "rescue"])
 @pytest.mark.parametrize("option", ["order_by", "partition_by"])
 def test_other_names_of_columns_are_looked_at_too(mode: Any, option: Any) -> None:
-    with pytest.raises(SettingsError, match=f"{option}: the columns are fixed .*did you mean 'amount'?"):
-        Pipeline("t", source="up/", schema=pa.schema([("amount", pa.float64())]), schema_mode=mode, **{option: ["amuont"]})
+    with pytest.raises(
+        SettingsError, match=f"{option}: the columns are fixed .*did you mean 'amount'?"
+    ):
+        Pipeline(
+            "t",
+            source="up/",
+            schema=pa.schema([("amount", pa.float64())]),
+            schema_mode=mode,
+            **{option: ["amuont"]},
+        )
 
 
 def test_a_column_that_may_come_may_be_checked() -> None:

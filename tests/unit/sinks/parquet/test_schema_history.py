@@ -1,4 +1,6 @@
-"""Which commit changed the columns: exact as far back as the log is kept, and said to be inexact before."""
+"""Which commit changed the columns: exact as far back as the log is kept, and said to be inexact
+before.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,19 @@ from sinks.values.schema import encode
 
 
 def commit(sequence: int, schema: pa.Schema | None = None, **broken: int) -> Commit:
-    settled = Settled(task="t", nonce="n", rows=[], rejected=[], problems=[], files=[], seconds=0, broken=broken)
-    entry = Commit(format=2, sequence=sequence, id="i", previous=None, pipeline="p", generation=0, writer="w", written_ms=0)
+    settled = Settled(
+        task="t", nonce="n", rows=[], rejected=[], problems=[], files=[], seconds=0, broken=broken
+    )
+    entry = Commit(
+        format=2,
+        sequence=sequence,
+        id="i",
+        previous=None,
+        pipeline="p",
+        generation=0,
+        writer="w",
+        written_ms=0,
+    )
     entry.settle, entry.schema = [settled], encode(schema) if schema is not None else None
     return entry
 

@@ -1,4 +1,6 @@
-"""Schema modes: a frozen table's columns never change, a rescuing one keeps what does not fit beside them. Nothing is lost."""
+"""Schema modes: a frozen table's columns never change, a rescuing one keeps what does not fit
+beside them. Nothing is lost.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,13 @@ KNOWN = encode(
 )
 
 
-def stored(result: object, mode: str = "rescue", schema: str | None = KNOWN, **spec: Any) -> list[dict[str, Any]]:
-    """What a source's rows look like in the file, without provenance; `_rescued` parsed. Values that are null are left out."""
+def stored(
+    result: object, mode: str = "rescue", schema: str | None = KNOWN, **spec: Any
+) -> list[dict[str, Any]]:
+    """What a source's rows look like in the file, without provenance; `_rescued` parsed.
+
+    Values that are null are left out.
+    """
     w = writer(Path("/nowhere"), schema=schema, mode=mode, **spec)
     w.add(0, "k", "e", result)
     done = w.finish()
@@ -121,11 +128,16 @@ def test_a_column_of_another_kind_is_rescued_from_every_shape_of_rows() -> None:
         lambda: pd.DataFrame({"n": pd.Categorical(["x", "y"]), "s": ["a", "b"]}),
     ]
     for shape in shapes:
-        assert stored(shape()) == [{"s": "a", "_rescued": {"n": "x"}}, {"s": "b", "_rescued": {"n": "y"}}]
+        assert stored(shape()) == [
+            {"s": "a", "_rescued": {"n": "x"}},
+            {"s": "b", "_rescued": {"n": "y"}},
+        ]
 
 
 def test_arrow_tables_are_rescued_value_by_value_and_field_by_field() -> None:
-    no_text = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"a\xff"))
+    no_text = pa.StringArray.from_buffers(
+        2, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"a\xff")
+    )
     user = pa.struct([("id", pa.int32()), ("name", pa.string()), ("age", pa.int8())])
     users = pa.array([{"id": 1, "name": "a", "age": 3}, None], user)
     table = pa.table(
@@ -140,7 +152,13 @@ def test_arrow_tables_are_rescued_value_by_value_and_field_by_field() -> None:
     )
     first, second = stored(table)
     assert first["_rescued"].pop("ns").startswith("1970-01-01")
-    assert first == {"s": "a", "x": 1.0, "n": 1, "u": {"id": 1, "name": "a"}, "_rescued": {"u": {"age": 3}, "wait": "0:00:03"}}
+    assert first == {
+        "s": "a",
+        "x": 1.0,
+        "n": 1,
+        "u": {"id": 1, "name": "a"},
+        "_rescued": {"u": {"age": 3}, "wait": "0:00:03"},
+    }
     assert second == {"x": 2.0, "_rescued": {"s": {"base64": "/w=="}, "n": 2**63}}
     with pytest.raises(InputRejected, match="column 's' is damaged"):
         stored(table, mode="evolve", schema=None)
@@ -149,7 +167,11 @@ def test_arrow_tables_are_rescued_value_by_value_and_field_by_field() -> None:
 def test_a_list_is_not_rescued_for_its_neighbours_fields() -> None:
     schema = encode(pa.schema({"e": pa.list_(pa.struct([("a", pa.int64())]))}))
     rows = [{"e": [{"a": 1}]}, {"e": [{"a": 2, "b": "x"}]}, {"e": []}]
-    assert stored(rows, schema=schema) == [{"e": [{"a": 1}]}, {"_rescued": {"e": [{"a": 2, "b": "x"}]}}, {"e": []}]
+    assert stored(rows, schema=schema) == [
+        {"e": [{"a": 1}]},
+        {"_rescued": {"e": [{"a": 2, "b": "x"}]}},
+        {"e": []},
+    ]
 
 
 def test_declared_columns_are_cast_and_what_cannot_be_is_rescued() -> None:
@@ -163,10 +185,23 @@ def test_declared_columns_are_cast_and_what_cannot_be_is_rescued() -> None:
 
 def test_without_a_schema_the_first_rows_make_one_and_what_contradicts_them_is_rescued() -> None:
     rows = [{"n": 1}, {"n": "x", "m": [1]}, {"n": 2, "m": ["y"], "N": 3}]
-    assert stored(rows, schema=None) == [{"n": 1}, {"m": [1], "_rescued": {"n": "x"}}, {"n": 2, "_rescued": {"m": ["y"], "N": 3}}]
+    assert stored(rows, schema=None) == [
+        {"n": 1},
+        {"m": [1], "_rescued": {"n": "x"}},
+        {"n": 2, "_rescued": {"m": ["y"], "N": 3}},
+    ]
 
 
-@pytest.mark.parametrize("rows", [[{"_rescued": 1}], [{"_Rescued": "x", "n": "y"}], [{"": 1}], [{1: 2}], pa.table({"_task": [1]})])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"_rescued": 1}],
+        [{"_Rescued": "x", "n": "y"}],
+        [{"": 1}],
+        [{1: 2}],
+        pa.table({"_task": [1]}),
+    ],
+)
 @pytest.mark.parametrize("mode", ["evolve", "freeze", "rescue"])
 def test_names_that_no_column_may_have_are_refused_in_every_mode(rows: object, mode: str) -> None:
     with pytest.raises(InputRejected, match=r"Tidemill's own|without a name|expected text"):
@@ -174,15 +209,34 @@ def test_names_that_no_column_may_have_are_refused_in_every_mode(rows: object, m
 
 
 json_values = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=4), st.binary(max_size=3)),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["id", "name", "z"]), inner, max_size=3)),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(2**70), 2**70),
+        st.floats(),
+        st.text(max_size=4),
+        st.binary(max_size=3),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["id", "name", "z"]), inner, max_size=3),
+    ),
     max_leaves=4,
 )
 
 
-@given(st.lists(st.dictionaries(st.sampled_from(["n", "x", "s", "b", "l", "u", "new"]), json_values, max_size=4), max_size=6))
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["n", "x", "s", "b", "l", "u", "new"]), json_values, max_size=4
+        ),
+        max_size=6,
+    )
+)
 @settings(max_examples=60, deadline=None)
-def test_no_row_is_refused_and_every_value_is_in_its_column_or_rescued(rows: list[dict[str, Any]]) -> None:
+def test_no_row_is_refused_and_every_value_is_in_its_column_or_rescued(
+    rows: list[dict[str, Any]],
+) -> None:
     found = stored(rows)
     assert len(found) == len(rows)
     for row, came in zip(found, rows, strict=True):
@@ -202,7 +256,9 @@ def test_a_partition_column_that_does_not_fit_is_in_the_null_partition() -> None
     assert rows_of(done)[1]["_rescued"] == '{"day": "monday"}'
 
 
-def test_rows_that_fit_are_written_once_and_not_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_fit_are_written_once_and_not_looked_at_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(parquet, "rescued", lambda *a, **k: pytest.fail("the slow way was taken"))
     w = writer(Path("/nowhere"), schema=KNOWN, mode="rescue")
     w.add(0, "a", "e", [{"n": 1, "u": {"id": 1}}])
@@ -213,20 +269,30 @@ def test_rows_that_fit_are_written_once_and_not_looked_at_one_by_one(monkeypatch
     assert {row["_rescued"] for row in rows_of(done)} == {None}
 
 
-# -- freeze --------------------------------------------------------------------------------------------------------------
+# -- freeze ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([{"n": 1, "new": 1}], ["'new'", "int64", "not in table t, which is frozen", 'schema_mode="evolve" or "rescue"']),
+        (
+            [{"n": 1, "new": 1}],
+            [
+                "'new'",
+                "int64",
+                "not in table t, which is frozen",
+                'schema_mode="evolve" or "rescue"',
+            ],
+        ),
         ([{"n": "x"}], ["'n' is string", "it is int64", "schema="]),
         ([{"n": 2.5}], ["'n' is double", "does not fit int64", "schema="]),
         ([{"u": {"id": 1, "age": 2}}], ["'u' is struct", "frozen"]),
         (pa.table({"n": pa.array([2**63], pa.uint64())}), ["'n' is uint64", "does not fit int64"]),
     ],
 )
-def test_a_frozen_table_refuses_in_one_line_with_column_types_and_the_way_out(rows: object, words: list[str]) -> None:
+def test_a_frozen_table_refuses_in_one_line_with_column_types_and_the_way_out(
+    rows: object, words: list[str]
+) -> None:
     with pytest.raises(InputRejected) as refused:
         stored(rows, mode="freeze")
     assert "\n" not in str(refused.value)
@@ -236,7 +302,12 @@ def test_a_frozen_table_refuses_in_one_line_with_column_types_and_the_way_out(ro
 
 def test_a_frozen_table_takes_what_fits_without_loss_and_keeps_its_types() -> None:
     w = writer(Path("/nowhere"), schema=KNOWN, mode="freeze")
-    w.add(0, "k", "e", pa.table({"n": pa.array([1], pa.int8()), "x": pa.array([2], pa.int32()), "later": ["a"]}))
+    w.add(
+        0,
+        "k",
+        "e",
+        pa.table({"n": pa.array([1], pa.int8()), "x": pa.array([2], pa.int32()), "later": ["a"]}),
+    )
     w.add(1, "k2", "e", [{"n": 3.0}])
     done = w.finish()
     assert not done.problems
@@ -250,7 +321,9 @@ def test_a_frozen_table_takes_what_fits_without_loss_and_keeps_its_types() -> No
 
 @pytest.mark.parametrize("mode", ["freeze", "rescue"])
 def test_a_table_without_a_schema_learns_it_from_its_first_file(mode: Any) -> None:
-    """And from no other that happened to come with it: that would depend on how many files a task has."""
+    """And from no other that happened to come with it: that would depend on how many files a task
+    has.
+    """
     w = writer(Path("/nowhere"), mode=mode)
     w.add(0, "bad", "e", [{"n": 1}, {"N": 2}])
     w.add(1, "a", "e", [{"n": 1}, {"m": "x"}])
@@ -272,7 +345,11 @@ def test_a_frozen_table_without_a_schema_learns_it_once() -> None:
         with pytest.raises(InputRejected):
             rules.settled(learned, encode(pa.schema(other)))
     declared = Rules(table="t", mode="freeze", declared=pa.schema({"z": pa.int64()}))
-    assert decode(declared.settled(learned, encode(pa.schema({"z": pa.int64()})))).names == ["n", "m", "z"], "declared: let in"
+    assert decode(declared.settled(learned, encode(pa.schema({"z": pa.int64()})))).names == [
+        "n",
+        "m",
+        "z",
+    ], "declared: let in"
 
 
 def test_what_an_attempt_settles_in_a_rescuing_table_adds_its_column_only() -> None:
@@ -298,7 +375,9 @@ def test_an_object_without_fields_is_no_null_where_another_value_is_rescued() ->
     assert decode(w.finish().schema).field("b").type == pa.struct([])
 
 
-def test_a_partition_column_may_come_late_in_a_file_and_rescued_values_are_the_last_column(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partition_column_may_come_late_in_a_file_and_rescued_values_are_the_last_column(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """However few rows are taken at once."""
     monkeypatch.setattr(transform_results, "ROWS_MAX", 1)
     monkeypatch.setattr(parquet, "CONVERT_ROWS", 1)

@@ -1,4 +1,6 @@
-"""The Parquet sink: whatever the rows, each source's rows are there once, or the source is at fault by name."""
+"""The Parquet sink: whatever the rows, each source's rows are there once, or the source is at fault
+by name.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,13 @@ TASK = "00000000000000000001-000000"
 
 
 def writer(folder: Path, *, schema: str | None = None, **spec: Any) -> AttemptWriter:
-    options = {"name": "t", "output": "tables/t/", "partition_by": (), "declared": None, "widen": "none"} | spec
+    options = {
+        "name": "t",
+        "output": "tables/t/",
+        "partition_by": (),
+        "declared": None,
+        "widen": "none",
+    } | spec
     return AttemptWriter(TableSpec(**options), schema=schema, task=TASK, nonce="n", scratch=folder)
 
 
@@ -47,7 +55,13 @@ def failing() -> Iterator[dict[str, Any]]:
     yield {"n": "x"}
 
 
-values = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False), st.text(max_size=5))
+values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False),
+    st.text(max_size=5),
+)
 columns = {
     "n": st.one_of(st.none(), st.integers(-(2**53), 2**53)),
     "x": st.one_of(st.none(), st.floats(allow_nan=False)),
@@ -71,7 +85,9 @@ def test_rows_come_back_as_they_were(sources: list[list[dict[str, Any]]], chunk:
     read = rows_of(result)
     for i, rows in enumerate(sources):
         if i in result.problems:  # say, whole numbers first and then floats: the first rows decide
-            assert "but in table t it is" in result.problems[i] or "does not fit" in result.problems[i]
+            assert (
+                "but in table t it is" in result.problems[i] or "does not fit" in result.problems[i]
+            )
             continue
         own = [r for r in read if r["_source_key"] == f"k{i}"]
         assert result.rows.get(i, 0) == len(own) == len(rows)
@@ -79,7 +95,11 @@ def test_rows_come_back_as_they_were(sources: list[list[dict[str, Any]]], chunk:
             assert (found["_source_etag"], found["_task"]) == (f"e{i}", TASK)
             for name, value in wanted.items():
                 assert found.get(name) == value
-            assert all(found[name] is None for name in found if name not in wanted and not name.startswith("_"))
+            assert all(
+                found[name] is None
+                for name in found
+                if name not in wanted and not name.startswith("_")
+            )
 
 
 @given(st.lists(any_rows, max_size=6))
@@ -112,7 +132,9 @@ def test_a_generator_that_fails_leaves_no_rows(tmp_path: Path) -> None:
     assert [r["a"] for r in rows_of(result)] == [2]
 
 
-def test_large_results_are_spooled_to_files_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_results_are_spooled_to_files_in_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(parquet, "FILE_BYTES", 1 << 20)
     monkeypatch.setattr(output_files, "BODY_BYTES", 1 << 16)
     monkeypatch.setattr(parquet, "CONVERT_ROWS", 5_000)
@@ -129,9 +151,17 @@ def test_large_results_are_spooled_to_files_in_bounded_memory(tmp_path: Path, mo
 
 def test_partitions_are_named_like_hive_and_stay_in_the_rows(tmp_path: Path) -> None:
     w = writer(tmp_path, partition_by=("day", "kind"))
-    w.add(0, "k", "e", [{"day": date(2026, 1, 2), "kind": "a/b", "v": 1}, {"day": None, "kind": "c", "v": 2}])
+    w.add(
+        0,
+        "k",
+        "e",
+        [{"day": date(2026, 1, 2), "kind": "a/b", "v": 1}, {"day": None, "kind": "c", "v": 2}],
+    )
     result = w.finish()
-    folders = {finished.file.key.removeprefix("tables/t/rows/").rpartition("/")[0] for finished in result.files}
+    folders = {
+        finished.file.key.removeprefix("tables/t/rows/").rpartition("/")[0]
+        for finished in result.files
+    }
     assert folders == {"day=2026-01-02/kind=a%2Fb", "day=__HIVE_DEFAULT_PARTITION__/kind=c"}
     assert {f.file.partition["day"] for f in result.files} == {"2026-01-02", None}
     assert sorted(r["v"] for r in rows_of(result)) == [1, 2]
@@ -167,13 +197,27 @@ def test_a_declared_schema_casts_or_names_what_does_not_fit(tmp_path: Path) -> N
     w.add(2, "big", "e", [{"n": 2**40}])
     result = w.finish()
     assert [(r["at"], r["n"]) for r in rows_of(result)] == [(datetime(2026, 1, 2, 3, 4, 5), 7)]  # noqa: DTZ001
-    assert result.problems[1].startswith("column 'at' is declared as timestamp[us], and row 1 has str 'yesterday'")
-    assert result.problems[2].startswith("column 'n' is declared as int32, and row 1 has int 1099511627776")
+    assert result.problems[1].startswith(
+        "column 'at' is declared as timestamp[us], and row 1 has str 'yesterday'"
+    )
+    assert result.problems[2].startswith(
+        "column 'n' is declared as int32, and row 1 has int 1099511627776"
+    )
 
 
 def test_encodings_and_empty_types_are_made_plain(tmp_path: Path) -> None:
     w = writer(tmp_path)
-    w.add(0, "a", "e", pa.table({"d": pa.array(["x", "x"]).dictionary_encode(), "l": pa.array(["y", None], pa.large_string())}))
+    w.add(
+        0,
+        "a",
+        "e",
+        pa.table(
+            {
+                "d": pa.array(["x", "x"]).dictionary_encode(),
+                "l": pa.array(["y", None], pa.large_string()),
+            }
+        ),
+    )
     w.add(1, "b", "e", [{"d": None, "nothing": None, "empty": [], "hollow": {}}])
     result = w.finish()
     assert not result.problems
@@ -183,7 +227,13 @@ def test_encodings_and_empty_types_are_made_plain(tmp_path: Path) -> None:
 
 def test_rejected_rows_keep_their_source_and_reason(tmp_path: Path) -> None:
     w = writer(tmp_path)
-    w.add(0, "a", "e0", [{"v": 1}], [({"v": "x", "at": date(2026, 1, 1)}, "no number"), (b"\xff", "bytes")])
+    w.add(
+        0,
+        "a",
+        "e0",
+        [{"v": 1}],
+        [({"v": "x", "at": date(2026, 1, 1)}, "no number"), (b"\xff", "bytes")],
+    )
     w.add(2, "c", "e2", [], [("half \ud83d", "a \udc00 pair"), ({"v": "\ud83d"}, "in JSON")])
     w.add(1, "b", "e1", [{"v": "conflict"}], [("dropped with its file", "r")])
     result = w.finish()
@@ -198,7 +248,9 @@ def test_rejected_rows_keep_their_source_and_reason(tmp_path: Path) -> None:
 
 
 def test_the_table_decides_not_the_attempt(tmp_path: Path) -> None:
-    """Later attempts are given the table's schema: all-integer files fit a column of floats, and not the other way round."""
+    """Later attempts are given the table's schema: all-integer files fit a column of floats, and
+    not the other way round.
+    """
     floats = encode(pa.schema([("v", pa.float64())]))
     w = writer(tmp_path, schema=floats)
     w.add(0, "a", "e", [{"v": 1}])
@@ -213,7 +265,9 @@ def test_the_table_decides_not_the_attempt(tmp_path: Path) -> None:
     assert w.finish().problems == {}
 
 
-@pytest.mark.parametrize("file_bytes", [1, parquet.FILE_BYTES], ids=["written before", "not written yet"])
+@pytest.mark.parametrize(
+    "file_bytes", [1, parquet.FILE_BYTES], ids=["written before", "not written yet"]
+)
 def test_rows_that_were_accepted_before_their_source_failed_do_not_count(
     file_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,5 +280,7 @@ def test_rows_that_were_accepted_before_their_source_failed_do_not_count(
     result = w.finish()
     bad = [row for row in rows_of(result) if row["_source_key"] == "bad"]
     assert list(result.problems) == [0]
-    assert result.rows.get(0, 0) == len(bad), "what is in a file is counted, so that the commit leaves it out"
+    assert result.rows.get(0, 0) == len(bad), (
+        "what is in a file is counted, so that the commit leaves it out"
+    )
     assert len(bad) == (0 if file_bytes > 1 else parquet.CONVERT_ROWS * 2)

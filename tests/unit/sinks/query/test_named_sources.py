@@ -1,4 +1,6 @@
-"""What is read off SQL's parse tree: which sources a statement names, and which aggregates can be merged."""
+"""What is read off SQL's parse tree: which sources a statement names, and which aggregates can be
+merged.
+"""
 
 from __future__ import annotations
 

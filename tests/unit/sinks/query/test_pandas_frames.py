@@ -12,7 +12,9 @@ from sinks.query.pandas_frames import pandas_frame
 
 def made(value: str) -> pa.Table:
     with connect() as connection:
-        return connection.sql(f"SELECT * FROM (VALUES (1, {value}), (2, NULL)) t(n, x)").to_arrow_table()
+        return connection.sql(
+            f"SELECT * FROM (VALUES (1, {value}), (2, NULL)) t(n, x)"
+        ).to_arrow_table()
 
 
 @pytest.mark.parametrize(
@@ -27,9 +29,17 @@ def made(value: str) -> pa.Table:
         ("TIMESTAMP '10000-01-01'", "datetime64[us]", "10000-01-01 00:00:00"),
         ("'12:00:00.123456789'::TIME_NS", "object", "12:00:00.123456789"),
         ("[DATE '10000-01-01']", "object", '["10000-01-01"]'),
-        ("{'a': TIMESTAMPTZ '10000-01-01 00:00:00+00'}", "object", '{"a": "10000-01-01T00:00:00+00:00"}'),
+        (
+            "{'a': TIMESTAMPTZ '10000-01-01 00:00:00+00'}",
+            "object",
+            '{"a": "10000-01-01T00:00:00+00:00"}',
+        ),
         ("MAP {DATE '0044-01-01 (BC)': 1}", "object", '[{"key": "0044-01-01 (BC)", "value": 1}]'),
-        ("'2020-01-01 00:00:00.123456789'::TIMESTAMP_NS", "datetime64[ns]", "2020-01-01 00:00:00.123456789"),
+        (
+            "'2020-01-01 00:00:00.123456789'::TIMESTAMP_NS",
+            "datetime64[ns]",
+            "2020-01-01 00:00:00.123456789",
+        ),
         ("0.1::DECIMAL(38,20)", "object", "0.10000000000000000000"),
     ],
 )
@@ -58,7 +68,9 @@ def test_long_numbers_beside_nulls_are_as_they_were_at_any_depth(value: object) 
     frame = pandas_frame(pa.table({"x": [value, None], "n": [1, 2]}), "UTC")
     assert frame["x"].iloc[0] == value
     assert pd.isna(frame["x"].iloc[1])
-    mapped = pa.table({"x": pa.array([[(1, 2**53 + 1), (2, None)]], pa.map_(pa.int64(), pa.int64()))})
+    mapped = pa.table(
+        {"x": pa.array([[(1, 2**53 + 1), (2, None)]], pa.map_(pa.int64(), pa.int64()))}
+    )
     assert pandas_frame(mapped, "UTC")["x"].iloc[0] == [(1, 2**53 + 1), (2, None)]
 
 

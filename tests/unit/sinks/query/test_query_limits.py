@@ -13,7 +13,14 @@ def test_a_stopwatch_adds_up_what_lies_between_its_pauses(monkeypatch: pytest.Mo
     monkeypatch.setattr(query_limits.time, "monotonic", lambda: now)
     watch = Stopwatch()
     seen = [watch.used_s()]
-    deeds = [(5, watch.go_on), (2, watch.go_on), (3, watch.pause), (7, watch.pause), (11, watch.go_on), (1, watch.pause)]
+    deeds = [
+        (5, watch.go_on),
+        (2, watch.go_on),
+        (3, watch.pause),
+        (7, watch.pause),
+        (11, watch.go_on),
+        (1, watch.pause),
+    ]
     for seconds, deed in deeds:
         now += seconds
         deed()

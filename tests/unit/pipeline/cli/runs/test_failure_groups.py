@@ -9,7 +9,9 @@ from pipeline.errors import SettingsError
 from pipeline.model.commit import Quarantined
 
 
-def entry(key: str = "up/a", reason: str = "ValueError: no", pipeline: str = "logs", **options: object) -> Entry:
+def entry(
+    key: str = "up/a", reason: str = "ValueError: no", pipeline: str = "logs", **options: object
+) -> Entry:
     plain = {"key": key, "etag": "e", "kind": "failed", "reason": reason, "transform": "parse"}
     return Entry(pipeline, Quarantined(**{**plain, **options}))  # type: ignore[arg-type]
 
@@ -27,7 +29,10 @@ def entry(key: str = "up/a", reason: str = "ValueError: no", pipeline: str = "lo
         ("object at 0x7f3a9c is 550e8400-e29b-41d4-a716-446655440000", "object at # is #"),
         ("digest deadbeef01 differs", "digest # differs"),
         ("decade facade", "decade facade"),
-        ("column 'v' is string, but in table logs it is int64", "column '...' is string, but in table logs it is int64"),
+        (
+            "column 'v' is string, but in table logs it is int64",
+            "column '...' is string, but in table logs it is int64",
+        ),
         ("not utf-8 in sha256", "not utf-8 in sha256"),
         ("up/2026/a.csv has 3 columns, a.csv is odd", "<key> has # columns, <key> is odd"),
     ],
@@ -46,7 +51,10 @@ def test_groups_are_by_kind_transform_and_reason_largest_first() -> None:
     others = [entry("up/x", "KeyError: 'a'"), entry("up/y", "ValueError: bad row 9", kind="lost")]
     others.append(entry("up/z", "ValueError: bad row 9", transform="other"))
     found = grouped([*others, *many])
-    assert [(len(g.entries), g.reason) for g in found][:2] == [(3, "ValueError: bad row #"), (1, "KeyError: 'a'")]
+    assert [(len(g.entries), g.reason) for g in found][:2] == [
+        (3, "ValueError: bad row #"),
+        (1, "KeyError: 'a'"),
+    ]
     assert len(found) == 4
 
 
@@ -71,8 +79,9 @@ def test_files_are_chosen_by_words_of_their_reason_as_listed_or_in_full() -> Non
     assert [e.quarantined.key for e in matching(entries, None, "failed")] == ["up/1", "up/3"]
     with pytest.raises(SettingsError) as refused:
         matching(entries, "row 3", "lost")
-    assert str(refused.value) == (
-        "no quarantined file has kind lost and 'row 3' in its reason; there is failed: ValueError: bad row 1 (1);"
-        " lost: ValueError: bad row 2 (1); failed: KeyError: 'k' (1)"
+    assert (
+        str(refused.value)
+        == "no quarantined file has kind lost and 'row 3' in its reason; there is failed:"
+        " ValueError: bad row 1 (1); lost: ValueError: bad row 2 (1); failed: KeyError: 'k' (1)"
     )
     assert matching([], "row 3", None) == []

@@ -1,4 +1,6 @@
-"""What a query's result is in each of the five formats: every value of every DuckDB type, at any depth, as it was."""
+"""What a query's result is in each of the five formats: every value of every DuckDB type, at any
+depth, as it was.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +40,19 @@ class Value:
 
 
 def known(kind: str, *pairs: tuple[str, Any]) -> st.SearchStrategy[Value]:
-    return st.sampled_from([Value(kind, f"CAST({made} AS {kind})", expected) for made, expected in pairs])
+    return st.sampled_from(
+        [Value(kind, f"CAST({made} AS {kind})", expected) for made, expected in pairs]
+    )
 
 
 def texts(kind: str, *values: str) -> st.SearchStrategy[Value]:
-    return known(kind, *((f"'{value}'", value.replace(" ", "T", 1) if "TIMESTAMP" in kind else value) for value in values))
+    return known(
+        kind,
+        *(
+            (f"'{value}'", value.replace(" ", "T", 1) if "TIMESTAMP" in kind else value)
+            for value in values
+        ),
+    )
 
 
 def quoted(value: str) -> str:
@@ -50,13 +60,19 @@ def quoted(value: str) -> str:
 
 
 def whole(kind: str, least: int, most: int) -> st.SearchStrategy[Value]:
-    return st.integers(least, most).map(lambda n: Value(kind, f"CAST('{n}' AS {kind})", n, len(str(abs(n)))))
+    return st.integers(least, most).map(
+        lambda n: Value(kind, f"CAST('{n}' AS {kind})", n, len(str(abs(n))))
+    )
 
 
 def decimals(precision: int, scale: int) -> st.SearchStrategy[Value]:
     def made(n: int) -> Value:
         text = format(Decimal(f"{n}e-{scale}"), "f")
-        return Value(f"DECIMAL({precision},{scale})", f"CAST('{text}' AS DECIMAL({precision},{scale}))", Decimal(text))
+        return Value(
+            f"DECIMAL({precision},{scale})",
+            f"CAST('{text}' AS DECIMAL({precision},{scale}))",
+            Decimal(text),
+        )
 
     return st.integers(-(10**precision) + 1, 10**precision - 1).map(made)
 
@@ -68,13 +84,32 @@ def floats(kind: str, width: int) -> st.SearchStrategy[Value]:
 
 
 WHOLE = [
-    *(whole(f"{kind}INT", -(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for kind, bits in (("TINY", 8), ("SMALL", 16), ("BIG", 64))),
-    *(whole(f"U{kind}", 0, 2**bits - 1) for kind, bits in (("TINYINT", 8), ("INTEGER", 32), ("BIGINT", 64), ("HUGEINT", 128))),
+    *(
+        whole(f"{kind}INT", -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        for kind, bits in (("TINY", 8), ("SMALL", 16), ("BIG", 64))
+    ),
+    *(
+        whole(f"U{kind}", 0, 2**bits - 1)
+        for kind, bits in (("TINYINT", 8), ("INTEGER", 32), ("BIGINT", 64), ("HUGEINT", 128))
+    ),
     whole("HUGEINT", -(2**127), 2**127 - 1),
     whole("BIGNUM", -(10**60), 10**60),
 ]
-DATES = ("infinity", "-infinity", "9999-12-31", "0001-01-01", "0044-03-15 (BC)", "5000000-01-01", "2026-02-28")
-MOMENTS = ("9999-12-31 23:59:59.999999", "0001-01-01 00:00:00", "2026-02-28 12:30:00.5", "200000-01-01 00:00:00")
+DATES = (
+    "infinity",
+    "-infinity",
+    "9999-12-31",
+    "0001-01-01",
+    "0044-03-15 (BC)",
+    "5000000-01-01",
+    "2026-02-28",
+)
+MOMENTS = (
+    "9999-12-31 23:59:59.999999",
+    "0001-01-01 00:00:00",
+    "2026-02-28 12:30:00.5",
+    "200000-01-01 00:00:00",
+)
 NANO = ("2026-02-28 12:30:00.123456789", "1677-09-22 00:00:00", "2262-04-11 00:00:00.000000001")
 LEAVES = st.one_of(
     *WHOLE,
@@ -84,8 +119,12 @@ LEAVES = st.one_of(
     decimals(38, 38),
     *(decimals(18, scale) for scale in (0, 2, 6, 7)),
     known("BOOLEAN", ("true", True), ("false", False)),
-    st.text(st.characters(exclude_characters="\0", codec="utf-8")).map(lambda s: Value("VARCHAR", quoted(s), s)),
-    st.sampled_from(["", "NULL", 'a"b', "a,b", "a\nb", "\r", " x ", "\\N", "%s"]).map(lambda s: Value("VARCHAR", quoted(s), s)),
+    st.text(st.characters(exclude_characters="\0", codec="utf-8")).map(
+        lambda s: Value("VARCHAR", quoted(s), s)
+    ),
+    st.sampled_from(["", "NULL", 'a"b', "a,b", "a\nb", "\r", " x ", "\\N", "%s"]).map(
+        lambda s: Value("VARCHAR", quoted(s), s)
+    ),
     st.binary(max_size=40).map(lambda b: Value("BLOB", f"unhex('{b.hex()}')", b.hex())),
     known("DATE", *((f"'{text}'", text) for text in DATES)),
     texts("TIMESTAMP", *MOMENTS),
@@ -94,9 +133,13 @@ LEAVES = st.one_of(
     texts("TIMESTAMP_NS", *NANO),
     known("TIMESTAMP", ("'infinity'", "infinity"), ("'-infinity'", "-infinity")),
     known("TIMESTAMP", ("TIMESTAMP '0044-03-15 (BC) 10:00:00'", "0044-03-15 (BC) 10:00:00")),
-    known("TIMESTAMPTZ", *((f"'{text}+00'", f"{text.replace(' ', 'T')}+00:00") for text in MOMENTS)),
+    known(
+        "TIMESTAMPTZ", *((f"'{text}+00'", f"{text.replace(' ', 'T')}+00:00") for text in MOMENTS)
+    ),
     known("TIMESTAMPTZ", ("'infinity'", "infinity"), ("'-infinity'", "-infinity")),
-    known("TIMESTAMPTZ_NS", *((f"'{text}+00'", f"{text.replace(' ', 'T')}+00:00") for text in NANO)),
+    known(
+        "TIMESTAMPTZ_NS", *((f"'{text}+00'", f"{text.replace(' ', 'T')}+00:00") for text in NANO)
+    ),
     texts("TIME", "24:00:00", "00:00:00", "23:59:59.999999"),
     texts("TIME_NS", "23:59:59.999999999", "00:00:00.000000001"),
     texts("TIMETZ", "12:00:00+05:30", "24:00:00-15:59:59", "00:00:00.000001+00"),
@@ -110,11 +153,19 @@ LEAVES = st.one_of(
     texts("ENUM('a', 'x''y', '')".replace("''", "''"), "a", ""),
     known("JSON", ("""'{"a": [1, null]}'""", '{"a": [1, null]}')),
     known("GEOMETRY", ("'POINT (1 2)'", "POINT (1 2)")),
-    st.just(Value("UNION(n INTEGER, s VARCHAR)", "CAST(union_value(s := 'x') AS UNION(n INTEGER, s VARCHAR))", "x")),
+    st.just(
+        Value(
+            "UNION(n INTEGER, s VARCHAR)",
+            "CAST(union_value(s := 'x') AS UNION(n INTEGER, s VARCHAR))",
+            "x",
+        )
+    ),
     st.just(Value("INTEGER", "CAST(NULL AS INTEGER)", None)),
     st.just(Value("INTERVAL", "CAST(NULL AS INTERVAL)", None)),
     st.just(Value("UNION(n INTEGER)", "CAST(NULL AS UNION(n INTEGER))", None)),
-    st.just(Value("DECIMAL(3,1)[2]", "CAST([1.5, NULL] AS DECIMAL(3,1)[2])", [Decimal("1.5"), None])),
+    st.just(
+        Value("DECIMAL(3,1)[2]", "CAST([1.5, NULL] AS DECIMAL(3,1)[2])", [Decimal("1.5"), None])
+    ),
     st.just(Value("STRUCT", "{}", {})),
     st.just(Value('"NULL"', "NULL", None)),
 )
@@ -122,15 +173,18 @@ FIELDS = st.sampled_from(["a", "B c", 'q"', "%s", "é", "key", "value"])
 
 
 def lists(value: Value) -> Value:
-    return Value(f"{value.kind}[]", f"[{value.sql}, {value.sql}]", [value.json, value.json], value.digits)
+    return Value(
+        f"{value.kind}[]", f"[{value.sql}, {value.sql}]", [value.json, value.json], value.digits
+    )
 
 
 def structs(names: list[str], values: tuple[Value, ...]) -> Value:
     names = names[: len(values)]
     values = values[: len(names)]
     ids = ['"' + name.replace('"', '""') + '"' for name in names]
-    kind = f"STRUCT({', '.join(f'{name} {value.kind}' for name, value in zip(ids, values, strict=True))})"
-    made = f"struct_pack({', '.join(f'{name} := {value.sql}' for name, value in zip(ids, values, strict=True))})"
+    fields = list(zip(ids, values, strict=True))
+    kind = f"STRUCT({', '.join(f'{name} {value.kind}' for name, value in fields)})"
+    made = f"struct_pack({', '.join(f'{name} := {value.sql}' for name, value in fields)})"
     found = {name: value.json for name, value in zip(names, values, strict=True)}
     return Value(kind, made, found, max(value.digits for value in values))
 
@@ -138,7 +192,11 @@ def structs(names: list[str], values: tuple[Value, ...]) -> Value:
 def maps(key: Value, value: Value) -> Value:
     if key.json is None or key.kind == "STRUCT":
         key = Value("VARCHAR", "'k'", "k")
-    found = {key.json: value.json} if key.kind in ("VARCHAR", "JSON") else [{"key": key.json, "value": value.json}]
+    found = (
+        {key.json: value.json}
+        if key.kind in ("VARCHAR", "JSON")
+        else [{"key": key.json, "value": value.json}]
+    )
     kind = f"MAP({key.kind}, {value.kind})"
     return Value(kind, f"map([{key.sql}], [{value.sql}])", found, max(key.digits, value.digits))
 
@@ -146,7 +204,9 @@ def maps(key: Value, value: Value) -> Value:
 def nested(inner: st.SearchStrategy[Value]) -> st.SearchStrategy[Value]:
     return st.one_of(
         inner.map(lists),
-        st.builds(structs, st.lists(FIELDS, min_size=1, max_size=3, unique=True), st.tuples(inner, inner)),
+        st.builds(
+            structs, st.lists(FIELDS, min_size=1, max_size=3, unique=True), st.tuples(inner, inner)
+        ),
         st.builds(maps, inner, inner),
     )
 
@@ -173,7 +233,10 @@ def standard_output() -> Iterator[io.BytesIO]:
 
 
 def printed(warehouse: Warehouse, statement: str, form: str, null: str = "") -> bytes:
-    with standard_output() as body, warehouse.open_query(statement, carrier=carrier(form), provenance=False) as result:
+    with (
+        standard_output() as body,
+        warehouse.open_query(statement, carrier=carrier(form), provenance=False) as result,
+    ):
         writer(form, null)(result, result)
     return body.getvalue()
 
@@ -194,7 +257,13 @@ def rough(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: rough(one) for name, one in value.items()} or "{}"
     if isinstance(value, list):
-        pairs = [one for one in value if isinstance(one, dict) and set(one) == {"key", "value"} and isinstance(one["key"], str)]
+        pairs = [
+            one
+            for one in value
+            if isinstance(one, dict)
+            and set(one) == {"key", "value"}
+            and isinstance(one["key"], str)
+        ]
         if value and len(pairs) == len(value) and len({one["key"] for one in pairs}) == len(pairs):
             return {one["key"]: rough(one["value"]) for one in pairs}
         return [rough(one) for one in value]
@@ -231,13 +300,21 @@ def test_csv_has_the_value(warehouse: Warehouse, value: Value, null: str) -> Non
     body = printed(warehouse, f"SELECT {value.sql} AS x, 1 AS y", "csv", null).decode()
     head, row = csv.reader(io.StringIO(body, newline=""))
     assert (head, row[1]) == (["x", "y"], "1")
-    bare = body.partition("\n")[2].removesuffix(",1\n") if null != "1" else body.partition("\n")[2].removesuffix(',"1"\n')
+    bare = (
+        body.partition("\n")[2].removesuffix(",1\n")
+        if null != "1"
+        else body.partition("\n")[2].removesuffix(',"1"\n')
+    )
     assert (bare == null) == (value.json is None)
     if isinstance(value.json, dict | list):
         assert strict(row[0], parse_float=_number) == value.json
     elif value.json is not None and not isinstance(value.json, float | bool):
         expected = format(value.json, "f") if isinstance(value.json, Decimal) else str(value.json)
-        assert row[0] == (expected.replace("T", " ", 1).replace("+00:00", "+00") if "TIMESTAMP" in value.kind else expected)
+        assert row[0] == (
+            expected.replace("T", " ", 1).replace("+00:00", "+00")
+            if "TIMESTAMP" in value.kind
+            else expected
+        )
 
 
 @settings(max_examples=200, deadline=None)
@@ -275,7 +352,9 @@ def test_names_are_told_apart(warehouse: Warehouse) -> None:
     statement = "SELECT 1 AS a, 2 AS a, 3 AS A, 4 AS a_1, [5] AS b, [6] AS b"
     names = ["a", "a_2", "A_3", "a_1", "b", "b_1"]
     assert unique(["a", "a", "A", "a_1", "b", "b"]) == names
-    assert list(strict(printed(warehouse, statement, "json"))[0].items()) == [*zip(names, [1, 2, 3, 4, [5], [6]], strict=True)]
+    assert list(strict(printed(warehouse, statement, "json"))[0].items()) == [
+        *zip(names, [1, 2, 3, 4, [5], [6]], strict=True)
+    ]
     assert pq.read_table(io.BytesIO(printed(warehouse, statement, "parquet"))).column_names == names
     assert pa.ipc.open_stream(printed(warehouse, statement, "arrow")).schema.names == names
     assert printed(warehouse, statement, "csv").splitlines()[0].decode() == ",".join(names)
@@ -283,35 +362,58 @@ def test_names_are_told_apart(warehouse: Warehouse) -> None:
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
 @pytest.mark.parametrize(
-    "made", ["'340282366920938463463374607431768211455'::UHUGEINT", "[170141183460469231731687303715884105727]"]
+    "made",
+    [
+        "'340282366920938463463374607431768211455'::UHUGEINT",
+        "[170141183460469231731687303715884105727]",
+    ],
 )
-def test_numbers_too_long_for_a_format_are_refused(warehouse: Warehouse, made: str, form: str) -> None:
+def test_numbers_too_long_for_a_format_are_refused(
+    warehouse: Warehouse, made: str, form: str
+) -> None:
     """The line names the column and the way out."""
-    with pytest.raises(SettingsError, match=r"column big has a number of more than 38 digits.*CAST\(big AS VARCHAR\)"):
+    with pytest.raises(
+        SettingsError,
+        match=r"column big has a number of more than 38 digits.*CAST\(big AS VARCHAR\)",
+    ):
         printed(warehouse, f"SELECT 1 AS a, {made} AS big", form)
 
 
 @pytest.mark.parametrize("form", ["json", "csv"])
 def test_no_rows_and_many_batches(warehouse: Warehouse, form: str) -> None:
     """What is printed is whole, whatever it was cut into."""
-    assert printed(warehouse, "SELECT 1 AS a WHERE false", form) == {"json": b"[]\n", "csv": b"a\n"}[form]
-    body = printed(warehouse, "SELECT i, [i] AS l, i::VARCHAR AS s FROM range(50000) t(i)", form).decode()
+    assert (
+        printed(warehouse, "SELECT 1 AS a WHERE false", form)
+        == {"json": b"[]\n", "csv": b"a\n"}[form]
+    )
+    body = printed(
+        warehouse, "SELECT i, [i] AS l, i::VARCHAR AS s FROM range(50000) t(i)", form
+    ).decode()
     if form == "json":
         assert strict(body) == [{"i": i, "l": [i], "s": str(i)} for i in range(50_000)]
     else:
-        assert [*csv.reader(io.StringIO(body))][1:] == [[str(i), f"[{i}]", str(i)] for i in range(50_000)]
+        assert [*csv.reader(io.StringIO(body))][1:] == [
+            [str(i), f"[{i}]", str(i)] for i in range(50_000)
+        ]
 
 
 def test_null_alone_is_a_row(warehouse: Warehouse) -> None:
     """An empty line would be none."""
     assert printed(warehouse, "SELECT NULL::VARCHAR AS a", "csv") == b'a\n""\n'
-    assert printed(warehouse, "SELECT unnest([NULL, '', 'NULL']) AS a", "csv", "NULL") == b'a\nNULL\n\n"NULL"\n'
+    assert (
+        printed(warehouse, "SELECT unnest([NULL, '', 'NULL']) AS a", "csv", "NULL")
+        == b'a\nNULL\n\n"NULL"\n'
+    )
 
 
 def test_long_blobs_are_shown_short(warehouse: Warehouse) -> None:
     """A table on a terminal is for eyes; the other formats have all bytes."""
-    statement = "SELECT repeat('\\xff'::BLOB, 5000) AS b, {'inner': repeat('\\x00'::BLOB, 100)} AS s"
+    statement = (
+        "SELECT repeat('\\xff'::BLOB, 5000) AS b, {'inner': repeat('\\x00'::BLOB, 100)} AS s"
+    )
     shown = printed(warehouse, statement, "table").decode()
     assert "f" * 32 + "... (5,000 bytes)" in shown
     assert "0" * 32 + "... (100 bytes)" in shown
-    assert strict(printed(warehouse, statement, "json")) == [{"b": "ff" * 5000, "s": {"inner": "00" * 100}}]
+    assert strict(printed(warehouse, statement, "json")) == [
+        {"b": "ff" * 5000, "s": {"inner": "00" * 100}}
+    ]
