@@ -21,37 +21,17 @@ and one `hint` endpoint, behind Modal's proxy authentication, for notices of upl
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import modal
 
-from infra.image import image_of, installed
+from infra.builder import AppBuilder
+from infra.functions import PipelineFunctions
 from pipeline.declare.load_file import is_path, load_pipelines
-from pipeline.declare.pipeline import Pipeline
-from pipeline.deploy.container import order_runner_for
-from pipeline.deploy.control import Control
-from pipeline.deploy.deployment import Deployment, checked, from_environment, mounts_of
+from pipeline.deploy.deployment import Deployment, checked, from_environment
 from pipeline.deploy.engines import app_name
-from pipeline.model.policy import deployed_policy
-from pipeline.model.settings import TransformSettings
 from pipeline.notices.http import hint_application
-from pipeline.work.order_runner import OrderRunner
-from pipeline.work.worker_pools import pools_of
-
-CONTROL_TIMEOUT_S = 3_600
-CONTROL_IDLE_S = 5
-"""An idle container is paid for; the next pass is minutes away."""
-COMMIT_IDLE_S = 30
-COMMIT_TOGETHER = 200
-COMMIT_WAIT_MS = 1_000
-MODAL_BATCH_MAX = 1_000
-STARTUP_S = 120.0
-"""Added to the time of an attempt: an interpreter starts and the user's code is loaded."""
 
 
 def build(namespace: dict[str, Any], deployment: Deployment | None = None) -> modal.App:
@@ -64,7 +44,40 @@ def build(namespace: dict[str, Any], deployment: Deployment | None = None) -> mo
         wanted = _in_container(wanted)
     pipelines = load_pipelines(wanted.file)
     declared = load_pipelines(wanted.file.partition(":")[0])
-    return _Builder(namespace, checked(wanted, pipelines, app_name(declared)), pipelines).app
+    builder = AppBuilder(namespace, checked(wanted, pipelines, app_name(declared)), pipelines)
+    for pipeline in pipelines:
+        PipelineFunctions(builder, pipeline).add_all()
+    _add_hint(builder)
+    return builder.app
+
+
+def _add_hint(builder: AppBuilder) -> None:
+    def hinted(names: list[str]) -> int:
+        """Hand hinted keys to the ticks of the pipelines that read them."""
+        taken = 0
+        for pipeline in builder.pipelines:
+            mine = [name for name in names if name.startswith(pipeline.source)]
+            if mine:
+                builder.spawn(builder.name("tick", pipeline), mine)
+                taken += len(mine)
+        return taken
+
+    def hint() -> Any:
+        return hint_application(
+            hinted, bucket=builder.deployment.bucket_name, prefix=builder.deployment.bucket_prefix
+        )
+
+    builder.add(
+        "hint",
+        hint,
+        modal.asgi_app(requires_proxy_auth=True),
+        image=builder.control_image,
+        cpu=0.25,
+        memory=512,
+        timeout=60,
+        scaledown_window=60,
+        max_containers=2,
+    )
 
 
 def _in_container(deployment: Deployment) -> Deployment:
@@ -75,346 +88,3 @@ def _in_container(deployment: Deployment) -> Deployment:
     return msgspec.structs.replace(
         deployment, file=str(Path(__file__).parent.parent / deployment.file)
     )
-
-
-class _Builder:
-    def __init__(
-        self, namespace: dict[str, Any], deployment: Deployment, pipelines: list[Pipeline]
-    ) -> None:
-        self.namespace = namespace
-        self.deployment = deployment
-        self.pipelines = pipelines
-        self.alone = len(load_pipelines(deployment.file.partition(":")[0])) == 1
-        self.app = modal.App(deployment.app)
-        for pipeline in pipelines:
-            _OfPipeline(self, pipeline).add_all()
-        self._add_hint()
-
-    # -- what functions have -----------------------------------------------------------------------
-
-    @cached_property
-    def control_image(self) -> modal.Image:
-        """The image of functions that run no transform."""
-        return image_of(self.deployment, self.pipelines)
-
-    @cached_property
-    def secrets(self) -> list[modal.Secret]:
-        """What gives a container rights on the bucket by the S3 API."""
-        names = [self.deployment.secret] if self.deployment.secret else []
-        return [modal.Secret.from_name(name) for name in names]
-
-    def name(self, what: str, pipeline: Pipeline) -> str:
-        """A function's name."""
-        return what if self.alone else f"{what}_{pipeline.name}"
-
-    def add(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        wrap: Callable[[Any], Any] = lambda f: f,
-        **settings: Any,
-    ) -> None:
-        """Declare a function of the app under this name, as if it stood at the
-        module's top level.
-        """
-        function.__name__ = function.__qualname__ = name
-        function.__module__ = self.namespace["__name__"]
-        self.namespace[name] = self.app.function(name=name, **settings)(wrap(function))
-
-    def control(self, **settings: Any) -> dict[str, Any]:
-        """Settings of a control function."""
-        common = {"image": self.control_image, "secrets": self.secrets, "cpu": 1.0, "memory": 2048}
-        return {
-            **common,
-            "timeout": CONTROL_TIMEOUT_S,
-            "scaledown_window": CONTROL_IDLE_S,
-            **settings,
-        }
-
-    def spawn(self, name: str, *arguments: Any) -> None:
-        """Submit a call of another function of this app."""
-        self.namespace[name].spawn(*arguments)
-
-    def _add_hint(self) -> None:
-        def hinted(names: list[str]) -> int:
-            """Hand hinted keys to the ticks of the pipelines that read them."""
-            taken = 0
-            for pipeline in self.pipelines:
-                mine = [name for name in names if name.startswith(pipeline.source)]
-                if mine:
-                    self.spawn(self.name("tick", pipeline), mine)
-                    taken += len(mine)
-            return taken
-
-        def hint() -> Any:
-            return hint_application(
-                hinted, bucket=self.deployment.bucket_name, prefix=self.deployment.bucket_prefix
-            )
-
-        self.add(
-            "hint",
-            hint,
-            modal.asgi_app(requires_proxy_auth=True),
-            image=self.control_image,
-            cpu=0.25,
-            memory=512,
-            timeout=60,
-            scaledown_window=60,
-            max_containers=2,
-        )
-
-
-class _OfPipeline:
-    """The functions of one pipeline."""
-
-    def __init__(self, builder: _Builder, pipeline: Pipeline) -> None:
-        self.b = builder
-        self.pipeline = pipeline
-        self.settings = pipeline.settings()
-        self.control = Control(builder.deployment, pipeline, builder.alone)
-
-    def add_all(self) -> None:
-        """Declare all of them."""
-        self._add_passes()
-        self._add_commit()
-        self._add_jobs()
-        for transform in self.settings.transforms:
-            self._add_worker(transform)
-
-    def _name(self, what: str) -> str:
-        return self.b.name(what, self.pipeline)
-
-    def _schedule(self, wanted: str | float) -> modal.schedule.Schedule:
-        if isinstance(wanted, str):
-            return modal.Cron(wanted, timezone=self.settings.deployment.timezone)
-        return modal.Period(seconds=wanted)
-
-    def _add_passes(self) -> None:
-        deployment = self.settings.deployment
-        lists = deployment.sweep is None
-
-        def tick(names: list[str] | None = None) -> None:
-            self._then(self._with_rights().tick(names, lists=lists))
-
-        def sweep() -> None:
-            self._then(self._with_rights().tick())
-
-        if deployment.schedule is not None:
-            self.b.add(
-                self._name("tick"),
-                tick,
-                **self.b.control(schedule=self._schedule(deployment.schedule)),
-            )
-        if deployment.sweep is not None:
-            self.b.add(
-                self._name("sweep"),
-                sweep,
-                **self.b.control(schedule=self._schedule(deployment.sweep)),
-            )
-        for wanted in deployment.backfills:
-
-            def backfill(wanted: Any = wanted) -> None:
-                self._then(self._with_rights().backfill(wanted))
-
-            name = self._name(f"backfill_{wanted.name}")
-            self.b.add(name, backfill, **self.b.control(schedule=self._schedule(wanted.schedule)))
-
-    def _add_commit(self) -> None:
-        def commit(tasks: list[list[str]]) -> list[int]:
-            wanted = [task for some in tasks for task in some]
-            self._then(self._with_rights().settle(wanted))
-            return [len(some) for some in tasks]
-
-        def aggregate() -> None:
-            self._with_rights().aggregate()
-            self._then("publish" if self.pipeline.sinks else None)
-
-        def publish() -> None:
-            self._with_rights().publish()
-
-        def maintain() -> None:
-            self._with_rights().maintain()
-            self._then("publish" if self.pipeline.sinks else None)  # if only to catch up
-
-        together = modal.batched(max_batch_size=COMMIT_TOGETHER, wait_ms=COMMIT_WAIT_MS)
-        self.b.add(
-            self._name("commit"),
-            commit,
-            together,
-            **self.b.control(max_containers=1, scaledown_window=COMMIT_IDLE_S),
-        )
-        if self.settings.aggregates:
-            self.b.add(
-                self._name("aggregate"), aggregate, **self.b.control(max_containers=1, memory=4096)
-            )
-        if self.pipeline.sinks:
-            self.b.add(
-                self._name("publish"),
-                publish,
-                **self.b.control(max_containers=1, memory=4096, **self._for_sinks()),
-            )
-        self.b.add(
-            self._name("maintain"), maintain, **self.b.control(schedule=modal.Cron("47 3 * * *"))
-        )
-
-    def _for_sinks(self) -> dict[str, Any]:
-        """The drivers of the targets, at the versions installed here, and what they
-        need to know.
-        """
-        targets = self.pipeline.sinks.values()
-        packages = (
-            {installed(name) for t in targets for name in t.needs} if modal.is_local() else ()
-        )
-        secrets = [
-            modal.Secret.from_name(t.modal_secret) for t in targets if t.modal_secret is not None
-        ]
-        return {
-            "image": image_of(self.b.deployment, self.b.pipelines, pip=tuple(sorted(packages))),
-            "secrets": [*self.b.secrets, *secrets],
-        }
-
-    def _add_jobs(self) -> None:
-        def submit(job: str, names: list[str], again: bool = False) -> str:
-            self._with_rights().submit(job, names, again=again)
-            return job
-
-        self.b.add(self._name("submit"), submit, **self.b.control())
-
-    def _with_rights(self) -> Control:
-        _assume_role(self.b.deployment)
-        return self.control
-
-    def _then(self, function: str | None) -> None:
-        if function is not None:
-            self.b.spawn(self._name(function))
-
-    # -- workers -----------------------------------------------------------------------------------
-
-    def _add_worker(self, transform: TransformSettings) -> None:
-        pools = pools_of(self.pipeline.name, transform, deployed_policy(), alone=self.b.alone)
-        add = self._add_class if transform.keeps_state else self._add_function
-        if pools.work:
-            add(pools.work, transform, pools.work_containers, None)
-        if pools.batch:
-            size = min(pools.batch_size, MODAL_BATCH_MAX)
-            together = modal.batched(max_batch_size=size, wait_ms=transform.batch_wait_ms)
-            add(pools.batch, transform, pools.batch_containers, together)
-
-    def _add_function(
-        self,
-        name: str,
-        transform: TransformSettings,
-        containers: int,
-        together: Callable[[Any], Any] | None,
-    ) -> None:
-        runners: list[OrderRunner] = []
-
-        def order_runner() -> OrderRunner:
-            if not runners:
-                runners.append(self._order_runner(transform))
-            return runners[0]
-
-        def work_one(order: str) -> str:
-            return order_runner().run([order])[0]
-
-        def work_many(orders: list[str]) -> list[str]:
-            return order_runner().run(orders)
-
-        settings = self._machine(transform, containers)
-        if together is None:
-            self.b.add(name, work_one, **settings)
-        else:
-            self.b.add(name, work_many, together, **settings)
-
-    def _add_class(
-        self,
-        name: str,
-        transform: TransformSettings,
-        containers: int,
-        together: Callable[[Any], Any] | None,
-    ) -> None:
-        make = self._order_runner
-
-        def load(self: Any) -> None:
-            self.order_runner = make(transform)
-
-        def run_one(self: Any, order: str) -> str:
-            answers: list[str] = self.order_runner.run([order])
-            return answers[0]
-
-        def run_many(self: Any, orders: list[str]) -> list[str]:
-            answers: list[str] = self.order_runner.run(orders)
-            return answers
-
-        run = run_one if together is None else run_many
-        run.__name__ = "run"
-        methods = {
-            "load": modal.enter(snap=transform.resources.memory_snapshot)(load),
-            "run": modal.method()(run) if together is None else together(run),
-            "__module__": self.b.namespace["__name__"],
-            "__qualname__": name,
-        }
-        settings = self._machine(transform, containers)
-        settings["enable_memory_snapshot"] = transform.resources.memory_snapshot
-        self.b.namespace[name] = self.b.app.cls(**settings)(type(name, (), methods))
-
-    def _order_runner(self, transform: TransformSettings) -> OrderRunner:
-        if self.settings.deployment.access == "api":
-            _assume_role(self.b.deployment)
-        commit = self._name("commit")
-        return order_runner_for(
-            self.b.deployment,
-            self.pipeline,
-            transform.name,
-            settled=lambda tasks: self.b.spawn(commit, tasks),
-        )
-
-    def _machine(self, transform: TransformSettings, containers: int) -> dict[str, Any]:
-        """A worker's container, every setting explicit."""
-        r, by_api = transform.resources, self.settings.deployment.access == "api"
-        secrets = [modal.Secret.from_name(name) for name in r.secrets]
-        volumes: dict[str, Any] = {
-            path: modal.Volume.from_name(name) for path, name in r.volumes.items()
-        }
-        seconds = deployed_policy().attempt_budget_s + transform.timeout_s + STARTUP_S
-        return {
-            "image": image_of(self.b.deployment, self.b.pipelines, r.pip, r.apt),
-            "cpu": r.cpu,
-            "memory": r.memory_mb_deployed,
-            "gpu": list(r.gpu) or None,
-            "timeout": min(int(seconds), 86_400),
-            "retries": modal.Retries(max_retries=r.retries, initial_delay=1.0),
-            "min_containers": min(r.min_containers, containers),
-            "max_containers": containers,
-            "scaledown_window": r.scaledown_window_s,
-            "region": list(r.region) or None,
-            "secrets": secrets + (self.b.secrets if by_api else []),
-            "volumes": volumes if by_api else volumes | self._mounts(),
-        }
-
-    def _mounts(self) -> dict[str, modal.CloudBucketMount]:
-        d = self.b.deployment
-        return {
-            mount.path: modal.CloudBucketMount(
-                d.bucket_name,
-                bucket_endpoint_url=d.endpoint_url,
-                key_prefix=d.bucket_prefix + mount.prefix,
-                secret=self.b.secrets[0] if self.b.secrets else None,
-                oidc_auth_role_arn=d.oidc_role_arn,
-                read_only=mount.read_only,
-                force_path_style=d.endpoint_url is not None,
-            )
-            for mount in mounts_of(self.settings, d.mount_root)
-        }
-
-
-def _assume_role(deployment: Deployment) -> None:
-    """With an OIDC role: let boto3 trade the container's identity for short-lived keys."""
-    token = os.environ.get("MODAL_IDENTITY_TOKEN")
-    if not deployment.oidc_role_arn or not token:
-        return
-    file = Path(tempfile.gettempdir(), "tidemill-identity")
-    file.write_text(token)
-    file.chmod(0o600)
-    os.environ["AWS_ROLE_ARN"] = deployment.oidc_role_arn
-    os.environ["AWS_WEB_IDENTITY_TOKEN_FILE"] = str(file)

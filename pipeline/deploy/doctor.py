@@ -18,7 +18,7 @@ from pipeline.commit_log.store_probe import ALTERNATIVE, ORDERED, UNORDERED, Pro
 from pipeline.declare.load_file import load_pipelines
 from pipeline.declare.pipeline import Pipeline
 from pipeline.declare.prefix_overlaps import refuse_overlap
-from pipeline.deploy.machine_checks import Check, _installed
+from pipeline.deploy.machine_checks import Check, installed_version
 from pipeline.deploy.workspace_rates import ANSWER_TIMEOUT_S, imported_modal, opened_workspace
 from pipeline.errors import (
     SettingsError,
@@ -53,7 +53,7 @@ async def account(secrets: Mapping[str, Sequence[str]]) -> list[Check]:
     """Modal's profile and token, whether the token works, and whether the secrets (by name, with
     who uses them) exist.
     """
-    if _installed("modal") is None:
+    if installed_version("modal") is None:
         return []
     try:
         token = _token()

@@ -38,7 +38,7 @@ def machine() -> list[Check]:
     command = shutil.which("modal")
     return [
         python_check(sys.version_info[:3]),
-        client_check(_installed("modal"), modal_pin(_requirements())),
+        client_check(installed_version("modal"), modal_pin(_requirements())),
         command_check(command, interpreter_of(Path(command)) if command else None, sys.executable),
     ]
 
@@ -113,7 +113,7 @@ def interpreter_of(script: Path) -> str | None:
     return words[0] if words and "python" in Path(words[0]).name else None
 
 
-def _installed(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -7,22 +7,29 @@ outputs go to a temporary directory. So what cannot be stored in a run cannot be
 
 from __future__ import annotations
 
-import bdb
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.discover.router import Router
-from pipeline.errors import KeyUnsupported, ObjectNotFound, SettingsError
+from pipeline.errors import ObjectNotFound, SettingsError
 from pipeline.model import keys
 from pipeline.model.commit import Quarantined
 from pipeline.model.listing import Head
 from pipeline.model.receipt import MAIN_TABLE, REJECTED_TABLE, Receipt
 from pipeline.model.task import Assignment, Inputs, Task
 from pipeline.ports import Content, Store
+from pipeline.runtime.replay_watch import (
+    Debug,
+    KeptOutputs,
+    Subject,
+    Watch,
+    Watched,
+    WatchedContents,
+)
 from pipeline.runtime.runtime import Runtime
 from pipeline.runtime.system import RandomIds, WallClock
 from pipeline.runtime.worker_process import loaded_on_use, table_spec
@@ -30,20 +37,6 @@ from pipeline.sql.connection import connect_without_threads
 from pipeline.state.state import State
 from pipeline.work.user_code import UserCode
 from pipeline.work.worker import AttemptLost, Code, CodeBroken, Worker, Writer
-
-Debug = Callable[[BaseException], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """What is replayed: one version of one object, and the transform that takes it."""
-
-    head: Head
-    open: Callable[[], Content]
-    transform: str
-    entry: Quarantined | None
-    notes: list[str]
-    """What a person should know, a line each."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,16 +113,16 @@ async def replay(
 
     Raises CodeBroken if the transform cannot be loaded, StoreError if the object cannot be read.
     """
-    watch, calls = _Watch(debug), UserCode()
+    watch, calls = Watch(debug), UserCode()
     code = _load(opened, subject.transform, watch, calls)
     with tempfile.TemporaryDirectory(prefix="tidemill-replay-") as folder:
-        outputs = _Outputs(opened.store, Path(folder))
+        outputs = KeptOutputs(opened.store, Path(folder))
         worker = Worker(
             store=outputs,
-            contents=_Contents(subject),
+            contents=WatchedContents(subject),
             home=keys.home(state.pipeline),
             code=lambda name: replace(code, call=watch.calling(code.call)),
-            make_writer=lambda assignment: _Watched(
+            make_writer=lambda assignment: Watched(
                 _writer(opened, assignment, Path(folder)), watch
             ),
             clock=WallClock(),
@@ -233,7 +226,7 @@ def _about(opened: Runtime, entry: Quarantined, transform: str) -> list[str]:
     return notes
 
 
-def _load(opened: Runtime, transform: str, watch: _Watch, calls: UserCode) -> Code:
+def _load(opened: Runtime, transform: str, watch: Watch, calls: UserCode) -> Code:
     try:
         code = loaded_on_use(opened.pipeline, calls)(transform)
     except CodeBroken as error:
@@ -242,111 +235,6 @@ def _load(opened: Runtime, transform: str, watch: _Watch, calls: UserCode) -> Co
     if code is None:
         raise SettingsError(f"transform {transform} is not declared by {opened.settings.name}")
     return code
-
-
-class _Watch:
-    """Sees what the user's code raises, at the moment when it does."""
-
-    def __init__(self, debug: Debug | None) -> None:
-        self._debug = debug
-        self.seen: BaseException | None = None
-
-    def calling(self, target: Callable[..., object]) -> Callable[[Any], object]:
-        """The user's function. A batch that failed is not called again for its only object."""
-
-        def call(argument: Any) -> object:
-            if self.seen is not None:
-                raise self.seen
-            try:
-                return target(argument)
-            except BaseException as error:
-                self.note(error)
-                raise
-
-        return call
-
-    def note(self, error: BaseException) -> None:
-        """Open the debugger, once. Leaving it from within the code is leaving the replay."""
-        if isinstance(error, bdb.BdbQuit):
-            raise KeyboardInterrupt from None
-        if self.seen is None and isinstance(error, Exception | SystemExit):
-            self.seen = error
-            if self._debug is not None:
-                self._debug(error)
-
-
-class _Watched:
-    """A writer in which the user's generators are watched."""
-
-    def __init__(self, writer: Writer, watch: _Watch) -> None:
-        self._writer = writer
-        self._watch = watch
-        self.finish = writer.finish
-        self.close = writer.close
-
-    def add(
-        self,
-        index: int,
-        key: str,
-        etag: str,
-        result: object,
-        rejected: Sequence[tuple[object, str]] = (),
-    ) -> None:
-        """See `pipeline.worker.Writer`."""
-        try:
-            self._writer.add(index, key, etag, result, rejected)
-        except BaseException as error:
-            self._watch.note(error)
-            raise
-
-
-# -- the attempt -----------------------------------------------------------------------------------
-
-
-class _Contents:
-    """Opens the one version that is replayed."""
-
-    mounted = False
-
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
-
-    def expect(self, inputs: Inputs) -> None:
-        """Nothing is done beforehand."""
-
-    async def open(self, key: str, etag: str, size_bytes: int, modified_us: int) -> Content:
-        return self._subject.open()
-
-
-class _Outputs:
-    """Keeps what an attempt writes in a directory.
-
-    Keys that the store could not hold are refused as it would.
-    """
-
-    def __init__(self, store: Store, folder: Path) -> None:
-        self._local = store.url.startswith("file:")
-        self._folder = folder
-        self._paths: dict[str, Path] = {}
-
-    async def put(self, key: str, body: bytes) -> None:
-        self._place(key).write_bytes(body)
-
-    async def put_file(self, key: str, path: Path) -> None:
-        path.rename(self._place(key))
-
-    def path(self, key: str) -> Path:
-        """Where the object lies."""
-        return self._paths[key]
-
-    def _place(self, key: str) -> Path:
-        if self._local:
-            from pipeline.stores.local.store import unsupported
-
-            reason = unsupported(key)
-            if reason is not None:
-                raise KeyUnsupported(f"{key[:200]!r} cannot be a file: {reason}")
-        return self._paths.setdefault(key, self._folder / f"output-{len(self._paths)}")
 
 
 def _writer(opened: Runtime, assignment: Assignment, folder: Path) -> Writer:
@@ -384,7 +272,7 @@ def _assignment(opened: Runtime, state: State, subject: Subject) -> Assignment:
     )
 
 
-def _replayed(receipt: Receipt, outputs: _Outputs, shown: int) -> Replayed:
+def _replayed(receipt: Receipt, outputs: KeptOutputs, shown: int) -> Replayed:
     if receipt.problems:
         problem = receipt.problems[0]
         return Replayed(status=problem.status, reason=problem.reason, detail=problem.detail)

@@ -23,8 +23,8 @@ from pipeline.passes.runner import Pass
 from pipeline.plan.evidence import Evidence, Mended
 from pipeline.runtime.runtime import Runtime
 from pipeline.state.state import State
-from sinks.values.contract import Steps, name_conflicts, path_of, without
 from sinks.values.extremes import is_known, measured, with_wide
+from sinks.values.field_names import Steps, name_conflicts, path_of, without
 from sinks.values.schema import decode, encode
 
 if TYPE_CHECKING:

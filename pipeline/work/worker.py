@@ -13,20 +13,18 @@ from pipeline.errors import TidemillError
 from pipeline.model.receipt import Receipt
 from pipeline.model.task import Assignment
 from pipeline.ports import Clock, Outbox
-from pipeline.work.attempt import (
-    Attempt,
+from pipeline.work.attempt import Attempt, Means, call_for
+from pipeline.work.contents import joined
+from pipeline.work.seams import (
     AttemptLost,
     Calls,
     Code,
     CodeBroken,
     Contents,
-    Means,
     PlainCalls,
     Writer,
     Written,
-    call_for,
 )
-from pipeline.work.contents import joined
 
 __all__ = ["AttemptLost", "Calls", "Code", "CodeBroken", "Contents", "Worker", "Writer", "Written"]
 

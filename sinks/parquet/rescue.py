@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import InputRejected
 from sinks.parquet.schema_mode import fixed_type
 from sinks.parquet.transform_results import Rows
-from sinks.values.casting import cast_array, conversion_errors, plain, struct_of
+from sinks.values.casting import cast_array, conversion_errors, struct_of
 from sinks.values.contract import is_hollow
 from sinks.values.json_text import json_of, value_of, values_of
+from sinks.values.plain_values import plain
 from sinks.values.python_values import array_of
 from sinks.values.schema import RESCUED, check_name, check_names
 

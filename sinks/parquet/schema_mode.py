@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import InputRejected
 from pipeline.model.settings import SchemaMode, Widen
+from sinks.values.common_type import common_type
 from sinks.values.extremes import NONE_WIDE, wide_of, with_wide
-from sinks.values.schema import RESCUED, checked, common_type, decode, encode, unify, unify_encoded
+from sinks.values.schema import RESCUED, checked, decode, encode, unify, unify_encoded
 
 if TYPE_CHECKING:
     import pyarrow as pa

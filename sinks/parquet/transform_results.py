@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputRejected
 from sinks.values.casting import Bent, conversion_errors, hollow
-from sinks.values.python_values import How, Mixed, TooDeep, array_of, by_field, declared_array
+from sinks.values.declared_values import declared_array
+from sinks.values.python_values import How, Mixed, TooDeep, array_of, by_field
 from sinks.values.schema import NESTING_MAX
 
 if TYPE_CHECKING:

@@ -110,10 +110,9 @@ def selected(names: Sequence[str], kinds: Sequence[Kind], carrier: Carrier) -> s
     ):
         return None
     parts = []
-    for i, (name, kind, cast) in enumerate(zip(wanted, kinds, casts, strict=True), 1):
-        parts.append(
-            f"{f'#{i}' if cast == str(kind) else f'CAST(#{i} AS {cast})'} AS {quoting.name(name)}"
-        )
+    for i, (name, kind, target) in enumerate(zip(wanted, kinds, casts, strict=True), 1):
+        column = f"#{i}" if target == str(kind) else f"CAST(#{i} AS {target})"
+        parts.append(f"{column} AS {quoting.name(name)}")
     return ", ".join(parts)
 
 

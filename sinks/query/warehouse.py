@@ -28,7 +28,7 @@ from sinks.query.object_files import Files
 from sinks.query.query_limits import Guard, Limits, half_of_memory_mb
 from sinks.query.result_types import Carrier, Kind, long_columns, selected, too_long_numbers
 from sinks.query.star_columns import without_provenance
-from sinks.values.contract import name_conflicts
+from sinks.values.field_names import name_conflicts
 from sinks.values.schema import PROVENANCE, decode
 from sinks.values.view_sql import missing, shown
 

@@ -9,20 +9,19 @@ import functools
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sinks.values.contract import inner, is_hollow, is_list, plain_type, refused_within
+from sinks.values.contract import is_hollow, plain_type
 from sinks.values.text_form import as_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
+from typing import TYPE_CHECKING
 
-TIMESTAMP_MIN = -9_223_372_022_400_000_000
-"""In microseconds: what DuckDB takes for a time.
+from sinks.values.contract import is_list
 
-The three largest and smallest numbers are its infinities, and none.
-"""
-DAY_NS = 86_400 * 10**9
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Bent(ValueError):
@@ -45,162 +44,6 @@ def conversion_errors() -> tuple[type[Exception], ...]:
         AttributeError,
         RecursionError,
     )
-
-
-# -- plain types -----------------------------------------------------------------------------------
-
-
-def plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column in the type that tables have for it (see `contract`).
-
-    Raises Bent, pa.ArrowException.
-    """
-    import pyarrow as pa
-
-    if is_plain(column.type):
-        for chunk in column.chunks:
-            _require_range(chunk)
-        return column
-    chunks = [plain(chunk) for chunk in column.chunks]
-    kinds = list(dict.fromkeys(chunk.type for chunk in chunks)) or [_static(column.type)]
-    if len(kinds) > 1:  # nanoseconds in some of them
-        chunks = [cast_array(chunk, _static(column.type)) for chunk in chunks]
-        kinds = [_static(column.type)]
-    return pa.chunked_array(chunks, kinds[0])
-
-
-@functools.lru_cache(4096)
-def is_plain(kind: pa.DataType) -> bool:
-    """Whether values of this type are stored as they are."""
-    import pyarrow.types as pt
-
-    fine = (pt.is_timestamp(kind) or pt.is_time(kind)) and kind.unit == "ns"
-    if fine or isinstance(kind, _extension()) or not kind.equals(plain_type(kind)):
-        return False
-    return all(is_plain(child) for _, child in inner(kind))
-
-
-def _extension() -> Any:
-    import pyarrow as pa
-
-    return pa.BaseExtensionType
-
-
-def _static(kind: pa.DataType) -> pa.DataType:
-    found = plain_type(kind)
-    if found is None:
-        _, named, way_out = refused_within("", kind) or ("", str(kind), "")
-        raise Bent(f"has type {named}, which tables do not hold: {way_out}")
-    return found
-
-
-def plain(array: pa.Array) -> pa.Array:
-    """One array in the type that tables have for it: nanoseconds only where a value has some.
-
-    Raises Bent, pa.ArrowException.
-    """
-    import pyarrow.types as pt
-
-    kind = array.type
-    if isinstance(kind, _extension()):
-        return _plain_extension(array)
-    if pt.is_dictionary(kind):
-        return plain(array.dictionary).take(array.indices)
-    if pt.is_run_end_encoded(kind):
-        import pyarrow.compute as pc
-
-        return plain(pc.run_end_decode(array))
-    if pt.is_struct(kind):
-        return struct_of(
-            [(f.name, plain(child)) for f, child in zip(kind, array.flatten(), strict=True)], array
-        )
-    if pt.is_map(kind):
-        return map_of(array, plain, plain)
-    if is_list(kind):
-        return list_of(array, plain)
-    wanted = _static(kind)
-    if (pt.is_timestamp(kind) or pt.is_time(kind)) and kind.unit == "ns":
-        array = _coarser(array)
-    elif not kind.equals(wanted):
-        array = cast_leaf(array, wanted)
-    _require_range(array)
-    return array
-
-
-def _plain_extension(array: pa.Array) -> pa.Array:
-    import uuid
-
-    import pyarrow as pa
-
-    if _static(array.type).equals(pa.string()) and array.type.extension_name == "arrow.uuid":
-        found = array.storage.to_pylist()
-        return pa.array(
-            [None if one is None else str(uuid.UUID(bytes=one)) for one in found], pa.string()
-        )
-    if array.type.extension_name == "arrow.bool8":
-        return array.storage.cast(pa.bool_())
-    return plain(array.storage)
-
-
-def _coarser(array: pa.Array) -> pa.Array:
-    """Nanoseconds as microseconds, where no value has any; times with a zone as instants."""
-    import pyarrow as pa
-    import pyarrow.types as pt
-
-    named = _static(array.type)
-    if pt.is_timestamp(named):
-        array = array.cast(named)
-    micro = pa.time64("us") if pt.is_time(named) else pa.timestamp("us", named.tz)
-    try:
-        return array.cast(micro)
-    except pa.ArrowInvalid:
-        return array
-
-
-def _require_range(array: pa.Array) -> None:
-    """Raises Bent for times that DuckDB does not know: years beyond 294246, hours beyond 24.
-
-    At any depth.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.types as pt
-
-    kind = array.type
-    if not _has_times(kind):
-        return
-    if pt.is_struct(kind):
-        for child in array.flatten():
-            _require_range(child)
-    elif pt.is_map(kind):
-        map_of(array, _ranged, _ranged)
-    elif is_list(kind):
-        _require_range(array.flatten())
-    elif pt.is_timestamp(kind) or pt.is_time(kind):
-        found = pc.min_max(array.cast(pa.int64()))
-        least, most = found["min"].as_py(), found["max"].as_py()
-        if least is None:
-            return
-        if pt.is_time(kind):
-            day = DAY_NS if kind.unit == "ns" else DAY_NS // 1000
-            if least < 0 or most > day:
-                raise Bent("has a time of day before 00:00 or after 24:00")
-        elif least < TIMESTAMP_MIN or most >= 2**63 - 2:
-            raise Bent(f"has a time that is out of range for {kind}")
-
-
-def _ranged(array: pa.Array) -> pa.Array:
-    _require_range(array)
-    return array
-
-
-@functools.lru_cache(4096)
-def _has_times(kind: pa.DataType) -> bool:
-    import pyarrow.types as pt
-
-    if pt.is_timestamp(kind) or pt.is_time(kind):
-        return True
-    return any(_has_times(kind.field(i).type) for i in range(kind.num_fields))
 
 
 # -- other types -----------------------------------------------------------------------------------
@@ -286,7 +129,7 @@ def cast_leaf(array: pa.Array, kind: pa.DataType) -> pa.Array:
     found = way(array, kind)
     if not pt.is_string(have) and not pt.is_decimal(have) and not pt.is_decimal(kind):
         _require_same(array, found)
-    _require_range(found)
+    require_range(found)
     return found
 
 
@@ -454,3 +297,57 @@ def map_of(
     ]
     kind = pa.map_(keys.type, items.type)
     return pa.MapArray.from_arrays(pa.array(starts, pa.int32()), keys, items, kind)
+
+
+TIMESTAMP_MIN = -9_223_372_022_400_000_000
+"""In microseconds: what DuckDB takes for a time.
+
+The three largest and smallest numbers are its infinities, and none.
+"""
+DAY_NS = 86_400 * 10**9
+
+
+def require_range(array: pa.Array) -> None:
+    """Raises Bent for times that DuckDB does not know: years beyond 294246, hours beyond 24.
+
+    At any depth.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.types as pt
+
+    kind = array.type
+    if not _has_times(kind):
+        return
+    if pt.is_struct(kind):
+        for child in array.flatten():
+            require_range(child)
+    elif pt.is_map(kind):
+        map_of(array, _ranged, _ranged)
+    elif is_list(kind):
+        require_range(array.flatten())
+    elif pt.is_timestamp(kind) or pt.is_time(kind):
+        found = pc.min_max(array.cast(pa.int64()))
+        least, most = found["min"].as_py(), found["max"].as_py()
+        if least is None:
+            return
+        if pt.is_time(kind):
+            day = DAY_NS if kind.unit == "ns" else DAY_NS // 1000
+            if least < 0 or most > day:
+                raise Bent("has a time of day before 00:00 or after 24:00")
+        elif least < TIMESTAMP_MIN or most >= 2**63 - 2:
+            raise Bent(f"has a time that is out of range for {kind}")
+
+
+def _ranged(array: pa.Array) -> pa.Array:
+    require_range(array)
+    return array
+
+
+@functools.lru_cache(4096)
+def _has_times(kind: pa.DataType) -> bool:
+    import pyarrow.types as pt
+
+    if pt.is_timestamp(kind) or pt.is_time(kind):
+        return True
+    return any(_has_times(kind.field(i).type) for i in range(kind.num_fields))

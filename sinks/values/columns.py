@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.errors import InputRejected
-from sinks.values.casting import Bent, cast_array, cast_column, conversion_errors, plain_column
+from sinks.values.casting import Bent, cast_array, cast_column, conversion_errors
 from sinks.values.contract import stored_type
+from sinks.values.plain_values import plain_column
 from sinks.values.schema import PROVENANCE, checked
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -19,8 +19,9 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sinks.values.casting import Bent, cast_array, hollow, plain
+from sinks.values.casting import Bent, cast_array, hollow
 from sinks.values.contract import ZONE
+from sinks.values.plain_values import plain
 from sinks.values.python_scalars import plain_value, without_nanoseconds
 
 if TYPE_CHECKING:
@@ -68,7 +69,10 @@ class TooDeep(ValueError):
     """Lists in lists in lists."""
 
 
-def array_of(values: Values, how: How = How()) -> pa.Array:
+PLAIN = How()
+
+
+def array_of(values: Values, how: How = PLAIN) -> pa.Array:
     """The values as one array of a type that tables have.
 
     Raises Mixed, Bent, TooDeep, and what pyarrow raises.
@@ -86,110 +90,6 @@ def array_of(values: Values, how: How = How()) -> pa.Array:
     elif kinds == _INT_FLOAT:
         return _numbers(values, how)
     return _usual(values, kinds, how)
-
-
-def declared_array(values: Values, kind: pa.DataType, how: How = How()) -> pa.Array:
-    """The values in a declared type, one by one: of each what its own kind says.
-
-    Raises as `array_of` does.
-    """
-    import pyarrow as pa
-    import pyarrow.types as pt
-
-    if pt.is_list(kind) and any(isinstance(value, list | tuple) for value in values):
-        return _lists(values, lambda inner: declared_array(inner, kind.value_type, how.within()))
-    if (
-        pt.is_struct(kind)
-        and kind.num_fields
-        and any(isinstance(value, Mapping) for value in values)
-    ):
-        return _declared_structs(values, kind, how)
-    if pt.is_map(kind):
-        return _declared_maps(values, kind, how)
-    groups: dict[type, list[int]] = {}
-    for row, value in enumerate(values):
-        if value is not None:
-            groups.setdefault(type(value), []).append(row)
-    if not groups:
-        return cast_array(pa.nulls(len(values)), kind)
-    if len(groups) == 1:
-        return _declared_leaf(values, kind, how)
-    pieces: list[pa.Array] = []
-    order = [0] * len(values)
-    for rows in groups.values():
-        for at, row in enumerate(rows, sum(len(piece) for piece in pieces)):
-            order[row] = at
-        pieces.append(_declared_leaf([values[row] for row in rows], kind, how))
-    total = sum(len(piece) for piece in pieces)
-    found = pa.concat_arrays([*pieces, pa.nulls(1, kind)])
-    return found.take(
-        pa.array([total if values[row] is None else at for row, at in enumerate(order)], pa.int64())
-    )
-
-
-def _declared_leaf(values: Values, kind: pa.DataType, how: How) -> pa.Array:
-    """Values of one Python type."""
-    import pyarrow.types as pt
-
-    first = next(value for value in values if value is not None)
-    if type(first) is int and (pt.is_decimal(kind) or pt.is_string(kind)):
-        return cast_array(_decimals([None if v is None else Decimal(v) for v in values]), kind)
-    if (
-        isinstance(first, Decimal)
-        and pt.is_string(kind)
-        and any(v is not None and not v.is_finite() for v in values)
-    ):
-        raise Mixed(first)
-    return cast_array(array_of(values, how), kind)
-
-
-def _declared_structs(values: Values, kind: pa.DataType, how: How) -> pa.Array:
-    import pyarrow as pa
-
-    wrong = next((v for v in values if v is not None and not isinstance(v, Mapping)), None)
-    if wrong is not None:
-        raise Mixed({}, wrong)
-    known = {field.name for field in kind}
-    extra = next(
-        (name for v in values if v for name in v if name not in known and v[name] is not None), None
-    )
-    if extra is not None:
-        raise Bent(f"has a field {extra!r}, which its declared type lacks")
-    children = [
-        declared_array(
-            [None if v is None else v.get(field.name) for v in values], field.type, how.within()
-        )
-        for field in kind
-    ]
-    return pa.StructArray.from_arrays(children, fields=list(kind), mask=_missing(values))
-
-
-def _declared_maps(values: Values, kind: pa.DataType, how: How) -> pa.Array:
-    """From dicts, or from lists of pairs."""
-    import pyarrow as pa
-
-    pairs: list[list[Any] | None] = []
-    for value in values:
-        if value is None:
-            pairs.append(None)
-        elif isinstance(value, Mapping):
-            pairs.append(list(value.items()))
-        elif isinstance(value, list | tuple) and all(
-            isinstance(one, list | tuple) and len(one) == 2 for one in value
-        ):
-            pairs.append([tuple(one) for one in value])
-        else:
-            raise Mixed({}, value)
-    flat = [pair for some in pairs if some for pair in some]
-    starts = [0, *accumulate(len(some or ()) for some in pairs)]
-    offsets = [
-        None if some is None else start for some, start in zip([*pairs, []], starts, strict=True)
-    ]
-    names = declared_array([key for key, _ in flat], kind.key_type, how.within())
-    items = declared_array([item for _, item in flat], kind.item_type, how.within())
-    if names.null_count:
-        raise Bent("has a map with a missing key")
-    return pa.MapArray.from_arrays(pa.array(offsets, pa.int32()), names, items, kind)
 
 
 # -- one kind --------------------------------------------------------------------------------------
@@ -273,7 +173,7 @@ def _datetimes(values: Values, _: How) -> pa.Array:
         return pa.array(counted, pa.int64()).cast(pa.timestamp("us", ZONE))
 
 
-def _decimals(values: Values, _: How | None = None) -> pa.Array:
+def decimals(values: Values, _: How | None = None) -> pa.Array:
     import pyarrow as pa
 
     strange = next((value for value in values if value is not None and not value.is_finite()), None)
@@ -294,15 +194,15 @@ def _dicts(values: Values, how: How) -> pa.Array:
     if not fields:
         return hollow(pa.array([value is not None for value in values], pa.bool_()))
     children = [array_of(column, within) for column in fields.values()]
-    return pa.StructArray.from_arrays(children, names=[*fields], mask=_missing(values))
+    return pa.StructArray.from_arrays(children, names=[*fields], mask=null_mask(values))
 
 
 def _list_values(values: Values, how: How) -> pa.Array:
     within = how.within()
-    return _lists(values, lambda inner: array_of(inner, within))
+    return lists(values, lambda inner: array_of(inner, within))
 
 
-def _lists(values: Values, make: Callable[[Values], pa.Array]) -> pa.Array:
+def lists(values: Values, make: Callable[[Values], pa.Array]) -> pa.Array:
     import pyarrow as pa
 
     wrong = next((v for v in values if v is not None and not isinstance(v, list | tuple)), None)
@@ -312,7 +212,7 @@ def _lists(values: Values, make: Callable[[Values], pa.Array]) -> pa.Array:
         [0, *accumulate(len(value) if value is not None else 0 for value in values)], pa.int32()
     )
     inner = make(list(chain.from_iterable(value for value in values if value)))
-    return pa.ListArray.from_arrays(offsets, inner, mask=_missing(values))
+    return pa.ListArray.from_arrays(offsets, inner, mask=null_mask(values))
 
 
 def by_field(values: Values) -> dict[str, list[Any]]:
@@ -339,7 +239,7 @@ def _checked(names: Iterable[Any]) -> list[str]:
     return found
 
 
-def _missing(values: Values) -> pa.Array | None:
+def null_mask(values: Values) -> pa.Array | None:
     import pyarrow as pa
 
     return pa.array([value is None for value in values], pa.bool_()) if None in values else None
@@ -355,7 +255,7 @@ _MAKERS: dict[type, Callable[[Values, How], pa.Array]] = {
     date: _dates,
     time: _times,
     datetime: _datetimes,
-    Decimal: _decimals,
+    Decimal: decimals,
     UUID: _uuids,
     dict: _dicts,
     list: _list_values,
@@ -377,7 +277,7 @@ def _numbers(values: Values, how: How) -> pa.Array:
     except pa.ArrowInvalid:
         if not how.texts:
             raise
-        return declared_array(values, pa.string(), how)
+        return of_each_kind(values, pa.string(), how)
 
 
 # -- many kinds ------------------------------------------------------------------------------------
@@ -399,7 +299,7 @@ def _usual(values: Values, kinds: set[type], how: How) -> pa.Array:
     if not found:
         return pa.nulls(len(values))
     if found == {int, Decimal}:
-        return _decimals([None if value is None else Decimal(value) for value in plainer])
+        return decimals([None if value is None else Decimal(value) for value in plainer])
     if found == {str, UUID}:
         return _texts([None if value is None else str(value) for value in plainer], how)
     if found == {list, tuple}:
@@ -409,7 +309,7 @@ def _usual(values: Values, kinds: set[type], how: How) -> pa.Array:
     if len(found) == 1 and (make := _MAKERS.get(next(iter(found)))) is not None:
         return make(plainer, how)
     if how.texts and found <= _TEXT_KINDS:
-        return declared_array(plainer, pa.string(), how)
+        return of_each_kind(plainer, pa.string(), how)
     first = next(value for value in plainer if value is not None)
     raise Mixed(
         first,
@@ -418,6 +318,50 @@ def _usual(values: Values, kinds: set[type], how: How) -> pa.Array:
             None,
         ),
     )
+
+
+def of_each_kind(values: Values, kind: pa.DataType, how: How) -> pa.Array:
+    """The values in a given type, those of each Python type by themselves.
+
+    Raises as `array_of` does.
+    """
+    import pyarrow as pa
+
+    groups: dict[type, list[int]] = {}
+    for row, value in enumerate(values):
+        if value is not None:
+            groups.setdefault(type(value), []).append(row)
+    if not groups:
+        return cast_array(pa.nulls(len(values)), kind)
+    if len(groups) == 1:
+        return _cast(values, kind, how)
+    pieces: list[pa.Array] = []
+    order = [0] * len(values)
+    for rows in groups.values():
+        for at, row in enumerate(rows, sum(len(piece) for piece in pieces)):
+            order[row] = at
+        pieces.append(_cast([values[row] for row in rows], kind, how))
+    total = sum(len(piece) for piece in pieces)
+    found = pa.concat_arrays([*pieces, pa.nulls(1, kind)])
+    return found.take(
+        pa.array([total if values[row] is None else at for row, at in enumerate(order)], pa.int64())
+    )
+
+
+def _cast(values: Values, kind: pa.DataType, how: How) -> pa.Array:
+    """Values of one Python type."""
+    import pyarrow.types as pt
+
+    first = next(value for value in values if value is not None)
+    if type(first) is int and (pt.is_decimal(kind) or pt.is_string(kind)):
+        return cast_array(decimals([None if v is None else Decimal(v) for v in values]), kind)
+    if (
+        isinstance(first, Decimal)
+        and pt.is_string(kind)
+        and any(v is not None and not v.is_finite() for v in values)
+    ):
+        raise Mixed(first)
+    return cast_array(array_of(values, how), kind)
 
 
 def _nanoseconds(values: Values) -> pa.Array:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.sql import quoting
 from sinks.values.column_types import duckdb_type
+from sinks.values.common_type import common_type
 from sinks.values.contract import is_hollow
-from sinks.values.schema import common_type
 from sinks.values.text_form import text_sql
 
 if TYPE_CHECKING:

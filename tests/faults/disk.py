@@ -29,8 +29,8 @@ from pipeline.state.state import State
 from pipeline.stores.local.disk import Disk
 from pipeline.stores.local.store import LocalStore
 from pipeline.testing.inline_executor import InlineExecutor
-from pipeline.work.attempt import PlainCalls
 from pipeline.work.contents import LazyContents
+from pipeline.work.seams import PlainCalls
 from pipeline.work.worker import Worker
 from sinks.parquet.writer import AttemptWriter
 

@@ -19,7 +19,7 @@ import pytest
 from bench.s3_lister import Bucket, key_of
 from pipeline.errors import StoreDenied, StoreUnavailable
 from pipeline.stores import open_store
-from pipeline.stores.s3 import lister
+from pipeline.stores.s3 import list_requests, lister
 from tests.contract.test_store import HOSTILE
 from tests.faults.proxy import Answer, Fault, Proxy, Request, Rule, error
 from tests.hostile.listings import Dialect
@@ -153,7 +153,7 @@ def test_what_is_ahead_of_the_reader_is_bounded(
     early.
     """
     monkeypatch.setattr(lister, "BUFFER_PAGES", 2)
-    monkeypatch.setattr(lister, "WINDOW", 2)
+    monkeypatch.setattr(list_requests, "WINDOW", 2)
 
     async def work() -> None:
         store, count = store_at(service), 0

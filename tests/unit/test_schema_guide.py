@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.model.settings import Widen
 from sinks.parquet.schema_mode import fixed_type
+from sinks.values.common_type import common_type
 from sinks.values.extremes import NONE_WIDE, Wide
-from sinks.values.schema import common_type
 from tests.support.helpers import ROOT
 
 TYPES = {

@@ -18,7 +18,8 @@ from pipeline.errors import SettingsError, nearest
 from pipeline.tracebacks import describe, visible
 
 if TYPE_CHECKING:
-    from pipeline.runtime.replay import Replayed, Subject
+    from pipeline.runtime.replay import Replayed
+    from pipeline.runtime.replay_watch import Subject
     from pipeline.runtime.runtime import Runtime
     from pipeline.state.state import State
 

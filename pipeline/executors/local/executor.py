@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
-import signal
 import socket
 import tempfile
 import time
@@ -22,6 +20,7 @@ import msgspec
 
 from pipeline.errors import InvariantViolated, SettingsError
 from pipeline.executors.local.connection import Connection
+from pipeline.executors.local.machine import NATIVE, cores, describe_end, resident_bytes
 from pipeline.executors.local.messages import LENGTH, NO_MEMORY, SLOT, Answer, Job, pack
 from pipeline.executors.local.output_lines import Output, Whose, to_standard_error
 from pipeline.executors.local.process_owner import has_ended, started, this_process
@@ -36,7 +35,6 @@ PREFETCH = 2
 """Jobs a worker holds: one it runs, one it starts without asking."""
 WATCH_S = 0.1
 FAILED_STARTS_MAX = 3
-NATIVE = " (a crash in native code)"
 
 _RUNNING: set[str] = set()
 
@@ -85,7 +83,7 @@ class LocalExecutor:
         folder: str | None = None,
         show: Callable[[str, str], None] = to_standard_error,
     ) -> None:
-        self._parallelism = workers or _cores()
+        self._parallelism = workers or cores()
         self._limits = limits
         self._show = show
         self.scratch = folder or tempfile.mkdtemp(prefix="tidemill-")
@@ -375,7 +373,7 @@ class LocalExecutor:
             return ""
         if index >= 0 and time.monotonic() - began > limits.timeout_s:
             return f"time limit: one call took longer than {limits.timeout_s:g} s (timeout_s)"
-        if limits.memory_mb is not None and _resident(worker.pid) > limits.memory_mb * 2**20:
+        if limits.memory_mb is not None and resident_bytes(worker.pid) > limits.memory_mb * 2**20:
             return memory_exceeded(limits.memory_mb)
         return ""
 
@@ -391,35 +389,3 @@ class LocalExecutor:
             if memory_mb is not None and NATIVE in ended
             else ""
         )
-
-
-def describe_end(status: int) -> str:
-    """A wait status in words."""
-    if not os.WIFSIGNALED(status):
-        return (
-            f"the worker process exited with code {os.waitstatus_to_exitcode(status)} in the middle"
-            " of a call"
-        )
-    number = os.WTERMSIG(status)
-    name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
-    why = {
-        "SIGKILL": " (by somebody, or by the system when it ran out of memory)",
-        "SIGSEGV": NATIVE,
-        "SIGABRT": NATIVE,
-        "SIGBUS": NATIVE,
-    }
-    return f"the worker process was killed by {name}{why.get(name, '')}"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _resident(pid: int) -> int:
-    """Resident memory of a process in bytes, 0 if it has ended."""
-    import psutil
-
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputRejected
 from pipeline.model.settings import Widen
-from sinks.values.contract import name_conflicts, path_of, without
+from sinks.values.common_type import common_type
 from sinks.values.extremes import NONE_WIDE, with_wide
-from sinks.values.schema import checked, common_type, decode, encode, unify, unify_encoded
+from sinks.values.field_names import name_conflicts, path_of, without
+from sinks.values.schema import checked, decode, encode, unify, unify_encoded
 
 SCALARS = [
     pa.int8(),
