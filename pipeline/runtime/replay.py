@@ -291,7 +291,7 @@ def _first(path: Path, count: int) -> list[dict[str, Any]]:
     json` has it.
     """
     from pipeline.sql import quoting
-    from sinks.query.result_text import rows_of
+    from sinks.results.exact_text import rows_of
     from sinks.values.schema import PROVENANCE
 
     if count <= 0:

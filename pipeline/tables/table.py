@@ -22,8 +22,9 @@ from pipeline.tables.moments import When, when
 from pipeline.tables.time_travel import state_at
 from pipeline.tables.views import add_tables
 from sinks.query.object_files import files_of
-from sinks.query.pandas_frames import pandas_frame
-from sinks.query.warehouse import ROWS_AT_ONCE, Warehouse
+from sinks.query.views import ROWS_AT_ONCE
+from sinks.query.warehouse import Warehouse
+from sinks.results.pandas_frames import pandas_frame
 
 if TYPE_CHECKING:
     import duckdb

@@ -1,1 +1,1 @@
-"""SQL over committed rows, in bounds, and the forms that answers take."""
+"""SQL over committed rows, in bounds."""

@@ -20,8 +20,8 @@ from pipeline.sql import quoting
 from pipeline.sql.connection import UTC
 from sinks.query.dimensions import Dimension
 from sinks.query.object_files import Files
-from sinks.query.result_text import parsed_rows
 from sinks.query.warehouse import Warehouse
+from sinks.results.exact_text import parsed_rows
 from sinks.values.schema import PROVENANCE
 
 if TYPE_CHECKING:

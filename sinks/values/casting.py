@@ -16,7 +16,6 @@ from sinks.values.text_form import as_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
-from typing import TYPE_CHECKING
 
 from sinks.values.contract import is_list
 

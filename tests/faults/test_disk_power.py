@@ -21,7 +21,7 @@ import pytest
 from pipeline.commit_log.log import Log
 from pipeline.errors import PreconditionFailed
 from pipeline.model.policy import Policy
-from pipeline.stores.local.store import PRIVATE
+from pipeline.stores.local.listing import PRIVATE
 from pipeline.testing.memory_store import MemoryStore
 from tests.faults.disk import NotedStore, RecordedDisk, Stalled, World, _Instant
 from tests.faults.test_disk_errors import first, second

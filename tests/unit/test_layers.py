@@ -41,6 +41,7 @@ ORDER = (
     *(
         "sinks.values",
         "sinks.parquet",
+        "sinks.results",
         "sinks.query",
         "sinks.aggregates",
         "sinks.copies",

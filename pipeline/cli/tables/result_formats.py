@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 import click
 
 from pipeline.errors import TidemillError
-from sinks.query.result_text import NUMBERS, jsons, objects_of, texts
-from sinks.query.result_types import Carrier, Kind
+from sinks.results.exact_text import NUMBERS, jsons, objects_of, texts
+from sinks.results.exact_types import Carrier, Kind
 
 if TYPE_CHECKING:
     import pyarrow as pa

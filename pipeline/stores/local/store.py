@@ -24,7 +24,7 @@ from pipeline.errors import KeyUnsupported, ObjectNotFound, PreconditionFailed, 
 from pipeline.model.listing import Head, Page, Stored
 from pipeline.ports import Content
 from pipeline.stores.local.address import require_directory
-from pipeline.stores.local.content import ABSENT, LocalContent, explained, translated, version
+from pipeline.stores.local.content import LocalContent, explained, version
 from pipeline.stores.local.disk import (
     Disk,
     Names,
@@ -36,15 +36,12 @@ from pipeline.stores.local.disk import (
     sweep,
     write_all,
 )
+from pipeline.stores.local.listing import PAGE_KEYS, PRIVATE, is_text, page_of, walk
 
-PRIVATE = ".tidemill"
-PAGE_KEYS = 10_000
 PART_BYTES_MAX = 255
 KEY_BYTES_MAX = 1024
 _READS_MAX = 5
 _PLACES_MAX = 20
-_Names = list[str]  # inside the class, `list` is the method
-_Stats = list[os.stat_result]
 
 
 class LocalStore:
@@ -85,67 +82,25 @@ class LocalStore:
             await asyncio.sleep(0)
 
     def _pages(self, prefix: str, after: str) -> Iterator[Page]:
-        keys: _Names = []
-        stats: _Stats = []
-        unusable: _Names = []
+        keys: list[str] = []
+        stats: list[os.stat_result] = []
+        unusable: list[str] = []
         folder = prefix.rpartition("/")[0]
         if folder and unsupported(folder) is not None:
             return
         self._present()
         with explained(prefix):
-            for more_keys, more_stats in self._walk(
-                folder + "/" if folder else "", prefix, after, unusable
+            for more_keys, more_stats in walk(
+                self._base, folder + "/" if folder else "", prefix, after, unusable
             ):
                 keys += more_keys
                 stats += more_stats
                 while len(keys) >= PAGE_KEYS:
-                    yield _page(keys[:PAGE_KEYS], stats[:PAGE_KEYS], unusable)
+                    yield page_of(keys[:PAGE_KEYS], stats[:PAGE_KEYS], unusable)
                     keys, stats, unusable[:] = keys[PAGE_KEYS:], stats[PAGE_KEYS:], []
         self._present()
         if keys or unusable:
-            yield _page(keys, stats, unusable)
-
-    def _walk(
-        self, folder: str, prefix: str, after: str, unusable: _Names
-    ) -> Iterator[tuple[_Names, _Stats]]:
-        """Runs of regular files below `folder`, in key order: a directory sorts as its name with a
-        slash, as keys do.
-        """
-        try:
-            descriptor = os.open(
-                self._base + folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            )
-        except OSError as error:
-            if error.errno in ABSENT:
-                return
-            raise translated(error, folder or "/") from error
-        try:
-            # relative to the descriptor: no path is resolved for each file
-            with os.scandir(descriptor) as entries:
-                names = sorted(
-                    e.name + "/" if e.is_dir(follow_symlinks=False) else e.name for e in entries
-                )
-            files: _Names = []
-            for name in names:
-                if not name.isascii() and not _is_text(name):
-                    unusable.append(os.fsencode(folder + name).decode("utf-8", "backslashreplace"))
-                elif name[-1] != "/":
-                    files.append(name)
-                    if len(files) == PAGE_KEYS:
-                        yield _regular(folder, files, descriptor, prefix, after)
-                        files = []
-                elif self._may_hold(folder + name, prefix, after):
-                    yield _regular(folder, files, descriptor, prefix, after)
-                    files = []
-                    yield from self._walk(folder + name, prefix, after, unusable)
-            yield _regular(folder, files, descriptor, prefix, after)
-        finally:
-            os.close(descriptor)
-
-    def _may_hold(self, folder: str, prefix: str, after: str) -> bool:
-        if folder == PRIVATE + "/" or (folder <= after and not after.startswith(folder)):
-            return False
-        return folder.startswith(prefix) or prefix.startswith(folder)
+            yield page_of(keys, stats, unusable)
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -373,7 +328,7 @@ def unsupported(key: str) -> str | None:
     """Why a key cannot be a file's path below the root, None if it can."""
     if not key or "\0" in key:
         return "it is empty or holds a NUL character"
-    if not key.isascii() and not _is_text(key):
+    if not key.isascii() and not is_text(key):
         return "it is not valid Unicode"
     if len(key.encode()) > KEY_BYTES_MAX:
         return f"it has more than {KEY_BYTES_MAX} bytes"
@@ -385,45 +340,6 @@ def unsupported(key: str) -> str | None:
         if len(part.encode()) > PART_BYTES_MAX:
             return f"a part of it has more than {PART_BYTES_MAX} bytes"
     return None
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _regular(
-    folder: str, names: list[str], descriptor: int, prefix: str, after: str
-) -> tuple[list[str], list[os.stat_result]]:
-    """The keys and stats of those files of a folder that are regular, below `prefix` and above
-    `after`.
-    """
-    keys, stats = [], []
-    whole = folder.startswith(prefix) and folder > after
-    for name in names:
-        key = folder + name
-        if whole or (key > after and key.startswith(prefix)):
-            try:
-                stat = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            if S_ISREG(stat.st_mode):
-                keys.append(key)
-                stats.append(stat)
-    return keys, stats
-
-
-def _page(keys: list[str], stats: list[os.stat_result], unusable: list[str]) -> Page:
-    return Page(
-        keys=keys,
-        etags=[version(stat) for stat in stats],
-        sizes=[stat.st_size for stat in stats],
-        modified_us=[stat.st_mtime_ns // 1000 for stat in stats],
-        unusable=list(unusable),
-    )
 
 
 def _no_link(key: str, folder: str) -> None:

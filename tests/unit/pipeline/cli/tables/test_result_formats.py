@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from pipeline.cli.tables.result_formats import carrier, writer
 from pipeline.errors import SettingsError
 from sinks.query.object_files import LocalFiles
-from sinks.query.result_types import unique
 from sinks.query.warehouse import Warehouse
+from sinks.results.exact_types import unique
 
 
 @dataclass(frozen=True)

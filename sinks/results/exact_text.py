@@ -14,7 +14,7 @@ from itertools import pairwise
 from json.encoder import encode_basestring as quoted
 from typing import TYPE_CHECKING, Any
 
-from sinks.query.result_types import LONG, Kind, members, selected
+from sinks.results.exact_types import LONG, Kind, members, selected
 
 if TYPE_CHECKING:
     import duckdb

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.sql import quoting
 from pipeline.sql.connection import connect_without_threads
-from sinks.query.result_text import texts
-from sinks.query.result_types import selected
+from sinks.results.exact_text import texts
+from sinks.results.exact_types import selected
 from sinks.values.contract import is_list
 from sinks.values.extremes import EXACT_MAX
 

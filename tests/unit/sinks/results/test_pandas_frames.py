@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.sql.connection import connect
-from sinks.query.pandas_frames import pandas_frame
+from sinks.results.pandas_frames import pandas_frame
 
 
 def made(value: str) -> pa.Table:

@@ -1,0 +1,79 @@
+"""DuckDB's errors in our words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ObjectNotFound, SettingsError, StoreDenied, StoreUnavailable
+from sinks.query.query_limits import Guard
+
+if TYPE_CHECKING:
+    pass
+
+
+_STORE_ERROR = re.compile(
+    r"\ATraceback .*^(?:[\w.]+\.)?(ObjectNotFound|StoreUnavailable|StoreDenied|ObjectArchived):"
+    r" ([^\n]*)",
+    re.S | re.M,
+)
+"""What DuckDB 2.0 says when a registered file system raises: a bare `duckdb.Error` with the whole
+traceback as its text.
+"""
+
+
+@contextmanager
+def explained(guard: Guard | None, memory_exceeded: str) -> Iterator[None]:
+    """DuckDB's errors in the words of this module.
+
+    Those of batches come through Arrow, as OSError with the same text. memory_exceeded: what to say
+    where the memory did not suffice.
+    """
+    import duckdb
+
+    try:
+        yield
+    except (duckdb.Error, OSError) as error:
+        text = str(error)
+        reason = guard.reason if guard is not None else ""
+        is_interrupt = isinstance(error, duckdb.InterruptException)
+        if reason or is_interrupt or text.startswith("INTERRUPT Error"):
+            raise SettingsError(reason or "the query was interrupted") from None
+        is_memory = isinstance(error, duckdb.OutOfMemoryException)
+        if is_memory or text.startswith("Out of Memory Error"):
+            raise SettingsError(memory_exceeded) from None
+        raise translated(error) from None
+
+
+def translated(error: Exception) -> Exception:
+    """The error to raise in its place: of the store, where that is where it began."""
+    import duckdb
+
+    ours = _STORE_ERROR.search(str(error))
+    if ours is not None:  # raised by the store's file system, below DuckDB
+        kinds = {
+            "ObjectNotFound": ObjectNotFound,
+            "StoreDenied": StoreDenied,
+            "ObjectArchived": StoreDenied,
+        }
+        kind = kinds.get(ours[1], StoreUnavailable)
+        return kind(
+            ours[2]
+            + (" (the vacuum removed it meanwhile: ask again)" if kind is ObjectNotFound else "")
+        )
+    text = one_line(error)
+    if isinstance(error, duckdb.IOException) or text.startswith("IO Error"):
+        gone = "No such file" in text or "No files found" in text
+        kind = ObjectNotFound if gone else StoreUnavailable
+        return kind(f"{text}{' (the vacuum removed it meanwhile: ask again)' if gone else ''}")
+    if isinstance(error, duckdb.PermissionException) or text.startswith("Permission Error"):
+        return SettingsError(f"{text}: queries read the pipeline's tables only")
+    return SettingsError(text)
+
+
+def one_line(error: Exception) -> str:
+    """DuckDB's message without its list of candidates and its drawing of the place."""
+    text = str(error).partition("\n\nLINE ")[0].partition("Candidate functions:")[0]
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""The forms that answers take, each value exactly: Arrow, text, pandas."""
