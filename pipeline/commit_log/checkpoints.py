@@ -15,6 +15,7 @@ from pipeline.state import outputs as output_rows
 from pipeline.state.checkpoint import Checkpoint
 from pipeline.state.sorted_runs import SortedRuns
 from pipeline.state.state import State
+from pipeline.state.stored_state import checkpoint_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,7 +48,7 @@ async def write_checkpoint(log: Log, state: State, ids: Ids) -> str:
                     f"runs of {log.pipeline} were moved while a checkpoint was written; run again"
                 ) from None
     key = keys.checkpoint(log.home, state.sequence, ids.nonce())
-    await log.store.put(key, codec.encode(state.checkpoint()))
+    await log.store.put(key, codec.encode(checkpoint_of(state)))
     await log.store.put(keys.hint(log.home), key.encode())
     return key
 

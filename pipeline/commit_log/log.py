@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.commit_log import run_reader
@@ -18,7 +17,6 @@ from pipeline.errors import (
     CommitUnknown,
     ObjectNotFound,
     PreconditionFailed,
-    SettingsError,
     StateInvalid,
     StoreUnavailable,
 )
@@ -27,7 +25,7 @@ from pipeline.model.commit import Commit
 from pipeline.model.listing import Stored
 from pipeline.model.policy import Policy
 from pipeline.ports import Clock, Store
-from pipeline.state import codec, ledger, outputs
+from pipeline.state import codec, ledger, outputs, stored_state
 from pipeline.state.checkpoint import Checkpoint
 from pipeline.state.sorted_runs import between, merge
 from pipeline.state.state import State
@@ -162,19 +160,19 @@ class Log:
         """The state of the newest checkpoint, an empty one where there is none at all; None if what
         was listed has vanished.
         """
-        found = await self._checkpoints()
+        found = await self.checkpoint_keys()
         for key in found:
-            state = await self._restored(key)
+            state = await self.restored(key)
             if state is not None:
                 return state
         return None if found else State(self.pipeline)
 
-    async def _restored(self, key: str) -> State | None:
+    async def restored(self, key: str) -> State | None:
         """The state that a checkpoint holds; None if it vanished."""
         checkpoint = await self._checkpoint(key)
         if checkpoint is None:
             return None
-        state = State.restore(checkpoint)
+        state = stored_state.restored(checkpoint)
         if checkpoint.totals is None:
             await self._add_up(state)
         return state
@@ -190,89 +188,6 @@ class Log:
             )
         return checkpoint
 
-    async def load_at(self, sequence: int) -> State:
-        """The state as it was at an earlier sequence.
-
-        Raises SettingsError where that is not kept any more, or not there yet.
-
-        Kept are a checkpoint from before the retention time, and all that came since (see
-        `maintenance.what_is_kept`).
-        """
-        newest = await self.load()
-        if sequence > newest.sequence:
-            raise SettingsError(
-                f"{self.pipeline} has no commit {sequence} yet: the newest is {newest.sequence}"
-            )
-        if sequence == newest.sequence:
-            return newest
-        for base in [
-            key
-            for key in await self._checkpoints()
-            if (keys.checkpoint_sequence(key) or 0) <= sequence
-        ]:
-            state = await self._restored(base)
-            if state is not None and await self._reaches(state, sequence):
-                return state
-        state = State(self.pipeline)
-        if sequence > 0 and await self._reaches(state, sequence):
-            return state
-        raise SettingsError(
-            f"commit {sequence} of {self.pipeline} is not kept any more:"
-            f" {await self._oldest_kept()}"
-        )
-
-    async def _reaches(self, state: State, sequence: int) -> bool:
-        """Bring an old state up to an old sequence; whether all entries up to it are there, and
-        none was re-created.
-        """
-        base = state.sequence
-        try:
-            return (
-                await self.catch_up(state, upto=sequence)
-                and state.sequence == sequence
-                and await self.floor() <= base
-            )
-        except Outdated:
-            return False
-
-    async def _oldest_kept(self) -> str:
-        floor = await self.floor()
-        kept = [
-            n
-            for key in await self._checkpoints()
-            if (n := keys.checkpoint_sequence(key) or 0) >= floor
-        ]
-        return f"the oldest is {min(kept, default=floor + 1) if floor else 1}"
-
-    async def sequence_at(self, moment_ms: int) -> int:
-        """The last commit at or before a moment by the store's clock.
-
-        Raises SettingsError where that is not known any more.
-        """
-        floor, found, oldest = await self.floor(), 0, None
-        for prefix, number in (
-            (keys.checkpoint_prefix(self.home), keys.checkpoint_sequence),
-            (keys.log_prefix(self.home), keys.log_sequence),
-        ):
-            async for page in self.store.list(prefix):
-                for key, modified_us in zip(page.keys, page.modified_us, strict=True):
-                    sequence = number(key)
-                    if sequence is None or sequence < floor:
-                        continue
-                    oldest = (
-                        modified_us // 1000 if oldest is None else min(oldest, modified_us // 1000)
-                    )
-                    if modified_us // 1000 <= moment_ms:
-                        found = max(found, sequence)
-        if not found:
-            since = (
-                "nothing is committed yet"
-                if oldest is None
-                else f"what is kept begins at {_utc(oldest)}"
-            )
-            raise SettingsError(f"{self.pipeline} at {_utc(moment_ms)}: {since}")
-        return found
-
     async def _add_up(self, state: State) -> None:
         """What a checkpoint of format 1 does not say."""
         totals = state.totals
@@ -283,7 +198,7 @@ class Log:
             totals.sources += table.num_rows
             totals.rows += sum(table.column("rows").to_pylist())
 
-    async def _checkpoints(self) -> list[str]:
+    async def checkpoint_keys(self) -> list[str]:
         """The keys of all checkpoints, newest first, by listing and by hint: the listing may be
         stale, and so may the hint.
         """
@@ -402,7 +317,7 @@ class Log:
         """Let the state use the runs of the newest checkpoint that it has reached, and that does
         not name the run `without`.
         """
-        for key in await self._checkpoints():
+        for key in await self.checkpoint_keys():
             if not state.base <= (keys.checkpoint_sequence(key) or 0) <= state.sequence:
                 continue
             checkpoint = await self._checkpoint(key)
@@ -412,10 +327,6 @@ class Log:
                 state.rebase(checkpoint)
                 return True
         return False
-
-
-def _utc(ms: int) -> str:
-    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def parse_floor(stored: Stored, key: str) -> int:

@@ -17,6 +17,7 @@ from typing import cast
 
 import msgspec
 
+from pipeline.commit_log.looking_back import load_at
 from pipeline.declare.pipeline import Pipeline
 from pipeline.errors import (
     CommitConflict,
@@ -204,7 +205,7 @@ class Publisher:
         """What the live generation was at a sequence; None where that is not kept."""
         log = self._runtime.log()
         with suppress(CommitConflict, ObjectNotFound, SettingsError, StateInvalid):
-            state = await log.load_at(sequence)
+            state = await load_at(log, sequence)
             await log.load_outputs(state)
             return msgspec.structs.replace(state.snapshot(), generation=self._generation)
         return None

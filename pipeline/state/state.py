@@ -14,13 +14,12 @@ import msgspec
 
 from pipeline.errors import InvariantViolated, StateInvalid
 from pipeline.model import keys
-from pipeline.model.commit import FORMAT_VERSION, Backlog, Commit, Generations, Quarantined, Settled
+from pipeline.model.commit import Backlog, Commit, Generations, Quarantined, Settled
 from pipeline.model.snapshot import Output, Snapshot
 from pipeline.model.task import Task
-from pipeline.state.checkpoint import Checkpoint, Totals
+from pipeline.state.checkpoint import Checkpoint
 from pipeline.state.key_growth import Growth
 from pipeline.state.ledger import Entry, Ledger
-from pipeline.state.outputs import Outputs
 from pipeline.state.table_files import TableFiles
 from pipeline.state.usage import Usage, note
 
@@ -310,82 +309,6 @@ class State(TableFiles):
         self.bury(output, key, entry.rows, at_ms)
 
     # -- checkpoints -------------------------------------------------------------------------------
-
-    def checkpoint(self) -> Checkpoint:
-        """The state as it is stored. The overlay must be in the runs by now."""
-        if self.id is None or self.overlay:
-            raise InvariantViolated(
-                "a checkpoint of an empty log, or without what changed since the last"
-            )
-        return Checkpoint(
-            format=FORMAT_VERSION,
-            pipeline=self.pipeline,
-            sequence=self.sequence,
-            id=self.id,
-            schema=self.schema,
-            tasks=self.tasks,
-            outputs=self.outputs.live(),
-            outputs_gone=self.outputs.gone(),
-            output_runs=self.outputs.runs.runs,
-            removed=self.removed,
-            quarantine=self.quarantine,
-            aggregates=self.aggregates,
-            changes=self.changes,
-            runs=self.ledger.runs.runs,
-            totals=self.totals,
-            growth=self.growth,
-            usage=self.usage,
-            backlog=self.backlog,
-            generations=self.generations,
-            superseded={
-                task.id: lost
-                for task in self.tasks.values()
-                if (
-                    lost := [
-                        i
-                        for i, key in enumerate(task.inputs.keys)
-                        if not self.is_wanted(key, task.id)
-                    ]
-                )
-            },
-        )
-
-    @classmethod
-    def restore(cls, checkpoint: Checkpoint) -> State:
-        """The state a checkpoint holds.
-
-        Its values are taken over, not copied; nothing is looked up in its runs yet.
-        """
-        state = cls(checkpoint.pipeline)
-        state.sequence, state.id, state.schema = (
-            checkpoint.sequence,
-            checkpoint.id,
-            checkpoint.schema,
-        )
-        state.tasks, state.removed, state.base = (
-            checkpoint.tasks,
-            checkpoint.removed,
-            checkpoint.sequence,
-        )
-        state.outputs = Outputs(checkpoint.outputs, checkpoint.outputs_gone, checkpoint.output_runs)
-        state.quarantine, state.aggregates = checkpoint.quarantine, checkpoint.aggregates
-        state.changes, state.ledger, state.usage = (
-            checkpoint.changes,
-            Ledger(checkpoint.runs),
-            checkpoint.usage,
-        )
-        state.totals, state.growth, state.backlog = (
-            checkpoint.totals or Totals(),
-            checkpoint.growth,
-            checkpoint.backlog,
-        )
-        state.generations = checkpoint.generations
-        for task in state.tasks.values():
-            lost = set(checkpoint.superseded.get(task.id, ()))
-            for i, key in enumerate(task.inputs.keys):
-                if i not in lost:
-                    state.wanted[key] = (task.id, task.inputs.etags[i])
-        return state
 
     def rebase(self, checkpoint: Checkpoint) -> None:
         """Look into the runs of another checkpoint, between `base` and `sequence`, from now on:

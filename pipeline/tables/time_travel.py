@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from pipeline.commit_log.looking_back import load_at, sequence_at
 from pipeline.errors import SettingsError
 from pipeline.model import keys
 from pipeline.model.commit import Commit, Generations
@@ -34,10 +35,10 @@ async def state_at(
         runtime, state = await _at_moment(runtime, int(at.timestamp() * 1000))
     elif isinstance(at, Numbered):
         runtime = await _of_generation(runtime, at)
-        state = await runtime.log().load_at(at.sequence)
+        state = await load_at(runtime.log(), at.sequence)
     else:
         runtime = await _holder(runtime, at)
-        state = await runtime.log().load_at(at)
+        state = await load_at(runtime.log(), at)
     log = runtime.log()
     if sources is None:
         await log.load_outputs(state)
@@ -52,10 +53,10 @@ async def state_at(
 async def _at_moment(runtime: Runtime, moment_ms: int) -> tuple[Runtime, State]:
     if await runtime.generations() is not None:
         root = runtime.of_generation(0).log()
-        then = (await root.load_at(await root.sequence_at(moment_ms))).generations
+        then = (await load_at(root, await sequence_at(root, moment_ms))).generations
         runtime = runtime.of_generation(then.live if then is not None else 0)
     log = runtime.log()
-    return runtime, await log.load_at(await log.sequence_at(moment_ms))
+    return runtime, await load_at(log, await sequence_at(log, moment_ms))
 
 
 async def _of_generation(runtime: Runtime, at: Numbered) -> Runtime:

@@ -32,6 +32,7 @@ from pipeline.state.checkpoint import Checkpoint
 from pipeline.state.jobs import Job
 from pipeline.state.ledger import Entry
 from pipeline.state.state import State
+from pipeline.state.stored_state import checkpoint_of, restored
 from pipeline.testing.memory_store import MemoryStore
 from pipeline.work.orders import decode_answer, decode_assignment, decode_order, encode, order_for
 from tests.support.builders import inputs_of, receipt_of, task_of
@@ -121,12 +122,12 @@ def _apply(body: bytes) -> object:
     state = folded(commit.sequence - 1 if commit.sequence in (1, 2, 3) else 0)
     state.apply(commit, 1)
     state.overlay = {}  # as if it was in a run
-    state.checkpoint()
+    checkpoint_of(state)
     return state
 
 
 def _restore(body: bytes) -> object:
-    return State.restore(codec.decode(Checkpoint, body, "checkpoint/x.json"))
+    return restored(codec.decode(Checkpoint, body, "checkpoint/x.json"))
 
 
 def _publish(body: bytes) -> object:
@@ -189,7 +190,7 @@ def _output_run(body: bytes) -> object:
 
 def _stored(state: State) -> bytes:
     state.overlay = {}  # as if it was in a run
-    return codec.encode(state.checkpoint())
+    return codec.encode(checkpoint_of(state))
 
 
 def _notice(body: bytes) -> object:

@@ -19,6 +19,7 @@ from pipeline.plan.evidence import fits
 from pipeline.state import codec
 from pipeline.state.checkpoint import Checkpoint
 from pipeline.state.jobs import Job
+from pipeline.state.stored_state import checkpoint_of
 from tests.hostile.stored import TASK, attempt, commits, output_file, parsers, receipt, task
 from tests.hostile.strategies import ODD_VALUES, mutated, mutations
 from tests.support.builders import inputs_of, task_of
@@ -119,7 +120,7 @@ def test_columns_that_contradict_each_other_are_refused() -> None:
         folded(1).apply(short, 1)
     state = folded(1)
     state.overlay = {}
-    checkpoint = state.checkpoint()
+    checkpoint = checkpoint_of(state)
     checkpoint.tasks = {TASK: uneven}
     with pytest.raises(StateInvalid, match="contradicts itself"):
         codec.decode(Checkpoint, codec.encode(checkpoint), "checkpoint/1")

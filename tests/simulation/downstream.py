@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pipeline.commit_log.log import Log, Outdated
+from pipeline.commit_log.looking_back import load_at
 from pipeline.errors import (
     CommitConflict,
     ObjectNotFound,
@@ -238,7 +239,7 @@ async def _live(world: World) -> tuple[Log, Snapshot]:
 
 async def _earlier(log: Log, held: Mark) -> Snapshot | None:
     try:
-        state = await log.load_at(held.sequence)
+        state = await load_at(log, held.sequence)
         await log.load_outputs(state)
     except (SettingsError, CommitConflict, ObjectNotFound, StateInvalid):
         return None

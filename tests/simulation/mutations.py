@@ -24,6 +24,7 @@ from pipeline.model.listing import Stored
 from pipeline.model.task import Assignment
 from pipeline.passes import upkeep
 from pipeline.passes.runner import Pass
+from pipeline.state import stored_state
 from pipeline.state.checkpoint import Checkpoint
 from pipeline.state.state import State
 from tests.unit.pipeline.commit_log import test_log
@@ -184,13 +185,13 @@ def collect_uncovered() -> Any:
 
 @removes("a checkpoint remembers which inputs of open tasks are superseded")
 def forget_superseded() -> Any:
-    real = State.restore.__func__  # type: ignore[attr-defined]
+    real = stored_state.restored
 
-    def restore(cls: type[State], checkpoint: Checkpoint) -> State:
+    def restored(checkpoint: Checkpoint) -> State:
         checkpoint.superseded = {}
-        return real(cls, checkpoint)  # type: ignore[no-any-return]
+        return real(checkpoint)
 
-    return patch.object(State, "restore", classmethod(restore))
+    return patch.object(stored_state, "restored", restored)
 
 
 @removes("outputs have a nonce for each attempt")

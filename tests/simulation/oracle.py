@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pipeline.commit_log.log import Log
+from pipeline.commit_log.looking_back import load_at
 from pipeline.errors import ObjectNotFound, SettingsError
 from pipeline.model import keys
 from pipeline.model.commit import Commit
@@ -150,7 +151,7 @@ class Oracle:
         """
         log, began = self._log(), self.now
         try:
-            state = await log.load_at(sequence)
+            state = await load_at(log, sequence)
             await log.load_outputs(state)
             rows = await live_rows(self.world, state.snapshot())
         except (SettingsError, ObjectNotFound) as error:

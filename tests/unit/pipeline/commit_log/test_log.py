@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.commit_log.checkpoints import write_checkpoint
 from pipeline.commit_log.log import Log, Outdated
+from pipeline.commit_log.looking_back import load_at
 from pipeline.commit_log.vacuum import raise_floor
 from pipeline.errors import CommitUnknown, SettingsError, StateInvalid, StoreUnavailable
 from pipeline.model import keys
@@ -211,6 +212,6 @@ def test_nothing_is_not_taken_for_an_earlier_state_of_a_generation_that_is_gone(
             await store.delete([keys.log_entry(log.home, sequence)])
         await write_checkpoint(log, state, RandomIds())
         with pytest.raises(SettingsError, match="commit 2 of p is not kept any more"):
-            await log.load_at(2)
+            await load_at(log, 2)
 
     run(scenario())

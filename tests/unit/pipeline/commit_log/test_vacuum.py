@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline import Object, Pipeline
 from pipeline.commit_log.log import Log, Outdated
+from pipeline.commit_log.looking_back import load_at
 from pipeline.commit_log.vacuum import vacuum
 from pipeline.model.commit import FORMAT_VERSION, Commit, Deleted, Settled
 from pipeline.model.policy import Policy
@@ -100,7 +101,7 @@ def test_a_vacuum_leaves_the_runs_of_the_ledger_that_an_earlier_state_is_read_fr
         looked = [sequence for sequence in seen if sequence > state.sequence - 24]
         for sequence in looked:
             try:
-                earlier = await log.load_at(sequence)
+                earlier = await load_at(log, sequence)
                 await log.load_outputs(earlier)
                 entries = await all_entries(log, earlier)
             except Outdated as error:
