@@ -244,6 +244,7 @@ class HandsOver(NoExecutor):
     """Takes every task, and never answers: what a pass itself costs."""
 
     owner = "modal:bench"
+    detached = True
 
     async def dispatch(self, assignments: Sequence[Assignment]) -> None:
         return None

@@ -51,6 +51,7 @@ class Counting(NoExecutor):
     """Takes orders and drops them: what is measured is everything before."""
 
     owner = "modal:bench"
+    detached = True
     parallelism = 50
 
     def __init__(self) -> None:

@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol
 import msgspec
 
 from pipeline.model.listing import Head, Page, Stored
+from pipeline.model.loss import Loss
 from pipeline.model.receipt import Receipt
 from pipeline.model.task import Assignment
 
@@ -175,20 +176,12 @@ class Content(Protocol):
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt that ended: with a receipt, or lost with a reason (`memory`, `time limit`, a
-    signal, ...).
-    """
+    """An attempt that ended: with a receipt, or with a loss."""
 
     task: str
     nonce: str
     receipt: Receipt | None = None
-    lost: str = ""
-    suspect: int | None = None
-    """Index of the input that was being processed when the attempt was lost, where that is known.
-    """
-    detail: str = ""
-    innocent: bool = False
-    """The loss says nothing about the inputs (see `model.LossNote`)."""
+    loss: Loss | None = None
     broken: bool = False
     """The workers cannot run this code at all: no further attempt of theirs can."""
 
@@ -201,6 +194,10 @@ class Executor(Protocol):
 
     owner: str
     """Names this runner for `is_gone`: for example `local:host:boot:pid:start`."""
+    detached: bool
+    """Whether attempts run elsewhere: they may wait in a queue there, note in the bucket that they
+    began, and outlive this process.
+    """
 
     @property
     def outstanding(self) -> int:

@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 from pipeline.errors import ObjectNotFound, SettingsError, StateInvalid, StoreUnavailable
 from pipeline.model import keys
+from pipeline.model.loss import Loss
 from pipeline.model.receipt import Receipt
-from pipeline.model.task import RENTED, Assignment
+from pipeline.model.task import Assignment
 from pipeline.ports import Finished, Store
 from pipeline.state import codec
 from pipeline.work.orders import decode_answer, encode, order_for
@@ -58,6 +59,8 @@ class ModalExecutor:
     way: see the module. ordered: whether gathered answers come in the order of the orders.
     """
 
+    detached = True
+
     def __init__(
         self,
         *,
@@ -69,7 +72,7 @@ class ModalExecutor:
         ordered: bool = False,
         environment: str | None = None,
     ) -> None:
-        self.owner = f"{RENTED}{app}"
+        self.owner = f"modal:{app}"
         self.calls: dict[str, str] = {}
         """Task to call id, where the way is `jobs`."""
         self._app = app
@@ -166,7 +169,8 @@ class ModalExecutor:
         for task in tasks:
             assignment = self._waiting.pop(task, None)
             if assignment is not None:
-                self._report(Finished(task=task, nonce=assignment.nonce, lost=problem))
+                loss = Loss(reason=problem)
+                self._report(Finished(task=task, nonce=assignment.nonce, loss=loss))
         self._news.set()
 
     async def _take(self, text: object) -> None:
@@ -175,33 +179,26 @@ class ModalExecutor:
         if answer is None or assignment is None:
             return
         if answer.broken:
-            self._failure = SettingsError(f"the deployed workers cannot run this: {answer.lost}")
+            why = answer.loss.reason if answer.loss is not None else ""
+            self._failure = SettingsError(f"the deployed workers cannot run this: {why}")
             self._news.set()
             return
-        receipt, lost = None, answer.lost
-        if not lost:
-            receipt, lost = await self._receipt(assignment, answer.nonce)
+        receipt, loss = None, answer.loss
+        if loss is None:
+            receipt, loss = await self._receipt(assignment, answer.nonce)
         del self._waiting[answer.task]
-        self._report(
-            Finished(
-                task=answer.task,
-                nonce=assignment.nonce,
-                receipt=receipt,
-                lost=lost,
-                suspect=answer.suspect,
-                detail=answer.detail,
-                innocent=answer.innocent,
-            )
-        )
+        self._report(Finished(task=answer.task, nonce=assignment.nonce, receipt=receipt, loss=loss))
 
-    async def _receipt(self, assignment: Assignment, nonce: str) -> tuple[Receipt | None, str]:
+    async def _receipt(
+        self, assignment: Assignment, nonce: str
+    ) -> tuple[Receipt | None, Loss | None]:
         """The receipt that an answer speaks of: the bucket counts, not the answer."""
         home = keys.of_generation(keys.home(assignment.pipeline), assignment.task.generation)
         key = keys.receipt(home, assignment.task.id, nonce)
         try:
-            return codec.decode(Receipt, (await self._store.get(key)).body, key), ""
+            return codec.decode(Receipt, (await self._store.get(key)).body, key), None
         except (ObjectNotFound, StateInvalid) as error:
-            return None, str(error)
+            return None, Loss(reason=str(error))
 
     def _report(self, finished: Finished) -> None:
         self._done.append(finished)

@@ -17,6 +17,7 @@ class NoExecutor:
     """
 
     owner = ""
+    detached = False
     outstanding = 0
     parallelism = 1
 

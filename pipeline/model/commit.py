@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from pipeline.model.receipt import OutputFile, SourceProblem
+from pipeline.model.receipt import OutputFile, Receipt, SourceProblem
 from pipeline.model.task import Task
 
 FORMAT_VERSION = 3
@@ -44,6 +44,12 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     broken: dict[str, int] = {}
     """See `Receipt.broken`."""
 
+    @classmethod
+    def of(cls, receipt: Receipt) -> Settled:
+        """The end of a task by this receipt."""
+        shared = {name: getattr(receipt, name) for name in cls.__struct_fields__}
+        return cls(**shared)
+
 
 class Respawn(msgspec.Struct, frozen=True, kw_only=True):
     """A new dispatch of an open task."""
@@ -53,6 +59,8 @@ class Respawn(msgspec.Struct, frozen=True, kw_only=True):
     losses: int
     deadline_ms: int
     owner: str
+    detached: bool = False
+    """See `Task.detached`."""
     reason: str = ""
 
 

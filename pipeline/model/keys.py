@@ -117,7 +117,7 @@ def receipt(home: str, task: str, nonce: str) -> str:
 
 
 def began(home: str, task: str, dispatch: int) -> str:
-    """Says, by being there, that a dispatched attempt was begun (see `model.RENTED`)."""
+    """Says, by being there, that a dispatched attempt was begun (see `Task.detached`)."""
     return f"{receipt_prefix(home)}{task}.d{dispatch}.began"
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from pipeline.model.loss import Loss
+
 MAIN_TABLE = "rows"
 REJECTED_TABLE = "rejected"
 
@@ -96,8 +98,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """
 
 
-class LossNote(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt's own word that it cannot give a receipt.
+class LossNote(Loss, frozen=True, kw_only=True):
+    """An attempt's own word that it cannot give a receipt: the loss, and what was lost.
 
     Written under a name of its own for each attempt.
     """
@@ -106,10 +108,3 @@ class LossNote(msgspec.Struct, frozen=True, kw_only=True):
     task: str
     dispatch: int
     """See `Task.dispatch`."""
-    reason: str
-    suspect: int | None = None
-    detail: str = ""
-    innocent: bool = False
-    """The attempt could not even begin (say, the code cannot be loaded): that says nothing about
-    the inputs.
-    """

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-RENTED = "modal:"
-"""How the owner of tasks begins whose attempts run detached in rented containers: they queue there,
-and note that they began.
-"""
+
+def named_detached(owner: str) -> bool:
+    """Whether the owner's name alone says `detached`, as it did before tasks said it themselves."""
+    return owner.startswith("modal:")
 
 
 class Inputs(msgspec.Struct, kw_only=True):
@@ -55,6 +55,10 @@ class Task(msgspec.Struct, kw_only=True):
     """After this moment of the committing runner's clock anyone may dispatch the task again."""
     owner: str
     """Who dispatched it last (see `ports.Executor.owner`)."""
+    detached: bool = False
+    """Its attempts outlive the pass that dispatched them: they queue elsewhere, and note that they
+    began (see `ports.Executor.detached`).
+    """
     reason: str = ""
     """Why the last attempt did not finish, where somebody saw it."""
     again: bool = False
@@ -66,6 +70,9 @@ class Task(msgspec.Struct, kw_only=True):
 
     It has no transform and no inputs.
     """
+
+    def __post_init__(self) -> None:
+        self.detached = self.detached or named_detached(self.owner)
 
     @property
     def dispatch(self) -> int:

@@ -16,7 +16,7 @@ from pipeline.errors import StateInvalid
 from pipeline.model import keys
 from pipeline.model.receipt import LossNote, Receipt, SourceProblem
 from pipeline.model.task import Task
-from pipeline.plan.evidence import Loss, fits
+from pipeline.plan.evidence import LostAttempt, fits
 from pipeline.ports import Store
 from pipeline.state import codec
 from pipeline.state.state import State
@@ -27,7 +27,7 @@ class Gathered:
     """Evidence about open tasks, by task."""
 
     receipts: dict[str, Receipt] = field(default_factory=dict)
-    losses: dict[str, Loss] = field(default_factory=dict)
+    losses: dict[str, LostAttempt] = field(default_factory=dict)
     began: set[tuple[str, int]] = field(default_factory=set)
 
 
@@ -71,16 +71,7 @@ async def _note(
             note = codec.decode(LossNote, body, key)
             task = state.tasks.get(note.task)
             if task is not None and task.dispatch == note.dispatch:
-                loss = Loss(
-                    task.attempt,
-                    task.owner,
-                    note.reason,
-                    note.suspect,
-                    note.detail,
-                    note.innocent,
-                    note.dispatch,
-                )
-                found.losses[task.id] = loss
+                found.losses[task.id] = LostAttempt(task.attempt, task.owner, note, note.dispatch)
             return
         receipt = codec.decode(Receipt, body, key) if keys.is_receipt(key) else None
     except StateInvalid:

@@ -9,7 +9,7 @@ from pipeline.model.commit import Commit
 from pipeline.model.receipt import Receipt
 from pipeline.model.settings import PipelineSettings
 from pipeline.model.task import Task
-from pipeline.plan.evidence import Loss
+from pipeline.plan.evidence import LostAttempt
 from pipeline.state.state import State
 
 
@@ -143,17 +143,19 @@ def losses(
     report: PassReport,
     done: Commit,
     tasks: Mapping[str, Task],
-    known: Mapping[str, Loss],
+    known: Mapping[str, LostAttempt],
     settings: PipelineSettings,
 ) -> None:
     """Add the sources that a commit put off: what became of their attempts says
     nothing about them.
     """
     for task_id in done.retire:
-        loss = known.get(task_id)
-        if loss is not None and loss.innocent and not _is_of_other_code(tasks[task_id], settings):
+        lost = known.get(task_id)
+        if lost is None or not lost.loss.innocent:
+            continue
+        if not _is_of_other_code(tasks[task_id], settings):
             report.unread += len(tasks[task_id].inputs)
-            report.unread_reason = loss.reason
+            report.unread_reason = lost.loss.reason
 
 
 def expected(report: PassReport, waiting: Iterable[Receipt]) -> PassReport:

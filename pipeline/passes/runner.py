@@ -19,6 +19,7 @@ from pipeline.discover.listing import Finder
 from pipeline.discover.request import Request
 from pipeline.errors import CommitConflict, ObjectNotFound, SettingsError
 from pipeline.model.commit import Commit, Generations
+from pipeline.model.loss import Loss
 from pipeline.model.receipt import Receipt
 from pipeline.model.snapshot import Changes
 from pipeline.model.task import Assignment
@@ -27,7 +28,7 @@ from pipeline.passes.admission import Admission, scopes
 from pipeline.passes.context import PassContext
 from pipeline.passes.receipts import gather, verified
 from pipeline.passes.report import PassReport
-from pipeline.plan.evidence import Evidence, Loss
+from pipeline.plan.evidence import Evidence, LostAttempt
 from pipeline.plan.planner import Proposer
 from pipeline.ports import Finished
 from pipeline.state.generations import Change
@@ -56,6 +57,7 @@ class Pass:
             settings=context.settings,
             policy=context.policy,
             owner=context.executor.owner,
+            detached=context.executor.detached,
             writer=context.writer,
             parallelism=max(context.executor.parallelism, 1),
             is_gone=context.executor.is_gone,
@@ -63,7 +65,7 @@ class Pass:
         )
         self._attempts: dict[str, tuple[str, int]] = {}
         self._receipts: dict[str, Receipt] = {}
-        self._losses: dict[str, Loss] = {}
+        self._losses: dict[str, LostAttempt] = {}
         self._began: set[tuple[str, int]] = set()
         self._held = 0
         self._counted: set[str] = set()
@@ -246,19 +248,17 @@ class Pass:
 
     async def _note(self, finished: Finished) -> None:
         task_id, attempt = self._attempts.pop(finished.nonce, (finished.task, 0))
-        task, receipt, lost = self.state.tasks.get(task_id), finished.receipt, finished.lost
+        task, receipt, loss = self.state.tasks.get(task_id), finished.receipt, finished.loss
         if receipt is not None and task is not None:
             receipt = await verified(self.context.store, task, receipt)
-            lost = "an output that its receipt names is not there, or is not whole"
+            loss = Loss(reason="an output that its receipt names is not there, or is not whole")
         if receipt is not None:
             self._receipts.setdefault(task_id, receipt)
             self._held += len(receipt.rows)
             self.context.on_progress(report.expected(self.report, self._receipts.values()))
             return
         owner = self.context.executor.owner
-        self._losses[task_id] = Loss(
-            attempt, owner, lost, finished.suspect, finished.detail, finished.innocent
-        )
+        self._losses[task_id] = LostAttempt(attempt, owner, loss or Loss(reason="no answer"))
 
     def _collected(self) -> Evidence:
         """What this pass holds and has not committed yet."""

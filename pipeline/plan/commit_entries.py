@@ -4,11 +4,10 @@ state. Pure.
 
 from __future__ import annotations
 
-from pipeline.model.commit import Quarantined, Settled
-from pipeline.model.receipt import Receipt
+from pipeline.model.commit import Quarantined
 from pipeline.model.snapshot import Output
 from pipeline.model.task import Task
-from pipeline.plan.evidence import Loss
+from pipeline.plan.evidence import LostAttempt
 
 
 def is_stored(output: Output | None) -> bool:
@@ -16,29 +15,10 @@ def is_stored(output: Output | None) -> bool:
     return output is not None and output.into is None
 
 
-def is_about(loss: Loss, task: Task) -> bool:
+def is_about(lost: LostAttempt, task: Task) -> bool:
     """Whether the loss is that of the task's current attempt."""
-    return (loss.attempt, loss.owner) == (task.attempt, task.owner) and loss.dispatch in (
-        None,
-        task.dispatch,
-    )
-
-
-def settled(receipt: Receipt) -> Settled:
-    """The end of a task by a receipt."""
-    return Settled(
-        task=receipt.task,
-        nonce=receipt.nonce,
-        rows=receipt.rows,
-        rejected=receipt.rejected,
-        problems=receipt.problems,
-        files=receipt.files,
-        seconds=receipt.seconds,
-        bytes_read=receipt.bytes_read,
-        slots=receipt.slots,
-        merged_dead=receipt.merged_dead,
-        broken=receipt.broken,
-    )
+    same = (lost.attempt, lost.owner) == (task.attempt, task.owner)
+    return same and lost.dispatch in (None, task.dispatch)
 
 
 def cancelled(task: Task, i: int, reason: str) -> Quarantined:

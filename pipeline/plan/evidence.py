@@ -9,24 +9,21 @@ from dataclasses import dataclass, field
 
 from pipeline.model import keys
 from pipeline.model.commit import Backlog, Quarantined
+from pipeline.model.loss import Loss
 from pipeline.model.receipt import MAIN_TABLE, REJECTED_TABLE, OutputFile, Receipt
 from pipeline.model.task import Inputs, Task
 from pipeline.state.generations import Change
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
-    """One attempt that ended without a receipt, as its executor saw it."""
+class LostAttempt:
+    """One attempt that ended without a receipt, as its executor or its note says."""
 
     attempt: int
     owner: str
-    reason: str
-    suspect: int | None = None
-    detail: str = ""
-    innocent: bool = False
-    """It says nothing about the inputs, and costs no attempt."""
+    loss: Loss
     dispatch: int | None = None
-    """The dispatch that was lost, where that is known (see `model.Task.dispatch`)."""
+    """The dispatch that was lost, where that is known (see `Task.dispatch`)."""
 
 
 @dataclass(slots=True)
@@ -66,13 +63,13 @@ class Evidence:
     """Known keys that neither the listing nor a request for them found."""
     unusable: list[Quarantined] = field(default_factory=list)
     receipts: dict[str, Receipt] = field(default_factory=dict)
-    losses: dict[str, Loss] = field(default_factory=dict)
+    losses: dict[str, LostAttempt] = field(default_factory=dict)
     runs_work: bool = True
     """Whether the proposer can dispatch: otherwise attempts without an answer are left to somebody
     who can.
     """
     began: set[tuple[str, int]] = field(default_factory=set)
-    """Tasks and dispatches that noted their beginning (see `model.RENTED`)."""
+    """Tasks and dispatches that noted their beginning (see `Task.detached`)."""
     requeue: list[str] = field(default_factory=list)
     cancel: dict[str, str] = field(default_factory=dict)
     """Tasks to end without an answer, each with the reason to show."""

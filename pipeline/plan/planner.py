@@ -9,21 +9,19 @@ remembers nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from pipeline.errors import InputRejected
-from pipeline.model import keys
-from pipeline.model.commit import FORMAT_VERSION, Backlog, Commit, Deleted, Quarantined, Respawn
-from pipeline.model.policy import Policy
+from pipeline.model.commit import Backlog, Commit, Deleted, Settled
 from pipeline.model.receipt import Receipt
-from pipeline.model.settings import PipelineSettings, TransformSettings
-from pipeline.model.task import RENTED, Inputs, Task
-from pipeline.plan.commit_entries import cancelled, is_about, is_stored, settled, split
-from pipeline.plan.evidence import Evidence, Loss, fits
+from pipeline.model.settings import TransformSettings
+from pipeline.model.task import Inputs, Task
+from pipeline.plan.commit_entries import cancelled, is_stored
+from pipeline.plan.draft import Draft, Writer
+from pipeline.plan.evidence import Evidence, fits
+from pipeline.plan.lost_attempts import expire
 from pipeline.plan.task_sizes import task_ranges
 from pipeline.state.generations import changed
 from pipeline.state.state import State
@@ -33,67 +31,31 @@ MERGE_MS = 2 * 3_600_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proposer:
+class Proposer(Writer):
     """Makes commits for one pipeline.
 
     Everything it depends on besides state and evidence is fixed here.
     """
 
-    settings: PipelineSettings
-    policy: Policy
-    owner: str
-    writer: str
-    parallelism: int
-    is_gone: Callable[[str], bool]
-    unify: Callable[[str | None, str], str]
-    """The table's schema with another one added; raises InputRejected where they contradict each
-    other.
-    """
-
     def propose(self, state: State, evidence: Evidence, *, now_ms: int, commit_id: str) -> Commit:
         """The commit that should follow `state`; possibly empty."""
-        draft = _Draft(self, state, evidence, now_ms, commit_id)
-        draft.settle()
-        draft.cancel()
+        draft = _Rules(self, state, evidence, now_ms, commit_id)
+        draft.settle()  # first: it changes the columns, and what is settled cannot be lost any more
+        draft.cancel()  # before `expire`: what a person ends is not dispatched again
         if evidence.runs_work:
-            draft.expire()
-        draft.requeue()
-        draft.discover()
-        draft.forget()
+            expire(draft)
+        draft.requeue()  # before `discover`: the same commit must not plan what it lets go
+        draft.discover()  # after all that plan keys again, or set them aside
+        draft.forget()  # after `discover`: a key that came again is not gone
         draft.merge()
         draft.vacuumed()
         draft.remember_backlog()
         draft.change_generations()
         return draft.commit
 
-    def blank(self, state: State, *, now_ms: int, commit_id: str) -> Commit:
-        """An empty commit that follows `state`."""
-        return Commit(
-            format=FORMAT_VERSION,
-            sequence=state.sequence + 1,
-            id=commit_id,
-            previous=state.id,
-            pipeline=self.settings.name,
-            generation=self.settings.generation,
-            writer=self.writer,
-            written_ms=now_ms,
-        )
 
-
-class _Draft:
-    """One commit being written, with the keys it has already decided about."""
-
-    def __init__(
-        self, proposer: Proposer, state: State, evidence: Evidence, now_ms: int, commit_id: str
-    ) -> None:
-        self.p = proposer
-        self.state = state
-        self.evidence = evidence
-        self.now_ms = now_ms
-        self.schema = state.schema
-        self.decided: set[str] = set()
-        self.ended: set[str] = set()
-        self.commit = proposer.blank(state, now_ms=now_ms, commit_id=commit_id)
+class _Rules(Draft):
+    """One commit, rule by rule."""
 
     # -- receipts ----------------------------------------------------------------------------------
 
@@ -104,7 +66,7 @@ class _Draft:
         """
         for task_id, receipt in self.evidence.receipts.items():
             task = self.state.tasks.get(task_id)
-            if task is None or not fits(receipt, task, self.p.settings.output):
+            if task is None or not fits(receipt, task, self.writer.settings.output):
                 continue
             if task.merges and not self._still_holds(task, receipt):
                 self.ended.add(task_id)
@@ -112,7 +74,9 @@ class _Draft:
                 continue
             try:
                 schema = (
-                    self.p.unify(self.schema, receipt.schema) if receipt.schema else self.schema
+                    self.writer.unify(self.schema, receipt.schema)
+                    if receipt.schema
+                    else self.schema
                 )
             except InputRejected:
                 self._run_anew(task)
@@ -120,7 +84,7 @@ class _Draft:
             self.schema = schema
             self.ended.add(task_id)
             self.decided.update(k for k in task.inputs.keys if self.state.is_wanted(k, task_id))
-            self.commit.settle.append(settled(receipt))
+            self.commit.settle.append(Settled.of(receipt))
             self._replan_deferred(task, receipt)
         mended = self.evidence.mended
         if mended is not None and mended.before == self.schema:
@@ -147,140 +111,14 @@ class _Draft:
         self.commit.retire.append(task.id)
         wanted = [i for i, key in enumerate(task.inputs.keys) if self.state.is_wanted(key, task.id)]
         if wanted:
-            self._plan_again(task, task.inputs.take(wanted))
+            self.plan_again(task, task.inputs.take(wanted))
 
     def _replan_deferred(self, task: Task, receipt: Receipt) -> None:
         """Inputs whose turn never came go into a new task at once."""
         left = [p.index for p in receipt.problems if p.status == "deferred"]
         left = [i for i in left if self.state.is_wanted(task.inputs.keys[i], task.id)]
         if left:
-            self._plan_again(task, task.inputs.take(left))
-
-    # -- attempts without an answer ----------------------------------------------------------------
-
-    def expire(self) -> None:
-        """Dispatch again, split or quarantine every open task whose attempt is lost, overdue, or
-        whose runner is gone.
-        """
-        for task in self.state.tasks.values():
-            if task.id in self.ended:
-                continue
-            loss = self.evidence.losses.get(task.id)
-            if loss is not None and is_about(loss, task):
-                self._lost(task, loss)
-            elif task.deadline_ms <= self.now_ms:
-                if (
-                    task.owner.startswith(RENTED)
-                    and (task.id, task.dispatch) not in self.evidence.began
-                ):
-                    self._runner_vanished(
-                        task, "it was never begun: lost on its way, or too long in the queue"
-                    )
-                else:
-                    self._attempt_failed(
-                        task, Loss(task.attempt, task.owner, "no answer before its deadline")
-                    )
-            elif self.p.is_gone(task.owner):
-                self._runner_vanished(task, "its runner ended")
-
-    def _lost(self, task: Task, loss: Loss) -> None:
-        if not loss.innocent:
-            self._attempt_failed(task, loss)
-        elif task.losses + 1 < self.p.policy.innocent_losses_max:
-            self._respawn(task, attempt=task.attempt, losses=task.losses + 1, reason=loss.reason)
-        else:
-            self._give_back(task, loss)
-
-    def _give_back(self, task: Task, loss: Loss) -> None:
-        """An outage says nothing about the inputs: a later pass finds those that are still there
-        and plans them. One that is committed, and was to be processed once more, would not be
-        found: it waits in quarantine for that.
-        """
-        self.commit.retire.append(task.id)
-        for i, key in enumerate(task.inputs.keys):
-            if self.state.is_wanted(key, task.id):
-                self.decided.add(key)
-                entry = self.state.entry(key)
-                if entry is not None and entry.etag == task.inputs.etags[i]:
-                    self._quarantine_lost(task, i, loss)
-
-    def _runner_vanished(self, task: Task, reason: str) -> None:
-        transform = self.p.settings.transform(task.transform)
-        may_rerun = transform is None or transform.safe_to_rerun or task.owner.startswith(RENTED)
-        if task.losses + 1 < self.p.policy.losses_max and may_rerun:
-            self._respawn(task, attempt=task.attempt, losses=task.losses + 1, reason=reason)
-        else:
-            self._attempt_failed(task, Loss(task.attempt, task.owner, "its runners kept ending"))
-
-    def _attempt_failed(self, task: Task, loss: Loss) -> None:
-        transform = self.p.settings.transform(task.transform)
-        alone = len(task.inputs) == 1
-        if (
-            transform is not None
-            and (alone or loss.suspect is None)
-            and task.attempt < transform.max_attempts
-        ):
-            self._respawn(task, attempt=task.attempt + 1, losses=task.losses, reason=loss.reason)
-            return
-        self.commit.retire.append(task.id)
-        wanted = [i for i, key in enumerate(task.inputs.keys) if self.state.is_wanted(key, task.id)]
-        self.decided.update(task.inputs.keys[i] for i in wanted)
-        if transform is None or transform.version != task.version:
-            return  # the code is another by now: the next listing plans these objects anew
-        if alone or not transform.safe_to_rerun:
-            for i in wanted:
-                self._quarantine_lost(task, i, loss)
-            return
-        for part in split(wanted, loss.suspect):
-            self._plan_again(task, task.inputs.take(part))
-
-    def _respawn(self, task: Task, *, attempt: int, losses: int, reason: str) -> None:
-        transform = self.p.settings.transform(task.transform)
-        if transform is None or transform.version != task.version:
-            self.commit.retire.append(task.id)
-            return
-        self.commit.respawn.append(
-            Respawn(
-                task=task.id,
-                attempt=attempt,
-                losses=losses,
-                deadline_ms=self._deadline_ms(transform),
-                owner=self.p.owner,
-                reason=reason,
-            )
-        )
-
-    def _quarantine_lost(self, task: Task, i: int, loss: Loss) -> None:
-        """No attempt gave an answer: the file may be poison or the machines unwell, so it is tried
-        again, ever later.
-        """
-        policy, key, etag = self.p.policy, task.inputs.keys[i], task.inputs.etags[i]
-        before = self.state.quarantine.get(key)
-        tries = (
-            before.tries + 1
-            if before is not None and before.etag == etag and before.kind == "lost"
-            else 1
-        )
-        transform = self.p.settings.transform(task.transform)
-        for_good = tries >= policy.lost_tries_max or (
-            transform is not None and not transform.safe_to_rerun
-        )
-        wait_s = min(policy.lost_backoff_s * 2 ** (tries - 1), policy.lost_backoff_max_s)
-        self.commit.quarantine.append(
-            Quarantined(
-                key=key,
-                etag=etag,
-                kind="lost",
-                reason=loss.reason,
-                detail=loss.detail,
-                tries=tries,
-                retry_at_ms=0 if for_good else self.now_ms + int(1000 * wait_s),
-                task=task.id,
-                transform=task.transform,
-                version=task.version,
-                size_bytes=task.inputs.sizes[i],
-            )
-        )
+            self.plan_again(task, task.inputs.take(left))
 
     def cancel(self) -> None:
         """End tasks that a person does not want any more; what they would have published waits for
@@ -309,7 +147,7 @@ class _Draft:
     def discover(self) -> None:
         """Plan new and changed objects; quarantine names that cannot be processed."""
         for found in self.evidence.found:
-            transform = self.p.settings.transform(found.transform)
+            transform = self.writer.settings.transform(found.transform)
             fresh = [i for i in range(len(found.inputs)) if self._is_new(found.inputs, i)]
             if transform is None or not fresh:
                 continue
@@ -317,7 +155,7 @@ class _Draft:
             for start, end in self._ranges(inputs.sizes, transform):
                 if self._is_full(found.again):
                     break  # the next pass finds the rest
-                self._plan(
+                self.plan(
                     transform,
                     transform.version,
                     inputs.take(list(range(start, end))),
@@ -338,7 +176,7 @@ class _Draft:
         """Whether no further task may be open; those of a backfill take a share at most, so that
         new objects find room.
         """
-        most, share = self.p.policy.open_tasks_max, self.p.policy.again_tasks_max
+        most, share = self.writer.policy.open_tasks_max, self.writer.policy.again_tasks_max
         if most is None or share is None:
             return False
         if len(self.state.tasks) + len(self.commit.plan) >= most:
@@ -349,12 +187,12 @@ class _Draft:
         )
 
     def _ranges(self, sizes: list[int], transform: TransformSettings) -> list[tuple[int, int]]:
-        policy = self.p.policy
+        policy = self.writer.policy
         return task_ranges(
             sizes,
             policy,
             workers=(
-                self.p.parallelism
+                self.writer.parallelism
                 if policy.containers_max is None
                 else policy.containers(transform)
             ),
@@ -383,7 +221,7 @@ class _Draft:
         running = (
             t
             for t in self.state.tasks.values()
-            if t.deadline_ms > self.now_ms and not self.p.is_gone(t.owner)
+            if t.deadline_ms > self.now_ms and not self.writer.is_gone(t.owner)
         )
         taken = {name for task in running for name in task.merges}
         names = [
@@ -393,7 +231,7 @@ class _Draft:
         ]
         if names:
             self.commit.plan.append(
-                self._task("", "", deadline_ms=self.now_ms + MERGE_MS, merges=names)
+                self.task("", "", deadline_ms=self.now_ms + MERGE_MS, merges=names)
             )
 
     def vacuumed(self) -> None:
@@ -424,42 +262,3 @@ class _Draft:
             before = self.state.generations
             after = changed(self.state.pipeline, before, self.evidence.change, self.now_ms)
             self.commit.generations = after if after != before else None
-
-    # -- tasks -------------------------------------------------------------------------------------
-
-    def _plan_again(self, task: Task, inputs: Inputs) -> None:
-        transform = self.p.settings.transform(task.transform)
-        if transform is not None and transform.version == task.version:
-            self._plan(transform, task.version, inputs, again=task.again)
-
-    def _plan(
-        self, transform: TransformSettings, version: str, inputs: Inputs, *, again: bool
-    ) -> None:
-        self.decided.update(inputs.keys)
-        self.commit.plan.append(
-            self._task(
-                transform.name,
-                version,
-                deadline_ms=self._deadline_ms(transform),
-                inputs=inputs,
-                again=again,
-            )
-        )
-
-    def _task(self, transform: str, version: str, *, deadline_ms: int, **rest: Any) -> Task:
-        rest.setdefault("inputs", Inputs(keys=[], etags=[], sizes=[], modified_us=[], replaces=[]))
-        return Task(
-            id=keys.task_id(self.commit.sequence, len(self.commit.plan)),
-            transform=transform,
-            version=version,
-            generation=self.commit.generation,
-            attempt=1,
-            losses=0,
-            deadline_ms=deadline_ms,
-            owner=self.p.owner,
-            **rest,
-        )
-
-    def _deadline_ms(self, transform: TransformSettings) -> int:
-        ahead = len(self.state.tasks) + len(self.commit.plan)
-        return self.now_ms + self.p.policy.lease_ms(transform, ahead=ahead)

@@ -16,7 +16,7 @@ from pipeline.errors import InvariantViolated, StateInvalid
 from pipeline.model import keys
 from pipeline.model.commit import Backlog, Commit, Generations, Quarantined, Settled
 from pipeline.model.snapshot import Output, Snapshot
-from pipeline.model.task import Task
+from pipeline.model.task import Task, named_detached
 from pipeline.state.checkpoint import Checkpoint
 from pipeline.state.key_growth import Growth
 from pipeline.state.ledger import Entry, Ledger
@@ -163,6 +163,7 @@ class State(TableFiles):
         for respawn in commit.respawn:
             task = self._open(respawn.task)
             task.attempt, task.losses = respawn.attempt, respawn.losses
+            task.detached = respawn.detached or named_detached(respawn.owner)
             task.deadline_ms, task.owner, task.reason = (
                 respawn.deadline_ms,
                 respawn.owner,

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from pipeline.errors import StoreError, is_outage
+from pipeline.model.loss import Loss
 from pipeline.model.task import Assignment
 from pipeline.ports import Finished
 from pipeline.work.worker import AttemptLost, Worker
@@ -16,6 +17,8 @@ from pipeline.work.worker import AttemptLost, Worker
 
 class InlineExecutor:
     """Runs each assignment when its end is asked for."""
+
+    detached = False
 
     def __init__(self, worker: Worker, *, owner: str = "inline") -> None:
         self.owner = owner
@@ -44,13 +47,8 @@ class InlineExecutor:
         try:
             receipt = await self._worker.run(assignment, lambda index: None)
         except (AttemptLost, StoreError) as error:
-            lost = Finished(
-                task=assignment.task.id,
-                nonce=assignment.nonce,
-                lost=str(error),
-                innocent=is_outage(error),
-            )
-            return [lost]
+            loss = Loss(reason=str(error), innocent=is_outage(error))
+            return [Finished(task=assignment.task.id, nonce=assignment.nonce, loss=loss)]
         return [Finished(task=assignment.task.id, nonce=assignment.nonce, receipt=receipt)]
 
     def is_gone(self, owner: str) -> bool:

@@ -16,6 +16,7 @@ import msgspec
 from pipeline.errors import StoreError, TidemillError
 from pipeline.model import keys
 from pipeline.model.commit import FORMAT_VERSION
+from pipeline.model.loss import Loss
 from pipeline.model.receipt import LossNote
 from pipeline.model.task import Assignment, Task
 from pipeline.ports import Clock, Finished, Ids, Outbox
@@ -49,7 +50,7 @@ class OrderJournal:
             task = assignment.task
             if self.clock.now_ms() > task.deadline_ms:
                 late = "it came after its deadline: others have the task by now"
-                return Answer(task=task.id, lost=late, innocent=True)
+                return Answer(task=task.id, loss=Loss(reason=late, innocent=True))
             key = keys.loss_note(self._home(task), task.id, task.dispatch)
             noted = await self.box.fetch(key)
             if noted is not None:  # it ran before, and that ended with the container's death
@@ -58,7 +59,7 @@ class OrderJournal:
                 return await self.end(assignment, self._of_other_code(assignment))
             await self.box.put(keys.began(self._home(task), task.id, task.dispatch), b"began\n")
         except TidemillError as error:
-            return Answer(task=order.task, lost=str(error), innocent=True)
+            return Answer(task=order.task, loss=Loss(reason=str(error), innocent=True))
         return msgspec.structs.replace(assignment, nonce=self.ids.nonce())
 
     def _of_other_code(self, assignment: Assignment) -> Finished:
@@ -70,7 +71,8 @@ class OrderJournal:
             f"planned for version {task.version} of {task.transform}, the deployed code is"
             f" {self.version}: deploy again"
         )
-        return Finished(task=task.id, nonce=assignment.nonce, lost=why, innocent=True, broken=True)
+        loss = Loss(reason=why, innocent=True)
+        return Finished(task=task.id, nonce=assignment.nonce, loss=loss, broken=True)
 
     async def _assignment(self, order: Order) -> Assignment:
         if order.assignment is not None:
@@ -92,14 +94,12 @@ class OrderJournal:
                 failed=sum(p.status == "failed" for p in receipt.problems),
                 seconds=receipt.seconds,
             )
+        loss = finished.loss or Loss(reason="no answer")
         note = LossNote(
             format=FORMAT_VERSION,
             task=task.id,
             dispatch=task.dispatch,
-            reason=finished.lost,
-            suspect=finished.suspect,
-            detail=finished.detail,
-            innocent=finished.innocent,
+            **msgspec.structs.asdict(loss),
         )
         with suppress(TidemillError):  # without the note the deadline says the same, later
             await self.box.put(
@@ -112,10 +112,5 @@ class OrderJournal:
 
 
 def _as_answer(note: LossNote) -> Answer:
-    return Answer(
-        task=note.task,
-        lost=note.reason,
-        suspect=note.suspect,
-        detail=note.detail,
-        innocent=note.innocent,
-    )
+    loss = {name: getattr(note, name) for name in Loss.__struct_fields__}
+    return Answer(task=note.task, loss=Loss(**loss))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from pipeline.errors import SettingsError, StateInvalid, is_outage
+from pipeline.model.loss import Loss
 from pipeline.model.receipt import Receipt
 from pipeline.model.task import Assignment
 from pipeline.ports import Finished
@@ -62,7 +63,7 @@ class OrderRunner:
             try:
                 order = decode_order(text)
             except StateInvalid as error:
-                answers[i] = Answer(task="", lost=str(error), innocent=True)
+                answers[i] = Answer(task="", loss=Loss(reason=str(error), innocent=True))
                 continue
             found = now(self.journal.begin(order))
             if isinstance(found, Answer):
@@ -73,7 +74,7 @@ class OrderRunner:
                 awaited.add(i)
         for i, finished in zip(ready, self._work(list(ready.values())), strict=True):
             answers[i] = now(self.journal.end(ready[i], finished))
-        done = [ready[i].task.id for i in ready if not answers[i].lost and i not in awaited]
+        done = [ready[i].task.id for i in ready if answers[i].loss is None and i not in awaited]
         if done:
             with contextlib.suppress(Exception):
                 self.settled(done)
@@ -85,9 +86,9 @@ class OrderRunner:
         try:
             return self.attempts.run(assignments)
         except SettingsError as error:
+            loss = Loss(reason=str(error), innocent=True)
             return [
-                Finished(task=a.task.id, nonce=a.nonce, lost=str(error), innocent=True, broken=True)
-                for a in assignments
+                Finished(task=a.task.id, nonce=a.nonce, loss=loss, broken=True) for a in assignments
             ]
 
 
@@ -186,7 +187,9 @@ class InThisProcess:
             Finished(task=a.task.id, nonce=a.nonce, receipt=result)
             if isinstance(result, Receipt)
             else Finished(
-                task=a.task.id, nonce=a.nonce, lost=str(result), innocent=is_outage(result)
+                task=a.task.id,
+                nonce=a.nonce,
+                loss=Loss(reason=str(result), innocent=is_outage(result)),
             )
             for a, result in zip(assignments, results, strict=True)
         ]
@@ -207,11 +210,8 @@ class InThisProcess:
         """
         reason = f"time limit: one call took longer than {self._timeout_s:g} s (timeout_s)"
         for assignment in assignments:
+            task, nonce = assignment.task.id, assignment.nonce
+            lost = Finished(task=task, nonce=nonce, loss=Loss(reason=reason))
             with contextlib.suppress(Exception):
-                now(
-                    self._journal.end(
-                        assignment,
-                        Finished(task=assignment.task.id, nonce=assignment.nonce, lost=reason),
-                    )
-                )
+                now(self._journal.end(assignment, lost))
         os._exit(EXIT_OVERTIME)

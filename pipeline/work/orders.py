@@ -9,6 +9,7 @@ import msgspec
 
 from pipeline.errors import StateInvalid
 from pipeline.model import keys
+from pipeline.model.loss import Loss
 from pipeline.model.task import Assignment
 from pipeline.state import codec
 
@@ -35,10 +36,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     task: str
     nonce: str = ""
-    lost: str = ""
-    suspect: int | None = None
-    detail: str = ""
-    innocent: bool = False
+    loss: Loss | None = None
     broken: bool = False
     """See `ports.Finished.broken`."""
     sources: int = 0

@@ -75,6 +75,7 @@ class Keeps(NoExecutor):
     """Takes what is to be dispatched and runs none of it."""
 
     parallelism = 4
+    detached = True
 
     def __init__(self) -> None:
         self.taken: list[Assignment] = []

@@ -17,6 +17,7 @@ from pipeline.commit_log.log import Log, Outdated
 from pipeline.discover.request import Request as Wish
 from pipeline.errors import TidemillError, is_outage
 from pipeline.model import keys
+from pipeline.model.loss import Loss
 from pipeline.model.receipt import Receipt
 from pipeline.model.task import Assignment
 from pipeline.passes import upkeep
@@ -304,7 +305,8 @@ def _finished(assignment: Assignment, result: Receipt | Exception) -> Finished:
     """What the executors say of an attempt."""
     task, nonce = assignment.task.id, assignment.nonce
     if isinstance(result, Exception):
-        return Finished(task=task, nonce=nonce, lost=str(result), innocent=is_outage(result))
+        loss = Loss(reason=str(result), innocent=is_outage(result))
+        return Finished(task=task, nonce=nonce, loss=loss)
     return Finished(task=task, nonce=nonce, receipt=result)
 
 

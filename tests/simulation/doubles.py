@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.model import keys
 from pipeline.model.commit import AggregateFile
+from pipeline.model.loss import Loss
 from pipeline.model.receipt import OutputFile
 from pipeline.model.snapshot import Output, Snapshot, dead_rows
-from pipeline.model.task import RENTED, Assignment
+from pipeline.model.task import Assignment
 from pipeline.ports import Finished
 from pipeline.state.state import State
 from pipeline.work.object import Object
@@ -61,7 +62,8 @@ class SimExecutor:
     def __init__(self, world: World, *, attached: bool, version: str) -> None:
         self.world, self.attached, self.version = world, attached, version
         self.rented = world.rented and not attached
-        self.owner = f"{RENTED}app" if self.rented else world.kernel.nonce()
+        self.owner = "modal:app" if self.rented else world.kernel.nonce()
+        self.detached = self.rented
         self.parallelism = 2
         self.running: dict[str, tuple[Process, Assignment]] = {}
         self.ended: list[Finished] = []
@@ -85,7 +87,11 @@ class SimExecutor:
                 if not process.alive and nonce not in known:
                     suspect = 0 if self.world.kernel.rng.random() < 0.5 else None
                     self.ended.append(
-                        Finished(task=assignment.task.id, nonce=nonce, lost="died", suspect=suspect)
+                        Finished(
+                            task=assignment.task.id,
+                            nonce=nonce,
+                            loss=Loss(reason="died", suspect=suspect),
+                        )
                     )
             ended, self.ended = self.ended, []
             for finished in ended:

@@ -48,6 +48,7 @@ class Executor:
 
     owner = "scope"
     parallelism = 2
+    detached = False
     outstanding = 0
 
     def __init__(self, scope: Scope) -> None:

@@ -347,9 +347,9 @@ def late_aggregates() -> Any:
 
 @removes("only what the user's own code raised is final")
 def lost_is_final() -> Any:
-    from pipeline.plan.planner import _Draft
+    from pipeline.plan.draft import Draft
 
-    real = _Draft._quarantine_lost
+    real = Draft.quarantine_lost
 
     def quarantine(self: Any, task: Any, i: int, loss: Any) -> None:
         real(self, task, i, loss)
@@ -359,7 +359,7 @@ def lost_is_final() -> Any:
             self.commit.quarantine[-1], retry_at_ms=0
         )
 
-    return patch.object(_Draft, "_quarantine_lost", quarantine)
+    return patch.object(Draft, "quarantine_lost", quarantine)
 
 
 @removes("readers use the snapshot's file list and its dead keys")
@@ -427,9 +427,9 @@ def dead_by_own_task() -> Any:
 
 @removes("a compaction is settled only while all that it merged is still there")
 def merge_blindly() -> Any:
-    from pipeline.plan.planner import _Draft
+    from pipeline.plan.planner import _Rules
 
-    return patch.object(_Draft, "_still_holds", lambda self, task, receipt: True)
+    return patch.object(_Rules, "_still_holds", lambda self, task, receipt: True)
 
 
 @removes("a vacuum keeps a checkpoint from before the retention time, and the log since")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.model.commit import FORMAT_VERSION
+from pipeline.model.loss import Loss
 from pipeline.model.receipt import Receipt, SourceProblem
 from pipeline.model.settings import PipelineSettings, TransformSettings
 from pipeline.model.task import Inputs, Task
+from pipeline.ports import Finished
+from pipeline.work.orders import Answer
 
 
 def pipeline_settings(*transforms: TransformSettings, **options: Any) -> PipelineSettings:
@@ -73,3 +76,11 @@ def receipt_of(task: Task, *problems: SourceProblem, **options: Any) -> Receipt:
             **options,
         }
     )
+
+
+NOT_LOST = Loss(reason="")
+
+
+def loss_of(ended: Finished | Answer) -> Loss:
+    """Why it was lost; without a reason where it was not."""
+    return ended.loss or NOT_LOST

@@ -25,6 +25,8 @@ from pipeline.executors.local.messages import LENGTH, NO_MEMORY, SLOT, Answer, J
 from pipeline.executors.local.output_lines import Output, Whose, to_standard_error
 from pipeline.executors.local.process_owner import has_ended, started, this_process
 from pipeline.executors.local.spawner import make_fresh_spawner, make_spawner
+from pipeline.model.loss import Loss
+from pipeline.model.receipt import Receipt
 from pipeline.model.task import Assignment
 from pipeline.ports import Finished
 from pipeline.work.memory_limit import memory_exceeded
@@ -71,6 +73,8 @@ class LocalExecutor:
     the process starts a thread, or with fork=False; use it within one event loop. One pass at a
     time. `show` is given what user code prints, line by line.
     """
+
+    detached = False
 
     def __init__(
         self,
@@ -256,28 +260,20 @@ class LocalExecutor:
                     f"worker {worker.pid} answered job {answer.serial}, expected {job.serial}"
                 )
             if answer.broken and job.serial not in self._forgotten:
-                self._broken = CodeBroken(answer.broken)
-            self._report(job, answer, answer.suspect)
-            if answer.ends:
-                worker.doomed = answer.lost
+                self._broken = CodeBroken(answer.broken.reason)
+            self._report(job, answer.receipt, answer.loss or answer.broken)
+            if answer.ends and answer.loss is not None:
+                worker.doomed = answer.loss.reason
         self._hand_out()
         self._news.set()
 
-    def _report(self, job: Job, answer: Answer, suspect: int | None = None) -> None:
+    def _report(self, job: Job, receipt: Receipt | None, loss: Loss | None) -> None:
         if job.serial in self._forgotten:
             self._forgotten.discard(job.serial)
             return
         assignment = job.assignment
         self._done.append(
-            Finished(
-                task=assignment.task.id,
-                nonce=assignment.nonce,
-                receipt=answer.receipt,
-                lost=answer.lost,
-                suspect=suspect,
-                detail=answer.detail,
-                innocent=answer.innocent,
-            )
+            Finished(task=assignment.task.id, nonce=assignment.nonce, receipt=receipt, loss=loss)
         )
 
     def _replace(self, worker: _Worker) -> None:
@@ -294,8 +290,9 @@ class LocalExecutor:
         self._read_along(worker, ended=True)
         if worker.jobs and worker.jobs[0].serial == serial:
             said = worker.said[1] if worker.said[0] == (serial, index) else ""
-            answer = Answer(lost=reason, detail=as_kept(said))
-            self._report(worker.jobs.popleft(), answer, index if index >= 0 else None)
+            suspect = index if index >= 0 else None
+            loss = Loss(reason=reason, suspect=suspect, detail=as_kept(said))
+            self._report(worker.jobs.popleft(), None, loss)
         self._queue.extendleft(reversed(worker.jobs))
         if not worker.ready and self._failure is None:
             self._failed_starts += 1

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import msgspec
 
+from pipeline.model.loss import Loss
 from pipeline.model.receipt import Receipt
 from pipeline.model.task import Assignment
 
@@ -43,15 +44,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     serial: int = 0
     receipt: Receipt | None = None
-    lost: str = ""
-    innocent: bool = False
-    detail: str = ""
-    suspect: int | None = None
-    """The input at hand when the job was lost, where the worker knows it is to blame."""
+    loss: Loss | None = None
     ends: bool = False
     """The worker ends after this answer, and another takes its place."""
-    broken: str = ""
-    """Why the worker cannot work at all, in one line."""
+    broken: Loss | None = None
+    """Why the worker cannot work at all."""
 
 
 class Attempts(Protocol):

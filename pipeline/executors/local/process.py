@@ -22,6 +22,7 @@ import msgspec
 from pipeline.errors import TidemillError, is_outage
 from pipeline.executors.local import process_tree
 from pipeline.executors.local.messages import LENGTH, NO_MEMORY, SLOT, Answer, Job, pack
+from pipeline.model.loss import Loss
 from pipeline.tracebacks import describe, one_line, whole_traceback
 from pipeline.work import memory_limit, printed_output
 from pipeline.work.worker import CodeBroken
@@ -86,7 +87,7 @@ def _work(connection: socket.socket, board: mmap.mmap, at: int, entry: str, spec
     try:
         attempts = resolve(entry)(spec)
     except Exception as error:  # noqa: BLE001 - whatever the user's module or `load` raises
-        connection.sendall(pack(Answer(broken=_one_line(error), detail=whole_traceback(error))))
+        connection.sendall(pack(Answer(broken=_lost(error, detail=whole_traceback(error)))))
         return
     connection.sendall(pack(Answer()))
     gc.freeze()
@@ -108,9 +109,10 @@ def _work(connection: socket.socket, board: mmap.mmap, at: int, entry: str, spec
             memory_limit.use_scratch(f"{job.scratch}/{os.getpid()}")
         memory_limit.hold_memory(job.memory_mb)
         answer = _run(attempts, job, starting)
-        if answer.ends:
+        if answer.ends and answer.loss is not None:
             _, index = at_hand()
-            answer = msgspec.structs.replace(answer, suspect=index if index >= 0 else None)
+            to_blame = msgspec.structs.replace(answer.loss, suspect=index if index >= 0 else None)
+            answer = msgspec.structs.replace(answer, loss=to_blame)
         printed_output.call_ends(at_hand)
         process_tree.bury()
         connection.sendall(pack(answer))
@@ -122,22 +124,27 @@ def _run(attempts: Any, job: Job, starting: Callable[[int], None]) -> Answer:
     try:
         return Answer(serial=job.serial, receipt=attempts.run(job.assignment, starting))
     except CodeBroken as error:
-        return Answer(serial=job.serial, broken=_one_line(error))
+        return Answer(serial=job.serial, broken=_lost(error))
     except TidemillError as error:
         if memory_limit.is_out_of_memory(error):
             return _out_of_memory(job)
-        return Answer(serial=job.serial, lost=_one_line(error), innocent=is_outage(error))
+        return Answer(serial=job.serial, loss=_lost(error, innocent=is_outage(error)))
     except Exception as error:  # noqa: BLE001 - a bug of ours must not end the worker
         if memory_limit.is_out_of_memory(error):
             return _out_of_memory(job)
-        return Answer(serial=job.serial, lost=_one_line(error), detail=whole_traceback(error))
+        return Answer(serial=job.serial, loss=_lost(error, detail=whole_traceback(error)))
+
+
+def _lost(error: BaseException, *, detail: str = "", innocent: bool = False) -> Loss:
+    return Loss(reason=_one_line(error), detail=detail, innocent=innocent)
 
 
 def _out_of_memory(job: Job) -> Answer:
     """The process ends: it holds what the code at hand left behind, and the next file would be
     blamed for that.
     """
-    return Answer(serial=job.serial, lost=memory_limit.memory_exceeded(job.memory_mb), ends=True)
+    loss = Loss(reason=memory_limit.memory_exceeded(job.memory_mb))
+    return Answer(serial=job.serial, loss=loss, ends=True)
 
 
 def _receive(connection: socket.socket, jobs: queue.SimpleQueue[bytes]) -> None:

@@ -23,7 +23,7 @@ from pipeline.model.commit import FORMAT_VERSION
 from pipeline.model.receipt import Receipt
 from pipeline.model.task import Assignment
 from pipeline.ports import Finished
-from tests.support.builders import inputs_of, task_of
+from tests.support.builders import inputs_of, loss_of, task_of
 
 SPAWNERS = [ForkSpawner, FreshSpawner, ExecSpawner]
 
@@ -135,10 +135,12 @@ def test_a_death_is_reported_with_its_suspect_and_costs_nobody_else(
         done = {f.task: f for f in await everything(executor)}
         assert len(done) == 10
         dead = done[jobs[3].task.id]
-        assert (dead.receipt, dead.suspect) == (None, 2)
-        assert dead.lost == "the worker process exited with code 7 in the middle of a call"
-        assert done[jobs[5].task.id].lost == "the attempt says that it is lost"
-        assert done[jobs[7].task.id].lost == "RuntimeError: a bug of ours"
+        assert (dead.receipt, loss_of(dead).suspect) == (None, 2)
+        assert (
+            loss_of(dead).reason == "the worker process exited with code 7 in the middle of a call"
+        )
+        assert loss_of(done[jobs[5].task.id]).reason == "the attempt says that it is lost"
+        assert loss_of(done[jobs[7].task.id]).reason == "RuntimeError: a bug of ours"
         assert sum(f.receipt is not None for f in done.values()) == 7
 
     run(make(), work)
@@ -153,7 +155,7 @@ def test_a_call_beyond_its_time_limit_is_ended(make: Callable[..., LocalExecutor
         assert executor.under_way == 1, "progress sees the file that is done"
         done = {f.task: f for f in await everything(executor)}
         hung = done[f"{0:020d}-000000"]
-        assert (hung.lost, hung.suspect) == (
+        assert (loss_of(hung).reason, loss_of(hung).suspect) == (
             "time limit: one call took longer than 3 s (timeout_s)",
             1,
         )

@@ -77,6 +77,7 @@ class Workers:
 
     at_hand: bool = False
     owner: str = "modal:app"
+    detached: bool = True
     parallelism: int = 1
     handed: list[Assignment] = field(default_factory=list)
     waiting: list[Assignment] = field(default_factory=list)

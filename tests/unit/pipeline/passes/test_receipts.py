@@ -141,8 +141,9 @@ def test_receipts_losses_and_beginnings_of_open_tasks_are_found(notes: Notes) ->
     found = notes.gather(state_of(one, two))
     assert found.receipts == {ONE: receipt(one)}
     assert found.began == {(ONE, 1), (TWO, 3)}
-    loss = found.losses[TWO]
-    assert (loss.attempt, loss.owner, loss.dispatch) == (1, "modal:app", 3)
+    lost = found.losses[TWO]
+    loss = lost.loss
+    assert (lost.attempt, lost.owner, lost.dispatch) == (1, "modal:app", 3)
     assert (loss.reason, loss.suspect, loss.detail, loss.innocent) == ("it died", 1, "trace", True)
 
 

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputRejected
 from pipeline.model.commit import Commit
+from pipeline.model.loss import Loss
 from pipeline.model.policy import Policy, deployed_policy
 from pipeline.model.receipt import OutputFile, Receipt, SourceProblem
 from pipeline.model.settings import Resources, TransformSettings
 from pipeline.model.task import Inputs, Task
-from pipeline.plan.evidence import Evidence, Found, Loss
+from pipeline.plan.evidence import Evidence, Found, LostAttempt
 from pipeline.plan.planner import Proposer
 from pipeline.state.state import State
 from pipeline.state.usage import Took
@@ -46,6 +47,7 @@ def proposer(
         settings=pipeline_settings(*transforms or (transform(),)),
         policy=policy or deployed_policy(),
         owner=owner,
+        detached=owner == OWNER,
         writer="test",
         parallelism=parallelism,
         is_gone=lambda owner: False,
@@ -94,13 +96,10 @@ def began(task: Task) -> Evidence:
 
 
 def lost(task: Task, **options: Any) -> Evidence:
-    facts = {
-        "attempt": task.attempt,
-        "owner": task.owner,
-        "reason": "it died",
-        "dispatch": task.dispatch,
-    } | options
-    return Evidence(losses={task.id: Loss(**facts)})
+    whose = {"attempt": task.attempt, "owner": task.owner, "dispatch": task.dispatch}
+    whose |= {name: options.pop(name) for name in whose if name in options}
+    found = LostAttempt(loss=Loss(**{"reason": "it died"} | options), **whose)
+    return Evidence(losses={task.id: found})
 
 
 def receipt(task: Task, *problems: SourceProblem, files: tuple[OutputFile, ...] = ()) -> Receipt:

@@ -24,6 +24,7 @@ from pipeline.errors import StoreUnavailable
 from pipeline.executors.local.executor import Limits, LocalExecutor
 from pipeline.model import keys
 from pipeline.model.commit import FORMAT_VERSION
+from pipeline.model.loss import Loss
 from pipeline.model.receipt import LossNote, Receipt, SourceProblem
 from pipeline.model.task import Assignment
 from pipeline.ports import Finished
@@ -41,7 +42,7 @@ from pipeline.work.order_runner import (
 )
 from pipeline.work.orders import INLINE_BYTES, Answer, Order, decode_answer, encode, order_for
 from pipeline.work.worker import AttemptLost, CodeBroken
-from tests.support.builders import inputs_of, task_of
+from tests.support.builders import inputs_of, loss_of, task_of
 from tests.support.helpers import ROOT
 
 HOME = keys.home("p")
@@ -76,7 +77,8 @@ def done(of: Assignment) -> Finished:
 
 
 def lost(of: Assignment, reason: str = "it died", **options: Any) -> Finished:
-    return Finished(task=of.task.id, nonce=of.nonce, lost=reason, **options)
+    loss = Loss(reason=reason, **options)
+    return Finished(task=of.task.id, nonce=of.nonce, loss=loss)
 
 
 class Clock:
@@ -193,11 +195,11 @@ def test_each_execution_takes_a_nonce_of_its_own(place: Place) -> None:
 
 def test_an_order_that_comes_after_its_deadline_is_not_begun(place: Place) -> None:
     place.clock.ms = DEADLINE_MS
-    assert not place.run(assignment())[0].lost
+    assert not loss_of(place.run(assignment())[0]).reason
     place.clock.ms = DEADLINE_MS + 1
     [late] = place.run(assignment(2))
-    assert (late.innocent, late.nonce) == (True, "")
-    assert "deadline" in late.lost
+    assert (loss_of(late).innocent, late.nonce) == (True, "")
+    assert "deadline" in loss_of(late).reason
     assert [a.task.id for a in place.attempts.ran] == [keys.task_id(1, 0)]
     assert place.names() == [keys.began(HOME, keys.task_id(1, 0), 1)], "and nothing is noted of it"
 
@@ -217,7 +219,7 @@ def test_a_long_assignment_is_read_from_the_bucket(place: Place) -> None:
     assert len(encode(order)) < INLINE_BYTES
     place.put(order.stored, body)
     [answer] = place.run(order)
-    assert (answer.lost, answer.sources) == ("", 100)
+    assert (loss_of(answer).reason, answer.sources) == ("", 100)
     assert place.attempts.ran == [msgspec.structs.replace(made, nonce="n1")]
 
 
@@ -225,8 +227,8 @@ def test_a_stored_assignment_that_is_not_there_any_more_means_that_the_task_is_o
     place: Place,
 ) -> None:
     [answer] = place.run(large()[1])
-    assert (answer.innocent, answer.task) == (True, keys.task_id(1, 0))
-    assert "the task is over" in answer.lost
+    assert (loss_of(answer).innocent, answer.task) == (True, keys.task_id(1, 0))
+    assert "the task is over" in loss_of(answer).reason
     assert (place.attempts.ran, place.names()) == ([], [])
 
 
@@ -240,8 +242,8 @@ def test_a_damaged_assignment_is_lost_innocently(
     _, order, body = large()
     place.put(order.stored, damage(body))
     [answer] = place.run(order)
-    assert answer.innocent
-    assert "damaged or truncated" in answer.lost
+    assert loss_of(answer).innocent
+    assert "damaged or truncated" in loss_of(answer).reason
     assert place.attempts.ran == []
 
 
@@ -251,7 +253,12 @@ def test_a_damaged_assignment_is_lost_innocently(
 def test_a_loss_is_noted_in_the_bucket_as_it_was(place: Place) -> None:
     place.attempts.how = lambda a: lost(a, suspect=0, detail="trace")
     [answer] = place.run(assignment(1, dispatch=2))
-    assert (answer.lost, answer.suspect, answer.detail, answer.innocent) == (
+    assert (
+        loss_of(answer).reason,
+        loss_of(answer).suspect,
+        loss_of(answer).detail,
+        loss_of(answer).innocent,
+    ) == (
         "it died",
         0,
         "trace",
@@ -277,13 +284,13 @@ def test_an_order_whose_loss_is_noted_is_not_run_again_by_the_engine(place: Plac
     assert place.run(assignment()) == first
     assert len(place.attempts.ran) == 1
     [next_dispatch] = place.run(assignment(1, dispatch=2))
-    assert (next_dispatch.lost, len(place.attempts.ran)) == ("", 2)
+    assert (loss_of(next_dispatch).reason, len(place.attempts.ran)) == ("", 2)
 
 
 def test_a_damaged_loss_note_still_says_that_it_ran_before(place: Place) -> None:
     place.put(keys.loss_note(HOME, keys.task_id(1, 0), 1), b'{"format":')
     [answer] = place.run(assignment())
-    assert (answer.innocent, place.attempts.ran) == (True, [])
+    assert (loss_of(answer).innocent, place.attempts.ran) == (True, [])
 
 
 def test_code_that_cannot_be_loaded_is_no_files_fault(place: Place) -> None:
@@ -292,7 +299,9 @@ def test_code_that_cannot_be_loaded_is_no_files_fault(place: Place) -> None:
 
     place.attempts.how = broken
     answers = place.run(assignment(1), assignment(2))
-    assert [(a.innocent, "torch" in a.lost) for a in answers] == [(True, True)] * 2
+    assert [(loss_of(a).innocent, "torch" in loss_of(a).reason) for a in answers] == [
+        (True, True)
+    ] * 2
     note = place.note(assignment(2))
     assert note is not None
     assert note.innocent
@@ -331,8 +340,8 @@ def place_on(store: MemoryStore) -> Place:
 def test_an_order_that_cannot_be_noted_as_begun_is_not_run(part: str) -> None:
     place = place_on(Unwell(part))
     [answer] = place.run(large()[1] if part == "/assignments/" else assignment())
-    assert (answer.innocent, place.attempts.ran) == (True, [])
-    assert "timed out" in answer.lost
+    assert (loss_of(answer).innocent, place.attempts.ran) == (True, [])
+    assert "timed out" in loss_of(answer).reason
 
 
 def test_a_loss_is_answered_where_it_cannot_be_noted() -> None:
@@ -344,7 +353,7 @@ def test_a_loss_is_answered_where_it_cannot_be_noted() -> None:
         return lost(a)
 
     place.attempts.how = dies
-    assert place.run(assignment())[0].lost == "it died"
+    assert loss_of(place.run(assignment())[0]).reason == "it died"
 
 
 # -- several orders in one call --------------------------------------------------------------------
@@ -368,9 +377,25 @@ def test_orders_in_one_call_do_not_affect_each_other(place: Place) -> None:
         assignment(6),
     ]
     answers = place.run(*texts)
-    assert [bool(a.lost) for a in answers] == [True, True, True, True, False, True, True, False]
+    assert [bool(loss_of(a).reason) for a in answers] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
     assert [a.task for a in answers][3:6] == [keys.task_id(n, 0) for n in (3, 4, 5)]
-    assert [a.innocent for a in answers if a.lost] == [True, True, True, False, False, True]
+    assert [loss_of(a).innocent for a in answers if loss_of(a).reason] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        True,
+    ]
     assert place.attempts.calls == [3], "those that can run, run together"
     assert place.told == [[keys.task_id(4, 0), keys.task_id(6, 0)]]
 
@@ -382,7 +407,7 @@ def _noted(number: int) -> LossNote:
 
 
 def test_where_nothing_can_run_the_bench_is_not_asked(place: Place) -> None:
-    assert place.run("rubbish")[0].innocent
+    assert loss_of(place.run("rubbish")[0]).innocent
     assert (place.attempts.calls, place.run()) == ([], [])
 
 
@@ -410,7 +435,7 @@ def test_that_telling_fails_does_not_matter(place: Place) -> None:
         raise ConnectionError("Modal is away")
 
     place.order_runner = OrderRunner(place.order_runner.journal, place.attempts, fails)
-    assert place.run(assignment())[0].lost == ""
+    assert loss_of(place.run(assignment())[0]).reason == ""
 
 
 # -- texts -----------------------------------------------------------------------------------------
@@ -428,7 +453,9 @@ def test_an_order_carries_its_assignment_only_as_long_as_a_call_takes_it() -> No
 )
 def test_what_is_no_answer_is_none(text: object) -> None:
     assert decode_answer(text) is None
-    assert decode_answer(encode(Answer(task="t", lost="x"))) == Answer(task="t", lost="x")
+    assert decode_answer(encode(Answer(task="t", loss=Loss(reason="x")))) == Answer(
+        task="t", loss=Loss(reason="x")
+    )
     assert orders.decode_order(encode(Order(pipeline="p", task="t", stored="k"))).stored == "k"
 
 
@@ -459,7 +486,7 @@ def test_a_resident_bench_runs_orders_as_one_and_names_the_lost() -> None:
     place.order_runner = OrderRunner(
         place.order_runner.journal, InThisProcess(worker, place.order_runner.journal, timeout_s=600)
     )
-    assert [a.lost for a in place.run(assignment(1), assignment(2), assignment(3))] == [
+    assert [loss_of(a).reason for a in place.run(assignment(1), assignment(2), assignment(3))] == [
         "",
         "no store",
         "",
@@ -548,7 +575,7 @@ def attempts() -> Any:
 
 
 def engines(ended: Sequence[Finished]) -> list[str]:
-    return [f.receipt.engine if f.receipt is not None else f.lost for f in ended]
+    return [f.receipt.engine if f.receipt is not None else loss_of(f).reason for f in ended]
 
 
 def test_a_dead_child_costs_the_file_at_hand_and_is_replaced(attempts: InChildProcess) -> None:
@@ -557,8 +584,8 @@ def test_a_dead_child_costs_the_file_at_hand_and_is_replaced(attempts: InChildPr
     assert first == second, "the child is kept"
     assert first != str(os.getpid())
     died, after = attempts.run([assignment(3, "ok", "die", "ok"), assignment(4, "ok")])
-    assert (died.receipt, died.suspect) == (None, 1)
-    assert "exited with code 7" in died.lost
+    assert (died.receipt, loss_of(died).suspect) == (None, 1)
+    assert "exited with code 7" in loss_of(died).reason
     assert after.receipt is not None
     assert after.receipt.engine != first
 
@@ -567,7 +594,7 @@ def test_a_child_that_hangs_is_replaced() -> None:
     attempts = InChildProcess(lambda: child(timeout_s=0.3))
     try:
         hung, after = attempts.run([assignment(1, "hang"), assignment(2, "ok")])
-        assert "time limit" in hung.lost
+        assert "time limit" in loss_of(hung).reason
         assert after.receipt is not None
     finally:
         attempts.close()
@@ -578,17 +605,18 @@ def test_one_task_ordered_twice_in_one_call_has_two_ends(attempts: InChildProces
     ended = attempts.run(
         [assignment(1, "die", nonce="x"), assignment(1, "ok", nonce="y", dispatch=2)]
     )
-    assert [(f.nonce, bool(f.lost)) for f in ended] == [("x", True), ("y", False)]
+    assert [(f.nonce, bool(loss_of(f).reason)) for f in ended] == [("x", True), ("y", False)]
 
 
 def test_code_that_cannot_be_loaded_ends_the_child_and_is_told_innocently() -> None:
     attempts = InChildProcess(lambda: child("broken"))
     place = Place(attempts)
     assert [
-        (a.innocent, "no code here" in a.lost) for a in place.run(assignment(1), assignment(2))
+        (loss_of(a).innocent, "no code here" in loss_of(a).reason)
+        for a in place.run(assignment(1), assignment(2))
     ] == [(True, True)] * 2
     assert attempts._executor is None
-    assert place.run(assignment(3))[0].innocent, "and the next order tries anew"
+    assert loss_of(place.run(assignment(3))[0]).innocent, "and the next order tries anew"
 
 
 def test_an_interrupted_bench_leaves_no_child_behind() -> None:
