@@ -25,6 +25,7 @@ import msgspec
 
 from pipeline import Object, Pipeline
 from pipeline.model.snapshot import Changes, Snapshot
+from pipeline.passes.aggregation import aggregate
 from pipeline.passes.compaction import Compactor, Merged, Wanted
 from pipeline.passes.runner import Pass
 from pipeline.runtime.aggregator import WarehouseAggregator
@@ -244,7 +245,7 @@ async def bring(opened: Runtime) -> Snapshot:
     opened.aggregates = True
     passing = Pass(opened.context())
     await passing.open()
-    await passing.aggregate()
+    await aggregate(passing)
     await passing.checkpoint()
     opened.aggregates = False
     return (await state_at(opened))[1].snapshot()

@@ -27,6 +27,7 @@ from pipeline.model.policy import Policy
 from pipeline.ports import Clock, Store
 from pipeline.state import codec, ledger, outputs, stored_state
 from pipeline.state.checkpoint import Checkpoint
+from pipeline.state.needs import Needs
 from pipeline.state.sorted_runs import between, merge
 from pipeline.state.state import State
 
@@ -97,9 +98,7 @@ class Log:
 
     async def _prepare(self, state: State, commit: Commit) -> None:
         """Look up what applying the commit needs to know."""
-        names, held = state.needed_for(commit)
-        await self.look_up(state, names)
-        await self.look_up_outputs(state, held)
+        await self.learn(state, state.needed_for(commit))
 
     async def append(self, state: State, commit: Commit) -> bool:
         """Commit at the next sequence and apply it to `state`.
@@ -218,6 +217,13 @@ class Log:
         return named if below and keys.checkpoint_sequence(named) is not None else None
 
     # -- what lies in the runs ---------------------------------------------------------------------
+
+    async def learn(self, state: State, needs: Needs) -> None:
+        """Make the state able to answer for all of this. Raises Outdated."""
+        await self.look_up(state, [*needs.sources, *needs.holders])
+        entries = [state.entry(key) for key in needs.holders]
+        held = [entry.output for entry in entries if entry is not None]
+        await self.look_up_outputs(state, [*needs.outputs, *held])
 
     async def look_up(self, state: State, names: Iterable[str]) -> None:
         """Make `state.entry` able to answer for these keys. Raises Outdated."""

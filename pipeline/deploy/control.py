@@ -23,6 +23,7 @@ from pipeline.executors.modal import ModalExecutor, Way
 from pipeline.model.policy import Policy, deployed_policy
 from pipeline.model.settings import BackfillSettings, CostLimits
 from pipeline.passes import upkeep
+from pipeline.passes.aggregation import aggregate
 from pipeline.passes.report import PassReport
 from pipeline.passes.runner import Pass
 from pipeline.plan.cost import Budget, Prices
@@ -169,7 +170,7 @@ class Control:
         async def work(runtime: Runtime) -> None:
             async def bring(passing: Pass) -> None:
                 await passing.open()
-                await passing.aggregate()
+                await aggregate(passing)
 
             for one in await self._kept(runtime):
                 await again_while_outdated(one, bring)

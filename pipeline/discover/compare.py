@@ -15,7 +15,7 @@ from pipeline.model import keys
 from pipeline.model.commit import Quarantined
 from pipeline.model.listing import Head, Page
 from pipeline.model.task import Inputs
-from pipeline.plan.evidence import Found
+from pipeline.plan.evidence import ByTransform, Found
 from pipeline.ports import Store
 from pipeline.state.ledger import Entry, overlay_between
 from pipeline.state.state import State
@@ -79,7 +79,7 @@ def judge(  # noqa: PLR0917
         page, committed = differing(page, committed, [*changed, *set_aside])
     known = _known(committed, changed)
     if not known and router.everything is not None:
-        judged.found = [Found(router.everything, _all_new(page))] if page.keys else []
+        judged.found = [Found(router.everything, Inputs.new(page))] if page.keys else []
     else:
         _compare(judged, page, known, router, _also_waiting(state, again))
     judged.absent = sorted([*known, *_absent_quarantined(page, state, known, set_aside)])
@@ -107,9 +107,9 @@ def differing(page: Page, committed: pa.Table, keep: Iterable[str]) -> tuple[Pag
         same = pc.and_(same, pc.invert(pc.is_in(keys, value_set=pa.array(kept, pa.string()))))
     other = pc.indices_nonzero(pc.invert(same)).to_pylist()
     if not other and len(keys) == len(known_keys):
-        return _taken(page, []), committed.slice(0, 0)
+        return page.take([]), committed.slice(0, 0)
     rest = pc.invert(pc.is_in(known_keys, value_set=keys.filter(same)))
-    return _taken(page, other), committed.filter(rest)
+    return page.take(other), committed.filter(rest)
 
 
 def _array(table: pa.Table, name: str) -> pa.Array:
@@ -128,32 +128,9 @@ def in_ranges(
     start = 0
     for end in ends:
         stop = bisect_right(page.keys, end)
-        yield _slice(page, start, stop, []), after, end
+        yield page.slice(start, stop), after, end
         start, after = stop, end
-    yield _slice(page, start, len(page.keys), page.unusable), after, upto
-
-
-def _slice(page: Page, start: int, stop: int, unusable: list[str]) -> Page:
-    if start == 0 and stop == len(page.keys) and unusable == page.unusable:
-        return page
-    return Page(
-        keys=page.keys[start:stop],
-        etags=page.etags[start:stop],
-        sizes=page.sizes[start:stop],
-        modified_us=page.modified_us[start:stop],
-        unusable=unusable,
-    )
-
-
-def _taken(page: Page, indexes: list[int]) -> Page:
-    if len(indexes) == len(page.keys):
-        return page
-    return Page(
-        keys=[page.keys[i] for i in indexes],
-        etags=[page.etags[i] for i in indexes],
-        sizes=[page.sizes[i] for i in indexes],
-        modified_us=[page.modified_us[i] for i in indexes],
-    )
+    yield page.slice(start), after, upto
 
 
 def without_markers(page: Page) -> Page:
@@ -164,7 +141,7 @@ def without_markers(page: Page) -> Page:
     if 0 not in page.sizes:
         return page
     sized = enumerate(zip(page.keys, page.sizes, strict=True))
-    return _taken(page, [i for i, (key, size) in sized if not keys.is_folder_marker(key, size)])
+    return page.take([i for i, (key, size) in sized if not keys.is_folder_marker(key, size)])
 
 
 def judge_named(
@@ -179,12 +156,7 @@ def judge_named(
     """
     heads = [_source(head) for head in heads]
     there = [head for head in heads if head is not None]
-    page = Page(
-        keys=[head.key for head in there],
-        etags=[head.etag for head in there],
-        sizes=[head.size_bytes for head in there],
-        modified_us=[head.modified_us for head in there],
-    )
+    page = Page.of([(h.key, h.etag, h.size_bytes, h.modified_us) for h in there])
     entries = {head.key: state.entry(head.key) for head in there}
     known = {
         key: Known(e.etag, e.output, e.version, e.sequence)
@@ -211,7 +183,7 @@ def judge_unknown(page: Page, state: State, router: Router) -> Judged:
         for i, key in enumerate(page.keys)
         if key not in state.wanted and key not in state.quarantine and state.entry(key) is None
     ]
-    _compare(judged, _taken(page, fresh), {}, router, None)
+    _compare(judged, page.take(fresh), {}, router, None)
     return judged
 
 
@@ -222,7 +194,7 @@ def _compare(
 
     Takes the page's keys out of `known`.
     """
-    columns: dict[tuple[bool, str], Inputs] = {}
+    groups = ByTransform()
     for key, etag, size, modified in zip(
         page.keys, page.etags, page.sizes, page.modified_us, strict=True
     ):
@@ -241,21 +213,10 @@ def _compare(
             if len(judged.unmatched_sample) < 5:
                 judged.unmatched_sample.append(key)
             continue
-        kind = (before is not None and before.etag == etag, transform)
-        inputs = columns.get(kind)
-        if inputs is None:
-            inputs = columns[kind] = Inputs(
-                keys=[], etags=[], sizes=[], modified_us=[], replaces=[]
-            )
-        inputs.keys.append(key)
-        inputs.etags.append(etag)
-        inputs.sizes.append(size)
-        inputs.modified_us.append(modified)
-        inputs.replaces.append(before.output if before is not None else None)
-    judged.found = sorted(
-        (Found(name, inputs, again) for (again, name), inputs in columns.items()),
-        key=lambda f: f.again,
-    )
+        once_more = before is not None and before.etag == etag
+        output = before.output if before is not None else None
+        groups.of(transform, again=once_more).append(key, etag, size, modified, output)
+    judged.found = groups.found()
 
 
 def _also_waiting(state: State, again: Again | None) -> Again | None:
@@ -272,16 +233,6 @@ def _also_waiting(state: State, again: Again | None) -> Again | None:
         return waits or (again is not None and again(key, modified_us, before))
 
     return is_wanted
-
-
-def _all_new(page: Page) -> Inputs:
-    return Inputs(
-        keys=page.keys,
-        etags=page.etags,
-        sizes=page.sizes,
-        modified_us=page.modified_us,
-        replaces=[None] * len(page.keys),
-    )
 
 
 def _known(committed: pa.Table | None, changed: Mapping[str, Entry | None]) -> dict[str, Known]:

@@ -161,7 +161,7 @@ class Inventory:
             for name in (*NEEDED, *VERSIONED)
             if name in table.column_names
         }
-        page = Page(keys=[], etags=[], sizes=[], modified_us=[])
+        rows: list[tuple[str, str, int, int]] = []
         below, encoded = self._prefix + source, self._format == "CSV"
         for i, name in enumerate(columns["key"]):
             key = unquote_plus(_text(name)) if encoded else _text(name)
@@ -169,11 +169,10 @@ class Inventory:
             marker = "isdeletemarker" in columns and _true(columns["isdeletemarker"][i])
             if old or marker or not key.startswith(below) or key == below:
                 continue
-            page.keys.append(key[len(self._prefix) :])
-            page.etags.append(_text(columns["etag"][i]).strip('"'))
-            page.sizes.append(int(columns["size"][i] or 0))
-            page.modified_us.append(_microseconds(columns["lastmodifieddate"][i]))
-        return page
+            etag, size = _text(columns["etag"][i]).strip('"'), int(columns["size"][i] or 0)
+            changed_us = _microseconds(columns["lastmodifieddate"][i])
+            rows.append((key[len(self._prefix) :], etag, size, changed_us))
+        return Page.of(rows)
 
 
 def _md5(copy: Callable[[], Path]) -> str:

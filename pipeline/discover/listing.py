@@ -5,6 +5,7 @@ somebody else's, or keys that were named.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 
 from pipeline.commit_log.log import Log
 from pipeline.discover.compare import (
@@ -24,10 +25,18 @@ from pipeline.model.settings import PipelineSettings
 from pipeline.state.key_growth import Frontier, Growth, Stretch, Survey, stretch_of
 from pipeline.state.state import State
 
-Look = tuple[Judged, list[str], int, bool]
-"""What a page says, the keys that are surely missing, the sequence known before it was asked for,
-and whether more follow.
-"""
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a part of the listing says."""
+
+    judged: Judged
+    missing: list[str]
+    """Known keys that are surely not there any more."""
+    base: int
+    """The sequence that was known before it was asked for."""
+    more: bool
+    """Further looks follow."""
 
 
 TOUCHED_MAX = 50_000
@@ -69,7 +78,7 @@ class Finder:
         if request.names is not None:
             looks = self._named(request.names)
         elif request.listing is not None:
-            looks = self._told(request.listing(self.settings.source))
+            looks = self._unlisted(request.listing(self.settings.source))
         elif request.growing:
             looks = self._grown()
         else:
@@ -87,21 +96,21 @@ class Finder:
             self.router,
             self.request.again,
         )
-        yield judged, judged.absent, base, False
+        yield Look(judged, judged.absent, base, more=False)
 
-    async def _told(self, pages: AsyncIterator[Page]) -> AsyncIterator[Look]:
+    async def _unlisted(self, pages: AsyncIterator[Page]) -> AsyncIterator[Look]:
         async for page, more in with_more(pages):
             self.state.ledger.forget()
             await self.log.look_up(self.state, page.keys)
-            yield judge_unknown(page, self.state, self.router), [], self.state.sequence, more
+            judged = judge_unknown(page, self.state, self.router)
+            yield Look(judged, [], self.state.sequence, more)
 
     async def _whole(self) -> AsyncIterator[Look]:
         *ahead, (source, again) = self.scopes
         for prefix, first in ahead:
-            async for judged, _, base, _ in self._listed(
-                [Stretch(prefix, "", prefix[:-1], None)], first, None
-            ):
-                yield Judged(found=judged.found), [], base, True
+            stretch = Stretch(prefix, "", prefix[:-1], None)
+            async for look in self._listed([stretch], first, None):
+                yield Look(Judged(found=look.judged.found), [], look.base, more=True)
         survey = Survey(source)
         async for look in self._listed([Stretch(source, "", "", None)], again, survey):
             yield look
@@ -142,7 +151,7 @@ class Finder:
                         if survey is not None
                         else []
                     )
-                    yield judged, missing, base, not last or end != stretch.upto
+                    yield Look(judged, missing, base, more=not last or end != stretch.upto)
                     # no later page asks about these
                     if len(state.touched) > TOUCHED_MAX and end is not None:
                         state.touched = {
@@ -169,4 +178,4 @@ async def ranged_pages(
             yield held, after, held.keys[-1]
             after = held.keys[-1]
         held = page
-    yield held or Page(keys=[], etags=[], sizes=[], modified_us=[]), after, stretch.upto
+    yield held or Page.of([]), after, stretch.upto

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
+
+from pipeline.model.listing import Page
 
 
 def named_detached(owner: str) -> bool:
@@ -24,6 +28,44 @@ class Inputs(msgspec.Struct, kw_only=True):
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @classmethod
+    def empty(cls) -> Inputs:
+        """None yet."""
+        return Inputs(keys=[], etags=[], sizes=[], modified_us=[], replaces=[])
+
+    @classmethod
+    def new(cls, page: Page) -> Inputs:
+        """The objects of a page, none of which was processed before."""
+        return Inputs(
+            keys=page.keys,
+            etags=page.etags,
+            sizes=page.sizes,
+            modified_us=page.modified_us,
+            replaces=[None] * len(page),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Inputs]) -> Inputs:
+        """The inputs of several tasks as one."""
+        if len(parts) == 1:
+            return parts[0]
+        return Inputs(
+            **{
+                name: [value for part in parts for value in getattr(part, name)]
+                for name in cls.__struct_fields__
+            }
+        )
+
+    def append(
+        self, key: str, etag: str, size_bytes: int, modified_us: int, replaces: str | None
+    ) -> None:
+        """One more, at the end."""
+        self.keys.append(key)
+        self.etags.append(etag)
+        self.sizes.append(size_bytes)
+        self.modified_us.append(modified_us)
+        self.replaces.append(replaces)
 
     def take(self, indexes: list[int]) -> Inputs:
         """The inputs at these positions, in this order."""

@@ -18,10 +18,9 @@ from pipeline.discover.request import Request
 from pipeline.model.commit import Backlog
 from pipeline.model.policy import Policy
 from pipeline.model.settings import PipelineSettings
-from pipeline.model.task import Inputs
 from pipeline.passes.context import PassContext
 from pipeline.passes.report import PassReport
-from pipeline.plan.evidence import Evidence, Found
+from pipeline.plan.evidence import ByTransform, Evidence, Found
 from pipeline.state.state import State
 
 HELD_MAX = 250_000
@@ -274,21 +273,12 @@ def _due(found: Found, base: int, state: State, now_ms: int) -> Iterable[tuple[i
 
 def _grouped(held: list[Held]) -> list[Found]:
     """As columns by transform, in the given order, with what is processed once more at the end."""
-    columns: dict[tuple[bool, str], Inputs] = {}
+    groups = ByTransform()
     for one in held:
-        inputs = columns.setdefault(
-            (not one.is_new, one.transform),
-            Inputs(keys=[], etags=[], sizes=[], modified_us=[], replaces=[]),
+        groups.of(one.transform, again=not one.is_new).append(
+            one.key, one.etag, one.size, one.modified_us, one.replaces
         )
-        inputs.keys.append(one.key)
-        inputs.etags.append(one.etag)
-        inputs.sizes.append(one.size)
-        inputs.modified_us.append(one.modified_us)
-        inputs.replaces.append(one.replaces)
-    return sorted(
-        (Found(name, inputs, again) for (again, name), inputs in columns.items()),
-        key=lambda found: found.again,
-    )
+    return groups.found()
 
 
 # -- the order of listing --------------------------------------------------------------------------

@@ -10,25 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import msgspec
-
 from pipeline.commit_log.checkpoints import write_checkpoint
 from pipeline.commit_log.log import Log, Outdated
 from pipeline.discover.compare import Judged
-from pipeline.discover.listing import Finder
+from pipeline.discover.listing import Finder, Look
 from pipeline.discover.request import Request
-from pipeline.errors import CommitConflict, ObjectNotFound, SettingsError
+from pipeline.errors import CommitConflict, SettingsError
 from pipeline.model.commit import Commit, Generations
 from pipeline.model.loss import Loss
 from pipeline.model.receipt import Receipt
-from pipeline.model.snapshot import Changes
 from pipeline.model.task import Assignment
-from pipeline.passes import report
+from pipeline.passes import aggregation, report
 from pipeline.passes.admission import Admission, scopes
 from pipeline.passes.context import PassContext
 from pipeline.passes.receipts import gather, verified
 from pipeline.passes.report import PassReport
 from pipeline.plan.evidence import Evidence, LostAttempt
+from pipeline.plan.needs import needs_of
 from pipeline.plan.planner import Proposer
 from pipeline.ports import Finished
 from pipeline.state.generations import Change
@@ -99,12 +97,12 @@ class Pass:
             request,
             scopes(request, self.settings, self.context.policy),
         )
-        async for judged, missing, base, more in finder.looks():
-            self._count(judged)
+        async for look in finder.looks():
+            self._count(look.judged)
             if self.context.stopping():
                 break
-            await self._take(admission, judged, missing, base, more)
-            ended = not more
+            await self._take(admission, look)
+            ended = not look.more
             self.report.changed += admission.let_go(self.state, self.context.clock.now_ms())
             if admission.is_over(self.report) or self._is_full(admission):
                 break
@@ -114,7 +112,7 @@ class Pass:
         await self.commit(evidence)
         await self.drain()
         try:
-            await self.aggregate()
+            await aggregation.aggregate(self)
         except SettingsError as error:
             self.report.aggregates_failed = str(error)
         others = (t for t in self.state.tasks.values() if t.owner != self.context.executor.owner)
@@ -131,23 +129,22 @@ class Pass:
 
     # -- what was found ----------------------------------------------------------------------------
 
-    async def _take(
-        self, admission: Admission, judged: Judged, missing: list[str], base: int, more: bool
-    ) -> None:
-        now_ms, first = self.context.clock.now_ms(), True
-        admission.offer(judged.found, base, self.state, now_ms)
+    async def _take(self, admission: Admission, look: Look) -> None:
+        """Plan what the look found, as far as there is room now; the rest is held."""
+        judged, now_ms, first = look.judged, self.context.clock.now_ms(), True
+        admission.offer(judged.found, look.base, self.state, now_ms)
         while first or (
-            admission.is_ready(more=more)
+            admission.is_ready(more=look.more)
             and not admission.is_over(self.report)
             and not self._is_full(admission)
         ):
             evidence = self._collected()
             evidence.base = admission.base
-            if admission.is_ready(more=more):
+            if admission.is_ready(more=look.more):
                 evidence.found = admission.take(self.state, self.report, now_ms)
             if first:
-                evidence.missing, evidence.unusable = missing, judged.unusable
-            evidence.more_to_come = more or admission.has_more
+                evidence.missing, evidence.unusable = look.missing, judged.unusable
+            evidence.more_to_come = look.more or admission.has_more
             settles = bool(evidence.receipts or evidence.losses)
             if evidence.found or (first and (judged.absent or judged.unusable)):
                 await self.commit(evidence)
@@ -277,8 +274,7 @@ class Pass:
         Proposes anew whenever another writer was first.
         """
         for _ in range(self.context.policy.proposals_max):
-            await self.log.look_up(self.state, self._asked(evidence))
-            await self.log.look_up_outputs(self.state, self._merged(evidence))
+            await self.log.learn(self.state, needs_of(self.state, evidence))
             proposal = self.proposer.propose(
                 self.state,
                 evidence,
@@ -302,29 +298,14 @@ class Pass:
                 await self._dispatch(proposal)
                 await self._checkpoint_if_due()
                 return proposal
-            await self._catch_up()
+            await self.catch_up()
         raise CommitConflict(
             f"other writers of {self.settings.name} were faster {self.context.policy.proposals_max}"
             " times; run again"
         )
 
-    def _asked(self, evidence: Evidence) -> list[str]:
-        """Keys about which the proposer may ask the ledger."""
-        lost = (
-            self.state.tasks[task].inputs.keys
-            for task in evidence.losses
-            if task in self.state.tasks
-        )
-        return [*evidence.missing, *(key for names in lost for key in names)]
-
-    def _merged(self, evidence: Evidence) -> list[str]:
-        """Outputs about which the proposer may ask."""
-        ended = (
-            self.state.tasks[task].merges for task in evidence.receipts if task in self.state.tasks
-        )
-        return [*evidence.merge, *(name for names in ended for name in names)]
-
-    async def _catch_up(self) -> None:
+    async def catch_up(self) -> None:
+        """Apply what others committed. Raises Outdated."""
         if not await self.log.catch_up(self.state):
             raise Outdated(
                 f"the log of {self.settings.name} was collected while it was being used; run again"
@@ -355,40 +336,6 @@ class Pass:
         large = len(self.state.overlay) >= self.context.policy.overlay_max
         if large or self._since_checkpoint >= self.context.policy.checkpoint_every:
             await self.checkpoint()
-
-    async def aggregate(self) -> None:
-        """Bring the aggregates up to the snapshot.
-
-        They are committed right after the snapshot they were computed over, or not at all; where
-        other writers never leave room for that, readers compute what is missing.
-        """
-        aggregator, from_scratch = self.context.aggregator, False
-        if aggregator is not None:
-            await aggregator.prepare()
-        for _ in range(self.context.policy.proposals_max):
-            if aggregator is None or not aggregator.is_behind(self.state):
-                return
-            await self.log.load_outputs(self.state)
-            snapshot = self.state.snapshot()
-            if from_scratch:
-                snapshot = msgspec.structs.replace(snapshot, changes=Changes(everything=True))
-            try:
-                files = await aggregator.compute(snapshot, self.context.ids.nonce())
-            except ObjectNotFound:
-                # another run's vacuum removed a file, or somebody deleted it though it counts
-                before = self.state.sequence
-                await self._catch_up()
-                from_scratch = self.state.sequence == before
-                continue
-            commit = self.proposer.blank(
-                self.state, now_ms=self.context.clock.now_ms(), commit_id=self.context.ids.nonce()
-            )
-            commit.aggregates = files
-            if await self.log.append(self.state, commit):
-                self.report.commits += 1
-                self.report.aggregates += len(files)
-                return
-            await self._catch_up()
 
     async def checkpoint(self) -> None:
         """Store the state as folded so far."""

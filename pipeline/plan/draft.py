@@ -130,7 +130,7 @@ class Draft:
         )
 
     def task(self, transform: str, version: str, *, deadline_ms: int, **rest: Any) -> Task:
-        rest.setdefault("inputs", Inputs(keys=[], etags=[], sizes=[], modified_us=[], replaces=[]))
+        rest.setdefault("inputs", Inputs.empty())
         return Task(
             id=keys.task_id(self.commit.sequence, len(self.commit.plan)),
             transform=transform,

@@ -38,6 +38,22 @@ class Found:
     """They are at their committed version, and to be processed once more."""
 
 
+class ByTransform:
+    """Objects that were found, in columns by transform."""
+
+    def __init__(self) -> None:
+        self._columns: dict[tuple[bool, str], Inputs] = {}
+
+    def of(self, transform: str, *, again: bool) -> Inputs:
+        """The columns to append to."""
+        return self._columns.setdefault((again, transform), Inputs.empty())
+
+    def found(self) -> list[Found]:
+        """As they came, with what is processed once more at the end."""
+        found = [Found(name, inputs, again) for (again, name), inputs in self._columns.items()]
+        return sorted(found, key=lambda one: one.again)
+
+
 @dataclass(frozen=True, slots=True)
 class Mended:
     """The table's columns as they are to be, where they are still what they were `before` (see

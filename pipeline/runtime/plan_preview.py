@@ -91,9 +91,9 @@ async def preview(runtime: Runtime, now_ms: int, rates: Rates | None = None) -> 
     plan = Plan(pipeline=state.pipeline, in_progress=len(state.wanted))
     routes: dict[str, Route] = {}
     finder = Finder(runtime.log(), state, runtime.settings, Request())
-    async for judged, missing, _, _ in finder.looks():
-        plan.deleted += len(missing)
-        _note(judged, state, now_ms, plan, routes)
+    async for look in finder.looks():
+        plan.deleted += len(look.missing)
+        _note(look.judged, state, now_ms, plan, routes)
     plan.routes = list(routes.values())
     plan.behind = await _behind(runtime, state)
     plan.listing = (

@@ -114,13 +114,7 @@ class TableStore:
             for key, output, n, us in zip(*columns, strict=True)
             if n
         ]
-        rows = [row for row in rows if row[0].startswith(prefix) and row[0] > start_after]
-        return Page(
-            keys=[row[0] for row in rows],
-            etags=[row[1] for row in rows],
-            sizes=[row[2] for row in rows],
-            modified_us=[row[3] for row in rows],
-        )
+        return Page.of([r for r in rows if r[0].startswith(prefix) and r[0] > start_after])
 
     async def head_many(self, keys: Sequence[str]) -> Sequence[Head | None]:
         mine = [key for key in keys if key.startswith(self.prefix)]

@@ -20,6 +20,7 @@ from pipeline.model.task import Task, named_detached
 from pipeline.state.checkpoint import Checkpoint
 from pipeline.state.key_growth import Growth
 from pipeline.state.ledger import Entry, Ledger
+from pipeline.state.needs import Needs
 from pipeline.state.table_files import TableFiles
 from pipeline.state.usage import Usage, note
 
@@ -83,23 +84,26 @@ class State(TableFiles):
         """
         return self.overlay[key] if key in self.overlay else self.ledger.get(key)
 
-    def needed_for(self, commit: Commit) -> tuple[list[str], list[str]]:
-        """Sources and outputs that must be looked up before this commit can be applied."""
-        names, outputs = list(commit.requeue), []
+    def needed_for(self, commit: Commit) -> Needs:
+        """What must be looked up before this commit can be applied."""
+        needs = Needs(sources=list(commit.requeue))
         for settled in commit.settle:
-            task = self.tasks.get(settled.task)
-            outputs += task.merges if task is not None else []
-            for key, replaced in (
-                zip(task.inputs.keys, task.inputs.replaces, strict=True) if task is not None else ()
-            ):
-                if replaced is not None:
-                    names.append(key)
-                    outputs.append(replaced)
+            if settled.task in self.tasks:
+                self.settling(self.tasks[settled.task], needs)
         for deleted in commit.deleted:
             if deleted.output is not None:
-                names.append(deleted.key)
-                outputs.append(deleted.output)
-        return names, outputs
+                needs.sources.append(deleted.key)
+                needs.outputs.append(deleted.output)
+        return needs
+
+    @staticmethod
+    def settling(task: Task, needs: Needs) -> None:
+        """Add what the end of a task by a receipt asks."""
+        needs.outputs += task.merges
+        for key, replaced in zip(task.inputs.keys, task.inputs.replaces, strict=True):
+            if replaced is not None:
+                needs.sources.append(key)
+                needs.outputs.append(replaced)
 
     def decided_since(self, key: str, base: int) -> bool:
         """Whether a commit above `base` decided about the key: a listing taken at `base` must not

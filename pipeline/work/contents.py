@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,17 +19,6 @@ from pipeline.model.task import Inputs
 from pipeline.ports import Content, Store
 
 FETCH_BYTES_MAX = 8 * 2**20
-
-
-def joined(parts: Sequence[Inputs]) -> Inputs:
-    """The inputs of several tasks as one."""
-    if len(parts) == 1:
-        return parts[0]
-    columns = {
-        name: [value for part in parts for value in getattr(part, name)]
-        for name in Inputs.__struct_fields__
-    }
-    return Inputs(**columns)
 
 
 class LazyContents:

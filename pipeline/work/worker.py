@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 
 from pipeline.errors import TidemillError
 from pipeline.model.receipt import Receipt
-from pipeline.model.task import Assignment
+from pipeline.model.task import Assignment, Inputs
 from pipeline.ports import Clock, Outbox
 from pipeline.work.attempt import Attempt, Means, call_for
-from pipeline.work.contents import joined
 from pipeline.work.seams import (
     AttemptLost,
     Calls,
@@ -104,7 +103,7 @@ class Worker:
         for attempt in attempts:
             attempt.safe_to_rerun = code.safe_to_rerun
         items = [(attempt, i) for attempt in attempts for i in range(len(attempt.task.inputs))]
-        self._means.contents.expect(joined([attempt.task.inputs for attempt in attempts]))
+        self._means.contents.expect(Inputs.joined([attempt.task.inputs for attempt in attempts]))
         started_s, step = self._clock.monotonic_s(), code.batch_size or 1
         for first in range(0, len(items), step):
             if first and self._clock.monotonic_s() - started_s > self._budget_s:

@@ -22,7 +22,7 @@ from pipeline.model import keys
 from pipeline.model.commit import Commit
 from pipeline.model.listing import Stored
 from pipeline.model.task import Assignment
-from pipeline.passes import upkeep
+from pipeline.passes import aggregation, upkeep
 from pipeline.passes.runner import Pass
 from pipeline.state import stored_state
 from pipeline.state.checkpoint import Checkpoint
@@ -329,20 +329,22 @@ def exchange_for_any_runs() -> Any:
 
 @removes("aggregates are committed right after the snapshot they were computed over, or not at all")
 def late_aggregates() -> Any:
-    async def aggregate(self: Pass) -> None:
-        aggregator = self.context.aggregator
-        if aggregator is None or not aggregator.is_behind(self.state):
+    async def aggregate(running: Pass) -> None:
+        aggregator = running.context.aggregator
+        if aggregator is None or not aggregator.is_behind(running.state):
             return
-        await self.log.load_outputs(self.state)
-        files = await aggregator.compute(self.state.snapshot(), self.context.ids.nonce())
+        await running.log.load_outputs(running.state)
+        files = await aggregator.compute(running.state.snapshot(), running.context.ids.nonce())
         for _ in range(8):
-            commit = self.proposer.blank(self.state, now_ms=0, commit_id=self.context.ids.nonce())
+            commit = running.proposer.blank(
+                running.state, now_ms=0, commit_id=running.context.ids.nonce()
+            )
             commit.aggregates = files
-            if await self.log.append(self.state, commit):
+            if await running.log.append(running.state, commit):
                 return
-            await self._catch_up()
+            await running.catch_up()
 
-    return patch.object(Pass, "aggregate", aggregate)
+    return patch.object(aggregation, "aggregate", aggregate)
 
 
 @removes("only what the user's own code raised is final")

@@ -19,7 +19,7 @@ PARTS = 5
 CAUGHT = {
     "any-task-publishes": (112, 113),
     "code-of-any-version": (158, 159),
-    "collect-silently": (79, 80),
+    "collect-silently": (1111, 1112),
     "collect-uncovered": (0, 10),
     "dead-by-own-task": (0, 10),
     "dispatch-first": (73, 74),
@@ -30,7 +30,7 @@ CAUGHT = {
     "lost-is-final": (16, 17),
     "merge-blindly": (0, 10),
     "merge-forgets-deaths": (222, 223),
-    "name-doomed-runs": (79, 80),
+    "name-doomed-runs": (1097, 1098),
     "no-base-sequence": (0, 10),
     "one-nonce-an-order": (91, 92),
     "read-any-version": (0, 10),

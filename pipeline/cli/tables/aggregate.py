@@ -14,6 +14,7 @@ from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, root_runtime, wait
 from pipeline.cli.render import as_json, count
 from pipeline.model.snapshot import Changes
+from pipeline.passes import aggregation
 from pipeline.passes.runner import Pass
 from pipeline.runtime import feasibility
 from pipeline.runtime.runtime import Runtime
@@ -119,7 +120,7 @@ async def _bring(root: Runtime, full: bool) -> int:
     )
     await passing.open()
     if opened.settings.aggregates:
-        await passing.aggregate()
+        await aggregation.aggregate(passing)
     return passing.report.aggregates
 
 

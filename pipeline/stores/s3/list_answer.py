@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from urllib.parse import unquote_plus
@@ -188,15 +187,6 @@ def _decoded(keys: list[str]) -> list[str]:
 @lru_cache(maxsize=4096)
 def _time(text: str) -> int:
     return microseconds(datetime.fromisoformat(text))
-
-
-def together(pages: Sequence[Page]) -> Page:
-    return Page(
-        keys=[k for page in pages for k in page.keys],
-        etags=[e for page in pages for e in page.etags],
-        sizes=[s for page in pages for s in page.sizes],
-        modified_us=[m for page in pages for m in page.modified_us],
-    )
 
 
 def microseconds(when: datetime) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 from pipeline.errors import SettingsError, StoreUnavailable
 from pipeline.model.listing import Page
 from pipeline.stores.s3.errors import UNREACHED
-from pipeline.stores.s3.list_answer import together, token_within
+from pipeline.stores.s3.list_answer import token_within
 from pipeline.stores.s3.list_requests import WINDOW, PageRequests
 
 PAGE_KEYS = 1000
@@ -128,7 +128,7 @@ class _Walk:
         self._last, self._failures = keys[-1], 0
         if end is None or keys[-1] < end:
             return page, True
-        return _first(page, bisect_right(keys, end)), False
+        return page.slice(0, bisect_right(keys, end)), False
 
     def _drop(self) -> None:
         """Nobody waits for the request that is ahead any more: its error, if it has one, is
@@ -253,7 +253,7 @@ class S3Lister:
                 )
         names = sorted((key for key in rows if key > start_after), key=str.encode)
         return (
-            _page_of(names[start : start + GROUP_KEYS], rows)
+            Page.of([(key, *rows[key]) for key in names[start : start + GROUP_KEYS]])
             for start in range(0, len(names), GROUP_KEYS)
         )
 
@@ -265,11 +265,11 @@ class S3Lister:
         async with aclosing(self._ranges(prefix, start_after, split_at)) as pages:
             async for page in pages:
                 held.append(page)
-                if sum(len(one.keys) for one in held) >= GROUP_KEYS:
-                    yield together(held)
+                if sum(len(one) for one in held) >= GROUP_KEYS:
+                    yield Page.joined(held)
                     held = []
         if held:
-            yield together(held)
+            yield Page.joined(held)
 
     async def _ranges(
         self, prefix: str, start_after: str, split_at: Sequence[str]
@@ -298,17 +298,3 @@ class S3Lister:
             for ahead in running:
                 ahead.task.cancel()
             await asyncio.gather(*(ahead.task for ahead in running), return_exceptions=True)
-
-
-def _first(page: Page, n: int) -> Page:
-    return Page(
-        keys=page.keys[:n],
-        etags=page.etags[:n],
-        sizes=page.sizes[:n],
-        modified_us=page.modified_us[:n],
-    )
-
-
-def _page_of(keys: list[str], rows: dict[str, tuple[str, int, int]]) -> Page:
-    etags, sizes, modified = zip(*(rows[key] for key in keys), strict=True)
-    return Page(keys=keys, etags=list(etags), sizes=list(sizes), modified_us=list(modified))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline import Pipeline
+from pipeline.passes.aggregation import aggregate
 from pipeline.passes.compaction import Compactor, Wanted
 from pipeline.passes.runner import Pass
 from pipeline.runtime.aggregator import WarehouseAggregator
@@ -218,7 +219,7 @@ def test_a_row_that_went_around_a_compaction_is_taken_out_once(
             passing.context, aggregator=WarehouseAggregator(opened.store, opened.settings)
         )
         await passing.open()
-        await passing.aggregate()
+        await aggregate(passing)
         from pipeline.tables.views import open_warehouse
 
         with await open_warehouse([opened], "") as warehouse:
