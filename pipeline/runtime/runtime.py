@@ -59,6 +59,7 @@ class Runtime:
         """The pass's parts."""
         from pipeline.runtime.aggregator import WarehouseAggregator
         from sinks.parquet.rewriter import ParquetRewriter
+        from sinks.parquet.schema_mode import columns_of
 
         return PassContext(
             settings=self.settings,
@@ -68,7 +69,7 @@ class Runtime:
             clock=WallClock(),
             ids=RandomIds(),
             writer=f"tidemill/{__version__} {self.executor.owner}",
-            unify=table_spec(self.pipeline).rules.settled,
+            unify=columns_of(table_spec(self.pipeline)).settled,
             aggregator=(
                 WarehouseAggregator(self.store, self.settings)
                 if self.settings.aggregates and self.aggregates

@@ -34,7 +34,7 @@ from pipeline.work.worker import Calls, Code, CodeBroken, Contents, Worker
 
 if TYPE_CHECKING:
     from pipeline.executors.local.executor import LocalExecutor
-    from sinks.parquet.writer import TableSpec
+    from sinks.parquet.table_spec import TableSpec
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +53,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 def table_spec(pipeline: Pipeline) -> TableSpec:
     """How the pipeline's rows become Parquet."""
-    from sinks.parquet.writer import TableSpec
+    from sinks.parquet.table_spec import TableSpec
 
     return TableSpec(
         name=pipeline.name,

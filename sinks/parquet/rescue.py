@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputRejected
-from sinks.parquet.schema_mode import fixed_type
 from sinks.parquet.transform_results import Rows
 from sinks.values.casting import cast_array, conversion_errors, struct_of
+from sinks.values.common_type import fixed_type
 from sinks.values.contract import is_hollow
 from sinks.values.json_text import json_of, value_of, values_of
 from sinks.values.plain_values import plain

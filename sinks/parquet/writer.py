@@ -15,47 +15,27 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import InputRejected
 from pipeline.model.receipt import MAIN_TABLE
-from pipeline.model.settings import CheckSettings, SchemaMode, Widen
 from sinks.parquet.binding import require_bound
 from sinks.parquet.output_files import FinishedFile, OutputFiles
-from sinks.parquet.partitions import check_partitions, lacking_in, partitions, require_none
-from sinks.parquet.rescue import rescued
-from sinks.parquet.row_batches import Part, alike, as_one, by_source, estimate, joined, together
+from sinks.parquet.partitions import lacking_in, partitions, require_none
+from sinks.parquet.row_batches import Part, alike, by_source, estimate, together
 from sinks.parquet.row_checks import Verdict, row_text, verdict
-from sinks.parquet.schema_mode import FROZEN, Rules
+from sinks.parquet.schema_mode import columns_of
 from sinks.parquet.transform_results import parts_of
-from sinks.values.columns import fit, stored
+from sinks.values.columns import stored
 from sinks.values.contract import stored_type
-from sinks.values.extremes import NONE_WIDE, measured, wide_of, with_wide
 from sinks.values.json_text import as_json, encodable
-from sinks.values.schema import PROVENANCE, RESCUED, checked, decode, encode, unify
+from sinks.values.schema import PROVENANCE, encode
 
 if TYPE_CHECKING:
     import pyarrow as pa
+from sinks.parquet.table_spec import TableSpec
 
 CONVERT_ROWS = 100_000
 CONVERT_BYTES = 32 * 2**20
 """Dict rows are converted when so many, or so much text, is waiting."""
 FILE_BYTES = 128 * 2**20
 """Arrow bytes after which a file is written."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableSpec:
-    """What a pipeline declares about its table."""
-
-    name: str
-    output: str
-    partition_by: tuple[str, ...]
-    declared: pa.Schema | None
-    widen: Widen
-    mode: SchemaMode = "evolve"
-    checks: tuple[CheckSettings, ...] = ()
-
-    @property
-    def rules(self) -> Rules:
-        """How files may change the table's columns."""
-        return Rules(table=self.name, mode=self.mode, widen=self.widen, declared=self.declared)
 
 
 @dataclass(slots=True)
@@ -82,20 +62,13 @@ class AttemptWriter:
         self._spec = spec
         self._task = task
         self._files = OutputFiles(spec.output, task, nonce, scratch)
-        declared = (
-            with_wide(checked(spec.declared), NONE_WIDE) if spec.declared is not None else None
-        )
-        self._rules = spec.rules
-        self._schema = decode(schema) if schema is not None else declared
-        self._declared = {f.name: f.type for f in declared} if declared is not None else {}
+        self._columns = columns_of(spec, schema)
         self._sources: dict[int, tuple[str, str]] = {}
         self._pending: list[Part] = []
         self._begun: tuple[int, pa.Schema | None] | None = None
         """A source of which some rows are converted already, and the table's columns as they were
         before it.
         """
-        self._own: pa.Schema | None = None
-        """The columns of the source at hand alone, as far as it has come."""
         self._pending_rows = self._pending_bytes = 0
         self._tables: list[pa.Table] = []
         self._rejected: dict[int, list[tuple[str, str]]] = {}
@@ -125,7 +98,7 @@ class AttemptWriter:
             self._pending = [part for part in self._pending if part.index != index]
             self._result.problems.setdefault(index, "its rows could not be read")
             if self._begun is not None and self._begun[0] == index:
-                self._schema, self._begun = self._begun[1], None
+                self._columns.schema, self._begun = self._begun[1], None
             raise
         if rejected:
             texts = [(encodable(as_json(row)), encodable(reason)) for row, reason in rejected]
@@ -143,7 +116,11 @@ class AttemptWriter:
             # rows in a file: the commit leaves them out by name, as it sees that there are some
             if index in self._written:
                 result.rows[index] = self._written[index]
-        result.schema = encode(self._schema) if self._schema is not None and result.rows else None
+        result.schema = (
+            encode(self._columns.schema)
+            if self._columns.schema is not None and result.rows
+            else None
+        )
         return result
 
     def close(self) -> None:
@@ -181,8 +158,8 @@ class AttemptWriter:
         for run in together(sources):
             self._accept_run(run)
         if last is not None:
-            self._begun = (last[0].index, self._schema)
-            self._alone(last, self._schema)
+            self._begun = (last[0].index, self._columns.schema)
+            self._alone(last, self._columns.schema)
         if sum(table.nbytes for table in self._tables) >= FILE_BYTES:
             self._write_tables()
 
@@ -192,16 +169,16 @@ class AttemptWriter:
         """
         if len(sources) <= 1:
             for parts in sources:
-                self._alone(parts, self._schema)
+                self._alone(parts, self._columns.schema)
             return
-        before = self._schema
+        before = self._columns.schema
         if before is not None and self._accepted_together(
             [part for parts in sources for part in parts]
         ):
             return
         if again:  # mostly the first one has the new columns of all
             self._alone(sources[0], before)
-            if not _is_same(before, self._schema):
+            if not _is_same(before, self._columns.schema):
                 self._accept_run(sources[1:], again=False)
                 return
             sources = sources[1:]
@@ -211,15 +188,10 @@ class AttemptWriter:
 
     def _accepted_together(self, parts: list[Part]) -> bool:
         try:
-            table, schema = self._fitting(parts)
+            table, schema = self._columns.together(parts)
         except InputRejected:
-            if self._spec.mode != "rescue":
-                return False
-            try:
-                table, schema = self._rescued(parts, fixed=True)
-            except InputRejected:
-                return False
-        if not _is_same(self._schema, schema):
+            return False
+        if not _is_same(self._columns.schema, schema):
             return False
         table = self._with_provenance(table, parts)
         try:
@@ -238,31 +210,27 @@ class AttemptWriter:
         index = parts[0].index
         if index in self._result.problems:
             return
-        self._own = self._own if goes_on else None
+        if not goes_on:
+            self._columns.own = None
         try:
             for like in alike(parts):
                 self._accept(like, before)
         except InputRejected as error:
             self._result.problems[index] = str(error)
         if index in self._result.problems:
-            self._schema = before
+            self._columns.schema = before
 
     def _accept(self, parts: list[Part], before: pa.Schema | None) -> None:
         """Like parts of one source: convert, fit to the table's schema, check, add provenance.
 
         Raises InputRejected.
         """
-        try:
-            table, schema = self._fitting(parts, alone=True, before=before)
-        except InputRejected:
-            if self._spec.mode != "rescue":
-                raise
-            table, schema = self._rescued(parts, fixed=before is not None)
-        if not _is_same(self._schema, schema):
-            require_bound(self._schema, schema)
+        table, schema = self._columns.alone(parts, before)
+        if not _is_same(self._columns.schema, schema):
+            require_bound(self._columns.schema, schema)
         table = self._with_provenance(table, parts)
         found = self._verdict(table, schema)
-        self._schema = schema
+        self._columns.schema = schema
         self._keep(table, parts, found)
 
     def _verdict(self, table: pa.Table, schema: pa.Schema) -> Verdict:
@@ -306,80 +274,6 @@ class AttemptWriter:
             result.broken[name] = result.broken.get(name, 0) + count
         self._tables.append(table.filter(pa.array(keep, pa.bool_())))
 
-    def _fitting(
-        self, parts: list[Part], *, alone: bool = False, before: pa.Schema | None = None
-    ) -> tuple[pa.Table, pa.Schema]:
-        """The rows as they are to be stored, and the table's columns with theirs.
-
-        Raises InputRejected where they do not fit.
-
-        alone: of one source. Its rows so far make its own columns, and those change what was
-        `before` it, so it does not matter in how many goes it comes.
-        """
-        table = joined(parts, self._declared, texts=self._spec.widen == "string")
-        checked(table.schema)
-        check_partitions(table, self._spec.partition_by)
-        fixed = self._spec.mode != "evolve" and (not alone or before is not None)
-        if fixed:
-            schema = self._rules.fixed(self._rules.base(self._schema), self._with_extremes(table))
-        elif alone:
-            schema = self._following(table, before)
-        else:
-            schema = unify(
-                self._schema,
-                self._with_extremes(table),
-                widen=self._spec.widen,
-                table=self._spec.name,
-            )
-        try:
-            return fit(table, schema), schema
-        except InputRejected as error:
-            if self._spec.mode != "freeze" or not fixed:
-                raise
-            raise InputRejected(f"{error}: {FROZEN}") from None
-
-    def _rescued(self, parts: list[Part], *, fixed: bool) -> tuple[pa.Table, pa.Schema]:
-        """The same for rows of which something does not fit: it goes into a column of its own."""
-        base = self._rules.base(self._schema if fixed else self._own)
-        table = rescued(as_one(parts), base, self._declared, may_add=not fixed)
-        missing = [name for name in self._spec.partition_by if name not in table.column_names]
-        if missing:
-            raise InputRejected(
-                f"the values of column {missing[0]!r}, by which the table is partitioned, do not"
-                " fit it"
-            )
-        check_partitions(table, self._spec.partition_by)
-        new = with_wide(table.schema, measured(table))
-        if fixed:
-            return table, unify(base, new, widen="none", table=self._spec.name)
-        new = new.remove(new.get_field_index(RESCUED))
-        self._own = (
-            new if self._own is None else unify(self._own, new, widen="none", table=self._spec.name)
-        )
-        return table, self._rules.base(self._own)
-
-    def _with_extremes(self, table: pa.Table) -> pa.Schema:
-        known = wide_of(self._schema) if self._schema is not None else NONE_WIDE
-        return with_wide(table.schema, measured(table, known))
-
-    def _following(self, table: pa.Table, before: pa.Schema | None) -> pa.Schema:
-        """The same for more rows of one source: its own columns so far, which change what was
-        `before` it.
-        """
-        name, widen = self._spec.name, self._spec.widen
-        new = with_wide(table.schema, measured(table))
-        within: Widen = "float" if widen == "none" else widen
-        self._own = (
-            new
-            if self._own is None
-            else unify(self._own, new, widen=within, table=f"{name}, earlier in this file,")
-        )
-        return (
-            self._rules.base(self._own)
-            if before is None
-            else unify(before, self._own, widen=widen, table=name)
-        )
-
     def _with_provenance(self, table: pa.Table, parts: list[Part]) -> pa.Table:
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -420,10 +314,10 @@ class AttemptWriter:
         """Write what is converted, one file for each partition."""
         import pyarrow as pa
 
-        if not self._tables or self._schema is None:
+        if not self._tables or self._columns.schema is None:
             return
         tables, self._tables = self._tables, []
-        schema = pa.schema([f for f in self._schema if stored_type(f.type) is not None])
+        schema = pa.schema([f for f in self._columns.schema if stored_type(f.type) is not None])
         table = pa.concat_tables([stored(self._without_problems(t), schema) for t in tables])
         for values, part in partitions(table, self._spec.partition_by):
             self._files.write(MAIN_TABLE, values, part)

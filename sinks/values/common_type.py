@@ -11,6 +11,10 @@ from sinks.values.field_names import folded
 
 if TYPE_CHECKING:
     import pyarrow as pa
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def common_type(
@@ -136,3 +140,51 @@ def _common_nested(
         key, item = common("{key}", a.key_type, b.key_type), common("{}", a.item_type, b.item_type)
         return None if key is None or item is None else pa.map_(key, item)
     return None
+
+
+def fixed_type(known: pa.DataType, new: pa.DataType) -> pa.DataType | None:
+    """The type of a column that is not to change, where values of `new` may fit it: they are of its
+    kind. A cast says if they do.
+
+    Nulls within `known`, which say nothing yet, become what `new` has there. None for another kind,
+    and for new fields of a struct.
+    """
+    import pyarrow as pa
+    import pyarrow.types as pt
+
+    if pt.is_null(new) or known.equals(new):
+        return known
+    if pt.is_null(known):
+        return new
+    if pt.is_struct(known) and pt.is_struct(new):
+        return _fixed_struct(known, new)
+    if pt.is_list(known) and pt.is_list(new):
+        value = fixed_type(known.value_type, new.value_type)
+        return None if value is None else pa.list_(value)
+    if pt.is_map(known) and pt.is_map(new):
+        key, item = (
+            fixed_type(known.key_type, new.key_type),
+            fixed_type(known.item_type, new.item_type),
+        )
+        return None if key is None or item is None else pa.map_(key, item)
+    if pt.is_integer(known) and pt.is_integer(new):
+        return known
+    return known if common_type(known, new, "float") is not None else None
+
+
+def _fixed_struct(known: pa.DataType, new: pa.DataType) -> pa.DataType | None:
+    import pyarrow as pa
+
+    fields = {field.name: field.type for field in known}
+    for field in new:
+        kind = fixed_type(fields[field.name], field.type) if field.name in fields else None
+        if kind is None:
+            return None
+        fields[field.name] = kind
+    return pa.struct([pa.field(name, kind) for name, kind in fields.items()])
+
+
+def same_but_nulls(known: pa.DataType, kind: pa.DataType) -> bool:
+    """Whether `kind` is `known` with nothing but types for what had none."""
+    fixed = fixed_type(known, kind)
+    return fixed is not None and fixed.equals(kind)

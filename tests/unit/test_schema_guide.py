@@ -8,8 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.model.settings import Widen
-from sinks.parquet.schema_mode import fixed_type
-from sinks.values.common_type import common_type
+from sinks.values.common_type import common_type, fixed_type
 from sinks.values.extremes import NONE_WIDE, Wide
 from tests.support.helpers import ROOT
 

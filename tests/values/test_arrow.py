@@ -127,7 +127,8 @@ def test_pandas_frames_are_kept_or_set_aside(table: pa.Table) -> None:
 def test_types_that_no_table_holds_are_refused_by_path_type_and_way_out(
     kind: pa.DataType, wrap: Any
 ) -> None:
-    from sinks.parquet.writer import AttemptWriter, TableSpec
+    from sinks.parquet.table_spec import TableSpec
+    from sinks.parquet.writer import AttemptWriter
 
     spec = TableSpec(name="t", output="t/", partition_by=(), declared=None, widen="none")
     writer = AttemptWriter(spec, schema=None, task="0" * 20 + "-000000", nonce="n", scratch=None)  # type: ignore[arg-type]
@@ -158,7 +159,8 @@ def test_frames_whose_values_would_be_bent_are_set_aside(
     frame: pd.DataFrame, expected: str
 ) -> None:
     from pipeline.errors import InputRejected
-    from sinks.parquet.writer import AttemptWriter, TableSpec
+    from sinks.parquet.table_spec import TableSpec
+    from sinks.parquet.writer import AttemptWriter
 
     spec = TableSpec(name="t", output="t/", partition_by=(), declared=None, widen="none")
     writer = AttemptWriter(spec, schema=None, task="0" * 20 + "-000000", nonce="n", scratch=None)  # type: ignore[arg-type]

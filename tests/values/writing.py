@@ -11,7 +11,9 @@ import pyarrow as pa
 from pipeline.errors import InputRejected
 from pipeline.model.receipt import MAIN_TABLE, OutputFile
 from pipeline.model.settings import Widen
-from sinks.parquet.writer import AttemptWriter, TableSpec
+from sinks.parquet.schema_mode import columns_of
+from sinks.parquet.table_spec import TableSpec
+from sinks.parquet.writer import AttemptWriter
 from sinks.query.object_files import LocalFiles
 from sinks.query.warehouse import Warehouse
 from sinks.values.schema import decode
@@ -82,7 +84,7 @@ def _attempts(
                 path.write_bytes(one.body)
                 outputs.append(one.file)
         if result.schema is not None:
-            schema = TableSpec(**options).rules.settled(schema, result.schema)
+            schema = columns_of(TableSpec(**options)).settled(schema, result.schema)
     return bad, schema, outputs
 
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import InputRejected
 from sinks.parquet.binding import require_bound
 from sinks.parquet.row_checks import connection_of
-from sinks.values import contract, schema
+from sinks.values import common_type, contract, field_names, schema
 from sinks.values.view_sql import missing
 from tests.unit.sinks.parquet.test_writer import rows_of, writer
 from tests.values.arrow_types import LEAVES
@@ -57,7 +57,7 @@ def test_a_rule_that_misses_something_costs_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schema, "name_conflicts", lambda _: {})
-    for module in (contract, schema):
+    for module in (field_names, common_type, schema):
         monkeypatch.setattr(module, "folded", str)
     w = writer(tmp_path)
     w.add(0, "a", "e", [{"p": {"name": 1}}])

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from pipeline import Pipeline
 from pipeline.errors import InputRejected, SettingsError
-from sinks.parquet import transform_results
+from sinks.parquet import schema_mode, transform_results
 from sinks.parquet import writer as parquet
-from sinks.parquet.schema_mode import Rules
+from sinks.parquet.table_spec import TableSpec
 from sinks.values.schema import decode, encode
 from tests.unit.sinks.parquet.test_writer import rows_of, writer
 
@@ -259,7 +259,9 @@ def test_a_partition_column_that_does_not_fit_is_in_the_null_partition() -> None
 def test_rows_that_fit_are_written_once_and_not_looked_at_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(parquet, "rescued", lambda *a, **k: pytest.fail("the slow way was taken"))
+    monkeypatch.setattr(
+        schema_mode, "rescued", lambda *a, **k: pytest.fail("the slow way was taken")
+    )
     w = writer(Path("/nowhere"), schema=KNOWN, mode="rescue")
     w.add(0, "a", "e", [{"n": 1, "u": {"id": 1}}])
     w.add(1, "b", "e", pa.table({"n": pa.array([1], pa.int8())}))
@@ -334,17 +336,23 @@ def test_a_table_without_a_schema_learns_it_from_its_first_file(mode: Any) -> No
     assert learned == (["n", "m"] if mode == "freeze" else ["n", "_rescued"])
 
 
+def rules_of(**options: Any) -> schema_mode.Evolve:
+    plain: dict[str, Any] = {"partition_by": (), "declared": None, "widen": "none"}
+    spec = TableSpec(name="t", output="t/", **(plain | options))
+    return schema_mode.columns_of(spec)
+
+
 def test_a_frozen_table_without_a_schema_learns_it_once() -> None:
     w = writer(Path("/nowhere"), mode="freeze")
     w.add(0, "a", "e", pa.table({"n": [1], "m": ["x"]}))
     done = w.finish()
-    rules = Rules(table="t", mode="freeze")
+    rules = rules_of(mode="freeze")
     learned = rules.settled(None, str(done.schema))
     assert rules.settled(learned, str(done.schema)) == learned
     for other in ({"n": pa.int64(), "z": pa.int64()}, {"n": pa.float64()}, {"n": pa.string()}):
         with pytest.raises(InputRejected):
             rules.settled(learned, encode(pa.schema(other)))
-    declared = Rules(table="t", mode="freeze", declared=pa.schema({"z": pa.int64()}))
+    declared = rules_of(mode="freeze", declared=pa.schema({"z": pa.int64()}))
     assert decode(declared.settled(learned, encode(pa.schema({"z": pa.int64()})))).names == [
         "n",
         "m",
@@ -353,7 +361,7 @@ def test_a_frozen_table_without_a_schema_learns_it_once() -> None:
 
 
 def test_what_an_attempt_settles_in_a_rescuing_table_adds_its_column_only() -> None:
-    rules, before = Rules(table="t", mode="rescue"), encode(pa.schema({"n": pa.int64()}))
+    rules, before = rules_of(mode="rescue"), encode(pa.schema({"n": pa.int64()}))
     w = writer(Path("/nowhere"), schema=before, mode="rescue")
     w.add(0, "k", "e", [{"n": 1, "new": 2}])
     assert decode(rules.settled(before, str(w.finish().schema))).names == ["n", "_rescued"]

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from pipeline.errors import InputRejected
 from sinks.parquet import output_files, transform_results
 from sinks.parquet import writer as parquet
-from sinks.parquet.writer import AttemptWriter, TableSpec
+from sinks.parquet.table_spec import TableSpec
+from sinks.parquet.writer import AttemptWriter
 from sinks.values.extremes import NONE_WIDE, with_wide
 from sinks.values.schema import encode
 
