@@ -11,8 +11,7 @@ from pipeline.sql import quoting
 from pipeline.sql.connection import connect_without_threads
 from sinks.results.exact_text import texts
 from sinks.results.exact_types import selected
-from sinks.values.contract import is_list
-from sinks.values.extremes import EXACT_MAX
+from sinks.values.extremes import EXACT_MAX, leaf_arrays
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,19 +60,9 @@ def _bends(column: pa.ChunkedArray) -> bool:
 
 
 def _whole_numbers(array: pa.Array) -> Iterator[pa.Array]:
-    import pyarrow.types as pt
-
-    kind = array.type
-    if pt.is_struct(kind):
-        for child in array.flatten():
-            yield from _whole_numbers(child)
-    elif pt.is_map(kind):
-        yield from _whole_numbers(array.keys)
-        yield from _whole_numbers(array.items)
-    elif is_list(kind):
-        yield from _whole_numbers(array.flatten())
-    elif str(kind) in ("int64", "uint64"):
-        yield array
+    for _, leaf in leaf_arrays((), array):
+        if str(leaf.type) in ("int64", "uint64"):
+            yield leaf
 
 
 def _objects(one: pa.Table, timezone: str) -> Any:

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pipeline.sql import quoting
-from sinks.values.contract import leaves
+from sinks.values.contract import inner, leaves, rebuilt
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,6 +59,10 @@ _POSTGRES = {
 
 def duckdb_type(kind: pa.DataType) -> str:
     """DuckDB's name of the type."""
+    return spelled(kind, _duckdb_leaf)
+
+
+def _duckdb_leaf(kind: pa.DataType) -> str:
     import pyarrow.types as pt
 
     found = _DUCKDB.get(str(kind))
@@ -75,13 +80,20 @@ def duckdb_type(kind: pa.DataType) -> str:
             if kind.unit == "ns"
             else "TIMESTAMP WITH TIME ZONE"
         )
-    if pt.is_list(kind):
-        return f"{duckdb_type(kind.value_type)}[]"
-    if pt.is_struct(kind):
-        return f"STRUCT({', '.join(f'{quoting.name(f.name)} {duckdb_type(f.type)}' for f in kind)})"
-    if pt.is_map(kind):
-        return f"MAP({duckdb_type(kind.key_type)}, {duckdb_type(kind.item_type)})"
     return "VARCHAR"
+
+
+def spelled(kind: pa.DataType, leaf: Callable[[pa.DataType], str]) -> str:
+    """A type in DuckDB's SQL, given how its leaves are called there."""
+    import pyarrow.types as pt
+
+    children = [spelled(child, leaf) for _, child in inner(kind)]
+    if not children:
+        return leaf(kind)
+    if pt.is_struct(kind):
+        named = zip(kind, children, strict=True)
+        return f"STRUCT({', '.join(f'{quoting.name(field.name)} {one}' for field, one in named)})"
+    return f"MAP({', '.join(children)})" if pt.is_map(kind) else f"{children[0]}[]"
 
 
 def delta_type(kind: pa.DataType) -> pa.DataType:
@@ -98,23 +110,17 @@ def delta_type(kind: pa.DataType) -> pa.DataType:
         "uint64": pa.decimal128(20, 0),
         "null": pa.string(),
     }
-    if str(kind) in wider:
-        return wider[str(kind)]
-    if pt.is_time(kind):
-        return pa.string()
-    if pt.is_timestamp(kind):
-        return pa.timestamp("us", "UTC" if kind.tz is not None else None)
-    if pt.is_decimal(kind):
-        return pa.decimal128(kind.precision, kind.scale)
-    if pt.is_list(kind):
-        return pa.list_(delta_type(kind.value_type))
-    if pt.is_struct(kind):
-        return pa.struct([pa.field(f.name, delta_type(f.type)) for f in kind])
-    if pt.is_map(kind):
-        return pa.map_(
-            _within_map(delta_type(kind.key_type)), _within_map(delta_type(kind.item_type))
-        )
-    return kind if str(kind) in _DUCKDB else pa.string()
+
+    def leaf(kind: pa.DataType) -> pa.DataType:
+        if str(kind) in wider:
+            return wider[str(kind)]
+        if pt.is_timestamp(kind):
+            return pa.timestamp("us", "UTC" if kind.tz is not None else None)
+        if pt.is_decimal(kind):
+            return pa.decimal128(kind.precision, kind.scale)
+        return kind if str(kind) in _DUCKDB and not pt.is_time(kind) else pa.string()
+
+    return rebuilt(kind, leaf, lambda key, item: pa.map_(_within_map(key), _within_map(item)))
 
 
 def has_naive_times(kind: pa.DataType) -> bool:
@@ -131,13 +137,10 @@ def _within_map(kind: pa.DataType) -> pa.DataType:
     import pyarrow as pa
     import pyarrow.types as pt
 
-    if pt.is_timestamp(kind):
-        return pa.string() if kind.tz is None else kind
-    if pt.is_list(kind):
-        return pa.list_(_within_map(kind.value_type))
-    if pt.is_struct(kind):
-        return pa.struct([pa.field(f.name, _within_map(f.type)) for f in kind])
-    return kind
+    def leaf(kind: pa.DataType) -> pa.DataType:
+        return pa.string() if pt.is_timestamp(kind) and kind.tz is None else kind
+
+    return rebuilt(kind, leaf)
 
 
 def postgres_type(kind: pa.DataType) -> str:

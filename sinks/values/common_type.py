@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pipeline.model.settings import Widen
 from sinks.values.contract import DECIMAL_DIGITS, ZONE
 from sinks.values.extremes import NONE_WIDE, Wide, within
 from sinks.values.field_names import folded
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,32 +111,45 @@ def _common_decimal(a: tuple[int, int], b: tuple[int, int]) -> pa.DataType | Non
 def _common_nested(
     a: pa.DataType, b: pa.DataType, widen: Widen, a_wide: Wide, b_wide: Wide
 ) -> pa.DataType | None:
-    import pyarrow as pa
-    import pyarrow.types as pt
-
     def common(step: str, one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         return common_type(one, other, widen, within(a_wide, step), within(b_wide, step))
 
+    return _paired(a, b, common, may_add=True)
+
+
+def _paired(
+    a: pa.DataType,
+    b: pa.DataType,
+    pair: Callable[[str, pa.DataType, pa.DataType], pa.DataType | None],
+    *,
+    may_add: bool,
+) -> pa.DataType | None:
+    """Two types of one structure, part by part; None where the structures or two parts differ.
+
+    pair: what two parts make, given the step to them. may_add: `b` may have further fields.
+    """
+    import pyarrow as pa
+    import pyarrow.types as pt
+
     if pt.is_list(a) and pt.is_list(b):
-        value = common("[]", a.value_type, b.value_type)
+        value = pair("[]", a.value_type, b.value_type)
         return None if value is None else pa.list_(value)
-    if pt.is_struct(a) and pt.is_struct(b):
-        fields = {field.name: field.type for field in a}
-        names = {folded(name): name for name in fields}
-        for field in b:
-            both = (
-                common(field.name, fields[field.name], field.type)
-                if field.name in fields
-                else field.type
-            )
-            if both is None or names.setdefault(folded(field.name), field.name) != field.name:
-                return None
-            fields[field.name] = both
-        return pa.struct([pa.field(name, kind) for name, kind in fields.items()])
     if pt.is_map(a) and pt.is_map(b):
-        key, item = common("{key}", a.key_type, b.key_type), common("{}", a.item_type, b.item_type)
+        key, item = pair("{key}", a.key_type, b.key_type), pair("{}", a.item_type, b.item_type)
         return None if key is None or item is None else pa.map_(key, item)
-    return None
+    if not (pt.is_struct(a) and pt.is_struct(b)):
+        return None
+    fields = {field.name: field.type for field in a}
+    names = {folded(name): name for name in fields}
+    for field in b:
+        if field.name in fields:
+            both = pair(field.name, fields[field.name], field.type)
+        else:
+            both = field.type if may_add else None
+        if both is None or names.setdefault(folded(field.name), field.name) != field.name:
+            return None
+        fields[field.name] = both
+    return pa.struct([pa.field(name, kind) for name, kind in fields.items()])
 
 
 def fixed_type(known: pa.DataType, new: pa.DataType) -> pa.DataType | None:
@@ -149,39 +159,17 @@ def fixed_type(known: pa.DataType, new: pa.DataType) -> pa.DataType | None:
     Nulls within `known`, which say nothing yet, become what `new` has there. None for another kind,
     and for new fields of a struct.
     """
-    import pyarrow as pa
     import pyarrow.types as pt
 
     if pt.is_null(new) or known.equals(new):
         return known
     if pt.is_null(known):
         return new
-    if pt.is_struct(known) and pt.is_struct(new):
-        return _fixed_struct(known, new)
-    if pt.is_list(known) and pt.is_list(new):
-        value = fixed_type(known.value_type, new.value_type)
-        return None if value is None else pa.list_(value)
-    if pt.is_map(known) and pt.is_map(new):
-        key, item = (
-            fixed_type(known.key_type, new.key_type),
-            fixed_type(known.item_type, new.item_type),
-        )
-        return None if key is None or item is None else pa.map_(key, item)
+    if pt.is_nested(known) or pt.is_nested(new):
+        return _paired(known, new, lambda _, a, b: fixed_type(a, b), may_add=False)
     if pt.is_integer(known) and pt.is_integer(new):
         return known
     return known if common_type(known, new, "float") is not None else None
-
-
-def _fixed_struct(known: pa.DataType, new: pa.DataType) -> pa.DataType | None:
-    import pyarrow as pa
-
-    fields = {field.name: field.type for field in known}
-    for field in new:
-        kind = fixed_type(fields[field.name], field.type) if field.name in fields else None
-        if kind is None:
-            return None
-        fields[field.name] = kind
-    return pa.struct([pa.field(name, kind) for name, kind in fields.items()])
 
 
 def same_but_nulls(known: pa.DataType, kind: pa.DataType) -> bool:

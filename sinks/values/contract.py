@@ -187,24 +187,36 @@ def plain_type(kind: pa.DataType) -> pa.DataType | None:
 
     None where it holds no such values (`refused_within` says which).
     """
+    return rebuilt(kind, _plain_leaf)
+
+
+def _plain_leaf(kind: pa.DataType) -> pa.DataType | None:
+    rule = rule_of(kind)
+    return kind if is_hollow(kind) else rule.plain(kind) if rule is not None else None
+
+
+def rebuilt(
+    kind: pa.DataType,
+    leaf: Callable[[pa.DataType], pa.DataType | None],
+    map_of: Callable[[pa.DataType, pa.DataType], pa.DataType] | None = None,
+) -> pa.DataType | None:
+    """The same lists, structs and maps around other leaves; None where one of them becomes None.
+
+    A struct of which no field is known is a leaf, too. Lists of all kinds become plain lists.
+    map_of: makes maps of rebuilt keys and items.
+    """
     import pyarrow as pa
     import pyarrow.types as pt
 
+    if not inner(kind):
+        return leaf(kind)
+    children = [rebuilt(child, leaf, map_of) for _, child in inner(kind)]
+    if any(child is None for child in children):
+        return None
     if pt.is_struct(kind):
-        inner = [(field.name, plain_type(field.type)) for field in kind]
-        return (
-            None
-            if any(t is None for _, t in inner)
-            else pa.struct([pa.field(name, t) for name, t in inner])
-        )
-    if pt.is_map(kind):
-        key, item = plain_type(kind.key_type), plain_type(kind.item_type)
-        return None if key is None or item is None else pa.map_(key, item)
-    if is_list(kind):
-        value = plain_type(kind.value_type)
-        return None if value is None else pa.list_(value)
-    rule = rule_of(kind)
-    return rule.plain(kind) if rule is not None else None
+        named = zip(kind, children, strict=True)
+        return pa.struct([pa.field(field.name, child) for field, child in named])
+    return (map_of or pa.map_)(*children) if pt.is_map(kind) else pa.list_(*children)
 
 
 def refused_within(path: str, kind: pa.DataType) -> tuple[str, str, str] | None:
@@ -281,14 +293,7 @@ def _filled(kind: pa.DataType, hollow: pa.DataType) -> pa.DataType:
     import pyarrow as pa
     import pyarrow.types as pt
 
-    if pt.is_null(kind):
-        return pa.string()
-    if is_hollow(kind):
-        return hollow
-    if pt.is_list(kind):
-        return pa.list_(_filled(kind.value_type, hollow))
-    if pt.is_struct(kind):
-        return pa.struct([pa.field(f.name, _filled(f.type, hollow)) for f in kind])
-    if pt.is_map(kind):
-        return pa.map_(_filled(kind.key_type, hollow), _filled(kind.item_type, hollow))
-    return kind
+    def leaf(kind: pa.DataType) -> pa.DataType:
+        return pa.string() if pt.is_null(kind) else hollow if is_hollow(kind) else kind
+
+    return rebuilt(kind, leaf)

@@ -10,9 +10,10 @@ than this nothing is known, and their columns count as wide.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sinks.values.contract import inner
+from sinks.values.contract import inner, is_list
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,32 +74,43 @@ def measured(table: pa.Table, known: Wide = NONE_WIDE) -> Wide:
     for name, column in zip(table.column_names, table.columns, strict=True):
         if _all((name,), column.type):
             for chunk in column.chunks:
-                _look((name,), chunk, found, known)
+                for path, leaf in leaf_arrays((name,), chunk):
+                    if path in found or not _can_be(leaf.type):
+                        continue
+                    if path in known or _is_wide(leaf):
+                        found.add(path)
     return frozenset(found)
 
 
-def _look(path: tuple[str, ...], array: pa.Array, found: set[tuple[str, ...]], known: Wide) -> None:
+def leaf_arrays(
+    path: tuple[str, ...], array: pa.Array
+) -> Iterator[tuple[tuple[str, ...], pa.Array]]:
+    """The values of every leaf of an array, with the steps to it."""
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.types as pt
 
     kind = array.type
     if pt.is_struct(kind):
         for field, child in zip(kind, array.flatten(), strict=True):
-            _look((*path, field.name), child, found, known)
-    elif pt.is_list(kind):
-        _look((*path, "[]"), array.flatten(), found, known)
+            yield from leaf_arrays((*path, field.name), child)
     elif pt.is_map(kind):
         # a slice's keys are those of the whole
         compact = array.take(pa.array(range(len(array)), pa.int64()))
-        _look((*path, "{key}"), compact.keys, found, known)
-        _look((*path, "{}"), compact.items, found, known)
-    elif _can_be(kind):
-        if path in known or path in found:
-            found.add(path)
-            return
-        most = NANOSECONDS_MAX_US if pt.is_timestamp(kind) else EXACT_MAX
-        extremes = pc.min_max(array.cast(pa.int64()) if pt.is_timestamp(kind) else array)
-        least, greatest = extremes["min"].as_py(), extremes["max"].as_py()
-        if least is not None and (least < -most or greatest > most):
-            found.add(path)
+        yield from leaf_arrays((*path, "{key}"), compact.keys)
+        yield from leaf_arrays((*path, "{}"), compact.items)
+    elif is_list(kind):
+        yield from leaf_arrays((*path, "[]"), array.flatten())
+    else:
+        yield path, array
+
+
+def _is_wide(array: pa.Array) -> bool:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.types as pt
+
+    is_time = pt.is_timestamp(array.type)
+    most = NANOSECONDS_MAX_US if is_time else EXACT_MAX
+    extremes = pc.min_max(array.cast(pa.int64()) if is_time else array)
+    least, greatest = extremes["min"].as_py(), extremes["max"].as_py()
+    return least is not None and (least < -most or greatest > most)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.sql import quoting
-from sinks.values.column_types import duckdb_type
+from sinks.values.column_types import duckdb_type, spelled
 from sinks.values.common_type import common_type
 from sinks.values.contract import is_hollow
 from sinks.values.text_form import text_sql
@@ -25,19 +25,13 @@ HOLLOW = f"MAP(VARCHAR, {NOTHING})"
 
 def view_type(kind: pa.DataType) -> str:
     """DuckDB's type of a table's column."""
+    return spelled(kind, _view_leaf)
+
+
+def _view_leaf(kind: pa.DataType) -> str:
     import pyarrow.types as pt
 
-    if pt.is_null(kind):
-        return NOTHING
-    if is_hollow(kind):
-        return HOLLOW
-    if pt.is_list(kind):
-        return f"{view_type(kind.value_type)}[]"
-    if pt.is_struct(kind):
-        return f"STRUCT({', '.join(f'{quoting.name(f.name)} {view_type(f.type)}' for f in kind)})"
-    if pt.is_map(kind):
-        return f"MAP({view_type(kind.key_type)}, {view_type(kind.item_type)})"
-    return duckdb_type(kind)
+    return NOTHING if pt.is_null(kind) else HOLLOW if is_hollow(kind) else duckdb_type(kind)
 
 
 def missing(kind: pa.DataType) -> str:
