@@ -10,9 +10,7 @@ anew.
 
 from __future__ import annotations
 
-import copy
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -139,13 +137,71 @@ def merge_of(
         return None
     node = tree["statements"][0].get("node", {})
     columns = _columns(node, table, by)
-    if columns is None:
+    made = _with_hidden(bare, node["select_list"], columns) if columns is not None else None
+    if columns is None or made is None or not _is_same_but_for(connection, made, node, columns):
         return None
-    node["select_list"] = [*node["select_list"], *_extra(node["select_list"], columns)]
-    made: str = connection.execute(
-        "SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]
-    ).fetchall()[0][0]
     return Merge(made, tuple(by), tuple(columns))
+
+
+def _with_hidden(bare: str, items: list[Any], columns: list[Column]) -> str | None:
+    """The text with the hidden columns before its last column, so that no group gets another place.
+
+    None where a column's own text is not known.
+    """
+    text, by_name = bare.encode(), {name_of(item): item for item in items}
+    hidden = [f"count(*) AS {sql.name(ROWS)}"]
+    for column in columns:
+        for name, function in ((column.count, "count"), (column.total, "sum")):
+            if name:
+                arguments = _text_of(text, by_name[column.name]).partition(b"(")[2].decode()
+                hidden.append(f"{function}({arguments} AS {sql.name(name)}")
+    last = items[-1].get("query_location")
+    if last is None:
+        return None
+    return f"{text[:last].decode()}{', '.join(hidden)}, {text[last:].decode()}"
+
+
+def _text_of(text: bytes, item: Mapping[str, Any]) -> bytes:
+    start = item.get("query_location", 0)
+    return text[start : start + item.get("query_location_length", 0)]
+
+
+def _is_same_but_for(
+    connection: duckdb.DuckDBPyConnection,
+    made: str,
+    node: Mapping[str, Any],
+    columns: list[Column],
+) -> bool:
+    """Whether a text says what the statement said, with the hidden columns besides."""
+    tree = parse_tree(connection, made)
+    if tree.get("error") or len(tree.get("statements", ())) != 1:
+        return False
+    new = tree["statements"][0].get("node", {})
+    items = new.get("select_list", [])
+    shown = [item for item in items if not name_of(item).startswith(HIDDEN)]
+    names = {name_of(item): item for item in items}
+    before = {name_of(item): item for item in node["select_list"]}
+    return (
+        _shape({**new, "select_list": []}) == _shape({**node, "select_list": []})
+        and [(name_of(item), _shape(item)) for item in shown]
+        == [(name_of(item), _shape(item)) for item in node["select_list"]]
+        and len(items) - len(shown) == 1 + sum(bool(c.count) + bool(c.total) for c in columns)
+        and names.get(ROWS, {}).get("function_name") == "count_star"
+        and all(
+            _is_of(names.get(name, {}), function, before[column.name])
+            for column in columns
+            for name, function in ((column.count, "count"), (column.total, "sum"))
+            if name
+        )
+    )
+
+
+def _is_of(item: Mapping[str, Any], function: str, of: Mapping[str, Any]) -> bool:
+    """Whether this is the function over what another one is over."""
+    over = ("arguments", "filter", "distinct")
+    return item.get("function_name") == function and all(
+        _shape(item.get(part)) == _shape(of.get(part)) for part in over
+    )
 
 
 def _columns(node: Mapping[str, Any], table: str, by: Mapping[str, str]) -> list[Column] | None:
@@ -213,37 +269,14 @@ def _groups_by(node: Mapping[str, Any], groups: Mapping[str, Mapping[str, Any]])
                 if expression.get("class") == "CONSTANT"
                 else None
             )
-            by_place = position is not None and node["select_list"][int(position) - 1] is item
+            by_place = (
+                position is not None
+                and node["select_list"][int(position) - 1] is item
+                and item is not node["select_list"][-1]
+            )
             if by_name or by_place or _shape(expression) == _shape(item):
                 named[name] = expression
     return set(named) == set(groups)
-
-
-def _extra(items: list[Any], columns: list[Column]) -> Iterator[dict[str, Any]]:
-    """The hidden columns as expressions."""
-    by_name = {name_of(item): item for item in items}
-    rows = {
-        "class": "FUNCTION",
-        "type": "FUNCTION",
-        "function_name": "count_star",
-        "alias": ROWS,
-        "order_bys": {"type": "ORDER_MODIFIER"},
-    }
-    yield rows | {
-        "distinct": False,
-        "is_operator": False,
-        "export_state": False,
-        "qualified_name": {"path": ["count_star"]},
-    }
-    for column in columns:
-        for name, function in ((column.count, "count"), (column.total, "sum")):
-            if name:
-                item = copy.deepcopy(by_name[column.name])
-                yield item | {
-                    "function_name": function,
-                    "alias": name,
-                    "qualified_name": {"path": [function]},
-                }
 
 
 def name_of(item: Mapping[str, Any]) -> str:

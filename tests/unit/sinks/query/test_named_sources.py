@@ -53,6 +53,8 @@ def test_the_sources_that_a_statement_names(statement: str, keys: list[str] | No
         "SELECT k, sum(a + b) AS n, avg(c) AS m FROM t WHERE a > 1 GROUP BY ALL;",
         "SELECT k, min(a) AS a, max(a) FILTER (b > 1) AS b FROM T GROUP BY 1",
         "SELECT lower(x) AS k, count(a) AS n FROM t GROUP BY lower(x)",
+        "FROM t SELECT k, sum(a) AS n GROUP BY ALL",
+        'SELECT k, "avg"(a /* ( */) FILTER (b > 1) AS é, /* , */ sum(a) AS n FROM t GROUP BY 1',
     ],
 )
 def test_aggregates_that_are_merged(statement: str) -> None:
@@ -83,6 +85,8 @@ def test_aggregates_that_are_merged(statement: str) -> None:
         "WITH t AS (SELECT 1 AS k) SELECT k, count(*) AS n FROM t GROUP BY k",
         "SELECT k, count(*) AS n FROM t USING SAMPLE 10% GROUP BY k",
         "SELECT k, any_value(a) AS n FROM t GROUP BY k",
+        "SELECT k, n: sum(a) FROM t GROUP BY ALL",
+        "SELECT sum(a) AS n, k FROM t GROUP BY 2",
     ],
 )
 def test_aggregates_that_are_not(statement: str) -> None:
