@@ -73,7 +73,7 @@ class Virtual:
 
     def __init__(self, inner: Store, n: int, *, changed: Sequence[int] = ()) -> None:
         self.inner = inner
-        self.url = inner.url
+        self.url, self.traits = inner.url, inner.traits
         self.n = n
         self.changed = frozenset(changed)
         self.requests: Counter[str] = Counter()

@@ -8,7 +8,8 @@ step it request by request.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -20,6 +21,40 @@ from pipeline.model.receipt import Receipt
 from pipeline.model.task import Assignment
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreTraits:
+    """What a store is, for those who may treat some stores better than others.
+
+    The defaults are right for every store.
+    """
+
+    local_root: Path | None = None
+    """The directory of this machine that the keys are paths below, where it is one."""
+    opens_cheaply: bool = False
+    """Opening an object costs little: reading ahead gains nothing."""
+    is_mountable: bool = False
+    """Containers elsewhere can have its prefixes as directories."""
+    foreign_options: Callable[[], dict[str, str]] = dict
+    """How other clients in this process reach it by its URL, in the words of object_store (Rust),
+    with the keys of now.
+    """
+    old_version: Callable[[str, str], Awaitable[OldVersion | None]] | None = None
+    """An older version of an object (key, etag) that it keeps beside the present one."""
+
+
+class OldVersion(Protocol):
+    """A version that is not the present one."""
+
+    head: Head
+
+    def content(self) -> Content:
+        """Read access for user code."""
+        ...
+
+
+PLAIN = StoreTraits()
+
+
 class Store(Protocol):
     """Objects under keys. Every method may raise StoreUnavailable or StoreDenied.
 
@@ -29,6 +64,7 @@ class Store(Protocol):
     """
 
     url: str
+    traits: StoreTraits
 
     def list(
         self, prefix: str, *, start_after: str = "", split_at: Sequence[str] = ()

@@ -253,11 +253,9 @@ async def bucket_checks(
             checks += await store_checks(store, source, home, clock, ids)
     finally:
         await store.close()
-    checks.append(reach_check(store.url, bucket.endpoint_url))
+    checks.append(reach_check(store.url, bucket.endpoint_url, local=_is_local(store)))
     outputs = [p.output for p in pipelines]
-    mounted = [
-        p for p in pipelines if p.deployment.access == "mount" and store.url.startswith("s3:")
-    ]
+    mounted = [p for p in pipelines if p.deployment.access == "mount" and store.traits.is_mountable]
     return checks + [mount_check(p.name, p.source, outputs) for p in mounted]
 
 
@@ -305,9 +303,13 @@ def clock_check(skew_s: float) -> Check:
     return Check("clock", "ok", f"within {SKEW_MAX_S:g} s of the store's")
 
 
-def reach_check(url: str, endpoint_url: str | None) -> Check:
+def _is_local(store: Store) -> bool:
+    return store.traits.local_root is not None
+
+
+def reach_check(url: str, endpoint_url: str | None, *, local: bool) -> Check:
     """Whether containers on Modal could use this bucket."""
-    if not url.startswith("s3:"):
+    if local:
         return Check(
             "from modal",
             "warn",

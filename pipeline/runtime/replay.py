@@ -175,12 +175,8 @@ def _opener(store: Store, head: Head) -> Callable[[], Content]:
 
 async def _older(store: Store, key: str, etag: str) -> tuple[Head, Callable[[], Content]] | None:
     """A version that the bucket keeps beside the present one."""
-    if not store.url.startswith("s3:"):
-        return None
-    from pipeline.stores.s3.store import S3Store
-    from pipeline.stores.s3.versions import old_version
-
-    found = await old_version(store, key, etag) if isinstance(store, S3Store) else None
+    find = store.traits.old_version
+    found = await find(key, etag) if find is not None else None
     return (found.head, found.content) if found is not None else None
 
 

@@ -97,7 +97,7 @@ class KeptOutputs:
     """
 
     def __init__(self, store: Store, folder: Path) -> None:
-        self._local = store.url.startswith("file:")
+        self._local = store.traits.local_root is not None
         self._folder = folder
         self._paths: dict[str, Path] = {}
 

@@ -71,7 +71,7 @@ class TableStore:
         self._places: dict[tuple[str, str], Place] = {}
         self._reader = FileRows(store)
         self.prefix = upstream.prefix_of_rows
-        self.url = store.url
+        self.url, self.traits = store.url, store.traits
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)

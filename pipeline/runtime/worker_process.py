@@ -170,9 +170,7 @@ async def _access(spec: WorkerSpec) -> tuple[Outbox, Contents]:
         mounts = Mounts(spec.mounts)
         return MountOutbox(mounts), MountContents(mounts)
     store = spec.bucket.open()
-    return store, LazyContents(store) if store.url.startswith("file:") else PrefetchedContents(
-        store
-    )
+    return store, LazyContents(store) if store.traits.opens_cheaply else PrefetchedContents(store)
 
 
 def preload() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import KeyUnsupported, ObjectNotFound, PreconditionFailed, SourceChanged
 from pipeline.model.listing import Head, Page, Stored
-from pipeline.ports import Content
+from pipeline.ports import PLAIN, Content
 from pipeline.work.contents import BytesContent
 
 KEY_BYTES_MAX = 1024
@@ -21,6 +21,7 @@ class MemoryStore:
 
     def __init__(self, *, page_keys: int = 1000) -> None:
         self.url = "memory:"
+        self.traits = PLAIN
         self._objects: dict[str, Stored] = {}
         self._page_keys = page_keys
         self._serial = 0

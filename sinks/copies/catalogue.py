@@ -99,7 +99,7 @@ def public_files(store: Store) -> Files:
     """Objects under the names that any DuckDB finds them by: a path of this machine, or
     `s3://bucket/key`.
     """
-    root = getattr(store, "root", None)
+    root = store.traits.local_root
     return (
         LocalFiles(str(root))
         if root is not None

@@ -201,11 +201,8 @@ class DeltaSink:
     # -- Delta's log -------------------------------------------------------------------------------
 
     def _address(self, name: str) -> tuple[str, dict[str, str]]:
-        options = getattr(self._store, "foreign_options", None)
-        return (
-            f"{self._store.url.rstrip('/')}/{self._prefix}{name}",
-            options() if options is not None else {},
-        )
+        url = f"{self._store.url.rstrip('/')}/{self._prefix}{name}"
+        return url, self._store.traits.foreign_options()
 
     def _open(self, name: str) -> DeltaTable | None:
         try:

@@ -63,5 +63,5 @@ class StoreFiles:
 
 def files_of(store: Store) -> Files:
     """The right one for a store."""
-    root = getattr(store, "root", None)
+    root = store.traits.local_root
     return LocalFiles(str(root)) if root is not None else StoreFiles(store)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
 from pipeline.model.listing import Head, Page, Stored
-from pipeline.ports import Content
+from pipeline.ports import PLAIN, Content
 
 from .kernel import Kernel, Request
 
@@ -37,6 +37,7 @@ class SimStore:
     """The Store port over `Request`s; `do_*` execute them."""
 
     url = "sim://"
+    traits = PLAIN
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel

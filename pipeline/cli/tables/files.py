@@ -44,8 +44,7 @@ async def _files(target: Target, name: str) -> list[dict[str, object]]:
     opened = await root_runtime(target, next(p for p in target.pipelines if p.name == name)).live()
     await opened.store.check(opened.settings.source)
     snapshot = (await state_at(opened))[1].snapshot()
-    root = getattr(opened.store, "root", None)
-    base = str(root) if root is not None else opened.store.url.rstrip("/")
+    base = str(opened.store.traits.local_root or opened.store.url)
     return [
         {
             "pipeline": name,

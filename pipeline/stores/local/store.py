@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 from pipeline.errors import KeyUnsupported, ObjectNotFound, PreconditionFailed, StoreUnavailable
 from pipeline.model.listing import Head, Page, Stored
-from pipeline.ports import Content
+from pipeline.ports import Content, StoreTraits
 from pipeline.stores.local.address import require_directory
 from pipeline.stores.local.content import LocalContent, explained, version
 from pipeline.stores.local.disk import (
@@ -53,6 +53,7 @@ class LocalStore:
     def __init__(self, root: Path, *, create: bool = False, disk: Disk | None = None) -> None:
         self.root = root.absolute()
         self.url = self.root.as_uri()
+        self.traits = StoreTraits(local_root=self.root, opens_cheaply=True)
         if create:
             self.root.mkdir(parents=True, exist_ok=True)
         self._base = str(self.root) + "/"

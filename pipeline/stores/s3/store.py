@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,11 +25,12 @@ from pipeline.errors import (
     StoreUnsafe,
 )
 from pipeline.model.listing import Head, Page, Stored
-from pipeline.ports import Content
+from pipeline.ports import Content, StoreTraits
 from pipeline.stores.s3.content import S3Content
 from pipeline.stores.s3.errors import RangeEmpty, explained, of_code
 from pipeline.stores.s3.list_answer import as_head, as_stored, span, whole_size
 from pipeline.stores.s3.lister import S3Lister
+from pipeline.stores.s3.versions import old_version
 
 T = TypeVar("T")
 
@@ -51,6 +53,11 @@ class S3Store:
         from botocore.config import Config
 
         self.url = f"s3://{bucket}/{prefix}"
+        self.traits = StoreTraits(
+            is_mountable=True,
+            foreign_options=self._foreign_options,
+            old_version=partial(old_version, self),
+        )
         self._bucket = bucket
         self._prefix = prefix
         self._session = boto3.Session()
@@ -111,7 +118,7 @@ class S3Store:
     def _full(self, key: str) -> str:
         return self._prefix + key
 
-    def foreign_options(self) -> dict[str, str]:
+    def _foreign_options(self) -> dict[str, str]:
         """How another client of this process reaches the bucket, in the words of object_store
         (Rust), with the keys of now.
         """

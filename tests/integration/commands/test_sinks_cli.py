@@ -114,7 +114,7 @@ def test_sinks_in_an_s3_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         )
     project.run()
     store: Any = open_store("s3://sinks/deep", endpoint_url=url)
-    table = DeltaTable("s3://sinks/deep/lake/sales", storage_options=store.foreign_options())
+    table = DeltaTable("s3://sinks/deep/lake/sales", storage_options=store.traits.foreign_options())
     assert sorted(table.to_pyarrow_dataset().to_table().column("shop").to_pylist()) == ["a", "b"]
     s3.download_file("sinks", "deep/catalogue.duckdb", str(tmp_path / "copy.duckdb"))
     sizes = {
