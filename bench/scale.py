@@ -29,7 +29,7 @@ from pipeline.model.receipt import Receipt
 from pipeline.model.task import Inputs
 from pipeline.passes.runner import Pass
 from pipeline.plan.evidence import Evidence
-from pipeline.runtime.arrow_memory import keep_arrow_light
+from pipeline.runtime.system import keep_arrow_light
 from pipeline.stores import open_store
 
 FILES = 1_000_000

@@ -12,9 +12,9 @@ import time
 from bench.flows import tiny
 from pipeline.executors.none import NoExecutor
 from pipeline.model.policy import Policy
-from pipeline.runtime.arrow_memory import keep_arrow_light
 from pipeline.runtime.bucket import Bucket
 from pipeline.runtime.runtime import Runtime
+from pipeline.runtime.system import keep_arrow_light
 
 
 async def main() -> None:

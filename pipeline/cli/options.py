@@ -307,8 +307,8 @@ def root_runtime(target: Target, pipeline: Pipeline, *, runs_user_code: bool = F
     """
     from pipeline.executors.none import NoExecutor
     from pipeline.model.policy import Policy
-    from pipeline.runtime.arrow_memory import keep_arrow_light
     from pipeline.runtime.runtime import Runtime
+    from pipeline.runtime.system import keep_arrow_light
 
     if not runs_user_code:
         keep_arrow_light()

@@ -20,11 +20,11 @@ from pipeline.discover.request import Request
 from pipeline.discover.router import Router
 from pipeline.errors import SettingsError
 from pipeline.executors.modal import ModalExecutor, Way
+from pipeline.model.pass_report import PassReport
 from pipeline.model.policy import Policy, deployed_policy
 from pipeline.model.settings import BackfillSettings, CostLimits
 from pipeline.passes import upkeep
 from pipeline.passes.aggregation import aggregate
-from pipeline.passes.report import PassReport
 from pipeline.passes.runner import Pass
 from pipeline.plan.cost import Budget, Prices
 from pipeline.ports import Executor, Store

@@ -16,10 +16,10 @@ from typing import NamedTuple
 from pipeline.discover.compare import Again
 from pipeline.discover.request import Request
 from pipeline.model.commit import Backlog
+from pipeline.model.pass_report import PassReport
 from pipeline.model.policy import Policy
 from pipeline.model.settings import PipelineSettings
 from pipeline.passes.context import PassContext
-from pipeline.passes.report import PassReport
 from pipeline.plan.evidence import ByTransform, Evidence, Found
 from pipeline.state.state import State
 

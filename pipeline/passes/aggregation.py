@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pipeline.errors import ObjectNotFound
+from pipeline.model.events import Aggregated
 from pipeline.model.snapshot import Changes
 
 if TYPE_CHECKING:
@@ -46,5 +47,14 @@ async def aggregate(running: Pass) -> None:
         if await running.log.append(running.state, commit):
             running.report.commits += 1
             running.report.aggregates += len(files)
+            settings, names = running.settings, tuple(file.name for file in files)
+            running.context.listener(
+                Aggregated(
+                    pipeline=settings.name,
+                    generation=settings.generation,
+                    sequence=commit.sequence,
+                    names=names,
+                )
+            )
             return
         await running.catch_up()

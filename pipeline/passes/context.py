@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.model.commit import AggregateFile
+from pipeline.model.events import Listener, nobody
 from pipeline.model.policy import Policy
 from pipeline.model.receipt import OutputFile
 from pipeline.model.settings import PipelineSettings, TransformSettings
 from pipeline.model.snapshot import Output, Snapshot
-from pipeline.passes.report import PassReport
 from pipeline.ports import Clock, Executor, Ids, Store
 from pipeline.state.state import State
 
@@ -72,7 +72,5 @@ class PassContext:
     aggregator: Aggregator | None = None
     rewriter: Rewriter | None = None
     budget: Budget | None = None
-    on_progress: Callable[[PassReport], None] = lambda report: None
-    on_columns: Callable[[str], None] = lambda schema: None
-    """Called with the table's columns, encoded, after a commit that changed them."""
+    listener: Listener = nobody
     stopping: Callable[[], bool] = lambda: False

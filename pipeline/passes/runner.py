@@ -9,6 +9,7 @@ it means.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from pipeline.commit_log.checkpoints import write_checkpoint
 from pipeline.commit_log.log import Log, Outdated
@@ -17,14 +18,16 @@ from pipeline.discover.listing import Finder, Look
 from pipeline.discover.request import Request
 from pipeline.errors import CommitConflict, SettingsError
 from pipeline.model.commit import Commit, Generations
+from pipeline.model.events import Dispatched, Progressed, Refused
 from pipeline.model.loss import Loss
+from pipeline.model.pass_report import PassReport
 from pipeline.model.receipt import Receipt
 from pipeline.model.task import Assignment
 from pipeline.passes import aggregation, report
 from pipeline.passes.admission import Admission, scopes
+from pipeline.passes.commit_events import events_of
 from pipeline.passes.context import PassContext
 from pipeline.passes.receipts import gather, verified
-from pipeline.passes.report import PassReport
 from pipeline.plan.evidence import Evidence, LostAttempt
 from pipeline.plan.needs import needs_of
 from pipeline.plan.planner import Proposer
@@ -115,6 +118,8 @@ class Pass:
             await aggregation.aggregate(self)
         except SettingsError as error:
             self.report.aggregates_failed = str(error)
+            refused = Refused(**self._named, what="aggregate", name="", reason=str(error))
+            self.context.listener(refused)
         others = (t for t in self.state.tasks.values() if t.owner != self.context.executor.owner)
         self.report.elsewhere = sum(len(t.inputs) for t in others)
         return self.report
@@ -252,7 +257,7 @@ class Pass:
         if receipt is not None:
             self._receipts.setdefault(task_id, receipt)
             self._held += len(receipt.rows)
-            self.context.on_progress(report.expected(self.report, self._receipts.values()))
+            self._progressed(report.expected(self.report, self._receipts.values()))
             return
         owner = self.context.executor.owner
         self._losses[task_id] = LostAttempt(attempt, owner, loss or Loss(reason="no answer"))
@@ -288,13 +293,14 @@ class Pass:
             tasks = {task_id: self.state.tasks[task_id] for task_id in before}
             if await self.log.append(self.state, proposal):
                 report.losses(self.report, proposal, tasks, self._losses, self.settings)
+                said = {task_id: lost.loss.reason for task_id, lost in self._losses.items()}
                 self._forget_evidence()
                 report.commit(
                     self.report, proposal, tasks, self.state, self.settings, self._counted
                 )
-                self.context.on_progress(self.report)
-                if proposal.schema is not None:
-                    self.context.on_columns(proposal.schema)
+                for event in events_of(proposal, tasks, said, self.state):
+                    self.context.listener(event)
+                self._progressed(self.report)
                 await self._dispatch(proposal)
                 await self._checkpoint_if_due()
                 return proposal
@@ -311,6 +317,13 @@ class Pass:
                 f"the log of {self.settings.name} was collected while it was being used; run again"
             )
 
+    def _progressed(self, so_far: PassReport) -> None:
+        self.context.listener(Progressed(**self._named, report=so_far))
+
+    @property
+    def _named(self) -> dict[str, Any]:
+        return {"pipeline": self.settings.name, "generation": self.settings.generation}
+
     def _forget_evidence(self) -> None:
         self._receipts, self._losses, self._held = {}, {}, 0
 
@@ -323,6 +336,15 @@ class Pass:
         for task_id in wanted:
             task, nonce = self.state.tasks[task_id], self.context.ids.nonce()
             self._attempts[nonce] = (task_id, task.attempt)
+            self.context.listener(
+                Dispatched(
+                    **self._named,
+                    task=task_id,
+                    transform=task.transform,
+                    attempt=task.attempt,
+                    files=len(task.inputs),
+                )
+            )
             assignments.append(
                 Assignment(
                     pipeline=self.settings.name, task=task, nonce=nonce, schema=self.state.schema

@@ -17,7 +17,7 @@ from pipeline.discover.router import Router
 from pipeline.errors import ObjectNotFound, SettingsError, StateInvalid
 from pipeline.model import keys
 from pipeline.model.commit import FORMAT_VERSION
-from pipeline.passes.report import PassReport
+from pipeline.model.pass_report import PassReport
 from pipeline.passes.runner import Pass
 from pipeline.runtime.runtime import Runtime
 from pipeline.runtime.system import WallClock

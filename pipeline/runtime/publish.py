@@ -27,8 +27,11 @@ from pipeline.errors import (
     TidemillError,
     nearest,
 )
+from pipeline.model import events
+from pipeline.model.events import Listener
 from pipeline.model.snapshot import Snapshot
 from pipeline.runtime.runtime import Runtime
+from pipeline.tracebacks import visible
 from sinks.aggregates.compute import definitions
 from sinks.copies.change import Change, Mark
 from sinks.copies.change_rows import Declared, Rows
@@ -245,3 +248,50 @@ def _expected() -> tuple[type[Exception], ...]:
     import pyarrow as pa
 
     return TidemillError, OSError, duckdb.Error, pa.ArrowException
+
+
+def failure(one: Published) -> str:
+    """One line about a sink that did not follow."""
+    return f"sink {one.sink}: {visible(' '.join(one.problem.split()))}"
+
+
+class AfterPasses:
+    """Publishes after passes: at first, after each that committed, and again while a sink fails."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._waiting: dict[str, bool] = {}
+        self._said: dict[str, str] = {}
+
+    async def publish(self, runtime: Runtime, *, committed: bool) -> bool:
+        """Whether every sink holds the newest commit now.
+
+        What is wrong is said once, until it is something else.
+        """
+        pipeline = runtime.pipeline
+        if not pipeline.sinks or not (committed or self._waiting.get(pipeline.name, True)):
+            return True
+        good = True
+        for one in await Publisher(runtime).publish_all():
+            text = failure(one) if one.problem else ""
+            if text and self._said.get(one.sink) != text:
+                self._listener(
+                    events.Refused(
+                        pipeline=pipeline.name, what="sink", name=one.sink, reason=one.problem
+                    )
+                )
+                self._listener(events.Remark(text=f"{text}; the next run tries again"))
+            elif one.done:
+                self._listener(
+                    events.Published(
+                        pipeline=pipeline.name,
+                        generation=one.generation,
+                        sink=one.sink,
+                        sequence=one.sequence,
+                        rebuilt=one.rebuilt,
+                    )
+                )
+            self._said[one.sink] = text
+            good = good and not text
+        self._waiting[pipeline.name] = not good
+        return good

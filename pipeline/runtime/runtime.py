@@ -16,10 +16,11 @@ from pipeline.discover.request import Request
 from pipeline.errors import SettingsError
 from pipeline.model import keys
 from pipeline.model.commit import FORMAT_VERSION, Generations
+from pipeline.model.events import AnyEvent, Listener, Progressed, nobody
+from pipeline.model.pass_report import SUMS, PassReport, combine
 from pipeline.model.policy import Policy
 from pipeline.model.settings import PipelineSettings
 from pipeline.passes.context import PassContext
-from pipeline.passes.report import SUMS, PassReport, combine
 from pipeline.passes.runner import Pass
 from pipeline.passes.upkeep import keep_tidy
 from pipeline.plan.cost import Budget
@@ -44,8 +45,7 @@ class Runtime:
     budget: Budget | None = None
     aggregates: bool = True
     """Whether passes bring the aggregates up to date."""
-    on_progress: Callable[[PassReport], None] = lambda report: None
-    on_columns: Callable[[str], None] = lambda schema: None
+    listener: Listener = nobody
     stopping: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
@@ -77,8 +77,7 @@ class Runtime:
             ),
             rewriter=ParquetRewriter(self.store, self.settings.output, self.settings.order_by),
             budget=self.budget,
-            on_progress=self.on_progress,
-            on_columns=self.on_columns,
+            listener=self.listener,
             stopping=self.stopping,
         )
 
@@ -109,9 +108,7 @@ class Runtime:
         if state is not None:
             await require_home(self.store, self.settings.home)
         for _ in range(RUN_PASSES_MAX):
-            running = Pass(
-                replace(self.context(), on_progress=partial(self._progressed, total)), state
-            )
+            running = Pass(replace(self.context(), listener=partial(self._hear, total)), state)
             try:
                 if self.settings.generation == 0:
                     await running.open()
@@ -133,15 +130,14 @@ class Runtime:
             )
         return total, state
 
-    def _progressed(self, before: PassReport, report: PassReport) -> None:
+    def _hear(self, before: PassReport, event: AnyEvent) -> None:
         """Shows the passes so far as one: what a later pass sees to again was planned by an earlier
         one, and given back.
         """
-        self.on_progress(
-            replace(
-                report, **{name: getattr(before, name) + getattr(report, name) for name in SUMS}
-            )
-        )
+        if isinstance(event, Progressed):
+            sums = {n: getattr(before, n) + getattr(event.report, n) for n in SUMS}
+            event = replace(event, report=replace(event.report, **sums))
+        self.listener(event)
 
     def aggregates_are_behind(self, state: State) -> bool:
         """Whether the declared aggregates do not follow from this state."""

@@ -21,6 +21,7 @@ from sinks.parquet.partitions import lacking_in, partitions, require_none
 from sinks.parquet.row_batches import Part, alike, by_source, estimate, together
 from sinks.parquet.row_checks import Verdict, row_text, verdict
 from sinks.parquet.schema_mode import columns_of
+from sinks.parquet.table_spec import TableSpec
 from sinks.parquet.transform_results import parts_of
 from sinks.values.columns import stored
 from sinks.values.contract import stored_type
@@ -29,7 +30,6 @@ from sinks.values.schema import PROVENANCE, encode
 
 if TYPE_CHECKING:
     import pyarrow as pa
-from sinks.parquet.table_spec import TableSpec
 
 CONVERT_ROWS = 100_000
 CONVERT_BYTES = 32 * 2**20

@@ -5,14 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from pipeline.errors import ObjectNotFound, SettingsError, StoreDenied, StoreUnavailable
 from sinks.query.query_limits import Guard
-
-if TYPE_CHECKING:
-    pass
-
 
 _STORE_ERROR = re.compile(
     r"\ATraceback .*^(?:[\w.]+\.)?(ObjectNotFound|StoreUnavailable|StoreDenied|ObjectArchived):"

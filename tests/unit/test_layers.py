@@ -19,6 +19,7 @@ ORDER = (
         "pipeline._version",
         "pipeline.model",
         "pipeline.errors",
+        "pipeline.wording",
         "pipeline.tracebacks",
         "pipeline.ports",
         "pipeline.sql",

@@ -8,7 +8,8 @@ import click
 
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, runtime, wait
-from pipeline.cli.render import as_json, count, size
+from pipeline.cli.render import as_json
+from pipeline.wording import count, size
 
 
 @click.command("audit", epilog="Example:  tidemill audit pipeline.py --bucket ./bucket")

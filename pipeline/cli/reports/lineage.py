@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.options import Target, on_bucket, root_runtime, runtime, wait
-from pipeline.cli.render import as_json, printable
+from pipeline.cli.render import as_json
 from pipeline.errors import SettingsError, nearest
 from pipeline.model import keys
+from pipeline.wording import printable
 
 if TYPE_CHECKING:
     from pipeline.declare.pipeline import Pipeline

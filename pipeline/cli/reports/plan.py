@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from pipeline.cli.missing_sources import empty_source
 from pipeline.cli.options import Target, on_bucket, root_runtime, runtime, wait
 from pipeline.cli.pasted_commands import pasted
-from pipeline.cli.render import as_json, count, dollars, duration, printable, size
+from pipeline.cli.render import as_json, dollars
+from pipeline.runtime.missing_sources import empty_source
+from pipeline.wording import count, duration, printable, size
 
 if TYPE_CHECKING:
     from pipeline.runtime.plan_preview import Plan, PlanCost, RouteCost

@@ -9,8 +9,9 @@ import click
 
 from pipeline.cli.options import Target, on_bucket, runtime, wait
 from pipeline.cli.pasted_commands import pasted
-from pipeline.cli.render import as_json, count, dollars, duration, printable, size, table
+from pipeline.cli.render import as_json, dollars, table
 from pipeline.tracebacks import visible
+from pipeline.wording import count, duration, printable, size
 
 
 @click.command("status", epilog="Example:  tidemill status pipeline.py --bucket ./bucket --json")

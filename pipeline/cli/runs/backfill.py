@@ -12,12 +12,12 @@ from typing import Literal
 import click
 
 from pipeline.cli.options import Target, on_bucket, on_engine, on_limits
-from pipeline.cli.runs.passes import Run
+from pipeline.cli.runs.passes import shown
 from pipeline.discover.backfill_selection import Selection
 from pipeline.discover.request import Limits, Request
 from pipeline.discover.router import Router
 from pipeline.errors import SettingsError, nearest
-from pipeline.passes.report import PassReport
+from pipeline.model.pass_report import PassReport
 from pipeline.passes.runner import Pass
 from pipeline.runtime.engines import Engine
 from pipeline.runtime.runtime import Runtime
@@ -115,7 +115,7 @@ def backfill_command(  # noqa: PLR0917
             uploads=uploads,
             quiet=target.as_json,
         )
-        return asyncio.run(Run(target, engine, work=filling, usd=limits.usd, anew=True).go())
+        return asyncio.run(shown(target, engine, work=filling, usd=limits.usd, fills_anew=True))
     if sample or uploads:
         raise click.UsageError("--sample and --uploads go with --new-generation")
     names = [t.settings.name for p in target.pipelines for t in p.transforms]
@@ -157,7 +157,7 @@ def backfill_command(  # noqa: PLR0917
             before, request=Request(limits=limits, again=selected.again(Router(runtime.settings)))
         )
 
-    return asyncio.run(Run(target, engine, work=work, usd=limits.usd).go())
+    return asyncio.run(shown(target, engine, work=work, usd=limits.usd))
 
 
 async def _fill(

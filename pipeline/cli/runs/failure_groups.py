@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.cli.render import count, duration
 from pipeline.errors import SettingsError
 from pipeline.model.commit import Quarantined
+from pipeline.wording import count, duration
 
 NAMED_MAX = 5
 _KEEP = r"\b(?:u?int|float|decimal|utf-?|sha-?|md|base|latin-?|cp|s)\d+\b"

@@ -7,10 +7,9 @@ import asyncio
 import click
 
 from pipeline.cli.options import Target, on_bucket, on_engine
-from pipeline.cli.render import printable
-from pipeline.cli.runs.passes import Run
-from pipeline.notices.sqs import Notices
+from pipeline.cli.runs.passes import shown
 from pipeline.runtime.engines import Engine
+from pipeline.wording import printable
 
 
 @click.command(
@@ -36,10 +35,7 @@ def hint_command(target: Target, engine: Engine, names: tuple[str, ...]) -> int:
         if not any(key.startswith(p.source) for p in target.pipelines):
             sources = ", ".join(repr(p.source) for p in target.pipelines)
             raise click.UsageError(f"{printable(name)} is below no pipeline's source ({sources})")
-    run = Run(target, engine)
-    run.noticed = Notices(keys=list(dict.fromkeys(found)))
-    run.tells_absent = True
-    return asyncio.run(run.go())
+    return asyncio.run(shown(target, engine, named=list(dict.fromkeys(found))))
 
 
 def _key(target: Target, name: str) -> str:

@@ -11,10 +11,11 @@ import click
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, runtime, wait
 from pipeline.cli.pasted_commands import pasted
-from pipeline.cli.render import as_json, count, printable, table
+from pipeline.cli.render import as_json, table
 from pipeline.errors import SettingsError, nearest
 from pipeline.runtime.runtime import Runtime
 from pipeline.state.jobs import ENDED, Job, Outcome
+from pipeline.wording import count, printable
 
 SHOWN_MAX = 50
 POLL_S = 0.5

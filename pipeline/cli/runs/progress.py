@@ -6,23 +6,19 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import click
 
-from pipeline.cli.render import count, duration, size
-from pipeline.passes.report import PassReport
+from pipeline.model.pass_report import PassReport
+from pipeline.wording import count, duration, size
 
 PLAIN_EVERY_S = 5.0
 FOLLOW_S = 0.5
 
 
 class Progress:
-    """Shows a pass as it goes.
-
-    Use it as a context manager around the run; call `update` with the pass's report.
-    """
+    """Shows a pass as it goes: call `update` with its report, and `close` in the end."""
 
     def __init__(self, name: str, *, quiet: bool) -> None:
         self._name = name
@@ -41,15 +37,8 @@ class Progress:
             await asyncio.sleep(FOLLOW_S)
             self.update(self._report)
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Take the bar away."""
         if self._bar is not None:
             self._bar.stop()
 

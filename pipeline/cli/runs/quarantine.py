@@ -12,12 +12,13 @@ import msgspec
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, root_runtime, wait
 from pipeline.cli.pasted_commands import pasted
-from pipeline.cli.render import as_json, count, duration, printable, table
+from pipeline.cli.render import as_json, table
 from pipeline.cli.runs.failure_groups import Entry, Group, grouped, matching
 from pipeline.cli.runs.replay import nearest_key, replay_command
 from pipeline.errors import SettingsError
 from pipeline.passes.runner import Pass
 from pipeline.tracebacks import visible
+from pipeline.wording import count, duration, printable
 
 LISTED_MAX = 100
 KINDS = ("failed", "lost", "key", "cancelled")

@@ -12,10 +12,11 @@ import click
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, root_runtime, wait
 from pipeline.cli.pasted_commands import pasted
-from pipeline.cli.render import as_json, count, printable
+from pipeline.cli.render import as_json
 from pipeline.declare.load_file import user_output_aside
 from pipeline.errors import SettingsError, nearest
 from pipeline.tracebacks import describe, visible
+from pipeline.wording import count, printable
 
 if TYPE_CHECKING:
     from pipeline.runtime.replay import Replayed

@@ -12,13 +12,14 @@ from functools import partial
 import click
 
 from pipeline.cli.options import Target, on_bucket, on_engine, on_limits, priority_of
-from pipeline.cli.runs.passes import SWEEP_S, Run
+from pipeline.cli.runs.passes import shown
 from pipeline.discover.request import Limits, Request
 from pipeline.errors import SettingsError
+from pipeline.model.pass_report import PassReport
 from pipeline.notices.sqs import NoticeQueue
-from pipeline.passes.report import PassReport
 from pipeline.runtime.engines import Engine
 from pipeline.runtime.runtime import Runtime
+from pipeline.runtime.watch import SWEEP_S, Watching
 from pipeline.state.state import State
 from pipeline.stores import open_store
 from pipeline.stores.s3.address import s3_address
@@ -107,27 +108,27 @@ def run_command(  # noqa: PLR0917
             "--inventory goes with neither --watch nor --job: it is a listing, and read once"
         )
     request = Request(limits=limits, priority=priority_of(words))
+    passes = partial(shown, target, engine, fail_on=fail_on)
     if job is not None:
-        run = Run(target, engine, work=partial(_job, job, alone=len(target.pipelines) == 1))
-    elif inventory is not None:
-        run = Run(
-            target, engine, work=partial(_inventory, target, inventory, request), usd=limits.usd
+        work = partial(_job, job, alone=len(target.pipelines) == 1)
+        return asyncio.run(passes(work=work))
+    if inventory is not None:
+        work = partial(_inventory, target, inventory, request)
+        return asyncio.run(passes(work=work, usd=limits.usd))
+    watching = None
+    if watch:
+        queue = _queue(target, queue_url) if queue_url is not None else None
+        watching = Watching(interval_s=interval_s, sweep_s=sweep_s, notices=queue)
+    return asyncio.run(passes(watching=watching, request=request, usd=limits.usd))
+
+
+def _queue(target: Target, url: str) -> NoticeQueue:
+    if not target.bucket.url.startswith("s3://"):
+        raise click.UsageError(
+            f"--queue is for notices of an S3 bucket, and {target.bucket.url} is none"
         )
-    else:
-        run = Run(
-            target, engine, watch=watch, interval_s=interval_s, request=request, usd=limits.usd
-        )
-    run.sweep_s, run.fail_on = sweep_s, fail_on
-    if queue_url is not None:
-        if not target.bucket.url.startswith("s3://"):
-            raise click.UsageError(
-                f"--queue is for notices of an S3 bucket, and {target.bucket.url} is none"
-            )
-        name, prefix = s3_address(target.bucket.url)
-        run.notices = NoticeQueue(
-            queue_url, bucket=name, prefix=prefix, region=target.bucket.region
-        )
-    return asyncio.run(run.go())
+    name, prefix = s3_address(target.bucket.url)
+    return NoticeQueue(url, bucket=name, prefix=prefix, region=target.bucket.region)
 
 
 async def _inventory(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from pipeline.cli.render import count, duration, printable, size
-from pipeline.passes.report import PassReport
+from pipeline.model.pass_report import PassReport
+from pipeline.wording import count, duration, printable, size
 
 
 def handed_over(name: str, report: PassReport) -> list[str]:

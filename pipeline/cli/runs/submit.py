@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import click
 
-from pipeline.cli import missing_sources
 from pipeline.cli.options import Target, on_bucket, root_runtime, runtime, wait
 from pipeline.cli.render import as_json
 from pipeline.deploy.engines import ModalEngine
 from pipeline.errors import SettingsError
+from pipeline.runtime import missing_sources
 from pipeline.runtime.runtime import Runtime
 
 
@@ -68,7 +68,7 @@ def submit_command(
         _in_background(target, pipeline.name, job)
     for name in wait(missing_sources.unknown_keys([runtime(target, pipeline)], names)):
         click.echo(
-            f"tidemill: {wait(missing_sources.told_absent(target.bucket.open(), name))}", err=True
+            f"tidemill: {wait(missing_sources.said_absent(target.bucket.open(), name))}", err=True
         )
     if target.as_json:
         as_json({"job": job, "pipeline": pipeline.name, "files": len(set(names))})

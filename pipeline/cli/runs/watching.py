@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.render import duration
+from pipeline.wording import duration
 
 HEARTBEAT_S = 300.0
 """How often a run that finds nothing says so where it does not write to a terminal."""

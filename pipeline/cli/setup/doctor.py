@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from pipeline import wording
 from pipeline.cli import EXIT_BAD_INPUT, EXIT_PROBLEMS, render
 from pipeline.cli.options import bucket_options, wait
 
@@ -39,8 +40,8 @@ def doctor_command(file: str | None, bucket: Bucket | None, as_json: bool) -> in
         for check in checks:
             mend = f"; to mend it: {check.mend}" if check.mend else ""
             click.echo(
-                f"{check.status:4}  {render.printable(check.check)}:"
-                f" {render.printable(check.found)}{mend}"
+                f"{check.status:4}  {wording.printable(check.check)}:"
+                f" {wording.printable(check.found)}{mend}"
             )
     if bucket is not None:
         require_place(bucket.url)  # said once more, as other commands say it

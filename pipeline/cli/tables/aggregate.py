@@ -12,13 +12,14 @@ import msgspec
 
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, root_runtime, wait
-from pipeline.cli.render import as_json, count
+from pipeline.cli.render import as_json
 from pipeline.model.snapshot import Changes
 from pipeline.passes import aggregation
 from pipeline.passes.runner import Pass
 from pipeline.runtime import feasibility
 from pipeline.runtime.runtime import Runtime
 from pipeline.sql import quoting
+from pipeline.wording import count
 
 if TYPE_CHECKING:
     import pyarrow as pa

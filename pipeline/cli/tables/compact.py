@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from pipeline.cli.options import Target, on_bucket, runtime, wait
-from pipeline.cli.render import as_json, count, size
+from pipeline.cli.render import as_json
+from pipeline.wording import count, size
 
 
 @click.command("compact", epilog="Example:  tidemill compact pipeline.py --bucket ./bucket")

@@ -8,9 +8,10 @@ import click
 
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, root_runtime, wait
-from pipeline.cli.render import as_json, count
+from pipeline.cli.render import as_json
 from pipeline.model.receipt import MAIN_TABLE
 from pipeline.tracebacks import visible
+from pipeline.wording import count
 
 
 @click.command("files", epilog="Example:  tidemill files pipeline.py --bucket ./bucket")

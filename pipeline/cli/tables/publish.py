@@ -9,13 +9,14 @@ from typing import Literal
 import click
 
 from pipeline.cli.options import Target, on_bucket, root_runtime, wait
-from pipeline.cli.render import as_json, count, printable
+from pipeline.cli.render import as_json
 from pipeline.errors import SettingsError
 from pipeline.model.commit import Generation, Generations
 from pipeline.passes.runner import Pass
 from pipeline.runtime.runtime import Runtime
 from pipeline.runtime.system import WallClock
 from pipeline.state.generations import Change
+from pipeline.wording import count, printable
 
 
 @click.command("publish", epilog="Example:  tidemill publish pipeline.py --bucket ./bucket")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.options import Target, on_bucket, root_runtime, wait
-from pipeline.cli.render import as_json, count, printable, table
+from pipeline.cli.render import as_json, table
+from pipeline.wording import count, printable
 
 if TYPE_CHECKING:
     from pipeline.declare.pipeline import Pipeline

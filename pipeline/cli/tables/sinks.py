@@ -1,6 +1,4 @@
-"""`tidemill sinks`: what each declared sink holds; and what `run` does about them
-after its passes.
-"""
+"""`tidemill sinks`: what each declared sink holds."""
 
 from __future__ import annotations
 
@@ -13,13 +11,9 @@ from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, root_runtime, wait
 from pipeline.cli.render import as_json, table
 from pipeline.errors import SettingsError, nearest
-from pipeline.tracebacks import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pipeline.runtime.publish import Published
-    from pipeline.runtime.runtime import Runtime
 
 
 @click.command("sinks", epilog="Example:  tidemill sinks pipeline.py --bucket ./bucket --publish")
@@ -37,6 +31,8 @@ def sinks_command(target: Target, publish: bool, rebuild: str | None) -> int:
     named = [name for p in target.pipelines for name in p.sinks]
     if rebuild is not None and rebuild not in named:
         raise SettingsError(f"{target.file} declares no sink {rebuild!r}{nearest(rebuild, named)}")
+    from pipeline.runtime.publish import failure
+
     found = wait(_all(target, publish, rebuild))
     if target.as_json:
         as_json(
@@ -82,39 +78,3 @@ def _state(one: Published) -> str:
     if one.done:
         return "built anew" if one.rebuilt else "brought up to date"
     return "behind" if one.is_behind else "up to date"
-
-
-def failure(one: Published) -> str:
-    """One line about a sink that did not follow."""
-    return f"sink {one.sink}: {visible(' '.join(one.problem.split()))}"
-
-
-class AfterPasses:
-    """Publishes after a run's passes: at first, after each that committed, and again while a sink
-    fails.
-    """
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._waiting: dict[str, bool] = {}
-        self._said: dict[str, str] = {}
-
-    async def publish(self, runtime: Runtime, *, committed: bool) -> bool:
-        """Whether every sink holds the newest commit now.
-
-        What is wrong is said once, until it is something else.
-        """
-        pipeline = runtime.pipeline
-        if not pipeline.sinks or not (committed or self._waiting.get(pipeline.name, True)):
-            return True
-        from pipeline.runtime.publish import Publisher
-
-        good = True
-        for one in await Publisher(runtime).publish_all():
-            text = failure(one) if one.problem else ""
-            if text and self._said.get(one.sink) != text:
-                self._say(f"{text}; the next run tries again")
-            self._said[one.sink] = text
-            good = good and not text
-        self._waiting[pipeline.name] = not good
-        return good

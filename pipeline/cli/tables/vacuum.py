@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from pipeline.cli.options import Target, on_bucket, root_runtime, wait
-from pipeline.cli.render import as_json, count, size
+from pipeline.cli.render import as_json
+from pipeline.wording import count, size
 
 
 @click.command("vacuum", epilog="Example:  tidemill vacuum pipeline.py --bucket ./bucket --dry-run")

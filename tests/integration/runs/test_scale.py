@@ -14,8 +14,8 @@ from bench.large import LIST_KEYS, TASK_FILES, Virtual, modified_us, name, parts
 from pipeline.commit_log.log import Log
 from pipeline.discover.request import Request
 from pipeline.model import keys
+from pipeline.model.pass_report import PassReport
 from pipeline.model.policy import Policy
-from pipeline.passes.report import PassReport
 from pipeline.passes.runner import Pass
 from pipeline.runtime.system import WallClock
 from pipeline.state import codec

@@ -12,10 +12,11 @@ import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from pipeline.cli.runs.passes import Run
+from pipeline.runtime.watch import Passes, Watching
 from pipeline.state.key_growth import Frontier, Growth
 from pipeline.state.state import State
 from tests.support.builders import pipeline_settings
@@ -89,13 +90,14 @@ def test_a_listing_that_is_none_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("told", [False, True])
 def test_with_a_queue_every_listing_is_whole(told: bool) -> None:
     """It is what makes lost notices good, wherever their keys lie."""
-    run = Run(target=None, engine=None, watch=True)  # type: ignore[arg-type]
+    queue: Any = object() if told else None
+    nothing: Any = None
+    passes = Passes([], nothing, nothing, watching=Watching(notices=queue))
     settings = pipeline_settings(listing="growing")
     frontier = Frontier(prefix="up/", start_after="", last="up/z", seen=1, late=0)
-    run.states[settings.name] = State(settings.name)
-    run.states[settings.name].growth = Growth(listed=1, whole=frontier)
-    run.whole_due_s[settings.name] = math.inf
-    run.notices = object() if told else None  # type: ignore[assignment]
+    passes.states["p"] = State(settings.name)
+    passes.states["p"].growth = Growth(listed=1, whole=frontier)
+    passes.whole_due_s["p"] = math.inf
     runtime = SimpleNamespace(settings=settings, label="p", pipeline=SimpleNamespace(upstream=None))
-    request = run._request(runtime)  # type: ignore[arg-type]
+    request = passes._request(runtime)  # type: ignore[arg-type]
     assert (request is not None and request.growing) is not told

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from pipeline.discover import listing
 from pipeline.discover.request import Limits, Request
 from pipeline.model.listing import Head, Page
+from pipeline.model.pass_report import PassReport
 from pipeline.model.policy import Policy
 from pipeline.model.settings import CostLimits, Priority, TransformSettings
 from pipeline.model.task import Assignment
 from pipeline.passes import admission
 from pipeline.passes.context import PassContext
-from pipeline.passes.report import PassReport
 from pipeline.passes.runner import Pass
 from pipeline.passes.upkeep import keep_tidy
 from pipeline.plan.cost import Budget, Prices

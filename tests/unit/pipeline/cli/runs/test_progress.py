@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from pipeline.cli.render import count, duration, printable, size
 from pipeline.cli.runs import progress
 from pipeline.cli.runs.progress import Progress
-from pipeline.passes.report import PassReport
+from pipeline.model.pass_report import PassReport
+from pipeline.wording import count, duration, printable, size
 
 
 def test_plain_lines_count_what_running_attempts_are_done_with(

@@ -1,17 +1,17 @@
 """Sources that are not there: an empty prefix, and keys that no object has.
 
-Each is told with the nearest that there is.
+Each is said with the nearest that there is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.cli.render import printable
 from pipeline.errors import nearest
 from pipeline.model import keys
 from pipeline.ports import Store
 from pipeline.runtime.runtime import Runtime
+from pipeline.wording import printable
 
 JUMPS_MAX = 50
 """Folders of one level that are looked at: each takes a request."""
@@ -126,7 +126,7 @@ async def unknown_keys(runtimes: Sequence[Runtime], names: Sequence[str]) -> lis
     return gone
 
 
-async def told_absent(store: Store, name: str) -> str:
+async def said_absent(store: Store, name: str) -> str:
     """One line for a key that no object has and that nobody knew, with the nearest one in its
     folder.
     """
