@@ -6,8 +6,9 @@ Raises SettingsError, with one line, for what cannot be one.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
-from pipeline.declare.transform_options import between, strings
+from pipeline.declare.checked_values import between, strings
 from pipeline.errors import SettingsError
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
@@ -29,6 +30,12 @@ def checked_name(what: str, name: object) -> str:
     return name
 
 
+def refuse_taken(label: str, name: str, others: Collection[str]) -> None:
+    """Raises SettingsError where something else has the name."""
+    if name in others:
+        raise SettingsError(f"{label}: the name is taken")
+
+
 def checked_prefix(name: str, what: str, prefix: object) -> str:
     """A key prefix that ends with `/`, or ""."""
     if not isinstance(prefix, str) or (prefix and not prefix.endswith("/")):
@@ -41,6 +48,16 @@ def checked_prefix(name: str, what: str, prefix: object) -> str:
             " 'uploads/flights/'"
         )
     return prefix
+
+
+def checked_key(label: str, key: object) -> str:
+    """One object's key, or a prefix of several."""
+    if not isinstance(key, str) or not key or key.startswith("/"):
+        raise SettingsError(
+            f"{label}: {key!r} is no key, such as reference/shops.csv, and no prefix, such as"
+            " reference/shops/"
+        )
+    return key
 
 
 def checked_globs(name: str, what: str, values: object) -> tuple[str, ...]:

@@ -5,41 +5,38 @@ Everything is checked when it is declared.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from pipeline.declare.code_version import fingerprint
+from pipeline.declare.checked_values import between, one_of, strings
 from pipeline.declare.declared_names import (
     checked_dollars,
     checked_globs,
+    checked_key,
     checked_name,
     checked_prefix,
-    quoted_name,
+    refuse_taken,
 )
 from pipeline.declare.prefix_overlaps import refuse_overlap, refuse_sink_overlap
 from pipeline.declare.schedules import checked_schedule, checked_timezone
 from pipeline.declare.table_options import (
+    check_sink,
     checked_check,
+    checked_groups,
     checked_mode,
     checked_schema,
+    checked_statement,
     named_columns,
     refuse_unknown,
 )
+from pipeline.declare.transform import Class, OfMany, OfOne, One, Transform, transform_settings
 from pipeline.declare.transform_options import (
-    TIMEOUT_MAX_S,
+    SingleOptions,
     TransformOptions,
-    between,
-    boolean,
-    check_target,
-    checked_batch_wait,
     checked_priority,
-    checked_resources,
     known_options,
-    optional,
-    strings,
 )
 from pipeline.errors import SettingsError
 from pipeline.model.settings import (
@@ -62,58 +59,61 @@ if TYPE_CHECKING:
 
     from pipeline.tables.table import Table
 
-F = TypeVar("F", bound=Callable[..., object])
-
-
-@dataclass(frozen=True, slots=True)
-class Transform:
-    """A declared function or class, not called yet."""
-
-    settings: TransformSettings
-    target: Callable[..., object]
-
-    def load(
-        self, settled: Callable[[object], object] = lambda result: result
-    ) -> Callable[..., object]:
-        """The callable for this process: for a class, an instance whose `load` has run once.
-        settled: sees to what is async.
-        """
-        if not inspect.isclass(self.target):
-            return self.target
-        instance: Any = self.target()
-        if hasattr(instance, "load"):
-            settled(instance.load())
-        return cast("Callable[..., object]", instance)
+Listing = Literal["auto", "whole", "growing"]
+Access = Literal["mount", "api"]
+LISTINGS: tuple[Listing, ...] = ("auto", "whole", "growing")
+ACCESSES: tuple[Access, ...] = ("mount", "api")
 
 
 class Pipeline:
     """Objects below `source` become rows of the table `name`, by the transforms declared on it.
 
-    source: a key prefix that ends with `/` (or "" for the whole bucket, if `output` allows it); or
-    another pipeline: then each source of that one's table is an object with its rows
-    (`Object.table()`, `Object.rows()`). include, exclude: globs over the rest of the key (`*` stays
-    within one path part, `**/` spans any number). output: where Parquet goes, by default
-    `tables/<name>/`. partition_by: columns for hive partitions. order_by, file_mb: by which columns
-    compaction sorts the rows of a file (those that filters name), and the size of file it aims at.
-    schema: column types; without it they are learned from the first rows. widen: what happens when
-    a later file brings another type: by default ("float") a column of integers may become one of
-    floats or decimals while every integer is exact there, "none" leaves it one of integers,
-    "string" lets anything become text; a file that does not fit is quarantined. schema_mode: what
-    files may do to the columns: "evolve" adds new ones, "freeze" quarantines a file that brings one
-    or another type, "rescue" puts what does not fit into the column `_rescued`. retention_days: how
-    long superseded rows stay on disk for readers. listing: what a watching run, or the ticks
-    between two sweeps, list: "auto" from the last key on where keys were seen to grow (dates,
-    sequence numbers) and there are many, else all; "growing" always from the last key on; "whole"
-    always all. priority: what goes first where not all can go at once: "newest", "oldest", or a
-    list of prefixes (of the key after `source`); by default the listing's own order. timezone:
-    where days begin and end, in queries, checks and aggregates as for the schedule, on any machine.
+    name: the table's name in SQL: a lower-case letter, then letters, digits and `_`.
+    source: a key prefix that ends with `/` (or "" for the whole bucket, if `output` allows it), or
+        another pipeline: then each source of its table is an object (`Object.table()`, `.rows()`).
 
-    For a deployed pipeline: schedule: when it looks for new objects, as five cron fields in
-    `timezone` or a timedelta. sweep: a schedule of its own for full listings; the ticks of
-    `schedule` then take keys that were hinted, or that grew. access: how workers reach the bucket,
-    through "mount" (they hold no credentials) or by "api". pip, apt: packages in every container.
-    max_cost_usd, max_cost_usd_per_day: estimated dollars after which a run, or a day (UTC),
-    dispatches nothing more.
+    What is read:
+
+    include: globs over the rest of the key, where `*` stays within one path part and `**/` spans
+        any number. Default: everything.
+    exclude: globs of what is left out. Default: nothing.
+    listing: what a watching run, or the ticks between two sweeps, list. "auto": from the last key
+        on where keys were seen to grow (dates, sequence numbers) and there are many, else all;
+        "growing": always from the last key on; "whole": always all. Default: "auto".
+    priority: what goes first where not all can go at once: "newest", "oldest", or a list of
+        prefixes (of the key after `source`). Default: "key", the order of the listing.
+
+    The table:
+
+    output: the key prefix that Parquet goes below. Default: `tables/<name>/`.
+    partition_by: columns for hive partitions. Default: none.
+    order_by: columns by which compaction sorts the rows of a file: those that filters name.
+        Default: none.
+    file_mb: the size of file, in MiB, that compaction aims at. Default: 128.
+    schema: a `pyarrow.Schema`. Default: columns are learned from the first rows.
+    schema_mode: what files may do to the columns. "evolve": add new ones; "freeze": a file that
+        brings one, or another type, is set aside; "rescue": what does not fit goes into the column
+        `_rescued`. Default: "evolve".
+    widen: what happens where a later file brings another type. "float": a column of integers may
+        become one of floats or decimals while every integer is exact there; "none": it stays one
+        of integers; "string": anything may become text. A file that does not fit is set aside.
+        Default: "float" in tables that evolve.
+    retention_days: how long superseded rows stay on disk for readers. Default: 7.
+    timezone: where days begin and end, in queries, checks, aggregates and schedules, on any
+        machine. Default: "UTC".
+
+    Once it is deployed:
+
+    schedule: when it looks for new objects: five cron fields in `timezone`, or a timedelta.
+        Default: never by itself.
+    sweep: a schedule of its own for full listings; the ticks of `schedule` then take keys that were
+        hinted, or that grew. Default: every tick lists.
+    access: how workers reach the bucket: "mount" (they hold no credentials) or "api".
+        Default: "mount".
+    pip: packages from the package index in every container. Default: none.
+    apt: Debian packages in every container. Default: none.
+    max_cost_usd: estimated dollars after which a run dispatches nothing more. Default: no limit.
+    max_cost_usd_per_day: the same for a day (UTC). Default: no limit.
 
     Raises SettingsError, with one line, for anything that cannot work.
     """
@@ -133,18 +133,18 @@ class Pipeline:
         widen: Literal["none", "float", "string"] | None = None,
         schema_mode: SchemaMode = "evolve",
         retention_days: float = 7.0,
-        listing: Literal["auto", "whole", "growing"] = "auto",
+        listing: Listing = "auto",
         priority: Literal["key", "newest", "oldest"] | Sequence[str] = "key",
         schedule: str | timedelta | None = None,
         sweep: str | timedelta | None = None,
         timezone: str = "UTC",
-        access: Literal["mount", "api"] = "mount",
+        access: Access = "mount",
         pip: Sequence[str] = (),
         apt: Sequence[str] = (),
         max_cost_usd: float | None = None,
         max_cost_usd_per_day: float | None = None,
     ) -> None:
-        self.name = checked_name("pipeline", name)
+        self.name, label = checked_name("pipeline", name), f"pipeline {name}"
         self.upstream = source if isinstance(source, Pipeline) else None
         """The pipeline whose table this one reads; None: it reads objects of the bucket."""
         self.source = (
@@ -158,38 +158,27 @@ class Pipeline:
         refuse_overlap(name, self.source, self.output)
         self.include = checked_globs(name, "include", include)
         self.exclude = checked_globs(name, "exclude", exclude)
-        self.partition_by = strings(f"pipeline {name}", "partition_by", partition_by)
-        self.order_by = strings(f"pipeline {name}", "order_by", order_by)
-        self.file_bytes = int(between(f"pipeline {name}", "file_mb", file_mb, 0.001, 4096) * 2**20)
+        self.partition_by = strings(label, "partition_by", partition_by)
+        self.order_by = strings(label, "order_by", order_by)
+        self.file_bytes = int(between(label, "file_mb", file_mb, 0.001, 4096) * 2**20)
         self.schema = checked_schema(name, schema)
-        self.schema_mode, self.widen = checked_mode(f"pipeline {name}", schema_mode, widen)
+        self.schema_mode, self.widen = checked_mode(label, schema_mode, widen)
         refuse_unknown(
-            f"pipeline {name}",
+            label,
             named_columns((), self.order_by, self.partition_by),
             self.schema,
             self.schema_mode,
         )
-        if not isinstance(retention_days, int | float) or not 0 <= retention_days <= 3650:
-            raise SettingsError(
-                f"pipeline {name}: retention_days={retention_days!r} is not between 0 and 3650"
-            )
-        self.retention_s = retention_days * DAY_S
-        label = f"pipeline {name}"
-        if listing not in ("auto", "whole", "growing"):
-            raise SettingsError(
-                f'{label}: listing={listing!r} is not one of "auto", "whole", "growing"'
-            )
-        self.listing: Literal["auto", "whole", "growing"] = (
-            listing if self.upstream is None else "whole"
-        )
+        self.retention_s = between(label, "retention_days", retention_days, 0, 3650) * DAY_S
+        self.listing: Listing = one_of(label, "listing", listing, LISTINGS)
+        if self.upstream is not None:
+            self.listing = "whole"
         self.priority = checked_priority(label, priority)
-        if access not in ("mount", "api"):
-            raise SettingsError(f'{label}: access={access!r} is neither "mount" nor "api"')
         self.deployment = DeploymentSettings(
             schedule=checked_schedule(f"{label}: schedule", schedule),
             sweep=checked_schedule(f"{label}: sweep", sweep),
             timezone=checked_timezone(f"{label}: timezone", timezone),
-            access=access,
+            access=one_of(label, "access", access, ACCESSES),
             pip=strings(label, "pip", pip),
             apt=strings(label, "apt", apt),
         )
@@ -216,10 +205,15 @@ class Pipeline:
         return f"{self.name}:"
 
     @overload
-    def transform(self, target: F, /) -> F: ...
-
+    def transform(self, target: Class, /) -> Class: ...
     @overload
-    def transform(self, /, **options: Unpack[TransformOptions]) -> Callable[[F], F]: ...
+    def transform(self, target: One, /) -> One: ...
+    @overload
+    def transform(self, /, *, batch_size: int, **options: Unpack[SingleOptions]) -> OfMany: ...
+    @overload
+    def transform(
+        self, /, *, batch_size: None = None, **options: Unpack[SingleOptions]
+    ) -> OfOne: ...
 
     def transform(
         self, target: Callable[..., object] | None = None, /, **options: Unpack[TransformOptions]
@@ -236,10 +230,10 @@ class Pipeline:
         `TransformOptions`.
         """
 
-        def declare(target: F) -> F:
+        def declare(target: Callable[..., object]) -> Callable[..., object]:
             label = f"pipeline {self.name}, transform {getattr(target, '__name__', target)!s}"
             known_options(label, options)
-            settings = self._transform_settings(label, target, options)
+            settings = transform_settings(self.name, label, target, options)
             if any(t.settings.name == settings.name for t in self.transforms):
                 raise SettingsError(
                     f"pipeline {self.name} has two transforms named {settings.name}: rename one"
@@ -248,37 +242,6 @@ class Pipeline:
             return target
 
         return declare if target is None else declare(target)
-
-    def _transform_settings(
-        self, label: str, target: Callable[..., object], options: TransformOptions
-    ) -> TransformSettings:
-        batch_size = options.get("batch_size")
-        check_target(label, target, batch_size)
-        match, version = options.get("match", "**"), options.get("version")
-        batch_wait_ms = checked_batch_wait(label, options)
-        safe = boolean(label, "safe_to_rerun", options.get("safe_to_rerun", True))
-        attempts = int(
-            between(label, "max_attempts", options.get("max_attempts", 3 if safe else 1), 1, 100)
-        )
-        if not safe and attempts > 1:
-            raise SettingsError(
-                f"{label}: max_attempts={attempts} contradicts safe_to_rerun=False: leave one of"
-                " them out"
-            )
-        return TransformSettings(
-            name=checked_name("transform", target.__name__.lower()),
-            version=version if version is not None else "",  # see `settings`
-            match=checked_globs(self.name, "match", [match] if isinstance(match, str) else match),
-            timeout_s=between(
-                label, "timeout_s", options.get("timeout_s", 600.0), 0.1, TIMEOUT_MAX_S
-            ),
-            max_attempts=attempts,
-            batch_size=optional(label, "batch_size", batch_size, 1, 100_000),
-            batch_wait_ms=batch_wait_ms,
-            safe_to_rerun=safe,
-            keeps_state=inspect.isclass(target),
-            resources=checked_resources(label, options, is_class=inspect.isclass(target)),
-        )
 
     def aggregate(
         self, name: str, *, by: str | Sequence[str] | Mapping[str, str], sql: str
@@ -293,25 +256,12 @@ class Pipeline:
         """
         label = f"pipeline {self.name}, aggregate {name}"
         checked_name("aggregate", name)
-        if (
-            name == self.name
-            or name in (d.name for d in self.dimensions)
-            or any(a.name == name for a in self.aggregates)
-        ):
-            raise SettingsError(f"{label}: the name is taken")
-        groups = (
-            dict(by)
-            if isinstance(by, Mapping)
-            else {c: quoted_name(c) for c in ([by] if isinstance(by, str) else by)}
-        )
-        if not groups or not all(
-            isinstance(k, str) and isinstance(v, str) for k, v in groups.items()
-        ):
-            raise SettingsError(f'{label}: by= needs at least one column, for example by=["month"]')
-        if not isinstance(sql, str) or not sql.strip():
-            raise SettingsError(f"{label}: sql= is empty")
+        refuse_taken(label, name, self._tables())
+        groups, statement = checked_groups(label, by), checked_statement(label, sql)
         self.aggregates.append(
-            AggregateSettings(name=name, by=groups, sql=sql, timezone=self.deployment.timezone)
+            AggregateSettings(
+                name=name, by=groups, sql=statement, timezone=self.deployment.timezone
+            )
         )
 
     def check(self, name: str, sql: str, *, action: CheckAction = "quarantine") -> None:
@@ -324,8 +274,7 @@ class Pipeline:
         """
         label = f"pipeline {self.name}, check {name}"
         checked_name("check", name)
-        if any(c.name == name for c in self.checks):
-            raise SettingsError(f"{label}: the name is taken")
+        refuse_taken(label, name, [one.name for one in self.checks])
         zone, declared = self.deployment.timezone, self.schema
         checked = checked_check(
             label, name, sql, action, table=self.name, timezone=zone, declared=declared
@@ -342,18 +291,8 @@ class Pipeline:
         """
         label = f"pipeline {self.name}, dimension {name}"
         checked_name("dimension", name)
-        if (
-            name == self.name
-            or name in (d.name for d in self.dimensions)
-            or name in (a.name for a in self.aggregates)
-        ):
-            raise SettingsError(f"{label}: the name is taken")
-        if not isinstance(key, str) or not key or key.startswith("/"):
-            raise SettingsError(
-                f"{label}: {key!r} is no key, such as reference/shops.csv, and no prefix, such as"
-                " reference/shops/"
-            )
-        self.dimensions.append(DimensionSettings(name=name, key=key))
+        refuse_taken(label, name, self._tables())
+        self.dimensions.append(DimensionSettings(name=name, key=checked_key(label, key)))
 
     def backfill(
         self,
@@ -373,19 +312,16 @@ class Pipeline:
         """
         label = f"pipeline {self.name}, backfill {name}"
         checked_name("backfill", name)
-        if any(b.name == name for b in self.backfills):
-            raise SettingsError(f"{label}: the name is taken")
+        refuse_taken(label, name, [one.name for one in self.backfills])
         checked = checked_schedule(f"{label}: schedule", schedule)
         if checked is None:
             raise SettingsError(f"{label}: schedule= is missing")
-        seconds = (
-            None
-            if since is None
-            else between(label, "since", since.total_seconds(), 1, 3650 * DAY_S)
-        )
+        since_s = since.total_seconds() if since is not None else None
+        if since_s is not None:
+            between(label, "since", since_s, 1, 3650 * DAY_S)
         self.backfills.append(
             BackfillSettings(
-                name=name, schedule=checked, prefix=prefix, since_s=seconds, outdated=outdated
+                name=name, schedule=checked, prefix=prefix, since_s=since_s, outdated=outdated
             )
         )
 
@@ -416,17 +352,15 @@ class Pipeline:
         """
         label = f"pipeline {self.name}, sink {name}"
         checked_name("sink", name)
-        if name in self.sinks:
-            raise SettingsError(f"{label}: the name is taken")
-        if isinstance(target, type) or not isinstance(target, SinkTarget):
-            raise SettingsError(
-                f'{label}: {target!r} is no sink; use one of `sinks`, like Delta("lake/")'
-            )
-        if target in self.sinks.values():
-            raise SettingsError(f"{label}: another sink of this pipeline has the same place")
+        refuse_taken(label, name, self.sinks)
+        check_sink(label, target, self.sinks)
         if target.writes is not None:
             refuse_sink_overlap(self.name, name, target.writes, self)
         self.sinks[name] = target
+
+    def _tables(self) -> list[str]:
+        tables = [one.name for one in self.dimensions] + [one.name for one in self.aggregates]
+        return [self.name, *tables]
 
     def settings(self) -> PipelineSettings:
         """The parsed declaration. Raises SettingsError if no transform is declared."""
@@ -458,20 +392,9 @@ class Pipeline:
         )
 
     def _versioned(self, transform: Transform) -> TransformSettings:
-        """With a fingerprint where no version is declared: not before the whole file was read,
-        since helpers may stand below.
-        """
+        """With a fingerprint, made after the whole file was read: helpers may stand below."""
         settings, name = transform.settings, transform.settings.name
-        if settings.version or name in self._fingerprints:
-            return replace(settings, version=settings.version or self._fingerprints[name])
-        shape = [str(settings.batch_size)]
-        shape += [f"schema={self.schema}"] if self.schema is not None else []
-        packages = [
-            *self.deployment.pip,
-            *self.deployment.apt,
-            *settings.resources.pip,
-            *settings.resources.apt,
-        ]
-        shape += [f"packages={sorted(packages)}"] if packages else []
-        self._fingerprints[name] = fingerprint(transform.target, shape)
-        return replace(settings, version=self._fingerprints[name])
+        if not settings.version and name not in self._fingerprints:
+            packages = (*self.deployment.pip, *self.deployment.apt)
+            self._fingerprints[name] = transform.fingerprint(self.schema, packages)
+        return replace(settings, version=settings.version or self._fingerprints[name])

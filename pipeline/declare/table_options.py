@@ -5,11 +5,12 @@ What can be known without rows is checked here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline.declare.declared_names import quoted_name
 from pipeline.errors import SettingsError, nearest
-from pipeline.model.settings import CheckAction, CheckSettings, SchemaMode, Widen
+from pipeline.model.settings import CheckAction, CheckSettings, SchemaMode, SinkTarget, Widen
 from pipeline.sql.connection import connect_without_threads
 from pipeline.sql.parse_tree import objects, parse_tree
 from pipeline.sql.reserved_words import quoting_hint
@@ -236,3 +237,38 @@ def _bind(
             raise ValueError(f"{sql.strip()!r}: {_OF_ROWS}") from None
         if known and all(name.lower() in known for name in columns):
             raise  # else it may need other types than the nulls that stand for them
+
+
+def checked_groups(label: str, by: object) -> dict[str, str]:
+    """An aggregate's groups: from columns of its result to SQL over the rows.
+
+    Raises SettingsError where there are none.
+    """
+    groups = by
+    if not isinstance(by, Mapping):
+        columns = [by] if isinstance(by, str) else by
+        groups = {c: quoted_name(c) for c in columns} if isinstance(columns, Sequence) else {}
+    if (
+        not isinstance(groups, Mapping)
+        or not groups
+        or not all(isinstance(k, str) and isinstance(v, str) for k, v in groups.items())
+    ):
+        raise SettingsError(f'{label}: by= needs at least one column, for example by=["month"]')
+    return dict(groups)
+
+
+def check_sink(label: str, target: object, others: Mapping[str, SinkTarget]) -> None:
+    """Raises SettingsError for what is no sink, or has the place of another one."""
+    if isinstance(target, type) or not isinstance(target, SinkTarget):
+        raise SettingsError(
+            f'{label}: {target!r} is no sink; use one of `sinks`, like Delta("lake/")'
+        )
+    if target in others.values():
+        raise SettingsError(f"{label}: another sink of this pipeline has the same place")
+
+
+def checked_statement(label: str, sql: object) -> str:
+    """An aggregate's SQL. Raises SettingsError where there is none."""
+    if not isinstance(sql, str) or not sql.strip():
+        raise SettingsError(f"{label}: sql= is empty")
+    return sql

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+from pipeline.declare.checked_values import between, boolean, optional, strings, whole
 from pipeline.errors import SettingsError, nearest
 from pipeline.model.modal_prices import split_gpu
 from pipeline.model.settings import Priority, Resources
@@ -25,22 +26,33 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _REGION = re.compile(r"[a-z]{2,}(-[a-z0-9]+)*\Z")
 
 
-class TransformOptions(TypedDict, total=False):
-    """Options of a transform. All have defaults.
+class SingleOptions(TypedDict, total=False):
+    """Options of a transform but for `batch_size`. All have defaults.
 
-    match: globs over the key without the source prefix. version: names the code for lineage; by
-    default a fingerprint of its source and of what that uses of the project. timeout_s: bound on
-    one call. max_attempts: runs before a file whose worker keeps dying is set aside. batch_size:
-    the code takes a list of so many objects; batch_wait_ms: how long a container on Modal waits for
-    small tasks that fill a batch. safe_to_rerun=False: never run again by itself after an attempt
-    that gave no answer (and no
-    `retries`).
+    match: globs over the key without the source prefix. Default: everything.
+    version: names the code for lineage. Default: a fingerprint of its source, and of what that uses
+        of the project.
+    timeout_s: seconds that one call may take. Default: 600.
+    max_attempts: runs before a file whose worker keeps dying is set aside. Default: 3.
+    safe_to_rerun: False: never run again by itself after an attempt that gave no answer.
+        Default: True.
+    batch_wait_ms: milliseconds that a container on Modal waits for small tasks that fill a batch.
+        Default: 0.
+    memory_mb: bound on a worker's memory in MiB, here and on Modal. Default: none here, 2048 there.
 
-    What containers get on Modal; on one's own machine only memory_mb is enforced: cpu (cores),
-    memory_mb, gpu ("L4", "H100:2", or a list in order of preference), retries (Modal's own, at
-    once), min_containers, max_containers, scaledown_window_s, region, volumes (mount path -> name
-    of a volume), pip, apt (packages of this transform alone), secrets (names), memory_snapshot
-    (classes: start from a snapshot taken after `load`).
+    What containers get on Modal:
+
+    cpu: cores. Default: 1.
+    gpu: "L4", "H100:2", or a list in order of preference. Default: none.
+    retries: Modal's own, at once. Default: 0.
+    min_containers, max_containers: how many are kept warm, and how many there may be.
+        Default: 0, and the bound of the policy.
+    scaledown_window_s: seconds that an idle one stays. Default: 60.
+    region: a name, or several. Default: anywhere.
+    volumes: mount paths to names of volumes. Default: none.
+    pip, apt: packages of this transform alone. Default: none.
+    secrets: names of Modal's secrets. Default: none.
+    memory_snapshot: classes start from a snapshot taken after `load`. Default: False.
     """
 
     match: str | Sequence[str]
@@ -48,7 +60,6 @@ class TransformOptions(TypedDict, total=False):
     timeout_s: float
     max_attempts: int
     memory_mb: int | None
-    batch_size: int | None
     batch_wait_ms: int
     safe_to_rerun: bool
     cpu: float
@@ -63,6 +74,18 @@ class TransformOptions(TypedDict, total=False):
     apt: Sequence[str]
     secrets: Sequence[str]
     memory_snapshot: bool
+
+
+class TransformOptions(SingleOptions, total=False):
+    """All options of a transform.
+
+    batch_size: the code takes a list of so many objects at a time. Default: one object.
+    """
+
+    batch_size: int | None
+
+
+OPTIONS = [*SingleOptions.__annotations__, "batch_size"]
 
 
 def checked_resources(label: str, options: TransformOptions, *, is_class: bool) -> Resources:
@@ -137,11 +160,8 @@ def checked_batch_wait(label: str, options: TransformOptions) -> int:
 def known_options(label: str, options: Mapping[str, Any]) -> None:
     """Refuse options that no transform has."""
     for name in options:
-        if name not in TransformOptions.__annotations__:
-            raise SettingsError(
-                f"{label}: there is no option"
-                f" {name!r}{nearest(name, list(TransformOptions.__annotations__))}"
-            )
+        if name not in OPTIONS:
+            raise SettingsError(f"{label}: there is no option {name!r}{nearest(name, OPTIONS)}")
 
 
 def check_target(label: str, target: object, batch_size: int | None) -> None:
@@ -191,49 +211,6 @@ def _no_arguments(label: str, target: type) -> None:
         raise SettingsError(
             f"{label}: the class is made without arguments, but __init__ needs {needed[0].name}"
         )
-
-
-# -- single values ---------------------------------------------------------------------------------
-
-
-def between(label: str, what: str, value: object, low: float, high: float) -> float:
-    """A number within its bounds."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise SettingsError(
-            f"{label}: {what}={value!r} is not a number between {low:g} and {high:g}"
-        )
-    return value
-
-
-def whole(label: str, what: str, value: object, low: float, high: float) -> int:
-    """A whole number within its bounds; 2.0 is one, 2.5 is not rounded to one."""
-    number = between(label, what, value, low, high)
-    if number != int(number):
-        raise SettingsError(f"{label}: {what}={value!r} is not a whole number")
-    return int(number)
-
-
-def optional(label: str, what: str, value: object, low: float, high: float) -> int | None:
-    """A whole number within its bounds, or None."""
-    return None if value is None else whole(label, what, value, low, high)
-
-
-def boolean(label: str, what: str, value: object) -> bool:
-    """True or False."""
-    if not isinstance(value, bool):
-        raise SettingsError(f"{label}: {what}={value!r} is neither True nor False")
-    return value
-
-
-def strings(label: str, what: str, values: object) -> tuple[str, ...]:
-    """A list of strings, none of them empty; not one string, which is a list of letters too."""
-    if (
-        isinstance(values, str)
-        or not isinstance(values, Sequence)
-        or not all(isinstance(v, str) and v for v in values)
-    ):
-        raise SettingsError(f"{label}: {what}={values!r} must be a list of strings")
-    return tuple(values)
 
 
 def _names(label: str, what: str, value: object, pattern: re.Pattern[str]) -> tuple[str, ...]:

@@ -6,7 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.model.commit import Commit, Settled
-from pipeline.model.events import ColumnsChanged, Committed, Event, Lost, Planned, Quarantined
+from pipeline.model.events import (
+    ColumnsChanged,
+    Committed,
+    Dispatched,
+    Event,
+    Lost,
+    Planned,
+    Quarantined,
+)
 from pipeline.model.task import Task
 from pipeline.state.state import State
 
@@ -48,6 +56,18 @@ def events_of(
         )
     if commit.schema is not None:
         yield ColumnsChanged(**named, schema=commit.schema)
+
+
+def dispatched(task: Task, pipeline: str) -> Dispatched:
+    """An attempt that is handed to the executor."""
+    return Dispatched(
+        pipeline=pipeline,
+        generation=task.generation,
+        task=task.id,
+        transform=task.transform,
+        attempt=task.attempt,
+        files=len(task.inputs),
+    )
 
 
 def _losses(

@@ -18,14 +18,14 @@ from pipeline.discover.listing import Finder, Look
 from pipeline.discover.request import Request
 from pipeline.errors import CommitConflict, SettingsError
 from pipeline.model.commit import Commit, Generations
-from pipeline.model.events import Dispatched, Progressed, Refused
+from pipeline.model.events import Progressed, Refused
 from pipeline.model.loss import Loss
 from pipeline.model.pass_report import PassReport
 from pipeline.model.receipt import Receipt
 from pipeline.model.task import Assignment
 from pipeline.passes import aggregation, report
 from pipeline.passes.admission import Admission, scopes
-from pipeline.passes.commit_events import events_of
+from pipeline.passes.commit_events import dispatched, events_of
 from pipeline.passes.context import PassContext
 from pipeline.passes.receipts import gather, verified
 from pipeline.plan.evidence import Evidence, LostAttempt
@@ -336,15 +336,7 @@ class Pass:
         for task_id in wanted:
             task, nonce = self.state.tasks[task_id], self.context.ids.nonce()
             self._attempts[nonce] = (task_id, task.attempt)
-            self.context.listener(
-                Dispatched(
-                    **self._named,
-                    task=task_id,
-                    transform=task.transform,
-                    attempt=task.attempt,
-                    files=len(task.inputs),
-                )
-            )
+            self.context.listener(dispatched(task, self.settings.name))
             assignments.append(
                 Assignment(
                     pipeline=self.settings.name, task=task, nonce=nonce, schema=self.state.schema

@@ -8,6 +8,7 @@ aggregate whose definition was computed before is not looked at.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from pipeline.declare.table_options import (
     unknown_columns,
 )
 from pipeline.errors import InputRejected, SettingsError
+from pipeline.model.events import Listener, Remark
 from pipeline.model.snapshot import Changes, Snapshot
 from pipeline.runtime.runtime import Runtime
 from pipeline.state.generations import filled
@@ -32,6 +34,11 @@ if TYPE_CHECKING:
     from pipeline.model.settings import AggregateSettings
     from sinks.query.dimensions import Dimension
     from sinks.query.warehouse import Warehouse
+
+AGGREGATES_AFTER_S = 5.0
+"""How long passes go on after the first rows before it is said that an aggregate cannot be computed
+over them.
+"""
 
 
 @dataclass(slots=True)
@@ -315,3 +322,57 @@ def unbound(
             except SettingsError as error:
                 found.append((aggregate.name, str(error)))
     return found
+
+
+class Foresight:
+    """Looks ahead for passes, and warns of each thing once. detached: aggregates are others' work.
+
+    What could not be known before the first rows is looked at when they come: names in checks, and
+    where passes go on, aggregates.
+    """
+
+    def __init__(self, listener: Listener, *, detached: bool) -> None:
+        self._listener = listener
+        self._detached = detached
+        self._said: set[str] = set()
+        self._trials: dict[str, asyncio.TimerHandle] = {}
+        """When aggregates are tried over columns that came meanwhile."""
+
+    def is_needed(self, runtime: Runtime) -> bool:
+        """See `is_needed`."""
+        return is_needed(runtime.pipeline)
+
+    async def foresee(self, runtime: Runtime, state: State) -> None:
+        """Raises SettingsError for what cannot work over this state."""
+        found = await foresee(runtime, state)
+        found.require()
+        for line in found.warnings:
+            self._warn(line)
+
+    def columns_came(self, runtime: Runtime, schema: str) -> None:
+        """A commit changed the table's columns."""
+        if not is_needed(runtime.pipeline):
+            return
+        found, settings = of_columns(runtime.pipeline, schema), runtime.settings
+        for line in (*found.refused, *found.warnings):
+            self._warn(line)
+        if settings.aggregates and not settings.dimensions and not self._detached:
+            before = self._trials.pop(runtime.label, None)
+            if before is not None:
+                before.cancel()  # the columns changed again
+            later = asyncio.get_running_loop().call_later(
+                AGGREGATES_AFTER_S, self._try_aggregates, runtime, schema
+            )
+            self._trials[runtime.label] = later
+
+    def _try_aggregates(self, runtime: Runtime, schema: str) -> None:
+        def bind() -> None:
+            for name, reason in unbound(runtime, schema):
+                self._warn(warning(runtime.settings.name, name, reason))
+
+        asyncio.get_running_loop().run_in_executor(None, bind)
+
+    def _warn(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._listener(Remark(text=text, warning=True))

@@ -37,6 +37,7 @@ from pipeline.notices.sqs import NoticeQueue, Notices, in_background
 from pipeline.ports import Store
 from pipeline.runtime import missing_sources
 from pipeline.runtime.engines import Engine
+from pipeline.runtime.feasibility import Foresight
 from pipeline.runtime.publish import AfterPasses
 from pipeline.runtime.runtime import Runtime
 from pipeline.state.state import State
@@ -49,10 +50,7 @@ WHOLE_PAUSE = 20
 """How many times longer than it took the pause after a whole listing is, where passes in between
 list from the last key on.
 """
-AGGREGATES_AFTER_S = 5.0
-"""How long passes go on after the first rows before it is said that an aggregate cannot be computed
-over them.
-"""
+
 _LATER = (StoreUnavailable, ObjectNotFound, CommitConflict, CommitUnknown)
 """What a later pass may find to be over: watching goes on."""
 
@@ -129,10 +127,6 @@ class Passes:
         """What the next turn looks up; None for a full listing."""
         self._broken: set[str] = set()
         """Pipelines whose code cannot be loaded: they have stopped."""
-        self._said: set[str] = set()
-        """Warnings: each is said once."""
-        self._trials: dict[str, asyncio.TimerHandle] = {}
-        """When aggregates are tried over columns that came meanwhile."""
         self._swept_s = 0.0
         self._warming = False
         self._sinks = AfterPasses(self.listener)
@@ -152,9 +146,10 @@ class Passes:
             for runtime in runtimes:
                 runtime.stopping = self._stopped.is_set
                 await runtime.open()
+            foresight = Foresight(self.listener, detached=self.engine.detached)
             for runtime in runtimes:
-                await self._foresee(runtime)
-                runtime.listener = partial(self._hear, runtime)
+                await self._foresee(runtime, foresight)
+                runtime.listener = partial(self._hear, runtime, foresight)
             if self._named is not None:
                 await self._say_absent(runtimes, self._named)
             await self._loop(runtimes)
@@ -174,21 +169,16 @@ class Passes:
 
     # -- before anything runs ----------------------------------------------------------------------
 
-    async def _foresee(self, runtime: Runtime) -> None:
+    async def _foresee(self, runtime: Runtime, foresight: Foresight) -> None:
         """Refuse what cannot work, and warn of what may not."""
-        from pipeline.runtime import feasibility
-
-        if not feasibility.is_needed(runtime.pipeline):
+        if not foresight.is_needed(runtime):
             return
         state = State(runtime.settings.name)  # of a new generation: nothing is committed there
         if not self._fills_anew:
             state = await runtime.log().load()
             if self._runs:
                 self.states[runtime.label] = state
-        found = await feasibility.foresee(runtime, state)
-        found.require()
-        for line in found.warnings:
-            self._warn(line)
+        await foresight.foresee(runtime, state)
 
     async def _say_absent(self, runtimes: Sequence[Runtime], names: Sequence[str]) -> None:
         """Name the keys that no object has and nobody knew; where all are such, nothing is done."""
@@ -199,42 +189,12 @@ class Passes:
 
     # -- what passes say ---------------------------------------------------------------------------
 
-    def _hear(self, runtime: Runtime, event: AnyEvent) -> None:
+    def _hear(self, runtime: Runtime, foresight: Foresight, event: AnyEvent) -> None:
         if isinstance(event, ColumnsChanged):
-            self._columns_came(runtime, event.schema)
+            foresight.columns_came(runtime, event.schema)
         if isinstance(event, Progressed):
             self._warm(runtime, event.report)
         self.listener(event)
-
-    def _columns_came(self, runtime: Runtime, schema: str) -> None:
-        """What could not be known before the first rows: names in checks; and where passes go on,
-        aggregates.
-        """
-        from pipeline.runtime import feasibility
-
-        if not feasibility.is_needed(runtime.pipeline):
-            return
-        found = feasibility.of_columns(runtime.pipeline, schema)
-        for line in (*found.refused, *found.warnings):
-            self._warn(line)
-        settings = runtime.settings
-        if settings.aggregates and not settings.dimensions and not self.engine.detached:
-            before = self._trials.pop(runtime.label, None)
-            if before is not None:
-                before.cancel()  # the columns changed again
-            later = asyncio.get_running_loop().call_later(
-                AGGREGATES_AFTER_S, self._try_aggregates, runtime, schema
-            )
-            self._trials[runtime.label] = later
-
-    def _try_aggregates(self, runtime: Runtime, schema: str) -> None:
-        from pipeline.runtime import feasibility
-
-        def bind() -> None:
-            for name, reason in feasibility.unbound(runtime, schema):
-                self._warn(feasibility.warning(runtime.settings.name, name, reason))
-
-        asyncio.get_running_loop().run_in_executor(None, bind)
 
     def _warm(self, runtime: Runtime, report: PassReport) -> None:
         """While the workers work: the aggregates' library takes a moment to load."""
@@ -416,11 +376,6 @@ class Passes:
         return runtime.settings.generation > 0 or any(
             one.settings.generation == 0 for one in filled
         )
-
-    def _warn(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            self.listener(Remark(text=text, warning=True))
 
     def _remark(self, text: str) -> None:
         self.listener(Remark(text=text))

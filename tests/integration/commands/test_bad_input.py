@@ -42,7 +42,10 @@ DECLARATIONS = {
     "own prefix": ('Pipeline("p", source="_tidemill/p/")', "overlaps Tidemill's own prefix"),
     "widen": ('Pipeline("p", source="x/", widen="all")', 'is not one of "none", "float", "string"'),
     "globs": ('Pipeline("p", source="x/", include="*.csv")', "must be a list of strings"),
-    "retention": ('Pipeline("p", source="x/", retention_days=-1)', "is not between 0 and 3650"),
+    "retention": (
+        'Pipeline("p", source="x/", retention_days=-1)',
+        "is not a number between 0 and",
+    ),
     "aggregate without groups": (
         'Pipeline("p", source="x/").aggregate("a", by=[], sql="SELECT 1")',
         "needs at least one column",
