@@ -50,7 +50,7 @@ class Log:
     ) -> None:
         self.store = store
         self.pipeline = pipeline
-        self.home = keys.of_generation(keys.home(pipeline), generation)
+        self.home: str = keys.of_generation(keys.home(pipeline), generation)
         self._clock = clock
         self.policy = policy
 

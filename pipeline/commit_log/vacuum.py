@@ -73,13 +73,13 @@ class Vacuum:
         dry_run: bool = False,
     ) -> None:
         self.log = log
-        self.store = log.store
+        self.store: Store = log.store
         self.settings = settings
         self.state = state
-        self.kept = kept or Kept()
+        self.kept: Kept = kept or Kept()
         self.collected = collected
         self.dry_run = dry_run
-        self.done = Vacuumed()
+        self.done: Vacuumed = Vacuumed()
 
     async def run(self, checkpoint: str) -> Vacuumed:
         """Delete what nobody can need any more.

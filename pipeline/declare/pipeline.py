@@ -49,6 +49,7 @@ from pipeline.model.settings import (
     DeploymentSettings,
     DimensionSettings,
     PipelineSettings,
+    Priority,
     SchemaMode,
     SinkTarget,
     TransformSettings,
@@ -118,6 +119,8 @@ class Pipeline:
     Raises SettingsError, with one line, for anything that cannot work.
     """
 
+    name: str
+
     def __init__(
         self,
         name: str,
@@ -144,24 +147,25 @@ class Pipeline:
         max_cost_usd: float | None = None,
         max_cost_usd_per_day: float | None = None,
     ) -> None:
-        self.name, label = checked_name("pipeline", name), f"pipeline {name}"
-        self.upstream = source if isinstance(source, Pipeline) else None
+        self.name: str = checked_name("pipeline", name)
+        label = f"pipeline {name}"
+        self.upstream: Pipeline | None = source if isinstance(source, Pipeline) else None
         """The pipeline whose table this one reads; None: it reads objects of the bucket."""
-        self.source = (
+        self.source: str = (
             source.prefix_of_rows
             if isinstance(source, Pipeline)
             else checked_prefix(name, "source", source)
         )
-        self.output = checked_prefix(
+        self.output: str = checked_prefix(
             name, "output", f"tables/{name}/" if output is None else output
         )
         refuse_overlap(name, self.source, self.output)
-        self.include = checked_globs(name, "include", include)
-        self.exclude = checked_globs(name, "exclude", exclude)
-        self.partition_by = strings(label, "partition_by", partition_by)
-        self.order_by = strings(label, "order_by", order_by)
-        self.file_bytes = int(between(label, "file_mb", file_mb, 0.001, 4096) * 2**20)
-        self.schema = checked_schema(name, schema)
+        self.include: tuple[str, ...] = checked_globs(name, "include", include)
+        self.exclude: tuple[str, ...] = checked_globs(name, "exclude", exclude)
+        self.partition_by: tuple[str, ...] = strings(label, "partition_by", partition_by)
+        self.order_by: tuple[str, ...] = strings(label, "order_by", order_by)
+        self.file_bytes: int = int(between(label, "file_mb", file_mb, 0.001, 4096) * 2**20)
+        self.schema: Any = checked_schema(name, schema)
         self.schema_mode, self.widen = checked_mode(label, schema_mode, widen)
         refuse_unknown(
             label,
@@ -169,12 +173,12 @@ class Pipeline:
             self.schema,
             self.schema_mode,
         )
-        self.retention_s = between(label, "retention_days", retention_days, 0, 3650) * DAY_S
+        self.retention_s: float = between(label, "retention_days", retention_days, 0, 3650) * DAY_S
         self.listing: Listing = one_of(label, "listing", listing, LISTINGS)
         if self.upstream is not None:
             self.listing = "whole"
-        self.priority = checked_priority(label, priority)
-        self.deployment = DeploymentSettings(
+        self.priority: Priority = checked_priority(label, priority)
+        self.deployment: DeploymentSettings = DeploymentSettings(
             schedule=checked_schedule(f"{label}: schedule", schedule),
             sweep=checked_schedule(f"{label}: sweep", sweep),
             timezone=checked_timezone(f"{label}: timezone", timezone),
@@ -182,7 +186,7 @@ class Pipeline:
             pip=strings(label, "pip", pip),
             apt=strings(label, "apt", apt),
         )
-        self.cost = CostLimits(
+        self.cost: CostLimits = CostLimits(
             run_usd=checked_dollars(label, "max_cost_usd", max_cost_usd),
             day_usd=checked_dollars(label, "max_cost_usd_per_day", max_cost_usd_per_day),
         )

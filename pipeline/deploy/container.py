@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -31,8 +32,16 @@ class StoreBox:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.put = store.put
-        self.put_file = store.put_file
+
+    async def put(
+        self, key: str, body: bytes, *, create_only: bool = False, if_match: str | None = None
+    ) -> None:
+        """See `Store.put`."""
+        await self._store.put(key, body, create_only=create_only, if_match=if_match)
+
+    async def put_file(self, key: str, path: Path) -> None:
+        """See `Store.put_file`."""
+        await self._store.put_file(key, path)
 
     async def fetch(self, key: str) -> bytes | None:
         """A small object's bytes, None where there is none."""

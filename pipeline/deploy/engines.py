@@ -43,7 +43,7 @@ class ModalEngine:
                 f"--engine modal: {bucket.url!r} cannot be reached from Modal, and work that is"
                 " handed over needs a place that lasts for its rows: use an s3:// bucket"
             )
-        self.detached = not wait
+        self.detached: bool = not wait
         self._declared = load_pipelines(file.partition(":")[0])
         self._app = app or app_name(self._declared)
         self._way: Way = "gather" if wait else "jobs" if jobs else "detached"

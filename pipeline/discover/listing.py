@@ -39,6 +39,9 @@ class Look:
     """Further looks follow."""
 
 
+Scope = tuple[str, Again | None]
+"""A prefix to list, and what is processed once more there."""
+
 TOUCHED_MAX = 50_000
 """Decisions remembered for a listing under way, before those about keys that it has passed are let
 go.
@@ -57,7 +60,7 @@ class Finder:
         state: State,
         settings: PipelineSettings,
         request: Request,
-        scopes: Sequence[tuple[str, Again | None]] = (),
+        scopes: Sequence[Scope] = (),
     ) -> None:
         """scopes: prefixes to list one after the other, each with what is processed once more
         there; by default the source. The last one is the source: only there objects are counted,
@@ -67,8 +70,8 @@ class Finder:
         self.state = state
         self.settings = settings
         self.request = request
-        self.router = Router(settings)
-        self.scopes = scopes or [(settings.source, request.again)]
+        self.router: Router = Router(settings)
+        self.scopes: Sequence[Scope] = scopes or [(settings.source, request.again)]
         self.growth: Growth | None = None
         """What the listing showed of how keys grow; None until it was read to its end."""
 

@@ -50,7 +50,7 @@ class Router:
         self._exclude = _matcher(settings.exclude) if settings.exclude else lambda _: False
         self._routes = [(t.name, _matcher(t.match)) for t in settings.transforms]
         unfiltered = self._include is None and not settings.exclude
-        self.everything = (
+        self.everything: str | None = (
             self._routes[0][0]
             if unfiltered and self._routes and self._routes[0][1] is None
             else None

@@ -72,7 +72,7 @@ class ModalExecutor:
         ordered: bool = False,
         environment: str | None = None,
     ) -> None:
-        self.owner = f"modal:{app}"
+        self.owner: str = f"modal:{app}"
         self.calls: dict[str, str] = {}
         """Task to call id, where the way is `jobs`."""
         self._app = app

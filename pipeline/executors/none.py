@@ -16,7 +16,7 @@ class NoExecutor:
     With an owner's name, knows which others of this machine have ended; else takes none for dead.
     """
 
-    owner = ""
+    owner: str = ""
     detached = False
     outstanding = 0
     parallelism = 1

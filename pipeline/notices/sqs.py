@@ -71,7 +71,7 @@ class NoticeQueue:
         self._bucket, self._prefix = bucket, prefix
         self._region = region
         self._client: Any = None
-        self.sets_aside = False
+        self.sets_aside: bool = False
         """Whether the queue moves messages that are never deleted to a dead-letter queue; known
         after `check`.
         """

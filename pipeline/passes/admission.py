@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipeline.discover.compare import Again
+from pipeline.discover.listing import Scope
 from pipeline.discover.request import Request
 from pipeline.model.commit import Backlog
 from pipeline.model.pass_report import PassReport
@@ -27,9 +28,6 @@ HELD_MAX = 250_000
 """Objects that are held at once: a larger limit is served in several passes."""
 SLICE = 10_000
 """Objects that go into one commit."""
-
-Scope = tuple[str, Again | None]
-"""A key prefix to list, and which objects there are processed once more."""
 
 
 class Held(NamedTuple):
@@ -69,6 +67,9 @@ class Admission:
     One for each pass; changes nothing but itself and its budget.
     """
 
+    new: Left
+    again: Left
+
     def __init__(self, context: PassContext, request: Request) -> None:
         priority, limits = request.priority or context.settings.priority, request.limits
         self._settings = context.settings
@@ -89,11 +90,11 @@ class Admission:
         self._queue: list[Held] = []
         self._places = 0
         self._sequence = 0
-        self.base = 0
+        self.base: int = 0
         """The sequence that was known before the first of the objects at hand was listed."""
-        self.is_spent = False
+        self.is_spent: bool = False
         """The limits are reached."""
-        self.over_budget = 0
+        self.over_budget: int = 0
         self.new, self.again = Left(), Left()
 
     # -- what comes --------------------------------------------------------------------------------

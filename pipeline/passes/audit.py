@@ -60,7 +60,7 @@ class Audit:
         self.settings = settings
         self.log = log
         self.rows_by_source = rows_by_source
-        self.report = AuditReport()
+        self.report: AuditReport = AuditReport()
 
     async def run(self) -> AuditReport:
         """Check everything; nothing is changed. Uploads during the audit are harmless."""

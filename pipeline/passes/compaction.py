@@ -146,7 +146,7 @@ class Compactor:
     def __init__(self, passing: Pass, wanted: Wanted) -> None:
         self.passing = passing
         self.wanted = wanted
-        self.done = Merged()
+        self.done: Merged = Merged()
 
     async def run(self) -> Merged:
         """Merge what is worth it.

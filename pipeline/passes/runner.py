@@ -22,6 +22,7 @@ from pipeline.model.events import Progressed, Refused
 from pipeline.model.loss import Loss
 from pipeline.model.pass_report import PassReport
 from pipeline.model.receipt import Receipt
+from pipeline.model.settings import PipelineSettings
 from pipeline.model.task import Assignment
 from pipeline.passes import aggregation, report
 from pipeline.passes.admission import Admission, scopes
@@ -44,17 +45,17 @@ class Pass:
 
     def __init__(self, context: PassContext, state: State | None = None) -> None:
         self.context = context
-        self.settings = context.settings
-        self.log = Log(
+        self.settings: PipelineSettings = context.settings
+        self.log: Log = Log(
             context.store,
             context.settings.name,
             clock=context.clock,
             policy=context.policy,
             generation=context.settings.generation,
         )
-        self.report = PassReport()
+        self.report: PassReport = PassReport()
         self.loaded = state
-        self.proposer = Proposer(
+        self.proposer: Proposer = Proposer(
             settings=context.settings,
             policy=context.policy,
             owner=context.executor.owner,

@@ -56,10 +56,10 @@ class Draft:
         self.state = state
         self.evidence = evidence
         self.now_ms = now_ms
-        self.schema = state.schema
+        self.schema: str | None = state.schema
         self.decided: set[str] = set()
         self.ended: set[str] = set()
-        self.commit = writer.blank(state, now_ms=now_ms, commit_id=commit_id)
+        self.commit: Commit = writer.blank(state, now_ms=now_ms, commit_id=commit_id)
 
     def quarantine_lost(self, task: Task, i: int, loss: Loss) -> None:
         """No attempt gave an answer: the file may be poison or the machines unwell, so it is tried

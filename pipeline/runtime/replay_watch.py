@@ -13,7 +13,7 @@ from pipeline.model.commit import Quarantined
 from pipeline.model.listing import Head
 from pipeline.model.task import Inputs
 from pipeline.ports import Content, Store
-from pipeline.work.worker import Writer
+from pipeline.work.seams import Writer, Written
 
 
 class Watch:
@@ -53,8 +53,6 @@ class Watched:
     def __init__(self, writer: Writer, watch: Watch) -> None:
         self._writer = writer
         self._watch = watch
-        self.finish = writer.finish
-        self.close = writer.close
 
     def add(
         self,
@@ -64,12 +62,20 @@ class Watched:
         result: object,
         rejected: Sequence[tuple[object, str]] = (),
     ) -> None:
-        """See `pipeline.worker.Writer`."""
+        """See `Writer`."""
         try:
             self._writer.add(index, key, etag, result, rejected)
         except BaseException as error:
             self._watch.note(error)
             raise
+
+    def finish(self) -> Written:
+        """See `Writer`."""
+        return self._writer.finish()
+
+    def close(self) -> None:
+        """See `Writer`."""
+        self._writer.close()
 
 
 # -- the attempt -----------------------------------------------------------------------------------

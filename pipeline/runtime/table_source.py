@@ -24,7 +24,7 @@ from pipeline.model.listing import Head, Page, Stored
 from pipeline.model.policy import Policy
 from pipeline.model.receipt import MAIN_TABLE, OutputFile
 from pipeline.model.task import Inputs
-from pipeline.ports import Clock, Content, Store
+from pipeline.ports import Clock, Content, Store, StoreTraits
 from pipeline.state.ledger import Entry
 from pipeline.state.state import State
 from sinks.values.columns import as_table
@@ -61,6 +61,9 @@ class TableStore:
     Read only there.
     """
 
+    url: str
+    traits: StoreTraits
+
     def __init__(self, store: Store, upstream: Pipeline, *, clock: Clock, policy: Policy) -> None:
         self._store = store
         self._upstream = upstream
@@ -70,7 +73,7 @@ class TableStore:
         self._state: State | None = None
         self._places: dict[tuple[str, str], Place] = {}
         self._reader = FileRows(store)
-        self.prefix = upstream.prefix_of_rows
+        self.prefix: str = upstream.prefix_of_rows
         self.url, self.traits = store.url, store.traits
 
     def __getattr__(self, name: str) -> Any:

@@ -113,7 +113,7 @@ class Passes:
         self.watching = watching
         self.request = request
         self.usd = usd
-        self.outcome = Outcome()
+        self.outcome: Outcome = Outcome()
         self.states: dict[str, State] = {}
         self.whole_due_s: dict[str, float] = {}
         """When each pipeline's next whole listing is due, where passes before it may list from the

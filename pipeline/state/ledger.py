@@ -39,7 +39,7 @@ class Ledger:
     __slots__ = ("_found", "runs")
 
     def __init__(self, runs: Iterable[Run] = ()) -> None:
-        self.runs = SortedRuns(runs)
+        self.runs: SortedRuns = SortedRuns(runs)
         self._found: dict[str, Entry | None] = {}
 
     def knows(self, key: str) -> bool:

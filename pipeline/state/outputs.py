@@ -36,7 +36,7 @@ class Outputs(Mapping[str, Output]):
         gone: Iterable[str] = (),
         runs: Iterable[Run] = (),
     ) -> None:
-        self.runs = SortedRuns(runs)
+        self.runs: SortedRuns = SortedRuns(runs)
         self.changed: dict[str, Output | None] = {**(changed or {}), **dict.fromkeys(gone)}
         """What is not in the runs yet; None: not live any more."""
         self._found: dict[str, Output | None] = {}

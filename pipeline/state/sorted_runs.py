@@ -85,7 +85,7 @@ class SortedRuns:
         self._lasts = {
             level: [run.last for run in found] for level, found in self._levels.items() if level
         }
-        self.runs = [run for found in self._levels.values() for run in found]
+        self.runs: list[Run] = [run for found in self._levels.values() for run in found]
         self.held: OrderedDict[str, pa.Table] = OrderedDict()
 
     def level(self, number: int) -> list[Run]:

@@ -58,20 +58,20 @@ class State(TableFiles):
 
     def __init__(self, pipeline: str) -> None:
         super().__init__()
-        self.pipeline = pipeline
-        self.sequence = 0
+        self.pipeline: str = pipeline
+        self.sequence: int = 0
         self.id: str | None = None
         self.schema: str | None = None
         self.tasks: dict[str, Task] = {}
         self.wanted: dict[str, tuple[str, str]] = {}
         self.quarantine: dict[str, Quarantined] = {}
         self.growth: Growth | None = None
-        self.base = 0
-        self.ledger = Ledger()
+        self.base: int = 0
+        self.ledger: Ledger = Ledger()
         self.overlay: dict[str, Entry | None] = {}
         self.doomed: set[str] = set()
         self.touched: dict[str, int] = {}
-        self.usage = Usage()
+        self.usage: Usage = Usage()
         self.backlog: Backlog | None = None
         self.generations: Generations | None = None
 

@@ -27,11 +27,11 @@ class TableFiles:
     __slots__ = ("aggregates", "changes", "outputs", "removed", "totals")
 
     def __init__(self) -> None:
-        self.outputs = Outputs()
+        self.outputs: Outputs = Outputs()
         self.removed: dict[str, Removed] = {}
         self.aggregates: dict[str, AggregateFile] = {}
-        self.changes = Changes()
-        self.totals = Totals()
+        self.changes: Changes = Changes()
+        self.totals: Totals = Totals()
 
     def publish(
         self, output: str, settled: Settled, live: int, dead: list[str], at_ms: int

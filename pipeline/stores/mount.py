@@ -126,7 +126,7 @@ class MountContent:
         self._problem = problem
         self._files: list[_Digested] = []
         self._touched = self._untied = False
-        self.bytes_read = 0
+        self.bytes_read: int = 0
 
     def read(self) -> bytes:
         with self._opened() as file:

@@ -105,8 +105,8 @@ class Table:
 
     def __init__(self, runtime: Runtime, state: State) -> None:
         snapshot = state.snapshot()
-        self.name = snapshot.pipeline
-        self.sequence = snapshot.sequence
+        self.name: str = snapshot.pipeline
+        self.sequence: int = snapshot.sequence
         aggregates = runtime.settings.aggregates
         self._aggregates = [aggregate.name for aggregate in aggregates]
         self._warehouse = Warehouse(files_of(runtime.store), timezone=runtime.settings.timezone)

@@ -22,7 +22,7 @@ from pipeline.errors import (
 from pipeline.model import keys
 from pipeline.model.commit import FORMAT_VERSION
 from pipeline.model.receipt import Receipt, SourceProblem, SourceStatus
-from pipeline.model.task import Assignment
+from pipeline.model.task import Assignment, Task
 from pipeline.ports import Content, Outbox
 from pipeline.state import codec
 from pipeline.tracebacks import describe, one_line, user_traceback
@@ -111,18 +111,18 @@ class Attempt:
     def __init__(self, means: Means, assignment: Assignment, writer: Writer) -> None:
         self.means = means
         self.assignment = assignment
-        self.task = assignment.task
+        self.task: Task = assignment.task
         self.writer = writer
         self.lost: TidemillError | None = None
         self.safe_to_rerun = True
-        self.called = False
-        self.answered = 0
+        self.called: bool = False
+        self.answered: int = 0
         self.outage: TidemillError | None = None
-        self.unread_in_a_row = 0
+        self.unread_in_a_row: int = 0
         self.problems: dict[int, SourceProblem] = {}
         self.unverified: list[int] = []
-        self.bytes_read = 0
-        self.slots = 0.0
+        self.bytes_read: int = 0
+        self.slots: float = 0.0
 
     async def end(self, seconds: float) -> Receipt | TidemillError:
         """Write the outputs, then the receipt; or say why there is none."""

@@ -76,7 +76,7 @@ class BytesContent:
         self._body = body
         self._problem = problem
         self._file: Path | None = None
-        self.bytes_read = len(body)
+        self.bytes_read: int = len(body)
 
     def read(self) -> bytes:
         return self._body

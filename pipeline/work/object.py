@@ -37,10 +37,10 @@ class Object:
     def __init__(
         self, key: str, etag: str, size_bytes: int, modified_us: int, content: Content
     ) -> None:
-        self.key = key
-        self.etag = etag
-        self.size_bytes = size_bytes
-        self.modified_us = modified_us
+        self.key: str = key
+        self.etag: str = etag
+        self.size_bytes: int = size_bytes
+        self.modified_us: int = modified_us
         self._content = content
         self._rejected: list[tuple[object, str]] = []
 

@@ -31,7 +31,7 @@ class RowsContent:
         self._place = place
         self._problem = problem
         self._body: bytes | None = None
-        self.bytes_read = 0
+        self.bytes_read: int = 0
 
     def read(self) -> bytes:
         if self._problem is not None:

@@ -39,7 +39,7 @@ class Evolve:
         if spec.declared is not None:
             self.declared = with_wide(checked(spec.declared), NONE_WIDE)
         self._types = {f.name: f.type for f in self.declared} if self.declared is not None else {}
-        self.schema = schema if schema is not None else self.declared
+        self.schema: pa.Schema | None = schema if schema is not None else self.declared
         self.own: pa.Schema | None = None
         """The columns of the source at hand alone, as far as it has come."""
 

@@ -21,7 +21,7 @@ class StoreFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def __init__(self, store: Store, sizes: Mapping[str, int], base: str, **options: Any) -> None:
         super().__init__(**options)
-        self.protocol = base.partition("://")[0]
+        self.protocol: str = base.partition("://")[0]
         self._base = base
         self._store = store
         self._sizes = sizes

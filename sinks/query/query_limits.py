@@ -107,12 +107,12 @@ class Guard:
         self._limits = limits
         self._timeout_s = timeout_s
         self._over = threading.Event()
-        self.watch = Stopwatch()
+        self.watch: Stopwatch = Stopwatch()
         """Pause it where others have the time: whoever reads the result."""
         self._thread = threading.Thread(
             target=self._watch, name="tidemill-query-guard", daemon=True
         )
-        self.reason = ""
+        self.reason: str = ""
 
     def __enter__(self) -> Guard:
         self.watch.go_on()

@@ -95,7 +95,7 @@ class Differ:
     ) -> None:
         self._name = after.pipeline
         self._computed: dict[str, str] = {}
-        self.warehouse = Warehouse(files, memory_mb=memory_mb, timezone=timezone)
+        self.warehouse: Warehouse = Warehouse(files, memory_mb=memory_mb, timezone=timezone)
         self.warehouse.add_dimensions(dimensions)
         for side, snapshot in zip(_SIDES, (before, after), strict=True):
             self.warehouse.add_snapshot(snapshot, view=f"_tidemill_{side}_all")

@@ -64,7 +64,7 @@ class Views:
         }
         if threads is not None:
             config["threads"] = threads
-        self.connection = connect(database, timezone=timezone, **config)
+        self.connection: duckdb.DuckDBPyConnection = connect(database, timezone=timezone, **config)
         self.connection.execute(f"CREATE SCHEMA IF NOT EXISTS {INTERNAL}")
         files.register(self.connection)
         self._paths: list[str] = []

@@ -60,6 +60,9 @@ class Mixed(ValueError):
     goes nowhere.
     """
 
+    first: object
+    second: object
+
     def __init__(self, first: object, second: object = None) -> None:
         super().__init__("values of different kinds")
         self.first, self.second = first, second

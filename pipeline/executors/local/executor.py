@@ -90,7 +90,7 @@ class LocalExecutor:
         self._parallelism = workers or cores()
         self._limits = limits
         self._show = show
-        self.scratch = folder or tempfile.mkdtemp(prefix="tidemill-")
+        self.scratch: str = folder or tempfile.mkdtemp(prefix="tidemill-")
         """Removed once this process has ended, however it ends."""
         self._spawner = (make_spawner if fork else make_fresh_spawner)(
             entry, spec, self._parallelism, self.scratch
@@ -106,7 +106,7 @@ class LocalExecutor:
         self._outstanding = self._serial = self._failed_starts = self._starts = 0
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
-        self.owner = this_process()
+        self.owner: str = this_process()
         _RUNNING.add(self.owner)
 
     @property

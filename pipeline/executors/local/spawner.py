@@ -164,7 +164,7 @@ class FreshSpawner(ForkSpawner):
     ) -> int:
         with tempfile.TemporaryFile(prefix="tidemill-", dir=folder) as file:
             file.truncate(SLOT.size * slots)
-            self.board = mmap.mmap(file.fileno(), SLOT.size * slots)
+            self.board: mmap.mmap = mmap.mmap(file.fileno(), SLOT.size * slots)
             passed = [theirs.fileno(), file.fileno()]
             self._process = _interpreter(
                 ["helper", *map(str, passed), folder, entry, spec.decode()], passed
@@ -250,7 +250,7 @@ class ExecSpawner:
     def __init__(self, entry: str, spec: bytes, slots: int, folder: str) -> None:
         self._file = tempfile.NamedTemporaryFile(prefix="tidemill-", dir=folder)  # noqa: SIM115 - closed in `close`
         self._file.truncate(SLOT.size * slots)
-        self.board = mmap.mmap(self._file.fileno(), SLOT.size * slots)
+        self.board: mmap.mmap = mmap.mmap(self._file.fileno(), SLOT.size * slots)
         self._entry = entry
         self._spec = spec
         self._running: dict[int, subprocess.Popen[bytes]] = {}

@@ -41,7 +41,7 @@ class LocalContent:
         self._problem: Exception | None = None
         self._files: list[BinaryIO] = []
         self._touched = False
-        self.bytes_read = 0
+        self.bytes_read: int = 0
 
     def read(self) -> bytes:
         descriptor, size = self._opened()

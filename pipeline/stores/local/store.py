@@ -51,9 +51,9 @@ class LocalStore:
     """
 
     def __init__(self, root: Path, *, create: bool = False, disk: Disk | None = None) -> None:
-        self.root = root.absolute()
-        self.url = self.root.as_uri()
-        self.traits = StoreTraits(local_root=self.root, opens_cheaply=True)
+        self.root: Path = root.absolute()
+        self.url: str = self.root.as_uri()
+        self.traits: StoreTraits = StoreTraits(local_root=self.root, opens_cheaply=True)
         if create:
             self.root.mkdir(parents=True, exist_ok=True)
         self._base = str(self.root) + "/"

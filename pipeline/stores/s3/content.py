@@ -27,7 +27,7 @@ class S3Content:
         self._size = size_bytes
         self._problem: Exception | None = None
         self._file: Path | None = None
-        self.bytes_read = 0
+        self.bytes_read: int = 0
 
     def read(self) -> bytes:
         return self.read_range(0, self._size)

@@ -20,8 +20,8 @@ class PageRequests:
     """Sends the requests of one bucket's listings, each in a thread, and reads the answers."""
 
     def __init__(self, client: Any, bucket: str, prefix: str, endpoint_url: str | None) -> None:
-        self.url = f"s3://{bucket}/{prefix}"
-        self.is_seaweed = False
+        self.url: str = f"s3://{bucket}/{prefix}"
+        self.is_seaweed: bool = False
         self._boto = client
         self._bucket = bucket
         self._prefix = prefix

@@ -52,8 +52,8 @@ class S3Store:
         import boto3
         from botocore.config import Config
 
-        self.url = f"s3://{bucket}/{prefix}"
-        self.traits = StoreTraits(
+        self.url: str = f"s3://{bucket}/{prefix}"
+        self.traits: StoreTraits = StoreTraits(
             is_mountable=True,
             foreign_options=self._foreign_options,
             old_version=partial(old_version, self),
