@@ -78,7 +78,7 @@ class Killer:
 def watched(kind: str, n: int) -> Killer:
     """From here on this process dies at the n-th step of a publish; with 0 at none."""
     killer = Killer(n)
-    killer.arm(pipeline.publishing.Rows, "__enter__")
+    killer.arm(pipeline.runtime.publish.Rows, "__enter__")
     if kind == "catalogue":
         killer.watch(LocalStore, "_place", after=True)
     if kind == "delta":

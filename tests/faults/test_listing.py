@@ -69,7 +69,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boto3, "Session", SESSION)
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
-    for constant, small in {"RETRIES": 0, "PAUSE_S": 0.0, "GROUP_KEYS": 1}.items():
+    monkeypatch.setattr(list_requests, "RETRIES", 0)
+    for constant, small in {"PAUSE_S": 0.0, "GROUP_KEYS": 1}.items():
         monkeypatch.setattr(lister, constant, small)
 
 

@@ -21,6 +21,7 @@ from pipeline.model.task import Assignment
 from pipeline.ports import Finished
 from pipeline.work import memory_limit
 from pipeline.work.worker import AttemptLost
+from tests.support.builders import loss_of
 from tests.support.builders import inputs_of, receipt_of, task_of
 
 MEMORY_MB = 200
@@ -123,9 +124,9 @@ def test_a_bomb_is_refused_its_memory_and_named(
     deeds = (("ok", "at once", "ok"), ("ok",), ("piece by piece",), ("reported",), ("ok",))
     at_once, second, pieces, reported, last = run(monkeypatch, spawner, *deeds)
     why = f"memory limit: the worker used more than {MEMORY_MB} MB (memory_mb)"
-    assert (at_once.lost, at_once.suspect) == (why, 1)
-    assert (pieces.lost, pieces.suspect) == (why, 0)
-    assert (reported.lost, reported.suspect) == (why, 0)
+    assert (loss_of(at_once).reason, loss_of(at_once).suspect) == (why, 1)
+    assert (loss_of(pieces).reason, loss_of(pieces).suspect) == (why, 0)
+    assert (loss_of(reported).reason, loss_of(reported).suspect) == (why, 0)
     assert second.receipt is not None
     assert last.receipt is not None
 
@@ -157,7 +158,7 @@ def test_what_a_dead_worker_leaves_in_its_temporary_folder_is_removed(
 
     monkeypatch.setattr(LocalExecutor, "_replace", replaced)
     died, after = run(monkeypatch, ForkSpawner, ("litter",), ("ok",), memory_mb=None)
-    assert "exited with code 3" in died.lost
+    assert "exited with code 3" in loss_of(died).reason
     assert after.receipt is not None
     assert Path(after.receipt.engine).is_relative_to(tmp_path)
     assert seen == [[]]
