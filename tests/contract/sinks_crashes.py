@@ -97,8 +97,8 @@ def watched(kind: str, n: int) -> Killer:
     if kind == "duckdb":
         import sinks.copies.duckdb_file
 
-        killer.watch(sinks.duckdb_file._File, "execute", texts=True)
-        killer.watch(sinks.duckdb_file, "_committed", after=True)
+        killer.watch(sinks.copies.duckdb_file._File, "execute", texts=True)
+        killer.watch(sinks.copies.duckdb_file, "_committed", after=True)
     return killer
 
 

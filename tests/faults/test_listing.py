@@ -154,7 +154,7 @@ def test_what_is_ahead_of_the_reader_is_bounded(
     early.
     """
     monkeypatch.setattr(lister, "BUFFER_PAGES", 2)
-    monkeypatch.setattr(list_requests, "WINDOW", 2)
+    monkeypatch.setattr(lister, "WINDOW", 2)
 
     async def work() -> None:
         store, count = store_at(service), 0
