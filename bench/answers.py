@@ -32,9 +32,9 @@ from pipeline.runtime.aggregator import WarehouseAggregator
 from pipeline.runtime.runtime import Runtime
 from pipeline.stores.local.store import LocalStore
 from pipeline.tables.views import open_warehouse, state_at
+from pipeline.testing import inline_runtime
 from sinks.query.object_files import LocalFiles, StoreFiles
 from sinks.query.warehouse import Warehouse
-from tests.support.inline import inline_runtime
 
 GROUPS = 1_000
 REPEATS = 9

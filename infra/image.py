@@ -18,7 +18,7 @@ from pipeline.declare.pipeline import Pipeline
 from pipeline.deploy.deployment import Deployment
 from pipeline.errors import SettingsError
 
-SOURCES = ("pipeline", "sinks", "infra")
+SOURCES = ("pipeline", "sinks", "infra", "tidemill")
 PROJECT = "tidemill_project"
 """The folder, beside our own packages in a container, where FILE and its neighbours are."""
 

@@ -2,19 +2,25 @@
 
     TidemillError
     ├── SettingsError        fix the settings, the file or the command (also a ValueError)
-    │   └── KeyUnsupported   this store cannot hold an object under this key
+    │   ├── KeyUnsupported   this store cannot hold an object under this key
+    │   └── CodeBroken       the code of a transform cannot be loaded (work/seams)
     ├── InputRejected        one source object is at fault: quarantine it, go on with the rest
     ├── StoreError
     │   ├── ObjectNotFound       the key does not exist
     │   ├── PreconditionFailed   create-only key exists, or If-Match named another version
     │   ├── StoreUnavailable     try again later, a bounded number of times
+    │   │   ├── SpawnerGone      the process that starts workers is gone: stop (executors/local)
+    │   │   └── RangeEmpty       the range begins where the object ends: read it whole (stores/s3)
     │   └── StoreDenied          credentials or permissions are missing: a person must act
     │       └── ObjectArchived   the object must be restored first (also an InputRejected)
     ├── SourceChanged        the object is no longer at the version that was planned
+    ├── AttemptLost          this attempt gives no receipt: another one will (work/seams)
     ├── CommitConflict       another writer committed first: load, propose again
+    │   └── Outdated         what was known of the log is collected: load anew (commit_log/log)
     ├── CommitUnknown        the answer was lost and cannot be read back: never assume
     ├── StateInvalid         an object under the home prefix is corrupt, truncated or too new
     ├── StoreUnsafe          the store breaks a promise the protocol stands on: refuse to start
+    ├── SinkFailed           another system did not take a change: publish again (sinks/copies)
     └── InvariantViolated    a bug of ours: stop
 
 Each takes one message and nothing else, so that each crosses a process boundary unharmed.

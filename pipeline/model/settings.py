@@ -241,15 +241,10 @@ class SinkTarget(Protocol):
         """What the keys of the bucket begin with that it writes; None if it writes none."""
         ...
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Packages beside Tidemill's own."""
-        ...
-
-    @property
-    def stays_here(self) -> bool:
-        """Whether no container reaches it."""
-        ...
+    needs: ClassVar[tuple[str, ...]]
+    """Packages beside Tidemill's own."""
+    stays_here: ClassVar[bool]
+    """Whether no container reaches it."""
 
     @property
     def modal_secret(self) -> str | None:

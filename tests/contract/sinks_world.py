@@ -20,13 +20,13 @@ from pipeline import Pipeline
 from pipeline.model.snapshot import Output, Snapshot
 from pipeline.runtime.publish import Publisher
 from pipeline.runtime.runtime import Runtime
+from pipeline.testing import inline_runtime
 from sinks import Catalogue, Delta, DuckDBFile, Postgres
 from sinks.aggregates.compute import definitions
 from sinks.query.object_files import files_of
 from sinks.query.warehouse import Warehouse
 from sinks.targets import Target
 from tests.support.helpers import lines
-from tests.support.inline import inline_runtime
 from tests.support.postgres_server import postgres_dsn
 
 KINDS = ("delta", "postgres", "duckdb", "catalogue")

@@ -15,9 +15,9 @@ from pathlib import Path
 from pipeline.errors import InvariantViolated
 from pipeline.executors.none import NoExecutor
 from pipeline.passes.runner import Pass
+from pipeline.testing import inline_runtime
 from tests.integration.tables.test_aggregates import flow
 from tests.support.helpers import lines
-from tests.support.inline import inline_runtime
 
 TARGET = Path(__file__).parent / "state-1"
 

@@ -21,8 +21,7 @@ from pipeline.model.task import Assignment
 from pipeline.ports import Finished
 from pipeline.work import memory_limit
 from pipeline.work.worker import AttemptLost
-from tests.support.builders import loss_of
-from tests.support.builders import inputs_of, receipt_of, task_of
+from tests.support.builders import inputs_of, loss_of, receipt_of, task_of
 
 MEMORY_MB = 200
 

@@ -36,7 +36,6 @@ ORDER = (
         "pipeline.declare",
         "pipeline.discover",
         "pipeline.executors",
-        "pipeline.testing",
         "pipeline.passes",
     ),
     *(
@@ -49,7 +48,7 @@ ORDER = (
         "sinks.targets",
         "sinks",
     ),
-    *("pipeline.runtime", "pipeline.tables", "pipeline.deploy"),
+    *("pipeline.runtime", "pipeline.tables", "pipeline.testing", "pipeline.deploy"),
     *(
         "pipeline.cli",
         "pipeline.cli.reports",
@@ -57,8 +56,9 @@ ORDER = (
         "pipeline.cli.runs",
         "pipeline.cli.setup",
     ),
-    *("pipeline", "infra"),
+    *("pipeline", "infra", "tidemill"),
 )
+FACES = ("pipeline", "sinks", "infra", "tidemill")
 REACHES_UP = {("pipeline.declare.pipeline", "pipeline.tables.table")}
 """`Pipeline.table()`, for programs that read: the one import against the order, when it is called.
 """
@@ -103,7 +103,7 @@ def path_of(module: str) -> Path:
 @cache
 def modules() -> tuple[str, ...]:
     found = []
-    for package in ("pipeline", "sinks", "infra"):
+    for package in FACES:
         for path in sorted((ROOT / package).rglob("*.py")):
             found.append(
                 ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -196,11 +196,7 @@ def test_folders_stay_small() -> None:
 def test_the_architecture_page_lists_the_packages_in_order_each_with_its_own_sentence() -> None:
     page = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
     listed = dict(re.findall(r"^\| `([a-z_/]+)/` \| (.+?) \|", page, re.MULTILINE))
-    packages = [
-        name
-        for name in ORDER
-        if path_of(name).name == "__init__.py" and name not in ("pipeline", "sinks", "infra")
-    ]
+    packages = [name for name in ORDER if path_of(name).name == "__init__.py" and name not in FACES]
     assert list(listed) == [name.replace(".", "/") for name in packages]
     for name in packages:
         first = ast.get_docstring(ast.parse(path_of(name).read_text())) or ""

@@ -23,11 +23,11 @@ from pipeline.runtime.publish import Publisher
 from pipeline.state.state import State
 from pipeline.tables.table import Table as Opened
 from pipeline.tables.views import live_rows_by_source, open_warehouse, state_at
+from pipeline.testing import inline_runtime
 from sinks import Delta, DuckDBFile
 from sinks.query.object_files import files_of
 from sinks.query.table_diff import Differ
 from sinks.targets import Target
-from tests.support.inline import inline_runtime
 from tests.values.model import OWN, Kind, Row, Table, same
 from tests.values.writing import pylist
 

@@ -19,10 +19,10 @@ from pipeline.passes.compaction import Compactor, Wanted
 from pipeline.passes.runner import Pass
 from pipeline.runtime.aggregator import WarehouseAggregator
 from pipeline.runtime.runtime import Runtime
+from pipeline.testing import inline_runtime
 from sinks.aggregates.compute import AggregateRun
 from sinks.query.object_files import files_of
 from tests.support.helpers import Project, lines
-from tests.support.inline import inline_runtime
 
 SUMS = (
     "SELECT kind, count(*) AS n, count(v) AS nv, sum(v) AS v, avg(v) AS mean FROM logs WHERE v < 90"

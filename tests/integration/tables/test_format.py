@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.passes.audit import all_entries
+from pipeline.testing import inline_runtime
 from tests.integration.tables.test_aggregates import flow
 from tests.support.helpers import ROOT, Project, lines
-from tests.support.inline import inline_runtime
 
 FLOW = """
 import json

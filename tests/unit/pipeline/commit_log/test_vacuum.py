@@ -19,9 +19,9 @@ from pipeline.passes.audit import all_entries
 from pipeline.passes.runner import Pass
 from pipeline.runtime.system import RandomIds, WallClock
 from pipeline.state.state import State
+from pipeline.testing import inline_runtime
 from pipeline.testing.memory_store import MemoryStore
 from tests.support.builders import inputs_of, pipeline_settings, task_of
-from tests.support.inline import inline_runtime
 
 DAY_MS = 86_400_000
 
