@@ -9,15 +9,26 @@ unlike lines, nobody can format that away. Standard library only.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+PRAGMA = re.compile(r"  # (?:noqa|type: ignore).*")
+"""What is for tools does not count."""
 NODES_P90 = 90
 COLUMNS = 100
+LONG_LINES = (
+    "pipeline/cli/runs/failure_groups.py",
+    "pipeline/sql/reserved_words.py",
+    "pipeline/tracebacks.py",
+)
+"""Regular expressions, which nobody reads better in pieces."""
 LARGE = 260
 """No function may be larger, but for these."""
-EXCEPTIONS: dict[str, str] = {}
+EXCEPTIONS = {
+    "sinks/values/contract.py:rules": "a table: a line for each type",
+}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -43,8 +54,9 @@ def main(folders: list[str]) -> int:
     for path in sorted(path for folder in folders for path in Path(folder).rglob("*.py")):
         text = path.read_text()
         for number, line in enumerate(text.splitlines(), 1):
-            if len(line) > COLUMNS:
-                problems.append(f"{path}:{number}: {len(line)} columns, at most {COLUMNS}")
+            columns = len(PRAGMA.sub("", line))
+            if columns > COLUMNS and str(path) not in LONG_LINES:
+                problems.append(f"{path}:{number}: {columns} columns, at most {COLUMNS}")
         sizes += [
             (nodes(function), f"{path}:{name}") for name, function in functions(ast.parse(text))
         ]

@@ -21,7 +21,7 @@ from typing import Any
 
 import modal
 
-from examples.documents.pipeline import documents
+from examples.documents.flows import documents
 from pipeline.deploy.engines import app_name
 from pipeline.errors import SettingsError
 from pipeline.executors.none import NoExecutor

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from examples.flights.uploads import BROKEN, daily_files
 
-PIPELINE = "examples/flights/pipeline.py"
+PIPELINE = "examples/flights/flows.py"
 BUCKET = Path(os.environ.get("DEMO_BUCKET", "demo-bucket"))
 UPLOADS = BUCKET / "uploads" / "flights"
 FIRST = 1_000

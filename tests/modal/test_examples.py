@@ -31,7 +31,7 @@ EXAMPLES = ROOT / "examples"
 
 
 def deployed(cloud: Cloud, name: str) -> Deployed:
-    project = cloud.project(EXAMPLES / name / "pipeline.py")
+    project = cloud.project(EXAMPLES / name / "flows.py")
     project.deploy()
     return project
 
@@ -76,7 +76,7 @@ def test_thumbnails_waits_for_all_answers_and_one_broken_image_stops_nobody(
 def test_thumbnails_are_jpeg_images_of_their_own(tmp_path: Path) -> None:
     """The same file on a laptop; the bytes in the table open as an image."""
     project = Project(tmp_path)
-    project.file = EXAMPLES / "thumbnails" / "pipeline.py"
+    project.file = EXAMPLES / "thumbnails" / "flows.py"
     (project.root / "uploads" / "images").mkdir(parents=True)
     (project.root / "uploads" / "images" / "wide.webp").write_bytes(
         image("#406080", (1000, 500), "WEBP")
@@ -212,7 +212,7 @@ def test_languages_are_found_by_a_model_in_batches_whose_fill_status_shows(cloud
 def test_languages_runs_on_a_laptop_as_it_is(tmp_path: Path) -> None:
     """The same file, the same model, no Modal."""
     project = Project(tmp_path)
-    project.file = EXAMPLES / "languages" / "pipeline.py"
+    project.file = EXAMPLES / "languages" / "flows.py"
     (project.root / "uploads" / "texts").mkdir(parents=True)
     for language, text in TEXTS.items():
         (project.root / "uploads" / "texts" / f"{language}.txt").write_text(text)

@@ -178,7 +178,7 @@ def test_the_guide_is_typed_and_prints_what_it_shows(cloud: Cloud) -> None:
 
 def test_the_hint_endpoint_wants_a_proxy_token(cloud: Cloud) -> None:
     """What the guide says of notices: Modal asks callers for a token before they reach the app."""
-    project = cloud.project((ROOT / "examples" / "nightly" / "pipeline.py").read_text())
+    project = cloud.project((ROOT / "examples" / "nightly" / "flows.py").read_text())
     project.deploy()
     assert cloud.modal.functions(project.app)["hint"].webhook_config.requires_proxy_auth
 

@@ -348,7 +348,7 @@ def test_what_a_role_must_not(role: Role) -> None:
 
 
 def test_the_evaluator_itself() -> None:
-    policy = bucket_policy(load_pipelines("examples.flights.pipeline"), "s3://b", "reader")
+    policy = bucket_policy(load_pipelines("examples.flights.flows"), "s3://b", "reader")
     assert all(
         covers(grant, Need(grant.action, grant.key.replace("*", "x")))
         for grant in grants(policy, "b")

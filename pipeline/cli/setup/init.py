@@ -14,7 +14,7 @@ PIPELINE = '''"""Each JSON-lines file in uploads/events/ becomes rows of the tab
 
 import json
 
-from pipeline import Object, Pipeline
+from tidemill import Object, Pipeline
 
 events = Pipeline("events", source="uploads/events/")
 

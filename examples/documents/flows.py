@@ -2,10 +2,10 @@
 
 They are submitted one by one from a web server (see web.py).
 
-    tidemill deploy examples/documents/pipeline.py --bucket s3://my-bucket --secret my-bucket-keys
-    tidemill submit examples/documents/pipeline.py uploads/documents/report.md \\
+    tidemill deploy examples/documents/flows.py --bucket s3://my-bucket --secret my-bucket-keys
+    tidemill submit examples/documents/flows.py uploads/documents/report.md \\
         --bucket s3://my-bucket --engine modal
-    tidemill jobs wait examples/documents/pipeline.py JOB --bucket s3://my-bucket
+    tidemill jobs wait examples/documents/flows.py JOB --bucket s3://my-bucket
 
 A document may take an hour. What became of a job is kept in the bucket, for as long as the bucket
 is.
@@ -13,7 +13,7 @@ is.
 
 from collections.abc import Iterator
 
-from pipeline import InputRejected, Object, Pipeline
+from tidemill import InputRejected, Object, Pipeline
 
 documents = Pipeline("documents", source="uploads/documents/", schedule="0 5 * * *")
 WORDS_MAX = 120

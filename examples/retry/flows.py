@@ -2,13 +2,13 @@
 
 When it is away, only what failed is tried again.
 
-    tidemill run examples/retry/pipeline.py --bucket s3://my-bucket --engine modal --wait
+    tidemill run examples/retry/flows.py --bucket s3://my-bucket --engine modal --wait
         exit code 1: some files failed
-    tidemill quarantine list examples/retry/pipeline.py --bucket s3://my-bucket
+    tidemill quarantine list examples/retry/flows.py --bucket s3://my-bucket
         which, and why
-    tidemill quarantine retry examples/retry/pipeline.py --all --bucket s3://my-bucket
+    tidemill quarantine retry examples/retry/flows.py --all --bucket s3://my-bucket
         the service is back
-    tidemill run examples/retry/pipeline.py --bucket s3://my-bucket --engine modal --wait
+    tidemill run examples/retry/flows.py --bucket s3://my-bucket --engine modal --wait
         only those run
 
 Files that succeeded are not called for again, whether the service, the file or this code was
@@ -22,7 +22,7 @@ import json
 import os
 import urllib.request
 
-from pipeline import Object, Pipeline
+from tidemill import Object, Pipeline
 
 orders = Pipeline("orders", source="uploads/orders/", schedule="*/15 * * * *")
 

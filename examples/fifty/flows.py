@@ -1,8 +1,8 @@
 """A fan-out with a bound: however many files are there, never more than 50 containers work on them.
 
-    tidemill plan examples/fifty/pipeline.py --bucket s3://my-bucket --engine modal
+    tidemill plan examples/fifty/flows.py --bucket s3://my-bucket --engine modal
         containers, time and dollars beforehand
-    tidemill deploy examples/fifty/pipeline.py --bucket s3://my-bucket --secret my-bucket-keys
+    tidemill deploy examples/fifty/flows.py --bucket s3://my-bucket --secret my-bucket-keys
 
 Small files travel together, so that 100,000 of them are some hundreds of calls and not 100,000.
 `max_cost_usd_per_day` is a second bound: once a day's work comes to that much, the rest waits for
@@ -11,7 +11,7 @@ the next day.
 
 import json
 
-from pipeline import Object, Pipeline
+from tidemill import Object, Pipeline
 
 clicks = Pipeline(
     "clicks", source="uploads/clicks/", schedule="*/10 * * * *", max_cost_usd_per_day=20

@@ -2,8 +2,8 @@
 
 A class loads the model once for each container.
 
-    tidemill deploy examples/languages/pipeline.py --bucket s3://my-bucket --secret my-bucket-keys
-    tidemill status examples/languages/pipeline.py --bucket s3://my-bucket
+    tidemill deploy examples/languages/flows.py --bucket s3://my-bucket --secret my-bucket-keys
+    tidemill status examples/languages/flows.py --bucket s3://my-bucket
 
 Each call takes up to 32 texts; small uploads that come one by one wait up to half a second for
 company. `status` says how full the batches are: a low figure means that `batch_wait_ms` is too
@@ -12,7 +12,7 @@ none. This model (97 languages, shipped in its package) would do without; load y
 On a laptop the same file runs as it is.
 """
 
-from pipeline import Object, Pipeline
+from tidemill import Object, Pipeline
 
 languages = Pipeline("languages", source="uploads/texts/", schedule="*/5 * * * *")
 

@@ -4,8 +4,8 @@ its mean colour.
 Here you wait for the result: the app is deployed once, and each run gathers the answers of its
 containers.
 
-    tidemill deploy examples/thumbnails/pipeline.py --bucket s3://my-bucket --secret my-bucket-keys
-    tidemill run examples/thumbnails/pipeline.py --bucket s3://my-bucket --engine modal --wait
+    tidemill deploy examples/thumbnails/flows.py --bucket s3://my-bucket --secret my-bucket-keys
+    tidemill run examples/thumbnails/flows.py --bucket s3://my-bucket --engine modal --wait
 
 Images that cannot be read go to quarantine, the others are committed. `--ordered` takes the answers
 in the order of the files. Without `--engine modal` the same file runs on this machine.
@@ -15,7 +15,7 @@ import io
 
 from PIL import Image, ImageStat
 
-from pipeline import Object, Pipeline
+from tidemill import Object, Pipeline
 
 thumbnails = Pipeline(
     "thumbnails", source="uploads/images/", schedule="0 * * * *", pip=["pillow>=10"]

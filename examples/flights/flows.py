@@ -5,7 +5,7 @@ table.
 import csv
 from datetime import date
 
-from pipeline import Object, Pipeline
+from tidemill import Object, Pipeline
 
 flights = Pipeline("flights", source="uploads/flights/", partition_by=["month"])
 

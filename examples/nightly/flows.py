@@ -1,12 +1,12 @@
 """Readings of sensors, taken in as they come, and once more each night: what is known about a
 sensor arrives late.
 
-    tidemill deploy examples/nightly/pipeline.py --bucket s3://my-bucket --secret my-bucket-keys
+    tidemill deploy examples/nightly/flows.py --bucket s3://my-bucket --secret my-bucket-keys
 
 The deployed app runs the backfill at two o'clock, in the pipeline's time zone, over the files of
 the last 24 hours. By hand:
 
-    tidemill backfill examples/nightly/pipeline.py --since yesterday --until today \\
+    tidemill backfill examples/nightly/flows.py --since yesterday --until today \\
         --bucket s3://my-bucket --engine modal --wait
 
 Until the new rows of a file are committed its old ones count; they are never there twice.
@@ -15,7 +15,7 @@ Until the new rows of a file are committed its old ones count; they are never th
 import csv
 from datetime import timedelta
 
-from pipeline import Object, Pipeline
+from tidemill import Object, Pipeline
 
 readings = Pipeline(
     "readings", source="uploads/readings/", schedule="*/5 * * * *", timezone="Europe/Riga"
