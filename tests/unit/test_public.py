@@ -113,6 +113,7 @@ CHECKERS = {
 }
 
 
+@pytest.mark.slow
 def test_a_users_project_is_typed_and_what_is_wrong_in_it_is_marked(tmp_path: Path) -> None:
     """By both checkers; the errors are those that are meant, in the lines that are wrong."""
     (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')

@@ -251,7 +251,8 @@ class LocalExecutor:
         if not worker.ready:
             worker.ready, self._failed_starts = True, 0
             if answer.broken:
-                self._failure = SettingsError(f"the workers cannot work: {answer.broken}")
+                why = answer.broken.reason
+                self._failure = SettingsError(f"the workers cannot work: {why}")
         else:
             self._read_along(worker)
             job = worker.jobs.popleft()

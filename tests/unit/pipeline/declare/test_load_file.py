@@ -206,6 +206,7 @@ IN_FRESH_WORKERS = ("relative", "a module by name", "a folder infra", "a package
 """Also where workers are new interpreters; not all, since each takes seconds."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROJECTS)
 def test_packages_and_names_of_ours_work_here_and_in_workers(tmp_path: Path, name: str) -> None:
     """As the command that is installed, which has nothing of the folder on its path; workers are
