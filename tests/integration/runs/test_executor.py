@@ -166,7 +166,10 @@ def test_a_call_beyond_its_time_limit_is_ended(make: Callable[..., LocalExecutor
 
 @pytest.mark.parametrize(
     ("spec", "words"),
-    [("broken", "OSError: no code here"), ("dies", "die while they load the user's code")],
+    [
+        ("broken", "^the workers cannot work: OSError: no code here$"),
+        ("dies", "die while they load the user's code"),
+    ],
 )
 def test_workers_that_cannot_start_are_one_clear_error(
     make: Callable[..., LocalExecutor], spec: str, words: str
