@@ -9,7 +9,7 @@ before the listing moves on, because from then on the state may forget who decid
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -191,12 +191,15 @@ class Admission:
             mean_bytes = sum(one.inputs.sizes) / len(one.inputs)
             room = self._budget.files_affordable(state, transform, mean_bytes, now_ms)
             going = due if room is None else due[:room]
-            for i in due[len(going) :]:
-                self._left(one).add(one.inputs.sizes[i], one.inputs.modified_us[i])
-            self.over_budget += len(due) - len(going)
+            self._leave_over_budget(one, due[len(going) :])
             self._budget.take(state, transform, len(going), mean_bytes)
             kept.append(Found(one.transform, one.inputs.take(going), one.again))
         return kept
+
+    def _leave_over_budget(self, one: Found, indexes: Sequence[int]) -> None:
+        self.over_budget += len(indexes)
+        for i in indexes:
+            self._left(one).add(one.inputs.sizes[i], one.inputs.modified_us[i])
 
     # -- what is left ------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pipeline.errors import ObjectNotFound
+from pipeline.model.commit import Commit
 from pipeline.model.events import Aggregated
 from pipeline.model.snapshot import Changes
 
@@ -45,16 +46,19 @@ async def aggregate(running: Pass) -> None:
         )
         commit.aggregates = files
         if await running.log.append(running.state, commit):
-            running.report.commits += 1
-            running.report.aggregates += len(files)
-            settings, names = running.settings, tuple(file.name for file in files)
-            running.context.listener(
-                Aggregated(
-                    pipeline=settings.name,
-                    generation=settings.generation,
-                    sequence=commit.sequence,
-                    names=names,
-                )
-            )
+            _note(running, commit)
             return
         await running.catch_up()
+
+
+def _note(running: Pass, commit: Commit) -> None:
+    running.report.commits += 1
+    running.report.aggregates += len(commit.aggregates)
+    running.context.listener(
+        Aggregated(
+            pipeline=commit.pipeline,
+            generation=commit.generation,
+            sequence=commit.sequence,
+            names=tuple(file.name for file in commit.aggregates),
+        )
+    )

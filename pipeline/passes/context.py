@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from pipeline.commit_log.log import Log
 from pipeline.model.commit import AggregateFile
 from pipeline.model.events import Listener, nobody
 from pipeline.model.policy import Policy
 from pipeline.model.receipt import OutputFile
 from pipeline.model.settings import PipelineSettings, TransformSettings
 from pipeline.model.snapshot import Output, Snapshot
+from pipeline.plan.planner import Proposer
 from pipeline.ports import Clock, Executor, Ids, Store
 from pipeline.state.state import State
 
@@ -74,3 +76,23 @@ class PassContext:
     budget: Budget | None = None
     listener: Listener = nobody
     stopping: Callable[[], bool] = lambda: False
+
+    def log(self) -> Log:
+        """The log of the pipeline, in its generation."""
+        s = self.settings
+        return Log(
+            self.store, s.name, clock=self.clock, policy=self.policy, generation=s.generation
+        )
+
+    def proposer(self) -> Proposer:
+        """What makes the commits of this pass."""
+        return Proposer(
+            settings=self.settings,
+            policy=self.policy,
+            owner=self.executor.owner,
+            detached=self.executor.detached,
+            writer=self.writer,
+            parallelism=max(self.executor.parallelism, 1),
+            is_gone=self.executor.is_gone,
+            unify=self.unify,
+        )

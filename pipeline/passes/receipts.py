@@ -7,15 +7,16 @@ asked: mounts know no versions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
 
 from pipeline.errors import StateInvalid
 from pipeline.model import keys
+from pipeline.model.listing import Head, Page
 from pipeline.model.receipt import LossNote, Receipt, SourceProblem
-from pipeline.model.task import Task
+from pipeline.model.task import Inputs, Task
 from pipeline.plan.evidence import LostAttempt, fits
 from pipeline.ports import Store
 from pipeline.state import codec
@@ -43,24 +44,25 @@ async def gather(
     names: list[str] = []
     if not state.tasks:
         return found
-    for prefix in (
-        [keys.receipt_prefix(home) + keys.TASKS]
-        if tasks is None
-        else [f"{keys.receipt_prefix(home)}{task}." for task in tasks]
-    ):
+    below = keys.receipt_prefix(home)
+    for prefix in [below + keys.TASKS] if tasks is None else [f"{below}{t}." for t in tasks]:
         async for page in store.list(prefix):
-            for key, size in zip(page.keys, page.sizes, strict=True):
-                began = keys.began_dispatch(key)
-                if began is not None:
-                    found.began.add(began)
-                elif keys.task_of(key) in state.tasks and codec.may_be(
-                    LossNote if keys.is_loss_note(key) else Receipt, size
-                ):
-                    names.append(key)
+            names += _worth_reading(page, state, found)
     for key, stored in zip(names, await store.get_many(names), strict=True):
         if stored is not None:
             await _note(store, state, found, key, stored.body, output=output)
     return found
+
+
+def _worth_reading(page: Page, state: State, found: Gathered) -> Iterator[str]:
+    """Keys of receipts and notes of open tasks; what began is known by its key alone."""
+    for key, size in zip(page.keys, page.sizes, strict=True):
+        began = keys.began_dispatch(key)
+        kind = LossNote if keys.is_loss_note(key) else Receipt
+        if began is not None:
+            found.began.add(began)
+        elif keys.task_of(key) in state.tasks and codec.may_be(kind, size):
+            yield key
 
 
 async def _note(
@@ -105,19 +107,26 @@ async def verified(store: Store, task: Task, receipt: Receipt) -> Receipt | None
         for head, file in zip(heads, receipt.files, strict=True)
     ):
         return None
-    ailing = {p.index for p in receipt.problems}
-    doubtful = [i for i in receipt.unverified if 0 <= i < len(task.inputs) and i not in ailing]
-    problems = list(receipt.problems)
-    for i, head in zip(
-        doubtful, await store.head_many([task.inputs.keys[i] for i in doubtful]), strict=True
-    ):
-        if head is None:
-            problems.append(SourceProblem(index=i, status="gone"))
-        elif (
-            head.etag != task.inputs.etags[i]
-            or head.modified_us // 1_000_000 != task.inputs.modified_us[i] // 1_000_000
-        ):
-            problems.append(SourceProblem(index=i, status="stale"))
+    problems = receipt.problems + await _went_meanwhile(store, task, receipt)
     return msgspec.structs.replace(
         receipt, problems=sorted(problems, key=lambda p: p.index), unverified=[]
     )
+
+
+async def _went_meanwhile(store: Store, task: Task, receipt: Receipt) -> list[SourceProblem]:
+    """Sources that could not be verified when they were read, and are not what was planned."""
+    ailing = {p.index for p in receipt.problems}
+    doubtful = [i for i in receipt.unverified if 0 <= i < len(task.inputs) and i not in ailing]
+    heads = await store.head_many([task.inputs.keys[i] for i in doubtful])
+    found = []
+    for i, head in zip(doubtful, heads, strict=True):
+        if head is None:
+            found.append(SourceProblem(index=i, status="gone"))
+        elif not _is_as_planned(head, task.inputs, i):
+            found.append(SourceProblem(index=i, status="stale"))
+    return found
+
+
+def _is_as_planned(head: Head, inputs: Inputs, i: int) -> bool:
+    same_second = head.modified_us // 1_000_000 == inputs.modified_us[i] // 1_000_000
+    return head.etag == inputs.etags[i] and same_second

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from pipeline.model.commit import Commit
+from pipeline.model.commit import Commit, Settled
 from pipeline.model.pass_report import PassReport
 from pipeline.model.receipt import Receipt
 from pipeline.model.settings import PipelineSettings
@@ -30,36 +31,46 @@ def commit(  # noqa: PLR0917
     report.planned_bytes += sum(sum(t.inputs.sizes) for t in done.plan)
     counted.update(t.id for t in done.plan if t.owner)
     report.deleted += len(done.deleted)
-    retired = [tasks[task_id] for task_id in done.retire]
-    ended = {entry.key for entry in done.quarantine}
-    for task in retired:
-        if task.id in counted:
-            _give_back(
-                report, task, [i for i, key in enumerate(task.inputs.keys) if key not in ended]
-            )
-    report.changed += sum(len(t.inputs) for t in retired if _is_of_other_code(t, settings))
     report.quarantined += len(done.quarantine)
-    report.respawned += sum(
-        len(state.tasks[r.task].inputs) for r in done.respawn if r.task in state.tasks
-    )
+    again = [state.tasks[one.task] for one in done.respawn if one.task in state.tasks]
+    report.respawned += sum(len(task.inputs) for task in again)
+    _add_retired(report, done, tasks, settings, counted)
     for settled in done.settle:
-        if settled.task in counted:
-            _give_back(
-                report,
-                tasks[settled.task],
-                [p.index for p in settled.problems if p.status != "failed"],
-            )
-        by_status: dict[str, int] = {}
-        for problem in settled.problems:
-            by_status[problem.status] = by_status.get(problem.status, 0) + 1
-        report.committed += len(settled.rows) - len(settled.problems)
-        report.committed_bytes += sum(tasks[settled.task].inputs.sizes)
-        report.rows += sum(settled.rows)
-        report.rejected += sum(settled.rejected)
-        report.quarantined += by_status.get("failed", 0)
-        report.changed += by_status.get("stale", 0) + by_status.get("gone", 0)
-        if _is_of_other_code(tasks[settled.task], settings):
-            report.changed += by_status.get("deferred", 0)
+        _add_settled(report, settled, tasks[settled.task], settings, counted)
+
+
+def _add_retired(
+    report: PassReport,
+    done: Commit,
+    tasks: Mapping[str, Task],
+    settings: PipelineSettings,
+    counted: set[str],
+) -> None:
+    """Tasks that ended without rows."""
+    ended = {entry.key for entry in done.quarantine}
+    for task in (tasks[task_id] for task_id in done.retire):
+        if task.id in counted:
+            left = [i for i, key in enumerate(task.inputs.keys) if key not in ended]
+            _give_back(report, task, left)
+        if _is_of_other_code(task, settings):
+            report.changed += len(task.inputs)
+
+
+def _add_settled(
+    report: PassReport, settled: Settled, task: Task, settings: PipelineSettings, counted: set[str]
+) -> None:
+    """A task that ended with a receipt."""
+    if task.id in counted:
+        _give_back(report, task, [p.index for p in settled.problems if p.status != "failed"])
+    statuses = Counter(problem.status for problem in settled.problems)
+    report.committed += len(settled.rows) - len(settled.problems)
+    report.committed_bytes += sum(task.inputs.sizes)
+    report.rows += sum(settled.rows)
+    report.rejected += sum(settled.rejected)
+    report.quarantined += statuses["failed"]
+    report.changed += statuses["stale"] + statuses["gone"]
+    if _is_of_other_code(task, settings):
+        report.changed += statuses["deferred"]
 
 
 def _give_back(report: PassReport, task: Task, indexes: Sequence[int]) -> None:

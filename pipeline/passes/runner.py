@@ -8,7 +8,7 @@ it means.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.commit_log.checkpoints import write_checkpoint
@@ -23,7 +23,7 @@ from pipeline.model.loss import Loss
 from pipeline.model.pass_report import PassReport
 from pipeline.model.receipt import Receipt
 from pipeline.model.settings import PipelineSettings
-from pipeline.model.task import Assignment
+from pipeline.model.task import Assignment, Task
 from pipeline.passes import aggregation, report
 from pipeline.passes.admission import Admission, scopes
 from pipeline.passes.commit_events import dispatched, events_of
@@ -46,25 +46,10 @@ class Pass:
     def __init__(self, context: PassContext, state: State | None = None) -> None:
         self.context = context
         self.settings: PipelineSettings = context.settings
-        self.log: Log = Log(
-            context.store,
-            context.settings.name,
-            clock=context.clock,
-            policy=context.policy,
-            generation=context.settings.generation,
-        )
+        self.log: Log = context.log()
         self.report: PassReport = PassReport()
         self.loaded = state
-        self.proposer: Proposer = Proposer(
-            settings=context.settings,
-            policy=context.policy,
-            owner=context.executor.owner,
-            detached=context.executor.detached,
-            writer=context.writer,
-            parallelism=max(context.executor.parallelism, 1),
-            is_gone=context.executor.is_gone,
-            unify=context.unify,
-        )
+        self.proposer: Proposer = context.proposer()
         self._attempts: dict[str, tuple[str, int]] = {}
         self._receipts: dict[str, Receipt] = {}
         self._losses: dict[str, LostAttempt] = {}
@@ -93,37 +78,28 @@ class Pass:
         if not self._is_open:
             await self.open()
         await self.gather()
-        admission, ended = Admission(self.context, request), False
-        finder = Finder(
-            self.log,
-            self.state,
-            self.settings,
-            request,
-            scopes(request, self.settings, self.context.policy),
-        )
-        async for look in finder.looks():
-            self._count(look.judged)
-            if self.context.stopping():
-                break
-            await self._take(admission, look)
-            ended = not look.more
-            self.report.changed += admission.let_go(self.state, self.context.clock.now_ms())
-            if admission.is_over(self.report) or self._is_full(admission):
-                break
+        admission = Admission(self.context, request)
+        order = scopes(request, self.settings, self.context.policy)
+        finder = Finder(self.log, self.state, self.settings, request, order)
+        ended = await self._look_at_all(finder, admission)
         evidence = self._left_word(admission, request, read_to_end=ended)
         if finder.growth is not None and not self.report.left:
             self.state.growth = finder.growth
         await self.commit(evidence)
         await self.drain()
+        await self._aggregate()
+        others = (t for t in self.state.tasks.values() if t.owner != self.context.executor.owner)
+        self.report.elsewhere = sum(len(t.inputs) for t in others)
+        return self.report
+
+    async def _aggregate(self) -> None:
+        """What cannot be computed is said; the rows are committed all the same."""
         try:
             await aggregation.aggregate(self)
         except SettingsError as error:
             self.report.aggregates_failed = str(error)
             refused = Refused(**self._named, what="aggregate", name="", reason=str(error))
             self.context.listener(refused)
-        others = (t for t in self.state.tasks.values() if t.owner != self.context.executor.owner)
-        self.report.elsewhere = sum(len(t.inputs) for t in others)
-        return self.report
 
     async def open(self) -> None:
         """Load the state, or bring the carried one up to date."""
@@ -134,6 +110,20 @@ class Pass:
         self.loaded.ledger.forget()
 
     # -- what was found ----------------------------------------------------------------------------
+
+    async def _look_at_all(self, finder: Finder, admission: Admission) -> bool:
+        """Plan what there is, as far as the limits go; whether it was looked at to its end."""
+        ended = False
+        async for look in finder.looks():
+            self._count(look.judged)
+            if self.context.stopping():
+                break
+            await self._take(admission, look)
+            ended = not look.more
+            self.report.changed += admission.let_go(self.state, self.context.clock.now_ms())
+            if admission.is_over(self.report) or self._is_full(admission):
+                break
+        return ended
 
     async def _take(self, admission: Admission, look: Look) -> None:
         """Plan what the look found, as far as there is room now; the rest is held."""
@@ -293,15 +283,7 @@ class Pass:
             before = dict.fromkeys([*(s.task for s in proposal.settle), *proposal.retire])
             tasks = {task_id: self.state.tasks[task_id] for task_id in before}
             if await self.log.append(self.state, proposal):
-                report.losses(self.report, proposal, tasks, self._losses, self.settings)
-                said = {task_id: lost.loss.reason for task_id, lost in self._losses.items()}
-                self._forget_evidence()
-                report.commit(
-                    self.report, proposal, tasks, self.state, self.settings, self._counted
-                )
-                for event in events_of(proposal, tasks, said, self.state):
-                    self.context.listener(event)
-                self._progressed(self.report)
+                self._report_commit(proposal, tasks)
                 await self._dispatch(proposal)
                 await self._checkpoint_if_due()
                 return proposal
@@ -310,6 +292,16 @@ class Pass:
             f"other writers of {self.settings.name} were faster {self.context.policy.proposals_max}"
             " times; run again"
         )
+
+    def _report_commit(self, commit: Commit, tasks: Mapping[str, Task]) -> None:
+        """tasks: those that it ended, as they were before."""
+        report.losses(self.report, commit, tasks, self._losses, self.settings)
+        reasons = {task_id: lost.loss.reason for task_id, lost in self._losses.items()}
+        self._forget_evidence()
+        report.commit(self.report, commit, tasks, self.state, self.settings, self._counted)
+        for event in events_of(commit, tasks, reasons, self.state):
+            self.context.listener(event)
+        self._progressed(self.report)
 
     async def catch_up(self) -> None:
         """Apply what others committed. Raises Outdated."""

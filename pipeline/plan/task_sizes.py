@@ -36,17 +36,20 @@ def task_ranges(
             files_max = min(
                 files_max, max((len(sizes) - start) // (2 * workers), policy.task_files_min)
             )
-        files_max = min(files_max, timely)
-        end, weight = start, 0
-        while (
-            end < len(sizes)
-            and end - start < files_max
-            and (end == start or weight + weights[end] <= share)
-        ):
-            weight += weights[end]
-            end += 1
+        end = _filled(weights, start, share, min(files_max, timely))
         end = min(len(sizes), start + -(-(end - start) // batch) * batch)
         ranges.append((start, end))
         left -= sum(weights[start:end])
         start = end
     return ranges
+
+
+def _filled(weights: Sequence[int], start: int, share: int, files_max: int) -> int:
+    """Where a task that begins at `start` ends: with its share of the bytes, but for one file."""
+    end, weight = start, 0
+    while end < len(weights) and end - start < files_max:
+        if end > start and weight + weights[end] > share:
+            break
+        weight += weights[end]
+        end += 1
+    return end
