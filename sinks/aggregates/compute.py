@@ -11,19 +11,20 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from pipeline.errors import SettingsError
 from pipeline.model.commit import AggregateFile
-from pipeline.model.receipt import MAIN_TABLE, OutputFile
+from pipeline.model.receipt import OutputFile
 from pipeline.model.settings import AggregateSettings
-from pipeline.model.snapshot import Changes, Output, Removed, Snapshot, dead_rows
+from pipeline.model.snapshot import Changes, Output, Removed, Snapshot
 from pipeline.sql import quoting
 from pipeline.sql.connection import UTC
 from pipeline.state.state import State
+from sinks.aggregates.changed_rows import Went, main_files, of_rows_in, rows_that_went
 from sinks.aggregates.merge import Merge, merge_of
 from sinks.query.dimensions import Dimension
 from sinks.query.object_files import Files
@@ -36,6 +37,8 @@ _ALL = "_tidemill_all"
 _TOUCHED = "_tidemill_touched"
 _CHANGED = "_tidemill_changed"
 _OLD = "_tidemill_old"
+_PLUS = "_tidemill_plus"
+_MINUS = "_tidemill_minus"
 _LAYOUT = 3
 """Of an aggregate's file: another number means computing from scratch. 2: with what merges need. 3:
 in a zone of its own.
@@ -104,60 +107,71 @@ class AggregateRun:
 
         Raises SettingsError for SQL that fails.
         """
-        found: dict[str, pa.Table | None] = {}
         with Warehouse(
             self._files, timezone=self._aggregates[0].timezone if self._aggregates else UTC
         ) as warehouse:
             warehouse.add_dimensions(self._dimensions)
             if self._any_change() and not self._snapshot.changes.everything:
                 self._plus, self._minus = self._came_and_went(warehouse)
-            for aggregate in self._aggregates:
-                try:
-                    table = self._one(warehouse, aggregate)
-                except SettingsError as error:
-                    raise SettingsError(
-                        f"aggregate {aggregate.name} of {self._snapshot.pipeline}: {error}"
-                    ) from None
-                found[aggregate.name] = table
-                if table is not None:  # for aggregates that read this one
-                    warehouse.add_table(aggregate.name, table)
-                else:
-                    warehouse.add_aggregate_file(
-                        aggregate.name, self._snapshot.aggregates[aggregate.name]
-                    )
-        return found
+            return {one.name: self._next(warehouse, one) for one in self._aggregates}
+
+    def _next(self, warehouse: Warehouse, aggregate: AggregateSettings) -> pa.Table | None:
+        """One aggregate, which those after it may read."""
+        name = aggregate.name
+        try:
+            table = self._one(warehouse, aggregate)
+        except SettingsError as error:
+            raise SettingsError(f"aggregate {name} of {self._snapshot.pipeline}: {error}") from None
+        if table is not None:
+            warehouse.add_table(name, table)
+        else:
+            warehouse.add_aggregate_file(name, self._snapshot.aggregates[name])
+        return table
 
     def _one(self, warehouse: Warehouse, aggregate: AggregateSettings) -> pa.Table | None:
-        old = self._snapshot.aggregates.get(aggregate.name)
-        same = old is not None and old.definition == self._definitions[aggregate.name]
-        if same and not self._any_change():
+        old = self._committed(aggregate.name)
+        if old is not None and not self._any_change():
             return None
-        name = self._snapshot.pipeline
-        reads_others = any(
-            a is not aggregate and _names(aggregate.sql, a.name) for a in self._aggregates
-        )
-        merge = (
-            None
-            if reads_others
-            else merge_of(warehouse.connection, aggregate.sql, name, aggregate.by)
-        )
-        statement = _bare(aggregate.sql) if merge is None else merge.sql
-        if old is not None and same and not reads_others:
-            try:
-                merged = (
-                    self._merged(warehouse, aggregate, merge, old) if merge is not None else None
-                )
-                if merged is not None:
-                    return merged
-                if self._add_changed_rows(warehouse):
-                    return self._incremental(warehouse, aggregate, statement, old)
-            except SettingsError:
-                pass  # say, the result's columns changed with the schema: compute everything
+        merge = None
+        if not self._reads_others(aggregate):
+            name = self._snapshot.pipeline
+            merge = merge_of(warehouse.connection, aggregate.sql, name, aggregate.by)
+            if old is not None:
+                found = self._brought_up_to_date(warehouse, aggregate, merge, old)
+                if found is not None:
+                    return found
+        return self._anew(warehouse, aggregate, _statement(aggregate, merge))
+
+    def _anew(self, warehouse: Warehouse, aggregate: AggregateSettings, statement: str) -> pa.Table:
         self._add_all(warehouse)
-        warehouse.add_view(name, f"SELECT * FROM {quoting.name(_ALL)}")
-        return self._checked(
-            _stored(warehouse, f"SELECT * FROM ({statement}) {_order(aggregate)}"), aggregate
-        )
+        warehouse.add_view(self._snapshot.pipeline, f"SELECT * FROM {quoting.name(_ALL)}")
+        return self._checked(_ordered(warehouse, statement, aggregate), aggregate)
+
+    def _committed(self, name: str) -> AggregateFile | None:
+        """The file before, if it is of the same definition."""
+        old = self._snapshot.aggregates.get(name)
+        return old if old is not None and old.definition == self._definitions[name] else None
+
+    def _reads_others(self, aggregate: AggregateSettings) -> bool:
+        return any(a is not aggregate and _names(aggregate.sql, a.name) for a in self._aggregates)
+
+    def _brought_up_to_date(
+        self,
+        warehouse: Warehouse,
+        aggregate: AggregateSettings,
+        merge: Merge | None,
+        old: AggregateFile,
+    ) -> pa.Table | None:
+        """The file before with what changed since; None where all is to be computed."""
+        try:
+            merged = self._merged(warehouse, aggregate, merge, old) if merge is not None else None
+            if merged is not None:
+                return merged
+            if self._add_changed_rows(warehouse):
+                return self._incremental(warehouse, aggregate, _statement(aggregate, merge), old)
+        except SettingsError:
+            pass  # say, the result's columns changed with the schema
+        return None
 
     def _any_change(self) -> bool:
         changes = self._snapshot.changes
@@ -178,53 +192,26 @@ class AggregateRun:
         None, None where that cannot be told from what is at hand: an output that was merged or
         removed meanwhile.
         """
-        snapshot, changes = self._snapshot, self._snapshot.changes
-        added = dict.fromkeys(changes.added)
-        if any(output not in snapshot.outputs for output in added):
+        snapshot, added = self._snapshot, self._snapshot.changes.added
+        went = rows_that_went(snapshot)
+        if went is None or any(output not in snapshot.outputs for output in added):
             return None, None
-        tasks = {output.partition(".")[0] for output in added}
-        went: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
-        holders: dict[bool, dict[str, None]] = {False: {}, True: {}}
-        for holder, key in changes.gone:
-            live, removed = snapshot.outputs.get(holder), snapshot.removed.get(holder)
-            if (live is None and removed is None) or (removed is not None and removed.merged):
-                return None, None
-            rows = (
-                [(holder.partition(".")[0], key)]
-                if live is None
-                else [r for r in dead_rows(holder, live) if r[1] == key]
-            )
-            merged = live is not None and bool(live.dead_tasks)
-            # else it came and went in between
-            went[merged] += [(task, key) for task, key in rows if task not in tasks]
-            holders[merged][holder] = None
-        wanted = warehouse.columns(snapshot.schema)
         come = {output: snapshot.outputs[output] for output in added}
-        warehouse.add_snapshot(
-            msgspec.structs.replace(snapshot, outputs=come), view="_tidemill_plus"
-        )
-        if not any(went.values()):
-            return "_tidemill_plus", None
+        warehouse.add_snapshot(msgspec.structs.replace(snapshot, outputs=come), view=_PLUS)
+        if not any(some.pairs for some in went):
+            return _PLUS, None
+        self._add_minus(warehouse, went)
+        return _PLUS, _MINUS
+
+    def _add_minus(self, warehouse: Warehouse, went: Sequence[Went]) -> None:
+        wanted = warehouse.columns(self._snapshot.schema)
         minus: list[str] = []
-        # apart: what an output had before it was merged is in the merged one, too
-        for merged, pairs in went.items():
-            gone = warehouse.add_table(f"_tidemill_went_{merged}", _pairs(pairs))
-            files = [
-                f
-                for holder in holders[merged]
-                for f in self._holder(holder).files
-                if f.table == MAIN_TABLE
-            ]
-            is_gone = (
-                f"WHERE EXISTS (SELECT 1 FROM {gone} g WHERE g.task = f._task AND g.key ="
-                " f._source_key)"
-            )
-            minus += [f"{scan} {is_gone}" for scan in warehouse.scans(files, wanted)]
-        warehouse.add_view(
-            "_tidemill_minus",
-            " UNION ALL ".join(minus) or "SELECT * FROM _tidemill_plus WHERE false",
-        )
-        return "_tidemill_plus", "_tidemill_minus"
+        for i, some in enumerate(went):
+            gone = warehouse.add_table(f"_tidemill_went_{i}", _pairs(some.pairs))
+            holders = {output: self._holder(output).files for output in some.outputs}
+            minus += of_rows_in(gone, warehouse.scans(main_files(holders, holders), wanted))
+        nothing = f"SELECT * FROM {_PLUS} WHERE false"
+        warehouse.add_view(_MINUS, " UNION ALL ".join(minus) or nothing)
 
     def _holder(self, output: str) -> Output | Removed:
         return self._snapshot.outputs.get(output) or self._snapshot.removed[output]
@@ -237,33 +224,29 @@ class AggregateRun:
         """
         if self._plus is None or (self._minus is not None and merge.forgets):
             return None
-        sums = []
-        for rows in (self._plus, self._minus):
-            if rows is not None:
-                warehouse.add_view(self._snapshot.pipeline, f"SELECT * FROM {rows}")
-                warehouse.execute(
-                    f"CREATE OR REPLACE TEMP TABLE {rows}_sums AS SELECT * FROM ({merge.sql})"
-                )
-                sums.append(f"{rows}_sums")
-        kinds = {
-            row["column_name"]: row["column_type"]
-            for row in warehouse.query(f"DESCRIBE {sums[0]}").to_pylist()
-        }
-        if self._minus is not None and any(
-            kinds[column] in ("DOUBLE", "FLOAT") for column in merge.sums
-        ):
-            return None  # what is added and taken out again leaves a rest
-        casts = ", ".join(
-            f"CAST({quoting.name(column)} AS {kind}) AS {quoting.name(column)}"
-            for column, kind in kinds.items()
+        plus = self._add_sums(warehouse, self._plus, merge)
+        minus = None if self._minus is None else self._add_sums(warehouse, self._minus, merge)
+        kinds = _kinds(warehouse, plus)
+        if minus is not None and not merge.is_exact(kinds):
+            return None
+        self._add_old(warehouse, old, _casts(kinds))
+        statement = merge.statement(_OLD, plus, minus)
+        return _ordered(warehouse, statement, aggregate)
+
+    def _add_sums(self, warehouse: Warehouse, rows: str, merge: Merge) -> str:
+        """A table of the aggregate over some rows alone; its name."""
+        warehouse.add_view(self._snapshot.pipeline, f"SELECT * FROM {rows}")
+        warehouse.execute(
+            f"CREATE OR REPLACE TEMP TABLE {rows}_sums AS SELECT * FROM ({merge.sql})"
         )
-        path = self._files.path(old.key, old.size_bytes)
+        return f"{rows}_sums"
+
+    def _add_old(self, warehouse: Warehouse, old: AggregateFile, columns: str = "*") -> None:
+        """A view of the file before."""
+        path = quoting.texts([self._files.path(old.key, old.size_bytes)])
         warehouse.add_view(
-            _OLD,
-            f"SELECT {casts} FROM read_parquet({quoting.texts([path])}, hive_partitioning = false)",
+            _OLD, f"SELECT {columns} FROM read_parquet({path}, hive_partitioning = false)"
         )
-        statement = merge.statement(_OLD, sums[0], sums[1] if len(sums) > 1 else None)
-        return _stored(warehouse, f"SELECT * FROM ({statement}) {_order(aggregate)}")
 
     # -- groups ------------------------------------------------------------------------------------
 
@@ -271,33 +254,26 @@ class AggregateRun:
         self, warehouse: Warehouse, aggregate: AggregateSettings, statement: str, old: AggregateFile
     ) -> pa.Table:
         """Touched groups anew, all others from the file before."""
-        by = aggregate.by
-        groups = ", ".join(
-            f"{expression} AS {_group(i)}" for i, expression in enumerate(by.values())
-        )
-        warehouse.execute(
-            f"CREATE OR REPLACE TEMP TABLE {_TOUCHED} AS SELECT DISTINCT {groups} FROM {_CHANGED}"
-        )
-        matches = " AND ".join(
-            f"t.{_group(i)} IS NOT DISTINCT FROM ({expression})"
-            for i, expression in enumerate(by.values())
-        )
-        same = " AND ".join(
-            f"t.{_group(i)} IS NOT DISTINCT FROM o.{quoting.name(column)}"
-            for i, column in enumerate(by)
-        )
-        warehouse.add_view(
-            self._snapshot.pipeline,
-            f"SELECT * FROM {_ALL} WHERE EXISTS (SELECT 1 FROM {_TOUCHED} t WHERE {matches})",
-        )
-        path = self._files.path(old.key, old.size_bytes)
-        warehouse.add_view(
-            _OLD, f"SELECT * FROM read_parquet({quoting.texts([path])}, hive_partitioning = false)"
-        )
+        self._add_touched(warehouse, aggregate)
+        self._add_old(warehouse, old)
+        same = _same_group(f"o.{quoting.name(column)}" for column in aggregate.by)
         return _stored(
             warehouse,
             f"SELECT * FROM ({statement}) UNION ALL BY NAME SELECT * FROM {_OLD} o WHERE NOT EXISTS"
             f" (SELECT 1 FROM {_TOUCHED} t WHERE {same}) {_order(aggregate)}",
+        )
+
+    def _add_touched(self, warehouse: Warehouse, aggregate: AggregateSettings) -> None:
+        """The groups of changed rows, and in place of the table all rows of these groups."""
+        by = aggregate.by.values()
+        groups = ", ".join(f"{one} AS {_group(i)}" for i, one in enumerate(by))
+        warehouse.execute(
+            f"CREATE OR REPLACE TEMP TABLE {_TOUCHED} AS SELECT DISTINCT {groups} FROM {_CHANGED}"
+        )
+        matches = _same_group(f"({expression})" for expression in by)
+        warehouse.add_view(
+            self._snapshot.pipeline,
+            f"SELECT * FROM {_ALL} WHERE EXISTS (SELECT 1 FROM {_TOUCHED} t WHERE {matches})",
         )
 
     def _checked(self, table: pa.Table, aggregate: AggregateSettings) -> pa.Table:
@@ -321,29 +297,27 @@ class AggregateRun:
         if self._has_changed is not None or holders is None:
             return bool(self._has_changed)
         self._add_all(warehouse)
-        wanted = warehouse.columns(self._snapshot.schema)
-        added = [
-            f
-            for output in dict.fromkeys(changes.added)
-            for f in holders[output]
-            if f.table == MAIN_TABLE
-        ]
-        gone_outputs = dict.fromkeys(output for output, _ in changes.gone)
-        gone = [f for output in gone_outputs for f in holders[output] if f.table == MAIN_TABLE]
-        warehouse.add_table(
-            "_tidemill_gone", _pairs([("", key) for key in {key for _, key in changes.gone}])
-        )
-        # perhaps of other tasks, too
-        is_gone = "WHERE EXISTS (SELECT 1 FROM _tidemill_gone g WHERE g.key = f._source_key)"
-        parts = [
-            *warehouse.scans(added, wanted),
-            *(f"{scan} {is_gone}" for scan in warehouse.scans(gone, wanted)),
-        ]
+        parts = self._changed_scans(warehouse, holders)
         warehouse.add_view(
             _CHANGED, " UNION ALL ".join(parts) or f"SELECT * FROM {_ALL} WHERE false"
         )
         self._has_changed = True
         return True
+
+    def _changed_scans(
+        self, warehouse: Warehouse, holders: Mapping[str, list[OutputFile]]
+    ) -> list[str]:
+        changes, wanted = self._snapshot.changes, warehouse.columns(self._snapshot.schema)
+        keys = {key for _, key in changes.gone}
+        warehouse.add_table("_tidemill_gone", _pairs([("", key) for key in keys]))
+        # perhaps of other tasks, too
+        is_gone = "WHERE EXISTS (SELECT 1 FROM _tidemill_gone g WHERE g.key = f._source_key)"
+        added = main_files(holders, changes.added)
+        gone = main_files(holders, (output for output, _ in changes.gone))
+        return [
+            *warehouse.scans(added, wanted),
+            *(f"{scan} {is_gone}" for scan in warehouse.scans(gone, wanted)),
+        ]
 
 
 def _pairs(rows: Sequence[tuple[str, str]]) -> pa.Table:
@@ -371,6 +345,10 @@ def _stored(warehouse: Warehouse, select: str) -> pa.Table:
     return warehouse.query(select, carrier="parquet")
 
 
+def _ordered(warehouse: Warehouse, statement: str, aggregate: AggregateSettings) -> pa.Table:
+    return _stored(warehouse, f"SELECT * FROM ({statement}) {_order(aggregate)}")
+
+
 def encode(table: pa.Table) -> bytes:
     """An aggregate as Parquet."""
     import pyarrow.parquet as pq
@@ -378,6 +356,25 @@ def encode(table: pa.Table) -> bytes:
     out = io.BytesIO()
     pq.write_table(table, out, compression="zstd")
     return out.getvalue()
+
+
+def _kinds(warehouse: Warehouse, table: str) -> dict[str, str]:
+    columns = warehouse.query(f"DESCRIBE {table}").to_pylist()
+    return {column["column_name"]: column["column_type"] for column in columns}
+
+
+def _casts(kinds: Mapping[str, str]) -> str:
+    return ", ".join(
+        f"CAST({quoting.name(column)} AS {kind}) AS {quoting.name(column)}"
+        for column, kind in kinds.items()
+    )
+
+
+def _same_group(expressions: Iterable[str]) -> str:
+    """Whether a touched group has these values."""
+    return " AND ".join(
+        f"t.{_group(i)} IS NOT DISTINCT FROM {one}" for i, one in enumerate(expressions)
+    )
 
 
 def _group(i: int) -> str:
@@ -389,6 +386,10 @@ def _group(i: int) -> str:
 
 def _order(aggregate: AggregateSettings) -> str:
     return "ORDER BY " + ", ".join(f"{quoting.name(column)} NULLS LAST" for column in aggregate.by)
+
+
+def _statement(aggregate: AggregateSettings, merge: Merge | None) -> str:
+    return _bare(aggregate.sql) if merge is None else merge.sql
 
 
 def _bare(statement: str) -> str:

@@ -88,11 +88,17 @@ class CatalogueSink:
             for (view,) in old:
                 if view not in warehouse.tables:
                     connection.execute(f"DROP VIEW IF EXISTS {quoting.name(view)}")
-            connection.execute(f"DELETE FROM {_MARKS} WHERE pipeline = ?", [change.pipeline])
-            for view in sorted(warehouse.tables):
-                values = [change.pipeline, change.mark.generation, change.mark.sequence, view]
-                connection.execute(f"INSERT INTO {_MARKS} VALUES (?, ?, ?, ?)", values)
+            _set_marks(warehouse, change)
             connection.execute("CHECKPOINT")
+
+
+def _set_marks(warehouse: Warehouse, change: Change) -> None:
+    """One for each of the pipeline's views, in place of those before."""
+    connection = warehouse.connection
+    connection.execute(f"DELETE FROM {_MARKS} WHERE pipeline = ?", [change.pipeline])
+    for view in sorted(warehouse.tables):
+        values = [change.pipeline, change.mark.generation, change.mark.sequence, view]
+        connection.execute(f"INSERT INTO {_MARKS} VALUES (?, ?, ?, ?)", values)
 
 
 def public_files(store: Store) -> Files:

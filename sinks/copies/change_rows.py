@@ -88,15 +88,9 @@ class Rows:
         """Rows of vanished outputs are gone, unless an added one holds them now (compaction moves
         rows as they are).
         """
-        import pyarrow as pa
-
         if self._change.whole:
             return
-        tasks = pa.array([task for task, _ in self._change.gone], pa.string())
-        keys = pa.array([key for _, key in self._change.gone], pa.string())
-        listed = self._warehouse.add_table(
-            _GONE + "_listed", pa.table({"_task": tasks, "_source_key": keys})
-        )
+        listed = self._warehouse.add_table(_GONE + "_listed", _listed(self._change.gone))
         pairs = f"SELECT DISTINCT _task, _source_key FROM {_OLD}"
         kept = f"SELECT DISTINCT _task, _source_key FROM {_NEW}"
         vanished = f"{pairs} EXCEPT {kept}" if self._change.added else pairs
@@ -149,3 +143,11 @@ class Rows:
 
     def _stream(self, select: str) -> pa.RecordBatchReader:
         return self._warehouse.stream(select)
+
+
+def _listed(gone: Sequence[tuple[str, str]]) -> pa.Table:
+    import pyarrow as pa
+
+    tasks = pa.array([task for task, _ in gone], pa.string())
+    keys = pa.array([key for _, key in gone], pa.string())
+    return pa.table({"_task": tasks, "_source_key": keys})

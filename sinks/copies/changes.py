@@ -55,15 +55,13 @@ def changes_between(
             added=dict(new.outputs),
             aggregates=tuple(definitions),
         )
-    both = [
-        name
-        for name, output in new.outputs.items()
-        if name in old.outputs and _has_shrunk(name, old.outputs[name], output)
-    ]
-    lost = {
-        name: set(dead_rows(name, new.outputs[name])) - set(dead_rows(name, old.outputs[name]))
-        for name in both
-    }
+    return _change_from(old, new, definitions, over)
+
+
+def _change_from(
+    old: Snapshot, new: Snapshot, definitions: Mapping[str, str], over: Mark | None
+) -> Change:
+    shrunk = _shrunk(old, new)
     return Change(
         pipeline=new.pipeline,
         mark=mark_of(new),
@@ -71,19 +69,42 @@ def changes_between(
         whole=False,
         schema=columns_of(new),
         before=columns_of(old),
-        added={name: output for name, output in new.outputs.items() if name not in old.outputs},
-        vanished={name: output for name, output in old.outputs.items() if name not in new.outputs},
-        shrunk={name: new.outputs[name] for name in both},
-        gone=sorted(pair for pairs in lost.values() for pair in pairs),
-        aggregates=tuple(
-            name for name, text in definitions.items() if not _is_same(old, new, name, text)
-        ),
+        added=_only_in(new, old),
+        vanished=_only_in(old, new),
+        shrunk={name: new.outputs[name] for name in shrunk},
+        gone=sorted(pair for name in shrunk for pair in _lost(name, old, new)),
+        aggregates=_changed_aggregates(old, new, definitions),
         dropped=tuple(name for name in old.aggregates if name not in definitions),
     )
 
 
+def _only_in(one: Snapshot, other: Snapshot) -> dict[str, Output]:
+    return {name: output for name, output in one.outputs.items() if name not in other.outputs}
+
+
+def _shrunk(old: Snapshot, new: Snapshot) -> list[str]:
+    """The outputs that lost rows."""
+    return [
+        name
+        for name, output in new.outputs.items()
+        if name in old.outputs and _has_shrunk(name, old.outputs[name], output)
+    ]
+
+
+def _lost(output: str, old: Snapshot, new: Snapshot) -> set[tuple[str, str]]:
+    """Rows that the output had and does not count any more."""
+    before, now = (set(dead_rows(output, one.outputs[output])) for one in (old, new))
+    return now - before
+
+
 def _has_shrunk(name: str, old: Output, new: Output) -> bool:
     return len(dead_rows(name, new)) > len(dead_rows(name, old))
+
+
+def _changed_aggregates(
+    old: Snapshot, new: Snapshot, definitions: Mapping[str, str]
+) -> tuple[str, ...]:
+    return tuple(name for name, text in definitions.items() if not _is_same(old, new, name, text))
 
 
 def _is_same(old: Snapshot, new: Snapshot, name: str, definition: str) -> bool:

@@ -13,7 +13,7 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,16 +66,7 @@ class DeltaSink:
         table = self._open(change.pipeline)
         if (_mark(table, change.pipeline) if table is not None else None) != change.over:
             return False
-        for name, known in [(change.pipeline, table), *aggregates.items()]:
-            if (
-                known is not None
-                and _mark(known, change.pipeline) is None
-                and (known.version() or _paths(known))
-            ):
-                raise SettingsError(
-                    f"the Delta table {self._prefix}{name} is not one that Tidemill made: choose"
-                    " another prefix"
-                )
+        self._refuse_foreign({change.pipeline: table, **aggregates}, change.pipeline)
         for name, known in aggregates.items():
             if not await self._put_aggregate(known, name, change, rows):
                 return False
@@ -87,6 +78,14 @@ class DeltaSink:
         pass
 
     # -- tables ------------------------------------------------------------------------------------
+
+    def _refuse_foreign(self, tables: Mapping[str, DeltaTable | None], pipeline: str) -> None:
+        for name, known in tables.items():
+            if known is not None and _is_foreign(known, pipeline):
+                raise SettingsError(
+                    f"the Delta table {self._prefix}{name} is not one that Tidemill made: choose"
+                    " another prefix"
+                )
 
     async def _put_aggregate(
         self, table: DeltaTable | None, name: str, change: Change, rows: Rows
@@ -145,25 +144,13 @@ class DeltaSink:
         """New columns in a commit of their own, which changes no row; then files that come and
         files that go, in one.
         """
-        from deltalake import Schema
-        from deltalake.transaction import RemoveAction
-
         schema = _delta_schema(change.schema)
-        known = {field.name for field in table.schema().fields}
-        fields = [field for field in Schema.from_arrow(schema).fields if field.name not in known]
+        fields = _new_fields(table, schema)
         if fields and not self._done(table, lambda: table.alter.add_columns(fields)):
             return False
-        added: list[Any] = list(
-            await self._write_outputs({**change.added, **change.shrunk}, schema, change, rows)
-        )
-        old = {*change.vanished, *change.shrunk}
-        now_ms = time.time_ns() // 1_000_000
-        found = ((path, _FILE.match(path)) for path in _paths(table))
-        removed = [
-            RemoveAction(path, True, now_ms)
-            for path, match in found
-            if match is not None and match["output"] in old
-        ]
+        outputs = {**change.added, **change.shrunk}
+        added: list[Any] = list(await self._write_outputs(outputs, schema, change, rows))
+        removed = _removals(table, {*change.vanished, *change.shrunk})
         return self._commit(table, added + removed, "append", schema, change)
 
     async def _write_outputs(
@@ -187,12 +174,8 @@ class DeltaSink:
         with tempfile.TemporaryDirectory(
             prefix="tidemill-delta-", ignore_cleanup_errors=True
         ) as folder:
-            path, n = Path(folder, "rows.parquet"), 0
-            with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-                for batch in batches:
-                    writer.write_batch(batch.cast(schema))
-                    n += batch.num_rows
-            if not n:
+            path = Path(folder, "rows.parquet")
+            if not _write_rows(path, schema, batches):
                 return []
             size, stats = path.stat().st_size, stats_of(pq.read_metadata(path), schema)
             await self._store.put_file(f"{self._prefix}{table}/{name}.parquet", path)
@@ -268,6 +251,43 @@ class DeltaSink:
                 return False
             raise SinkFailed(f"Delta table {self._prefix}{name}: {_line(error)}") from error
         return True
+
+
+def _write_rows(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """A file of the batches; the number of its rows."""
+    import pyarrow.parquet as pq
+
+    n = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch.cast(schema))
+            n += batch.num_rows
+    return n
+
+
+def _new_fields(table: DeltaTable, schema: pa.Schema) -> list[Any]:
+    from deltalake import Schema
+
+    known = {field.name for field in table.schema().fields}
+    return [field for field in Schema.from_arrow(schema).fields if field.name not in known]
+
+
+def _removals(table: DeltaTable, outputs: Collection[str]) -> list[Any]:
+    """Of the files of these outputs."""
+    from deltalake.transaction import RemoveAction
+
+    now_ms = time.time_ns() // 1_000_000
+    found = ((path, _FILE.match(path)) for path in _paths(table))
+    return [
+        RemoveAction(path, True, now_ms)
+        for path, match in found
+        if match is not None and match["output"] in outputs
+    ]
+
+
+def _is_foreign(table: DeltaTable, pipeline: str) -> bool:
+    """Whether somebody else made the table: it has no mark, and is no new, empty one."""
+    return _mark(table, pipeline) is None and bool(table.version() or _paths(table))
 
 
 def _properties(pipeline: str, mark: Mark) -> CommitProperties:

@@ -19,26 +19,40 @@ COLUMNS_MAX = 32
 
 def stats_of(footer: pq.FileMetaData, schema: pa.Schema) -> str:
     """Rows, and smallest and largest values of whole numbers, days and short texts."""
-    import pyarrow.types as pt
-
     low: dict[str, Any] = {}
     high: dict[str, Any] = {}
-    positions = {footer.schema.column(i).path: i for i in range(footer.num_columns)}
+    positions = _positions(footer)
     for field in list(schema)[:COLUMNS_MAX]:
         position = positions.get(field.name)
-        if position is None or not (
-            pt.is_integer(field.type) or pt.is_date(field.type) or pt.is_string(field.type)
-        ):
-            continue
-        ends = _ends(footer, position)
-        if ends is None or (pt.is_string(field.type) and max(map(len, ends)) > TEXT_MAX):
-            continue
-        low[field.name], high[field.name] = (
-            v if pt.is_integer(field.type) else str(v) for v in ends
-        )
+        if position is not None and _has_stats(field.type):
+            ends = _ends_as_json(footer, position, field.type)
+            if ends is not None:
+                low[field.name], high[field.name] = ends
     return json.dumps(
         {"numRecords": footer.num_rows, "minValues": low, "maxValues": high, "nullCount": {}}
     )
+
+
+def _positions(footer: pq.FileMetaData) -> dict[str, int]:
+    return {footer.schema.column(i).path: i for i in range(footer.num_columns)}
+
+
+def _has_stats(kind: pa.DataType) -> bool:
+    import pyarrow.types as pt
+
+    return bool(pt.is_integer(kind) or pt.is_date(kind) or pt.is_string(kind))
+
+
+def _ends_as_json(
+    footer: pq.FileMetaData, position: int, kind: pa.DataType
+) -> tuple[Any, Any] | None:
+    """`_ends`, unless they are long texts."""
+    import pyarrow.types as pt
+
+    ends = _ends(footer, position)
+    if ends is None or (pt.is_string(kind) and max(map(len, ends)) > TEXT_MAX):
+        return None
+    return ends if pt.is_integer(kind) else (str(ends[0]), str(ends[1]))
 
 
 def _ends(footer: pq.FileMetaData, position: int) -> tuple[Any, Any] | None:

@@ -103,11 +103,15 @@ class DuckDBFileSink:
             try:
                 return connect(str(self.path), read_only=read_only, memory_limit=memory)
             except duckdb.Error as error:
-                why = " ".join(str(error).partition(". However")[0].split())  # not DuckDB's advice
+                why = _without_advice(error)
                 if "lock" not in why:
                     break
             await asyncio.sleep(OPENING_PAUSE_S)
         raise SinkFailed(f"{self.path} cannot be opened: {why}")
+
+
+def _without_advice(error: duckdb.Error) -> str:
+    return " ".join(str(error).partition(". However")[0].split())
 
 
 def _committed(connection: duckdb.DuckDBPyConnection) -> None:

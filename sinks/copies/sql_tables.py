@@ -5,6 +5,7 @@ types and in how rows go in.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -83,34 +84,35 @@ def mark_in(database: Database, pipeline: str) -> tuple[Mark, list[str]] | None:
 def bring(database: Database, change: Change, rows: Rows) -> bool:
     """See `Sink.publish`."""
     with database.transaction():
-        held = mark_in(database, change.pipeline)
-        if (held[0] if held else None) != change.over:
+        mark, tables = mark_in(database, change.pipeline) or (None, [])
+        if mark != change.over:
             return False
-        tables = held[1] if held else []
         _refuse_foreign(database, [change.pipeline, *change.aggregates], tables)
         if change.whole:
-            _replace(
-                database,
-                change.pipeline,
-                change.schema,
-                rows.fresh(_selected(database, change.schema)),
-                main=True,
-            )
+            fresh = rows.fresh(_selected(database, change.schema))
+            _replace(database, change.pipeline, change.schema, fresh, main=True)
         else:
             _follow(database, change, rows)
-        for name in change.aggregates:
-            schema = rows.aggregate_schema(name)
-            _replace(database, name, schema, rows.aggregate(name, _selected(database, schema)))
-        wanted = {change.pipeline, *change.aggregates}
-        dropped = (
-            [name for name in tables if name not in wanted]
-            if change.whole
-            else list(change.dropped)
-        )
-        for name in dropped:
-            database.execute(f"DROP TABLE IF EXISTS {database.table(name)}")
-        _set_mark(database, change, sorted({*tables, *wanted} - set(dropped)))
+        _replace_aggregates(database, change, rows)
+        _set_mark(database, change, _tables_left(database, change, tables))
     return True
+
+
+def _replace_aggregates(database: Database, change: Change, rows: Rows) -> None:
+    for name in change.aggregates:
+        schema = rows.aggregate_schema(name)
+        _replace(database, name, schema, rows.aggregate(name, _selected(database, schema)))
+
+
+def _tables_left(database: Database, change: Change, tables: list[str]) -> list[str]:
+    """Drop those of the pipeline's tables that are not wanted any more; the others."""
+    wanted = {change.pipeline, *change.aggregates}
+    dropped = (
+        [name for name in tables if name not in wanted] if change.whole else list(change.dropped)
+    )
+    for name in dropped:
+        database.execute(f"DROP TABLE IF EXISTS {database.table(name)}")
+    return sorted({*tables, *wanted} - set(dropped))
 
 
 def _refuse_foreign(database: Database, wanted: list[str], ours: list[str]) -> None:
@@ -140,27 +142,46 @@ def _replace(
     An existing one stays the same table, with its grants and indexes.
     """
     wanted = {field.name: database.type_of(field.type) for field in schema}
-    have, table = database.columns(name), database.table(name)
+    have = database.columns(name)
     if have is None:
         columns = ", ".join(f"{quoting.name(column)} {kind}" for column, kind in wanted.items())
-        database.execute(f"CREATE TABLE {table} ({columns})")
+        database.execute(f"CREATE TABLE {database.table(name)} ({columns})")
         if main:
             database.created(name)
     else:
-        database.execute(f"DELETE FROM {table}")
-        for column, kind in wanted.items():
-            if column not in have:
-                database.execute(f"ALTER TABLE {table} ADD COLUMN {quoting.name(column)} {kind}")
-            elif have[column] != kind:
-                database.retype(name, column, kind, empty=True)
-        for column in have:
-            if column not in wanted:
-                database.execute(f"ALTER TABLE {table} DROP COLUMN {quoting.name(column)}")
+        _empty_and_alter(database, name, have, wanted)
     database.insert(name, batches)
+
+
+def _empty_and_alter(
+    database: Database, name: str, have: Mapping[str, str], wanted: Mapping[str, str]
+) -> None:
+    table = database.table(name)
+    database.execute(f"DELETE FROM {table}")
+    for column, kind in wanted.items():
+        if column not in have:
+            database.execute(f"ALTER TABLE {table} ADD COLUMN {quoting.name(column)} {kind}")
+        elif have[column] != kind:
+            database.retype(name, column, kind, empty=True)
+    for column in have:
+        if column not in wanted:
+            database.execute(f"ALTER TABLE {table} DROP COLUMN {quoting.name(column)}")
 
 
 def _follow(database: Database, change: Change, rows: Rows) -> None:
     """Columns first, then the rows that went, then those that came."""
+    name, types = change.pipeline, {field.name: field.type for field in change.schema}
+    _change_columns(database, change)
+    if rows.has_gone():
+        pairs = ", ".join(
+            database.text_of(column, types[column]) for column in ("_task", "_source_key")
+        )
+        database.remove(name, rows.gone(pairs))
+    if change.added:
+        database.insert(name, rows.fresh(_selected(database, change.schema)))
+
+
+def _change_columns(database: Database, change: Change) -> None:
     name, types = change.pipeline, {field.name: field.type for field in change.schema}
     for column in change.new_columns:
         kind = database.type_of(types[column])
@@ -170,13 +191,6 @@ def _follow(database: Database, change: Change, rows: Rows) -> None:
     for column, (before, after) in change.retyped.items():
         if database.type_of(before) != database.type_of(after):
             database.retype(name, column, database.type_of(after), empty=False)
-    if rows.has_gone():
-        pairs = ", ".join(
-            database.text_of(column, types[column]) for column in ("_task", "_source_key")
-        )
-        database.remove(name, rows.gone(pairs))
-    if change.added:
-        database.insert(name, rows.fresh(_selected(database, change.schema)))
 
 
 def _set_mark(database: Database, change: Change, tables: list[str]) -> None:

@@ -29,22 +29,28 @@ def require_bound(before: pa.Schema | None, schema: pa.Schema) -> None:
 
     Columns that are as they were are not asked about.
     """
+    new = _new_fields(before, schema)
+    differ = len({name.lower() for name in schema.names}) == len(schema)
+    if differ and all(_is_plain(field) for field in new):
+        return
+    for field in new:
+        _bind(f"SELECT {missing(field.type)} AS {quoting.name(field.name)}", field.name)
+    _require_told_apart(schema.names)
+
+
+def _new_fields(before: pa.Schema | None, schema: pa.Schema) -> list[pa.Field]:
     known = {field.name: field.type for field in before} if before is not None else {}
-    new = [
+    return [
         field
         for field in schema
         if field.name not in known or not field.type.equals(known[field.name])
     ]
-    if len({name.lower() for name in schema.names}) == len(schema) and all(
-        _is_plain(field) for field in new
-    ):
-        return
-    for field in new:
-        _bind(f"SELECT {missing(field.type)} AS {quoting.name(field.name)}", field.name)
-    columns = ", ".join(f"NULL AS {quoting.name(name)}" for name in schema.names)
-    for name, seen in zip(
-        schema.names, _bind(f"SELECT * FROM (SELECT {columns})", schema.names[-1]), strict=True
-    ):
+
+
+def _require_told_apart(names: list[str]) -> None:
+    columns = ", ".join(f"NULL AS {quoting.name(name)}" for name in names)
+    found = _bind(f"SELECT * FROM (SELECT {columns})", names[-1])
+    for name, seen in zip(names, found, strict=True):
         if name != seen:
             raise InputRejected(
                 f"column {name!r} is one that no query can read (another has its name): rename it"

@@ -7,6 +7,7 @@ integers are stored as differences, its floats byte by byte (measured: see bench
 
 from __future__ import annotations
 
+import hashlib
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,13 @@ def large_file(
         **_encodings(first),
         **options,
     )
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest: str = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest
 
 
 def write_large(rows: pa.Table, path: Path, *, compression_level: int | None = None) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.model import keys
 from pipeline.model.receipt import MAIN_TABLE, REJECTED_TABLE, OutputFile
-from sinks.parquet.encodings import write_large
+from sinks.parquet.encodings import digest_of, write_large
 from sinks.parquet.partitions import folders
 from sinks.values.schema import fingerprint
 
@@ -56,24 +56,9 @@ class OutputFiles:
 
     def write(self, table_name: str, partition: dict[str, str | None], table: pa.Table) -> None:
         """One file of one partition."""
-        import pyarrow.parquet as pq
-
         name = f"{self._task}.{self._nonce}.{len(self.finished)}.parquet"
-        body, path = None, None
-        if table.nbytes <= BODY_BYTES:
-            sink = io.BytesIO()
-            pq.write_table(table, sink, compression="zstd", compression_level=1)
-            body = sink.getvalue()
-            size, digest = len(body), hashlib.sha256(body).hexdigest()
-        else:
-            path = self._scratch / name
-            try:
-                write_large(table, path, compression_level=1)
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
-            with path.open("rb") as file:
-                size, digest = path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        path = self._scratch / name
+        body, size, digest = _encoded(table, path)
         described = OutputFile(
             table=table_name,
             key=f"{self._prefixes[table_name]}{folders(partition)}{name}",
@@ -83,26 +68,45 @@ class OutputFiles:
             schema_id=fingerprint(table.schema),
             sha256=digest,
         )
-        self.finished.append(FinishedFile(described, body, path))
+        self.finished.append(FinishedFile(described, body, path if body is None else None))
 
     def write_rejected(self, lines: Sequence[tuple[str, str, str, str]]) -> None:
         """Rejected rows, each as its source's key and etag, its text, and the reason."""
         import pyarrow as pa
 
-        self.write(
-            REJECTED_TABLE,
-            {},
-            pa.table(
-                {
-                    "row": pa.array([row for _, _, row, _ in lines], pa.string()),
-                    "reason": pa.array([reason for _, _, _, reason in lines], pa.string()),
-                    "_source_key": pa.array(
-                        [key for key, _, _, _ in lines], pa.string()
-                    ).dictionary_encode(),
-                    "_source_etag": pa.array(
-                        [etag for _, etag, _, _ in lines], pa.string()
-                    ).dictionary_encode(),
-                    "_task": pa.array([self._task] * len(lines), pa.string()).dictionary_encode(),
-                }
-            ),
-        )
+        columns = {
+            "row": _texts([row for _, _, row, _ in lines]),
+            "reason": _texts([reason for _, _, _, reason in lines]),
+            "_source_key": _texts([key for key, _, _, _ in lines]).dictionary_encode(),
+            "_source_etag": _texts([etag for _, etag, _, _ in lines]).dictionary_encode(),
+            "_task": _texts([self._task] * len(lines)).dictionary_encode(),
+        }
+        self.write(REJECTED_TABLE, {}, pa.table(columns))
+
+
+def _texts(values: Sequence[str]) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.array(values, pa.string())
+
+
+def _encoded(table: pa.Table, path: Path) -> tuple[bytes | None, int, str]:
+    """The file's body, None for a large one, which is at `path` then; its size and digest."""
+    import pyarrow.parquet as pq
+
+    if table.nbytes > BODY_BYTES:
+        return None, *_on_disk(table, path)
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", compression_level=1)
+    body = sink.getvalue()
+    return body, len(body), hashlib.sha256(body).hexdigest()
+
+
+def _on_disk(table: pa.Table, path: Path) -> tuple[int, str]:
+    """Write a large file, none where that fails; its size and digest."""
+    try:
+        write_large(table, path, compression_level=1)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path.stat().st_size, digest_of(path)

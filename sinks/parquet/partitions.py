@@ -59,20 +59,23 @@ def check_partitions(table: pa.Table, partition_by: Sequence[str]) -> None:
         refused = why_not(name, table.schema.field(name).type)
         if refused:
             raise InputRejected(refused)
-    if (
-        by
-        and table.select(by).group_by(by, use_threads=False).aggregate([]).num_rows > PARTITIONS_MAX
-    ):
-        raise InputRejected(
-            f"the rows fall into more than {PARTITIONS_MAX} partitions by {', '.join(by)}: choose"
-            " columns with fewer values"
-        )
+    if by:
+        _require_few(table, by)
     for name in by:
         longest = pc.max(pc.binary_length(table.column(name).cast("string"))).as_py() or 0
         if longest > PARTITION_BYTES_MAX:
             raise InputRejected(
                 f"column {name!r} has a value of {longest} bytes: too long for a partition's name"
             )
+
+
+def _require_few(table: pa.Table, by: list[str]) -> None:
+    found = table.select(by).group_by(by, use_threads=False).aggregate([])
+    if found.num_rows > PARTITIONS_MAX:
+        raise InputRejected(
+            f"the rows fall into more than {PARTITIONS_MAX} partitions by {', '.join(by)}: choose"
+            " columns with fewer values"
+        )
 
 
 def partitions(
@@ -85,21 +88,31 @@ def partitions(
     if not by:
         yield {}, table
         return
-    names = [name if name in table.column_names else None for name in by]
-    texts = [
-        pa.nulls(table.num_rows, pa.string()) if n is None else table.column(n).cast(pa.string())
-        for n in names
-    ]
-    tagged = pa.table(
-        [*texts, pa.array(range(table.num_rows), pa.int64())],
-        names=[*(f"p{i}" for i in range(len(by))), "row"],
-    )
-    groups = [f"p{i}" for i in range(len(by))]
-    found = tagged.group_by(groups, use_threads=False).aggregate([("row", "list")])
-    for values in found.to_pylist():
+    for values in _groups(table, by):
         rows = pa.array(values["row_list"], pa.int64())
         part = table if len(rows) == table.num_rows else table.take(pc.cast(rows, pa.int64()))
         yield {name: values[f"p{i}"] for i, name in enumerate(by)}, part
+
+
+def _groups(table: pa.Table, by: Sequence[str]) -> list[dict[str, Any]]:
+    """For each partition its values as text, `p0` and so on, and its rows' numbers."""
+    import pyarrow as pa
+
+    texts = [_texts(table, name) for name in by]
+    names = [f"p{i}" for i in range(len(by))]
+    numbers = pa.array(range(table.num_rows), pa.int64())
+    tagged = pa.table([*texts, numbers], names=[*names, "row"])
+    found = tagged.group_by(names, use_threads=False).aggregate([("row", "list")])
+    groups: list[dict[str, Any]] = found.to_pylist()
+    return groups
+
+
+def _texts(table: pa.Table, name: str) -> pa.Array | pa.ChunkedArray:
+    import pyarrow as pa
+
+    if name not in table.column_names:
+        return pa.nulls(table.num_rows, pa.string())
+    return table.column(name).cast(pa.string())
 
 
 def folders(partition: Mapping[str, str | None]) -> str:

@@ -49,42 +49,67 @@ def rescued(
     kind. Of a struct only the fields that do not fit are rescued; of a list all of it. Raises
     InputRejected for names that no column may have.
     """
+    arrays: dict[str, pa.ChunkedArray] = {}
+    left: dict[int, dict[str, Any]] = {}
+    for name, array, loose in _sorted_out(rows, base, declared, may_add):
+        if array is not None:
+            arrays[name] = array
+        _add_field(left, name, loose)
+    return _with_rescued(arrays, left, len(rows))
+
+
+def _with_rescued(
+    arrays: Mapping[str, pa.ChunkedArray], left: Mapping[int, dict[str, Any]], rows: int
+) -> pa.Table:
+    """A table of these columns, and of what is left over of each row."""
+    import pyarrow as pa
+
+    check_names(pa.schema([pa.field(name, array.type) for name, array in arrays.items()]))
+    texts = [json_of(left[row]) if row in left else None for row in range(rows)]
+    return pa.table({**arrays, RESCUED: pa.array(texts, pa.string())})
+
+
+def _sorted_out(
+    rows: Rows | pa.Table, base: pa.Schema, declared: Mapping[str, pa.DataType], may_add: bool
+) -> Iterator[tuple[str, pa.ChunkedArray | None, Loose]]:
+    """Each column as the table has it, None where it has no such column; and what does not fit."""
     import pyarrow as pa
 
     known = {f.name: f.type for f in base if f.name != RESCUED}
     folded = {name.lower() for name in known}
-    arrays: dict[str, pa.Array] = {}
-    left: dict[int, dict[str, Any]] = {}
     for name, column in _columns(rows):
-        kind, loose = known.get(name), column.loose
-        if kind is None and may_add and name.lower() not in folded:
-            kind = pa.null()
+        is_new = may_add and name.lower() not in folded
+        kind = known.get(name, pa.null() if is_new else None)
         if kind is not None:
-            kind = _learned(kind, column.pieces)
-            arrays[name] = _fitted(column.pieces, kind, loose, casts=name in declared)
             folded.add(name.lower())
-        else:
-            _give_up(column.pieces, loose)
-        for row, value in loose.items():
-            left.setdefault(row, {})[name] = value
-    check_names(pa.schema([pa.field(name, array.type) for name, array in arrays.items()]))
-    texts = [json_of(left[row]) if row in left else None for row in range(len(rows))]
-    return pa.table({**arrays, RESCUED: pa.array(texts, pa.string())})
+        yield name, _in_type(column, kind, casts=name in declared), column.loose
+
+
+def _in_type(column: _Column, kind: pa.DataType | None, *, casts: bool) -> pa.ChunkedArray | None:
+    if kind is None:
+        _give_up(column.pieces, column.loose)
+        return None
+    kind = _learned(kind, column.pieces)
+    return _fitted(column.pieces, kind, column.loose, casts=casts)
 
 
 def _columns(rows: Rows | pa.Table) -> Iterator[tuple[str, _Column]]:
     if isinstance(rows, list):
-        for name in dict.fromkeys(name for row in rows for name in row):
-            if not isinstance(name, str):
-                raise InputRejected(f"there is the column name {name!r}; expected text")
-            check_name(name)
-            yield name, _of_values([row.get(name) for row in rows])
+        yield from _columns_of_dicts(rows)
         return
     if len(set(rows.column_names)) < rows.num_columns:
         raise InputRejected("there are two columns of one name: rename one")
     for name, column in zip(rows.column_names, rows.columns, strict=True):
         check_name(name)
         yield name, _of_chunks(column.chunks)
+
+
+def _columns_of_dicts(rows: Rows) -> Iterator[tuple[str, _Column]]:
+    for name in dict.fromkeys(name for row in rows for name in row):
+        if not isinstance(name, str):
+            raise InputRejected(f"there is the column name {name!r}; expected text")
+        check_name(name)
+        yield name, _of_values([row.get(name) for row in rows])
 
 
 def _of_values(values: Sequence[Any]) -> _Column:
@@ -104,26 +129,26 @@ def _of_chunks(chunks: Sequence[pa.Array]) -> _Column:
     """Arrow's arrays in plain types; those that tables do not hold, and texts that are no UTF-8,
     are taken value by value.
     """
-    import pyarrow as pa
-
     column, start = _Column([]), 0
     for chunk in chunks:
-        array = chunk
-
-        def convert(first: int, end: int, array: pa.Array = array) -> pa.Array:
-            piece = array.slice(first, end - first)
-            piece.validate(full=True)
-            return plain(piece)
-
-        def value(row: int, array: pa.Array = array) -> Any:
-            return value_of(array[row])
-
-        loose: Loose = {}
-        pieces = [*_split(convert, 0, len(array), loose, value)]
-        column.pieces += [piece if piece is not None else pa.nulls(1) for piece in pieces]
-        column.loose |= {start + row: value for row, value in loose.items()}
-        start += len(array)
+        own = _of_array(chunk)
+        column.pieces += own.pieces
+        column.loose |= {start + row: value for row, value in own.loose.items()}
+        start += len(chunk)
     return column
+
+
+def _of_array(array: pa.Array) -> _Column:
+    import pyarrow as pa
+
+    def convert(first: int, end: int) -> pa.Array:
+        piece = array.slice(first, end - first)
+        piece.validate(full=True)
+        return plain(piece)
+
+    loose: Loose = {}
+    pieces = [*_split(convert, 0, len(array), loose, lambda row: value_of(array[row]))]
+    return _Column([piece if piece is not None else pa.nulls(1) for piece in pieces], loose)
 
 
 def _split(
@@ -181,7 +206,6 @@ def _fitted(
 
 def _fit(array: pa.Array, kind: pa.DataType, loose: Loose, *, casts: bool) -> pa.Array:
     """The array in the type `kind`, null where a value does not fit; those values in `loose`."""
-    import pyarrow as pa
     import pyarrow.types as pt
 
     if array.type.equals(kind):
@@ -191,12 +215,19 @@ def _fit(array: pa.Array, kind: pa.DataType, loose: Loose, *, casts: bool) -> pa
     if pt.is_struct(array.type) and pt.is_struct(kind):
         return _fit_struct(array, kind, loose, casts=casts)
     if not casts and fixed_type(kind, array.type) is None:
-        if pt.is_list(array.type) and pt.is_list(kind):
-            return _fit_lists(array, kind, loose)
-        loose |= {row: value for row, value in enumerate(values_of(array)) if value is not None}
-        return pa.nulls(len(array), kind)
-
+        return _fit_other_kind(array, kind, loose)
     return _split_cast(array, kind, loose)
+
+
+def _fit_other_kind(array: pa.Array, kind: pa.DataType, loose: Loose) -> pa.Array:
+    """No value fits, but for lists that may hold some that do."""
+    import pyarrow as pa
+    import pyarrow.types as pt
+
+    if pt.is_list(array.type) and pt.is_list(kind):
+        return _fit_lists(array, kind, loose)
+    _give_up([array], loose)
+    return pa.nulls(len(array), kind)
 
 
 def _split_cast(array: pa.Array, kind: pa.DataType, loose: Loose) -> pa.Array:
@@ -215,24 +246,35 @@ def _split_cast(array: pa.Array, kind: pa.DataType, loose: Loose) -> pa.Array:
 def _fit_struct(array: pa.StructArray, kind: pa.DataType, loose: Loose, *, casts: bool) -> pa.Array:
     """Field by field: what does not fit is rescued under its name, the other fields stay."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     came = {f.name: child for f, child in zip(array.type, array.flatten(), strict=True)}
     children = []
     for wanted in kind:
         own: Loose = {}
         child = came.pop(wanted.name, None)
-        children.append(
+        fitted = (
             pa.nulls(len(array), wanted.type)
             if child is None
             else _fit(child, wanted.type, own, casts=casts)
         )
-        for row, value in own.items():
-            loose.setdefault(row, {})[wanted.name] = value
-    for name, child in came.items():
-        for row in pc.indices_nonzero(child.is_valid()).to_pylist():
-            loose.setdefault(row, {})[name] = value_of(child[row])
-    return struct_of(list(zip([f.name for f in kind], children, strict=True)), array, list(kind))
+        children.append((wanted.name, fitted))
+        _add_field(loose, wanted.name, own)
+    _rescue_unknown_fields(came, loose)
+    return struct_of(children, array, list(kind))
+
+
+def _rescue_unknown_fields(fields: Mapping[str, pa.Array], loose: Loose) -> None:
+    import pyarrow.compute as pc
+
+    for name, child in fields.items():
+        rows = pc.indices_nonzero(child.is_valid()).to_pylist()
+        _add_field(loose, name, {row: value_of(child[row]) for row in rows})
+
+
+def _add_field(left: dict[int, Any], name: str, values: Loose) -> None:
+    """To what is left over of each row, what it has under this name."""
+    for row, value in values.items():
+        left.setdefault(row, {})[name] = value
 
 
 def _fit_lists(array: pa.ListArray, kind: pa.DataType, loose: Loose) -> pa.Array:

@@ -7,18 +7,19 @@ MERGE_BYTES.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ObjectNotFound, SettingsError
 from pipeline.model import keys
+from pipeline.model.listing import Stored
 from pipeline.model.receipt import MAIN_TABLE, OutputFile
 from pipeline.model.snapshot import Output, dead_rows
 from pipeline.ports import Store
-from sinks.parquet.encodings import ROW_GROUP_ROWS, large_file
+from sinks.parquet.encodings import ROW_GROUP_ROWS, digest_of, large_file
 from sinks.parquet.partitions import folders
 from sinks.values.columns import stored
 from sinks.values.contract import stored_type
@@ -55,31 +56,36 @@ class ParquetRewriter:
 
         Raises SettingsError where they cannot be sorted so.
         """
-        places: dict[_Place, list[tuple[OutputFile, str]]] = {}
-        for name, output in outputs.items():
-            for file in output.files:
-                places.setdefault((file.table, tuple(file.partition.items())), []).append(
-                    (file, name)
-                )
         written: list[OutputFile] = []
         with tempfile.TemporaryDirectory(prefix="tidemill-") as scratch:
-            for (table, partition), files in sorted(places.items(), key=lambda item: str(item[0])):
-                kind = decode(schema) if schema is not None and table == MAIN_TABLE else None
-                order_by = (
-                    [c for c in self._order_by if not _is_empty(c, kind)]
-                    if table == MAIN_TABLE
-                    else ()
-                )
+            for (table, partition), files in _by_place(outputs):
                 path = Path(scratch, f"{len(written)}.parquet")
-                rows = self._chunks(self._live(files, outputs, kind), order_by)
                 described = await self._write(
-                    rows, path, table, partition, f"{task}.{nonce}.{len(written)}.parquet"
+                    self._rows(table, files, outputs, schema),
+                    path,
+                    table,
+                    partition,
+                    f"{task}.{nonce}.{len(written)}.parquet",
                 )
                 if described is not None:
                     await self._store.put_file(described.key, path)
                     path.unlink(missing_ok=True)
                     written.append(described)
         return written
+
+    def _rows(
+        self,
+        table: str,
+        files: Sequence[tuple[OutputFile, str]],
+        outputs: Mapping[str, Output],
+        schema: str | None,
+    ) -> AsyncIterator[pa.Table]:
+        """The live rows; those of the main table in its columns, and sorted."""
+        if table != MAIN_TABLE:
+            return self._chunks(self._live(files, outputs, None), ())
+        kind = decode(schema) if schema is not None else None
+        order_by = [column for column in self._order_by if not _is_empty(column, kind)]
+        return self._chunks(self._live(files, outputs, kind), order_by)
 
     async def _chunks(
         self, pieces: AsyncIterator[pa.Table], order_by: Sequence[str]
@@ -102,24 +108,29 @@ class ParquetRewriter:
         schema: pa.Schema | None,
     ) -> AsyncIterator[pa.Table]:
         """Rows that count, file by file; small files are fetched together."""
-        import pyarrow as pa
-
         for start in range(0, len(files), FETCHED_TOGETHER):
             some = files[start : start + FETCHED_TOGETHER]
             small = [file.key for file, _ in some if file.size_bytes <= READ_WHOLE_BYTES]
             bodies = dict(zip(small, await self._store.get_many(small), strict=True))
             for file, name in some:
                 dead = dead_rows(name, outputs[name])
-                if file.key not in bodies:
-                    with self._store.open_content(file.key, "", file.size_bytes).open() as stream:
-                        for rows in _counting(stream, dead, schema):
-                            yield rows
-                    continue
-                body = bodies[file.key]
-                if body is None:
-                    raise ObjectNotFound(f"{file.key} is live and missing")
-                for rows in _counting(pa.BufferReader(body.body), dead, schema):
-                    yield rows
+                with self._opened(file, bodies) as content:
+                    for rows in _counting(content, dead, schema):
+                        yield rows
+
+    @contextmanager
+    def _opened(self, file: OutputFile, bodies: Mapping[str, Stored | None]) -> Iterator[Any]:
+        """The file's content: its body, where that was fetched, else a stream."""
+        import pyarrow as pa
+
+        if file.key not in bodies:
+            with self._store.open_content(file.key, "", file.size_bytes).open() as stream:
+                yield stream
+            return
+        body = bodies[file.key]
+        if body is None:
+            raise ObjectNotFound(f"{file.key} is live and missing")
+        yield pa.BufferReader(body.body)
 
     async def _write(
         self,
@@ -139,22 +150,32 @@ class ParquetRewriter:
             async for chunk in chunks:
                 file.write_table(chunk, row_group_size=ROW_GROUP_ROWS)
                 rows += chunk.num_rows
-        prefix = (
-            keys.rows_prefix(self._output)
-            if table == MAIN_TABLE
-            else keys.rejected_prefix(self._output)
-        )
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return OutputFile(
             table=table,
-            key=f"{prefix}{folders(dict(partition))}{name}",
+            key=f"{self._prefix_of(table)}{folders(dict(partition))}{name}",
             size_bytes=path.stat().st_size,
             rows=rows,
             partition=dict(partition),
             schema_id=fingerprint(first.schema),
-            sha256=digest,
+            sha256=digest_of(path),
         )
+
+    def _prefix_of(self, table: str) -> str:
+        if table == MAIN_TABLE:
+            return keys.rows_prefix(self._output)
+        return keys.rejected_prefix(self._output)
+
+
+def _by_place(
+    outputs: Mapping[str, Output],
+) -> list[tuple[_Place, list[tuple[OutputFile, str]]]]:
+    """The files of each place, each with its output's name; in the places' order."""
+    places: dict[_Place, list[tuple[OutputFile, str]]] = {}
+    for name, output in outputs.items():
+        for file in output.files:
+            place = file.table, tuple(file.partition.items())
+            places.setdefault(place, []).append((file, name))
+    return sorted(places.items(), key=lambda item: str(item[0]))
 
 
 def _is_empty(column: str, schema: pa.Schema | None) -> bool:
@@ -171,21 +192,25 @@ def _counting(
 ) -> Iterator[pa.Table]:
     """A file's rows but for dead ones, in the columns of `schema` where one is given."""
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     gone = pa.array([f"{task}/{key}" for task, key in dead], pa.string())
     for batch in pq.ParquetFile(source).iter_batches(ROWS_AT_ONCE):
         rows = _plain(pa.Table.from_batches([batch]))
         if len(gone):
-            named = pc.binary_join_element_wise(
-                rows.column("_task"), rows.column("_source_key"), "/"
-            )
-            rows = rows.filter(pc.invert(pc.is_in(named, value_set=gone)))
+            rows = _without_gone(rows, gone)
         if schema is not None:
             rows = stored(rows, pa.schema([f for f in schema if stored_type(f.type) is not None]))
         if rows.num_rows:
             yield rows
+
+
+def _without_gone(rows: pa.Table, gone: pa.Array) -> pa.Table:
+    """The rows but for those of these `task/key`."""
+    import pyarrow.compute as pc
+
+    named = pc.binary_join_element_wise(rows.column("_task"), rows.column("_source_key"), "/")
+    return rows.filter(pc.invert(pc.is_in(named, value_set=gone)))
 
 
 def _plain(rows: pa.Table) -> pa.Table:

@@ -55,10 +55,14 @@ def verdict(
         found.broken[check.name] = len(rows)
         reason = f"check {check.name}: {check.sql}"
         if check.action == "quarantine":
-            found.guilty |= {row: reason for row in rows if row not in found.guilty}
+            _note_first(found.guilty, rows, reason)
         elif check.action == "reject":
-            found.rejected |= {row: reason for row in rows if row not in found.rejected}
+            _note_first(found.rejected, rows, reason)
     return found
+
+
+def _note_first(reasons: dict[int, str], rows: Sequence[int], reason: str) -> None:
+    reasons |= {row: reason for row in rows if row not in reasons}
 
 
 def row_text(table: pa.Table, row: int) -> str:
@@ -76,18 +80,25 @@ def _visible(checks: Sequence[CheckSettings], table: pa.Table, schema: pa.Schema
     """The columns that the checks name, and one that is always there."""
     import pyarrow as pa
 
-    here, declared = (
-        {n.lower(): n for n in table.column_names},
-        {n.lower(): n for n in schema.names},
-    )
+    here = {name.lower(): name for name in table.column_names}
     columns: dict[str, Any] = {"_task": table.column("_task")}
     for name in dict.fromkeys(name.lower() for check in checks for name in check.columns):
         if name in here:
             columns[here[name]] = table.column(here[name])
         else:
-            kind = stored_type(schema.field(declared[name]).type) if name in declared else None
-            columns[declared.get(name, name)] = pa.nulls(table.num_rows, kind or pa.null())
+            own, kind = _declared(schema, name)
+            columns[own] = pa.nulls(table.num_rows, kind)
     return pa.table(columns)
+
+
+def _declared(schema: pa.Schema, name: str) -> tuple[str, pa.DataType]:
+    """A column of the table as its files have it. name: in lower case."""
+    import pyarrow as pa
+
+    for column in schema:
+        if column.name.lower() == name:
+            return column.name, stored_type(column.type) or pa.null()
+    return name, pa.null()
 
 
 def _failing(checks: Sequence[CheckSettings], table: pa.Table, name: str) -> Iterator[list[int]]:
@@ -96,15 +107,18 @@ def _failing(checks: Sequence[CheckSettings], table: pa.Table, name: str) -> Ite
     import pyarrow.types as pt
 
     for check, column in zip(checks, _computed(checks, table, name), strict=True):
-        if not (pt.is_boolean(column.type) or pt.is_null(column.type)):
+        if pt.is_null(column.type):
+            yield []
+            continue
+        if not pt.is_boolean(column.type):
             raise InputRejected(
                 f"check {check.name} gives {column.type}, neither true nor false: {check.sql}"
             )
-        wrong = pc.invert(column) if pt.is_boolean(column.type) else None
-        if wrong is None or not pc.any(wrong).as_py():
-            yield []
-        else:
+        wrong = pc.invert(column)
+        if pc.any(wrong).as_py():
             yield pc.indices_nonzero(wrong.fill_null(False)).to_pylist()
+        else:
+            yield []
 
 
 def _computed(checks: Sequence[CheckSettings], table: pa.Table, name: str) -> list[pa.ChunkedArray]:
@@ -117,19 +131,25 @@ def _computed(checks: Sequence[CheckSettings], table: pa.Table, name: str) -> li
     except duckdb.OutOfMemoryException as error:
         raise MemoryError from error
     except duckdb.Error:
-        for check in checks:
-            try:
-                _ask(connection, [check], name)
-            except duckdb.Error as error:
-                text = " ".join(
-                    str(error).partition("\n\nLINE ")[0].partition("Candidate ")[0].split()
-                )
-                raise InputRejected(
-                    f"check {check.name} cannot be computed ({check.sql}): {text}"
-                ) from None
+        _reject_by_the_first_that_fails(connection, checks, name)
         raise
     finally:
         connection.unregister(name)
+
+
+def _reject_by_the_first_that_fails(
+    connection: duckdb.DuckDBPyConnection, checks: Sequence[CheckSettings], name: str
+) -> None:
+    import duckdb
+
+    for check in checks:
+        try:
+            _ask(connection, [check], name)
+        except duckdb.Error as error:
+            text = " ".join(str(error).partition("\n\nLINE ")[0].partition("Candidate ")[0].split())
+            raise InputRejected(
+                f"check {check.name} cannot be computed ({check.sql}): {text}"
+            ) from None
 
 
 def _ask(

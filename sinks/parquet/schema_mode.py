@@ -114,13 +114,7 @@ class Freeze(Evolve):
         name = self._spec.name
         base = self._first(self._committed(decode(before) if before is not None else None))
         both = decode(unify_encoded(encode(base), new, widen="none", table=name))
-        for field in both:
-            known = base.field(field.name).type if field.name in base.names else None
-            if field.name != RESCUED and (known is None or not same_but_nulls(known, field.type)):
-                raise InputRejected(
-                    f"column {field.name!r} is {field.type}, and the columns of table {name} are"
-                    " fixed"
-                )
+        _require_settled(base, both, name)
         return encode(both)
 
     def together(self, parts: list[Part]) -> tuple[pa.Table, pa.Schema]:
@@ -160,26 +154,28 @@ class Freeze(Evolve):
         """
         import pyarrow as pa
 
-        name = self._spec.name
         types = {field.name: field.type for field in base}
         for field in new:
-            known = types.get(field.name)
-            if known is None:
-                raise InputRejected(
-                    f"column {field.name!r} ({field.type}) is not in table {name}, which is frozen:"
-                    f" {FROZEN}"
-                )
-            kind = fixed_type(known, field.type)
-            if kind is None:
-                if field.name not in self._types:
-                    raise InputRejected(
-                        f"column {field.name!r} is {field.type}, but in table {name}, which is"
-                        f" frozen, it is {known}: {FROZEN}"
-                    )
-                kind = known  # its values are cast, or the file is at fault
-            types[field.name] = kind
+            types[field.name] = self._fixed_type(types.get(field.name), field)
         fields = [pa.field(name, kind) for name, kind in types.items()]
         return with_wide(pa.schema(fields), wide_of(base) | wide_of(new))
+
+    def _fixed_type(self, known: pa.DataType | None, field: pa.Field) -> pa.DataType:
+        name = self._spec.name
+        if known is None:
+            raise InputRejected(
+                f"column {field.name!r} ({field.type}) is not in table {name}, which is frozen:"
+                f" {FROZEN}"
+            )
+        kind = fixed_type(known, field.type)
+        if kind is not None:
+            return kind
+        if field.name not in self._types:
+            raise InputRejected(
+                f"column {field.name!r} is {field.type}, but in table {name}, which is"
+                f" frozen, it is {known}: {FROZEN}"
+            )
+        return known  # its values are cast, or the file is at fault
 
 
 class Rescue(Freeze):
@@ -236,6 +232,16 @@ class Rescue(Freeze):
             )
         check_partitions(table, self._spec.partition_by)
         return table
+
+
+def _require_settled(base: pa.Schema, both: pa.Schema, table: str) -> None:
+    """Raises InputRejected where `both` is more than `base` with types for what had none."""
+    for field in both:
+        known = base.field(field.name).type if field.name in base.names else None
+        if field.name != RESCUED and (known is None or not same_but_nulls(known, field.type)):
+            raise InputRejected(
+                f"column {field.name!r} is {field.type}, and the columns of table {table} are fixed"
+            )
 
 
 MODES = {"evolve": Evolve, "freeze": Freeze, "rescue": Rescue}

@@ -58,24 +58,20 @@ def parts_of(result: object) -> Iterator[Rows | pa.Table]:
     if result is None:
         return
     if type(result) is list and {dict}.issuperset(map(type, result)):  # the common case
-        for start in range(0, len(result), ROWS_MAX):
-            yield result[start : start + ROWS_MAX] if len(result) > ROWS_MAX else result
+        yield from _slices(result)
         return
-    frame = _frame(result)
-    if frame is not None:
-        yield from frame
-        return
-    table = _table(result)
-    if table is not None:
-        yield table
-        return
-    row = _row(result)
-    if row is not None:
-        yield [row]
+    parts = _at_once(result)
+    if parts is not None:
+        yield from parts
         return
     if isinstance(result, str | bytes | bytearray) or not isinstance(result, Iterable):
         raise InputRejected(f"the transform returned {_named(result)}; expected {EXPECTED}")
     yield from _items(result)
+
+
+def _slices(rows: Rows) -> Iterator[Rows]:
+    for start in range(0, len(rows), ROWS_MAX):
+        yield rows[start : start + ROWS_MAX] if len(rows) > ROWS_MAX else rows
 
 
 def _items(result: Iterable[object]) -> Iterator[Rows | pa.Table]:
@@ -92,9 +88,8 @@ def _items(result: Iterable[object]) -> Iterator[Rows | pa.Table]:
                 yield HeavyRows(rows)
                 rows, weight = [], _Weight()
             continue
-        frame = _frame(item)
-        table = _table(item) if frame is None else None
-        if table is None and frame is None:
+        parts = _at_once(item)
+        if parts is None:
             raise InputRejected(
                 f"row {number} of the transform's result is {_named(item)}; expected a dict or a"
                 " dataclass"
@@ -102,7 +97,7 @@ def _items(result: Iterable[object]) -> Iterator[Rows | pa.Table]:
         if rows:
             yield rows
             rows = []
-        yield from frame if frame is not None else [table]
+        yield from parts
     if rows:
         yield rows
 
@@ -159,6 +154,18 @@ def _row(item: object) -> dict[str, Any] | None:
     return None
 
 
+def _at_once(item: object) -> Sequence[Rows | pa.Table] | None:
+    """A frame, a table or a single row as parts; None for anything else."""
+    frame = _frame(item)
+    if frame is not None:
+        return frame
+    table = _table(item)
+    if table is not None:
+        return [table]
+    row = _row(item)
+    return [[row]] if row is not None else None
+
+
 def _table(item: object) -> pa.Table | None:
     import pyarrow as pa
 
@@ -180,13 +187,13 @@ def _frame(item: object) -> list[Rows | pa.Table] | None:
     pandas = sys.modules.get("pandas")
     if pandas is None or not isinstance(item, getattr(pandas, "DataFrame", ())):
         return None
+    return _of_frame(item)
+
+
+def _of_frame(frame: Any) -> list[Rows | pa.Table]:
     import pyarrow as pa
 
-    frame: Any = item
-    names = [str(name) for name in frame.columns]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputRejected(f"there are two columns named {twice!r}: rename one")
+    names = _names_of(frame)
     arrays = []
     for i in range(len(names)):
         series = frame.iloc[:, i]
@@ -198,13 +205,23 @@ def _frame(item: object) -> list[Rows | pa.Table] | None:
             arrays.append(_column(values, None))
         except conversion_errors():
             # as declared, perhaps; else this is said there, with the column and the row
-            rows: Rows = [
-                dict(zip(names, row, strict=True))
-                for row in frame.itertuples(index=False, name=None)
-            ]
-            plain = [{n: _unless_nan(value) for n, value in row.items()} for row in rows]
-            return [plain[start : start + ROWS_MAX] for start in range(0, len(plain), ROWS_MAX)]
+            return [*_slices(_rows_of(frame, names))]
     return [pa.Table.from_arrays(arrays, names=names)] if names else []
+
+
+def _names_of(frame: Any) -> list[str]:
+    names = [str(name) for name in frame.columns]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputRejected(f"there are two columns named {twice!r}: rename one")
+    return names
+
+
+def _rows_of(frame: Any, names: Sequence[str]) -> Rows:
+    rows: Rows = [
+        dict(zip(names, row, strict=True)) for row in frame.itertuples(index=False, name=None)
+    ]
+    return [{name: _unless_nan(value) for name, value in row.items()} for row in rows]
 
 
 def _unless_nan(value: Any) -> Any:
@@ -228,14 +245,9 @@ def table_of(
 
     declared, how = declared or {}, How(texts)
     columns = _columns(rows)
-    arrays: list[pa.Array] = []
-    for name, values in columns.items():
-        try:
-            arrays.append(_column(values, declared.get(name), how))
-        except MemoryError:  # pyarrow's is both
-            raise
-        except conversion_errors() as error:
-            raise InputRejected(_explained(name, values, declared.get(name), error)) from None
+    arrays = [
+        _named_column(name, values, declared.get(name), how) for name, values in columns.items()
+    ]
     if not arrays:  # rows without values are rows all the same
         nothing = hollow(pa.array([True] * len(rows), pa.bool_()))
         return pa.Table.from_batches([pa.RecordBatch.from_struct_array(nothing)])
@@ -250,6 +262,16 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
             (n, name) for n, row in enumerate(rows, 1) for name in row if not isinstance(name, str)
         )
         raise InputRejected(f"row {number} has the column name {name!r}; expected text") from None
+
+
+def _named_column(name: str, values: list[Any], kind: pa.DataType | None, how: How) -> pa.Array:
+    """Raises InputRejected that names the column and the row."""
+    try:
+        return _column(values, kind, how)
+    except MemoryError:  # pyarrow's is both
+        raise
+    except conversion_errors() as error:
+        raise InputRejected(_explained(name, values, kind, error)) from None
 
 
 def _column(values: list[Any], kind: pa.DataType | None, how: How = How()) -> pa.Array:  # noqa: B008 - it is frozen
@@ -270,35 +292,39 @@ def _explained(name: str, values: list[Any], kind: pa.DataType | None, error: Ex
             " it as text"
         )
     number = _offender(values, kind)
-    value = values[number - 1]
     if kind is not None:
         return (
-            f"column {name!r} is declared as {kind}, and row {number} has {_named(value)}:"
-            f" {reason_of(error)}"
+            f"column {name!r} is declared as {kind}, and row {number} has"
+            f" {_named(values[number - 1])}: {reason_of(error)}"
         )
+    return _explained_by_value(name, number, values, error)
+
+
+def _explained_by_value(name: str, number: int, values: list[Any], error: Exception) -> str:
+    value = values[number - 1]
+    before = _of_another_type(value, values[: number - 1], error)
+    if isinstance(error, Bent) and before is None:
+        return f"column {name!r} {error}"
+    return f"column {name!r}: row {number} has {_misfit(value, before, error)}"
+
+
+def _misfit(value: object, before: object, error: Exception) -> str:
+    """What is wrong with the value. before: an earlier one that it does not go with, if any."""
     if isinstance(error, Mixed) and isinstance(value, dict | list | tuple):
         if error.second is None:
-            return (
-                f"column {name!r}: row {number} has within it {_named(error.first)}, which tables"
-                " do not hold"
-            )
-        return (
-            f"column {name!r}: row {number} has within it {_named(error.second)} beside"
-            f" {_named(error.first)}{_ADVICE}"
-        )
-    before = next(
-        (v for v in values[: number - 1] if v is not None and type(v) is not type(value)), None
-    )
-    if before is None and isinstance(error, Mixed) and error.second is not None:
-        before = error.first
+            return f"within it {_named(error.first)}, which tables do not hold"
+        return f"within it {_named(error.second)} beside {_named(error.first)}{_ADVICE}"
     if before is not None:
-        return (
-            f"column {name!r}: row {number} has {_named(value)} where earlier rows have"
-            f" {_named(before)}{_ADVICE}"
-        )
-    if isinstance(error, Bent):
-        return f"column {name!r} {error}"
-    return f"column {name!r}: row {number} has {_named(value)}, which tables do not hold"
+        return f"{_named(value)} where earlier rows have {_named(before)}{_ADVICE}"
+    return f"{_named(value)}, which tables do not hold"
+
+
+def _of_another_type(value: object, earlier: list[Any], error: Exception) -> object:
+    """What stood there before the value and does not go with it; None where that is not known."""
+    before = next((v for v in earlier if v is not None and type(v) is not type(value)), None)
+    if before is None and isinstance(error, Mixed) and error.second is not None:
+        return error.first
+    return before
 
 
 def reason_of(error: Exception) -> str:

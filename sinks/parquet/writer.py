@@ -8,10 +8,11 @@ fault is named and its neighbours go on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, compress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputRejected
 from pipeline.model.receipt import MAIN_TABLE
@@ -89,20 +90,20 @@ class AttemptWriter:
         """
         self._sources[index] = (key, etag)
         try:
-            lacking: list[str] | None = None
-            for rows in filter(len, parts_of(result)):
-                lacking = lacking_in(rows, self._spec.partition_by if lacking is None else lacking)
-                self._take(Part(index, rows))
-            require_none(lacking or ())
+            self._take_all(index, result)
         except BaseException:
-            self._pending = [part for part in self._pending if part.index != index]
-            self._result.problems.setdefault(index, "its rows could not be read")
-            if self._begun is not None and self._begun[0] == index:
-                self._columns.schema, self._begun = self._begun[1], None
+            self._give_up(index)
             raise
         if rejected:
             texts = [(encodable(as_json(row)), encodable(reason)) for row, reason in rejected]
             self._rejected[index] = [*self._rejected.get(index, ()), *texts]
+
+    def _give_up(self, index: int) -> None:
+        """A source of which the rows could not be read: what came of it does not count."""
+        self._pending = [part for part in self._pending if part.index != index]
+        self._result.problems.setdefault(index, "its rows could not be read")
+        if self._begun is not None and self._begun[0] == index:
+            self._columns.schema, self._begun = self._begun[1], None
 
     def finish(self) -> Result:
         """Convert and write what is left. Nothing is added afterwards."""
@@ -129,6 +130,13 @@ class AttemptWriter:
 
     # -- conversion --------------------------------------------------------------------------------
 
+    def _take_all(self, index: int, result: object) -> None:
+        lacking: list[str] | None = None
+        for rows in filter(len, parts_of(result)):
+            lacking = lacking_in(rows, self._spec.partition_by if lacking is None else lacking)
+            self._take(Part(index, rows))
+        require_none(lacking or ())
+
     def _take(self, part: Part) -> None:
         if part.index in self._result.problems:
             return
@@ -147,13 +155,8 @@ class AttemptWriter:
         columns of a source that turns out to be at fault never become the table's. So one that
         comes in several goes is kept apart from the others.
         """
-        pending, self._pending = self._pending, []
-        self._pending_rows = self._pending_bytes = 0
-        sources = by_source(pending)
-        if sources and self._begun is not None and sources[0][0].index == self._begun[0]:
-            self._alone(sources.pop(0), self._begun[1], goes_on=True)
-        if self._begun is not None and self._begun[0] != unfinished:
-            self._begun = None
+        sources = self._waiting()
+        self._go_on(sources, unfinished)
         last = sources.pop() if sources and sources[-1][0].index == unfinished else None
         for run in together(sources):
             self._accept_run(run)
@@ -162,6 +165,21 @@ class AttemptWriter:
             self._alone(last, self._columns.schema)
         if sum(table.nbytes for table in self._tables) >= FILE_BYTES:
             self._write_tables()
+
+    def _waiting(self) -> list[list[Part]]:
+        """What waits, by source; it waits no longer."""
+        pending, self._pending = self._pending, []
+        self._pending_rows = self._pending_bytes = 0
+        return by_source(pending)
+
+    def _go_on(self, sources: list[list[Part]], unfinished: int | None) -> None:
+        """Take more of the source that has begun from the first of these; then it is over, unless
+        it is the unfinished one.
+        """
+        if sources and self._begun is not None and sources[0][0].index == self._begun[0]:
+            self._alone(sources.pop(0), self._begun[1], goes_on=True)
+        if self._begun is not None and self._begun[0] != unfinished:
+            self._begun = None
 
     def _accept_run(self, sources: list[list[Part]], *, again: bool = True) -> None:
         """Sources as one table, if none of them changes the columns and none is at fault; else as
@@ -172,9 +190,8 @@ class AttemptWriter:
                 self._alone(parts, self._columns.schema)
             return
         before = self._columns.schema
-        if before is not None and self._accepted_together(
-            [part for parts in sources for part in parts]
-        ):
+        every = [part for parts in sources for part in parts]
+        if before is not None and self._accepted_together(every):
             return
         if again:  # mostly the first one has the new columns of all
             self._alone(sources[0], before)
@@ -182,6 +199,9 @@ class AttemptWriter:
                 self._accept_run(sources[1:], again=False)
                 return
             sources = sources[1:]
+        self._accept_halves(sources)
+
+    def _accept_halves(self, sources: list[list[Part]]) -> None:
         half = (len(sources) + 1) // 2
         self._accept_run(sources[:half], again=False)
         self._accept_run(sources[half:], again=False)
@@ -256,51 +276,38 @@ class AttemptWriter:
 
         result = self._result
         sources = [part.index for part in parts for _ in range(len(part))]
-        for (index, reason), count in Counter(
-            (sources[row], reason) for row, reason in found.guilty.items()
-        ).items():
-            result.problems.setdefault(
-                index, f"{reason}: {f'{count:,} rows break' if count > 1 else 'a row breaks'} it"
-            )
-        for row, reason in found.rejected.items():
-            self._rejected.setdefault(sources[row], []).append((row_text(table, row), reason))
+        self._set_aside(found.guilty, sources)
+        self._reject(found, sources, table)
         keep = [
             i not in result.problems and row not in found.rejected for row, i in enumerate(sources)
         ]
-        for row, index in enumerate(sources):
-            if keep[row]:
-                result.rows[index] = result.rows.get(index, 0) + 1
-        for name, count in found.broken.items():
-            result.broken[name] = result.broken.get(name, 0) + count
+        _add_counts(result.rows, Counter(compress(sources, keep)))
+        _add_counts(result.broken, found.broken)
         self._tables.append(table.filter(pa.array(keep, pa.bool_())))
+
+    def _set_aside(self, guilty: Mapping[int, str], sources: Sequence[int]) -> None:
+        """The files with these rows, each for the first check that one of them breaks. sources:
+        each row's.
+        """
+        counts = Counter((sources[row], reason) for row, reason in guilty.items())
+        for (index, reason), count in counts.items():
+            rows = f"{count:,} rows break" if count > 1 else "a row breaks"
+            self._result.problems.setdefault(index, f"{reason}: {rows} it")
+
+    def _reject(self, found: Verdict, sources: Sequence[int], table: pa.Table) -> None:
+        for row, reason in found.rejected.items():
+            self._rejected.setdefault(sources[row], []).append((row_text(table, row), reason))
 
     def _with_provenance(self, table: pa.Table, parts: list[Part]) -> pa.Table:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        ends: list[int] = []
-        positions: list[int] = []
-        distinct: dict[int, int] = {}
-        total = 0
-        for part in parts:
-            total += len(part)
-            ends.append(total)
-            positions.append(distinct.setdefault(part.index, len(distinct)))
-        runs = pa.RunEndEncodedArray.from_arrays(
-            pa.array(ends, pa.int32()), pa.array(positions, pa.int32())
-        )
-        indices = pc.run_end_decode(runs)
+        distinct, indices = _sources_of_rows(parts)
         sources = [self._sources[index] for index in distinct]
         columns = (
-            pa.DictionaryArray.from_arrays(
-                indices, pa.array([key for key, _ in sources], pa.string())
-            ),
-            pa.DictionaryArray.from_arrays(
-                indices, pa.array([etag for _, etag in sources], pa.string())
-            ),
-            pa.DictionaryArray.from_arrays(
-                pc.multiply(indices, 0), pa.array([self._task], pa.string())
-            ),
+            _dictionary(indices, [key for key, _ in sources]),
+            _dictionary(indices, [etag for _, etag in sources]),
+            _dictionary(pc.multiply(indices, 0), [self._task]),
         )
         if not table.num_columns:
             return pa.Table.from_arrays(list(columns), names=list(PROVENANCE))
@@ -312,18 +319,22 @@ class AttemptWriter:
 
     def _write_tables(self) -> None:
         """Write what is converted, one file for each partition."""
-        import pyarrow as pa
-
         if not self._tables or self._columns.schema is None:
             return
         tables, self._tables = self._tables, []
-        schema = pa.schema([f for f in self._columns.schema if stored_type(f.type) is not None])
-        table = pa.concat_tables([stored(self._without_problems(t), schema) for t in tables])
+        table = self._as_stored(tables, self._columns.schema)
         for values, part in partitions(table, self._spec.partition_by):
             self._files.write(MAIN_TABLE, values, part)
         self._written |= {
             i: n for i, n in self._result.rows.items() if i not in self._result.problems
         }
+
+    def _as_stored(self, tables: list[pa.Table], columns: pa.Schema) -> pa.Table:
+        """One table of what counts, with those columns that have a value."""
+        import pyarrow as pa
+
+        schema = pa.schema([f for f in columns if stored_type(f.type) is not None])
+        return pa.concat_tables([stored(self._without_problems(t), schema) for t in tables])
 
     def _without_problems(self, table: pa.Table) -> pa.Table:
         """Without the rows of sources that turned out to be at fault after some of their rows were
@@ -349,6 +360,33 @@ class AttemptWriter:
         if lines:
             self._result.rejected = {i: len(rows) for i, rows in rejected.items()}
             self._files.write_rejected(lines)
+
+
+def _add_counts(counts: dict[Any, int], more: Mapping[Any, int]) -> None:
+    for one, count in more.items():
+        counts[one] = counts.get(one, 0) + count
+
+
+def _sources_of_rows(parts: Sequence[Part]) -> tuple[list[int], pa.Array]:
+    """The different sources, and of each row its source's place among them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    positions: list[int] = []
+    distinct: dict[int, int] = {}
+    for part in parts:
+        positions.append(distinct.setdefault(part.index, len(distinct)))
+    ends = [*accumulate(len(part) for part in parts)]
+    runs = pa.RunEndEncodedArray.from_arrays(
+        pa.array(ends, pa.int32()), pa.array(positions, pa.int32())
+    )
+    return [*distinct], pc.run_end_decode(runs)
+
+
+def _dictionary(indices: pa.Array, values: Sequence[str]) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.DictionaryArray.from_arrays(indices, pa.array(values, pa.string()))
 
 
 def _is_same(before: pa.Schema | None, after: pa.Schema | None) -> bool:

@@ -8,7 +8,7 @@ the text of views. Whatever is not known to be harmless is refused.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pipeline.sql.parse_tree import objects
@@ -74,43 +74,70 @@ def refusal(tree: Mapping[str, Any], tables: Collection[str] | None) -> str | No
 
     tables: what may be asked; None for statements of our own, which only have to be one SELECT.
     """
-    if tree.get("error_type") == "parser":
-        return f"Parser Error: {' '.join(str(tree.get('error_message')).split())}"
-    if tree.get("error") or len(tree.get("statements", ())) != 1:
-        return ONE_SELECT
-    if tables is None:
-        return None
+    refused = _refusal_but_for_one(tree)
+    if refused is not None or tables is None:
+        return refused
     parts = [*objects(tree["statements"][0])]
-    named = {
-        str(part["key"]).lower()
-        for part in parts
-        if "key" in part and "query_node" in _as_object(part.get("value"))
-    }
+    named = _named_queries(parts)
     known = {table.lower() for table in tables}
     return next(
         (found for part in parts if (found := _of_part(part, known, named)) is not None), None
     )
 
 
+def _refusal_but_for_one(tree: Mapping[str, Any]) -> str | None:
+    if tree.get("error_type") == "parser":
+        return f"Parser Error: {' '.join(str(tree.get('error_message')).split())}"
+    return ONE_SELECT if only_node(tree) is None else None
+
+
+def only_node(tree: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The query of the only statement; None where there is another number of them, or they cannot
+    be read.
+    """
+    if tree.get("error") or len(tree.get("statements", ())) != 1:
+        return None
+    node: dict[str, Any] = tree["statements"][0].get("node", {})
+    return node
+
+
+def _named_queries(parts: Iterable[Mapping[str, Any]]) -> set[str]:
+    """What `WITH` gives a name."""
+    return {
+        str(part["key"]).lower()
+        for part in parts
+        if "key" in part and "query_node" in _as_object(part.get("value"))
+    }
+
+
 def _of_part(part: Mapping[str, Any], known: Collection[str], named: Collection[str]) -> str | None:
-    kind = part.get("type") if isinstance(part.get("type"), str) else None
+    kind = _kind_of(part)
     if kind == "TABLE_FUNCTION":
-        name = _path(part["function"])[-1] if _as_object(part.get("function")) else ""
-        return (
-            None
-            if name in TABLE_FUNCTIONS
-            else f"the table function {name} is not allowed: {_ONLY}"
-        )
-    if "function_name" in part and str(part["function_name"]).lower() in REFUSED_FUNCTIONS:
+        return _of_table_function(part)
+    if str(part.get("function_name")).lower() in REFUSED_FUNCTIONS:
         return f"the function {part['function_name']} is not allowed: {_ONLY}"
     if kind == "BASE_TABLE" or (kind == "SHOW_REF" and "query" not in part):
         return _of_table(_path(part), known, named, shows=kind == "SHOW_REF")
     if kind is not None and "class" not in part and kind not in _KNOWN:
-        return (
-            f"{str(kind).removesuffix('_NODE').replace('_', ' ')} is not allowed within a query:"
-            f" {_ONLY}"
-        )
+        return _of_unknown(kind)
     return None
+
+
+def _kind_of(part: Mapping[str, Any]) -> str | None:
+    kind = part.get("type")
+    return kind if isinstance(kind, str) else None
+
+
+def _of_unknown(kind: str) -> str:
+    name = kind.removesuffix("_NODE").replace("_", " ")
+    return f"{name} is not allowed within a query: {_ONLY}"
+
+
+def _of_table_function(part: Mapping[str, Any]) -> str | None:
+    name = _path(part["function"])[-1] if _as_object(part.get("function")) else ""
+    if name in TABLE_FUNCTIONS:
+        return None
+    return f"the table function {name} is not allowed: {_ONLY}"
 
 
 def _of_table(

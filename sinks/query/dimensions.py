@@ -38,31 +38,48 @@ async def look_up(store: Store, declared: Sequence[DimensionSettings]) -> list[D
 
 
 async def _one(store: Store, declared: DimensionSettings) -> Dimension:
-    found: list[tuple[str, int, str]] = []
-    if declared.key.endswith("/"):
-        async for page in store.list(declared.key):
-            listed = zip(page.keys, page.sizes, page.etags, strict=True)
-            found += [one for one in listed if not is_folder_marker(one[0], one[1])]
-    else:
-        with suppress(ObjectNotFound):
-            head = await store.head(declared.key)
-            found = [(head.key, head.size_bytes, head.etag)]
+    found = await _files_at(store, declared.key)
     if not found:
         raise SettingsError(
             f"dimension {declared.name}: there is nothing at {declared.key!r} in the bucket"
         )
-    endings = {key.removesuffix(".gz").rpartition(".")[2].lower() for key, _, _ in found}
-    readers = {_READERS.get(ending) for ending in endings}
-    [reader] = readers if len(readers) == 1 else [None]
+    reader = _reader_of([key for key, _, _ in found])
     if reader is None:
         raise SettingsError(
             f"dimension {declared.name}: {found[0][0]!r} and its like are not all CSV, all JSON or"
             " all Parquet"
         )
-    digest = hashlib.sha256(repr([(key, etag) for key, _, etag in found]).encode()).hexdigest()[:16]
     return Dimension(
         name=declared.name,
         reader=reader,
         files=tuple((key, size) for key, size, _ in found),
-        version=digest,
+        version=_version_of(found),
     )
+
+
+async def _files_at(store: Store, key: str) -> list[tuple[str, int, str]]:
+    """Key, size and etag of the file, or of all in the folder."""
+    found: list[tuple[str, int, str]] = []
+    if key.endswith("/"):
+        async for page in store.list(key):
+            listed = zip(page.keys, page.sizes, page.etags, strict=True)
+            found += [one for one in listed if not is_folder_marker(one[0], one[1])]
+    else:
+        with suppress(ObjectNotFound):
+            head = await store.head(key)
+            found = [(head.key, head.size_bytes, head.etag)]
+    return found
+
+
+def _version_of(found: Sequence[tuple[str, int, str]]) -> str:
+    etags = [(key, etag) for key, _, etag in found]
+    return hashlib.sha256(repr(etags).encode()).hexdigest()[:16]
+
+
+def _reader_of(keys: Sequence[str]) -> str | None:
+    """DuckDB's function for files of these names; None where they are of several kinds, or of an
+    unknown one.
+    """
+    endings = {key.removesuffix(".gz").rpartition(".")[2].lower() for key in keys}
+    readers = {_READERS.get(ending) for ending in endings}
+    return readers.pop() if len(readers) == 1 else None

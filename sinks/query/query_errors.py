@@ -19,6 +19,13 @@ traceback as its text.
 """
 
 
+_KINDS: dict[str, type[Exception]] = {
+    "ObjectNotFound": ObjectNotFound,
+    "StoreDenied": StoreDenied,
+    "ObjectArchived": StoreDenied,
+}
+
+
 @contextmanager
 def explained(guard: Guard | None, memory_exceeded: str) -> Iterator[None]:
     """DuckDB's errors in the words of this module.
@@ -48,24 +55,20 @@ def translated(error: Exception) -> Exception:
 
     ours = _STORE_ERROR.search(str(error))
     if ours is not None:  # raised by the store's file system, below DuckDB
-        kinds = {
-            "ObjectNotFound": ObjectNotFound,
-            "StoreDenied": StoreDenied,
-            "ObjectArchived": StoreDenied,
-        }
-        kind = kinds.get(ours[1], StoreUnavailable)
-        return kind(
-            ours[2]
-            + (" (the vacuum removed it meanwhile: ask again)" if kind is ObjectNotFound else "")
-        )
+        return _of_store(_KINDS.get(ours[1], StoreUnavailable), ours[2])
     text = one_line(error)
     if isinstance(error, duckdb.IOException) or text.startswith("IO Error"):
         gone = "No such file" in text or "No files found" in text
-        kind = ObjectNotFound if gone else StoreUnavailable
-        return kind(f"{text}{' (the vacuum removed it meanwhile: ask again)' if gone else ''}")
+        return _of_store(ObjectNotFound if gone else StoreUnavailable, text)
     if isinstance(error, duckdb.PermissionException) or text.startswith("Permission Error"):
         return SettingsError(f"{text}: queries read the pipeline's tables only")
     return SettingsError(text)
+
+
+def _of_store(kind: type[Exception], text: str) -> Exception:
+    if kind is ObjectNotFound:
+        return kind(f"{text} (the vacuum removed it meanwhile: ask again)")
+    return kind(text)
 
 
 def one_line(error: Exception) -> str:

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
     import duckdb
 
 
+_PLAIN: dict[str, Any] = {
+    "where_clause": None,
+    "having": None,
+    "qualify": None,
+    "sample": None,
+    "modifiers": [],
+    "group_expressions": [],
+    "group_sets": [],
+    "aggregate_handling": "STANDARD_HANDLING",
+}
+"""A SELECT without anything beside its columns and tables."""
+
+
 def without_provenance(connection: duckdb.DuckDBPyConnection, statement: str) -> str:
     """The statement with stars that leave out provenance; as it was where none has any, or where it
     works only with it.
@@ -27,9 +40,7 @@ def without_provenance(connection: duckdb.DuckDBPyConnection, statement: str) ->
 
     try:
         with deep():
-            tree = json.loads(
-                connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()[0][0]
-            )
+            tree = _tree_of(connection, statement)
             selects = [*_outermost(tree["statements"][0]["node"], [])] if not tree["error"] else []
             changed = [
                 _leave_out(connection, star, node, ctes)
@@ -43,6 +54,12 @@ def without_provenance(connection: duckdb.DuckDBPyConnection, statement: str) ->
     except (duckdb.Error, RecursionError):
         return statement
     return made
+
+
+def _tree_of(connection: duckdb.DuckDBPyConnection, statement: str) -> dict[str, Any]:
+    made = connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()[0][0]
+    tree: dict[str, Any] = json.loads(made)
+    return tree
 
 
 def _outermost(node: dict[str, Any], ctes: list[Any]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
@@ -68,29 +85,20 @@ def _leave_out(
     ctes: list[Any],
 ) -> bool:
     """Add to what the star leaves out. False where it has no provenance, or nothing else."""
-    alone = {
-        **node,
-        "select_list": [star],
-        "where_clause": None,
-        "having": None,
-        "qualify": None,
-        "sample": None,
-        "modifiers": [],
-    }
-    alone |= {
-        "group_expressions": [],
-        "group_sets": [],
-        "aggregate_handling": "STANDARD_HANDLING",
-        "cte_map": {"map": ctes},
-    }
-    wanted = {"error": False, "statements": [{"node": alone, "named_param_map": []}]}
-    columns = connection.sql(_sql_of(connection, wanted)).columns
+    alone = {**node, **_PLAIN, "select_list": [star], "cte_map": {"map": ctes}}
+    columns = _columns_of(connection, alone)
     replaced = {str(entry["key"]).lower() for entry in star["replace_list"]}
     found = {column.lower() for column in columns if column.lower() in PROVENANCE} - replaced
     if not found or len({column.lower() for column in columns} - found) == 0:
         return False
     star["exclude_list"] = [*star["exclude_list"], *sorted(found)]
     return True
+
+
+def _columns_of(connection: duckdb.DuckDBPyConnection, node: Mapping[str, Any]) -> list[str]:
+    wanted = {"error": False, "statements": [{"node": node, "named_param_map": []}]}
+    columns: list[str] = connection.sql(_sql_of(connection, wanted)).columns
+    return columns
 
 
 def _sql_of(connection: duckdb.DuckDBPyConnection, tree: Mapping[str, Any]) -> str:

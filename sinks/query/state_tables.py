@@ -5,10 +5,11 @@ Plain Arrow, made from the folded state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.model.commit import Commit
+from pipeline.model.receipt import OutputFile
 from pipeline.state.state import State
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ def _table(pipeline: str, columns: dict[str, str], rows: Sequence[Sequence[objec
     """Rows as a table of named types, the pipeline's name first."""
     import pyarrow as pa
 
-    kinds = {"text": pa.string(), "int": pa.int64(), "s": pa.float64()}
-    kinds |= {unit: pa.timestamp(unit, "UTC") for unit in ("us", "ms")}
+    kinds = _kinds()
     values = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
     arrays = [
         pa.array(column, kinds[kind]) for column, kind in zip(values, columns.values(), strict=True)
@@ -55,6 +55,13 @@ def _table(pipeline: str, columns: dict[str, str], rows: Sequence[Sequence[objec
     return pa.table(
         [pa.array([pipeline] * len(rows), pa.string()), *arrays], names=["pipeline", *columns]
     )
+
+
+def _kinds() -> dict[str, pa.DataType]:
+    import pyarrow as pa
+
+    kinds = {"text": pa.string(), "int": pa.int64(), "s": pa.float64()}
+    return kinds | {unit: pa.timestamp(unit, "UTC") for unit in ("us", "ms")}
 
 
 _SOURCES = {
@@ -83,44 +90,26 @@ def _sources(state: State, committed: Sequence[pa.Table]) -> pa.Table:
     import pyarrow as pa
 
     parts = [_committed(state.pipeline, table) for table in committed]
-    others: list[tuple[object, ...]] = [
-        (
-            q.key,
-            f"quarantined ({q.kind})",
-            q.etag,
-            q.size_bytes,
-            None,
-            None,
-            None,
-            q.transform,
-            q.version,
-            None,
-            None,
-            None,
-        )
-        for q in state.quarantine.values()
-        if q.key not in state.wanted
-    ]
+    others = [*_quarantined(state), *_in_progress(state)]
+    parts.append(_table(state.pipeline, _SOURCES, others))
+    return pa.concat_tables(parts)
+
+
+def _quarantined(state: State) -> Iterator[tuple[object, ...]]:
+    for q in state.quarantine.values():
+        if q.key not in state.wanted:
+            version = (q.etag, q.size_bytes, None)
+            code = (q.transform, q.version, None)
+            yield (q.key, f"quarantined ({q.kind})", *version, None, None, *code, None, None)
+
+
+def _in_progress(state: State) -> Iterator[tuple[object, ...]]:
     for task in state.tasks.values():
+        code = (task.transform, task.version, task.generation)
         for i, key in enumerate(task.inputs.keys):
             if state.is_wanted(key, task.id):
                 version = (task.inputs.etags[i], task.inputs.sizes[i], task.inputs.modified_us[i])
-                others.append(
-                    (
-                        key,
-                        "in progress",
-                        *version,
-                        None,
-                        None,
-                        task.transform,
-                        task.version,
-                        task.generation,
-                        None,
-                        None,
-                    )
-                )
-    parts.append(_table(state.pipeline, _SOURCES, others))
-    return pa.concat_tables(parts)
+                yield (key, "in progress", *version, None, None, *code, None, None)
 
 
 def _committed(name: str, table: pa.Table) -> pa.Table:
@@ -131,51 +120,53 @@ def _committed(name: str, table: pa.Table) -> pa.Table:
     columns = {
         **{name: table.column(name) for name in table.column_names},
         "modified_at": pc.cast(table.column("modified_us"), pa.timestamp("us", "UTC")),
-        "status": pa.array(["committed"]).take(pa.array(bytes(table.num_rows), pa.uint8())),
+        "status": _repeated("committed", table.num_rows),
         "generation": pc.cast(table.column("generation"), pa.int64()),
     }
-    pipeline = pa.array([name]).take(pa.array(bytes(table.num_rows), pa.uint8()))
+    pipeline = _repeated(name, table.num_rows)
     return pa.table(
         [pipeline, *(columns[name] for name in _SOURCES)], names=["pipeline", *_SOURCES]
     )
 
 
+def _repeated(text: str, rows: int) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.array([text]).take(pa.array(bytes(rows), pa.uint8()))
+
+
+_OUTPUTS = {
+    "output": "text",
+    "table_name": "text",
+    "key": "text",
+    "rows": "int",
+    "size_bytes": "int",
+    "live_sources": "int",
+    "dead_sources": "int",
+    "status": "text",
+}
+
+
 def _outputs(state: State) -> pa.Table:
-    rows = [
-        (
-            output,
-            file.table,
-            file.key,
-            file.rows,
-            file.size_bytes,
-            holder.live,
-            len(holder.dead),
-            "live",
-        )
-        for output, holder in state.stored().items()
-        for file in holder.files
-    ]
-    rows += [
-        (output, file.table, file.key, file.rows, file.size_bytes, 0, 0, "removed")
-        for output, removed in state.removed.items()
-        for file in removed.files
-    ]
+    rows = [*_files_of_outputs(state)]
     rows += [
         ("", f"aggregate {f.name}", f.key, f.rows, f.size_bytes, 0, 0, "live")
         for f in state.aggregates.values()
     ]
-    columns = {
-        "output": "text",
-        "table_name": "text",
-        "key": "text",
-        "rows": "int",
-        "size_bytes": "int",
-    }
-    return _table(
-        state.pipeline,
-        columns | {"live_sources": "int", "dead_sources": "int", "status": "text"},
-        rows,
-    )
+    return _table(state.pipeline, _OUTPUTS, rows)
+
+
+def _files_of_outputs(state: State) -> Iterator[tuple[object, ...]]:
+    for output, holder in state.stored().items():
+        for file in holder.files:
+            yield (output, *_described(file), holder.live, len(holder.dead), "live")
+    for output, removed in state.removed.items():
+        for file in removed.files:
+            yield (output, *_described(file), 0, 0, "removed")
+
+
+def _described(file: OutputFile) -> tuple[object, ...]:
+    return file.table, file.key, file.rows, file.size_bytes
 
 
 def _quarantine(state: State) -> pa.Table:

@@ -18,6 +18,13 @@ from pipeline.model.settings import AggregateSettings
 from pipeline.model.snapshot import Snapshot
 from pipeline.sql import quoting
 from pipeline.sql.connection import UTC
+from sinks.query.diff_sql import (
+    SIDES,
+    groups_counted,
+    groups_side_by_side,
+    rows_changed,
+    rows_side_by_side,
+)
 from sinks.query.dimensions import Dimension
 from sinks.query.object_files import Files
 from sinks.query.warehouse import Warehouse
@@ -27,7 +34,6 @@ from sinks.values.schema import PROVENANCE
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_SIDES = ("before", "after")
 _COUNTS = "count(*) FILTER (_side = 'before') AS b, count(*) FILTER (_side = 'after') AS a"
 
 
@@ -97,9 +103,9 @@ class Differ:
         self._computed: dict[str, str] = {}
         self.warehouse: Warehouse = Warehouse(files, memory_mb=memory_mb, timezone=timezone)
         self.warehouse.add_dimensions(dimensions)
-        for side, snapshot in zip(_SIDES, (before, after), strict=True):
+        for side, snapshot in zip(SIDES, (before, after), strict=True):
             self.warehouse.add_snapshot(snapshot, view=f"_tidemill_{side}_all")
-        self._columns = [self._described(f"_tidemill_{side}_all") for side in _SIDES]
+        self._columns = [self._described(f"_tidemill_{side}_all") for side in SIDES]
 
     def __enter__(self) -> Differ:
         return self
@@ -116,18 +122,8 @@ class Differ:
     ) -> Diff:
         """The difference. Raises SettingsError for key columns that one side lacks."""
         found = self._sources()
-        before, after = self._columns
-        found.columns_added = {name: kind for name, kind in after.items() if name not in before}
-        found.columns_gone = {name: kind for name, kind in before.items() if name not in after}
-        common = [name for name in after if name in before]
-        found.types_changed = {
-            name: (before[name], after[name]) for name in common if before[name] != after[name]
-        }
-        for column in key:
-            if column not in common:
-                raise SettingsError(
-                    f"--key {column!r} is not a column of both sides ({', '.join(common)})"
-                )
+        common = self._compare_columns(found)
+        _require_columns(key, common)
         self._pair(common)
         if key:
             self._by_key(found, common, list(key))
@@ -136,18 +132,21 @@ class Differ:
             self._by_source(found, common)
             found.examples = self._paired_examples(common, examples)
         for i, aggregate in enumerate(aggregates):
-            try:
-                found.aggregates.append(self._aggregate(aggregate, f"sums{i}", examples))
-                self._computed[aggregate.name] = f"sums{i}"
-            except SettingsError as error:
-                found.aggregates.append(
-                    AggregateDiff(
-                        name=aggregate.name, groups=0, differing=0, examples=[], problem=str(error)
-                    )
-                )
+            found.aggregates.append(self._aggregate_or_problem(aggregate, f"sums{i}", examples))
         return found
 
     # -- what is compared --------------------------------------------------------------------------
+
+    def _compare_columns(self, found: Diff) -> list[str]:
+        """Say which differ; those that both sides have."""
+        before, after = self._columns
+        found.columns_added = {name: kind for name, kind in after.items() if name not in before}
+        found.columns_gone = {name: kind for name, kind in before.items() if name not in after}
+        common = [name for name in after if name in before]
+        found.types_changed = {
+            name: (before[name], after[name]) for name in common if before[name] != after[name]
+        }
+        return common
 
     def _described(self, view: str) -> dict[str, str]:
         rows = self.warehouse.query(f"DESCRIBE {view}").to_pylist()
@@ -159,15 +158,8 @@ class Differ:
 
     def _sources(self) -> Diff:
         """Restrict both sides to the sources that both have at the same version."""
-        versions = "SELECT DISTINCT _source_key AS k, _source_etag AS e FROM _tidemill_{side}_all"
-        both = " INTERSECT ".join(versions.format(side=side) for side in _SIDES)
-        either = " UNION ".join(versions.format(side=side) for side in _SIDES)
-        self.warehouse.execute(f"CREATE TABLE _tidemill.same AS {both}")
-        [n] = self._rows(
-            "SELECT (SELECT count(*) FROM _tidemill.same) AS same, count(DISTINCT k) AS every FROM"
-            f" ({either})"
-        )
-        for side in _SIDES:
+        same, every = self._count_sources()
+        for side in SIDES:
             is_same = "(_source_key, _source_etag) IN (SELECT (k, e) FROM _tidemill.same)"
             self.warehouse.execute(
                 f"CREATE VIEW _tidemill.{side} AS SELECT * FROM main._tidemill_{side}_all WHERE"
@@ -177,7 +169,6 @@ class Differ:
             "SELECT (SELECT count(*) FROM _tidemill.before) AS b, (SELECT count(*) FROM"
             " _tidemill.after) AS a"
         )
-        same, every = int(n["same"]), int(n["every"])
         return Diff(
             sources=same,
             sources_elsewhere=every - same,
@@ -185,11 +176,23 @@ class Differ:
             rows_after=int(rows["a"]),
         )
 
+    def _count_sources(self) -> tuple[int, int]:
+        """Those that both have at the same version, which become a table, and all."""
+        versions = "SELECT DISTINCT _source_key AS k, _source_etag AS e FROM _tidemill_{side}_all"
+        both = " INTERSECT ".join(versions.format(side=side) for side in SIDES)
+        either = " UNION ".join(versions.format(side=side) for side in SIDES)
+        self.warehouse.execute(f"CREATE TABLE _tidemill.same AS {both}")
+        [n] = self._rows(
+            "SELECT (SELECT count(*) FROM _tidemill.same) AS same, count(DISTINCT k) AS every FROM"
+            f" ({either})"
+        )
+        return int(n["same"]), int(n["every"])
+
     def _pair(self, common: Sequence[str]) -> None:
         """`only`: rows, by their common columns, that one side has more often than the other."""
         before, after = self._columns
         sides = []
-        for side in _SIDES:
+        for side in SIDES:
             columns = [_as_after(name, before[name], after[name]) for name in common]
             sides.append(f"SELECT {', '.join(['_source_key', *columns])} FROM _tidemill.{side}")
         gone, come = " EXCEPT ALL ".join(sides), " EXCEPT ALL ".join(reversed(sides))
@@ -229,26 +232,9 @@ class Differ:
                 found.values_changed[column] = differing["n"]
 
     def _by_key(self, found: Diff, common: Sequence[str], key: list[str]) -> None:
-        names = ", ".join(quoting.name(column) for column in key)
-        for side in _SIDES:
-            twice = self._examples(
-                f"SELECT {names} FROM _tidemill.{side} GROUP BY {names} HAVING count(*) > 1 LIMIT 1"
-            )
-            if twice:
-                one = ", ".join(f"{column}={value!r}" for column, value in twice[0].items())
-                raise SettingsError(
-                    f"--key {' --key '.join(key)} does not tell rows apart: several have {one}"
-                )
-        join = " AND ".join(_same(column) for column in key)
+        self._require_unique(key)
         rest = [column for column in common if column not in key]
-        counts = "".join(
-            f", count(*) FILTER (NOT ({_same(column)})) AS {quoting.name(column)}"
-            for column in rest
-        )
-        sides = [f"(SELECT * FROM _tidemill.only WHERE _side = '{side}')" for side in _SIDES]
-        [n] = self._rows(
-            f"SELECT count(*) AS _changed{counts} FROM {sides[0]} b JOIN {sides[1]} a ON {join}"
-        )
+        [n] = self._rows(rows_changed(key, rest))
         [all_of] = self._rows(
             f"SELECT {_COUNTS}, count(DISTINCT _source_key) AS sources FROM _tidemill.only"
         )
@@ -257,6 +243,18 @@ class Differ:
         found.sources_changed = all_of["sources"]
         found.values_changed = {column: differing for column, differing in n.items() if differing}
 
+    def _require_unique(self, key: list[str]) -> None:
+        names = ", ".join(quoting.name(column) for column in key)
+        for side in SIDES:
+            twice = self._examples(
+                f"SELECT {names} FROM _tidemill.{side} GROUP BY {names} HAVING count(*) > 1 LIMIT 1"
+            )
+            if twice:
+                one = ", ".join(f"{column}={value!r}" for column, value in twice[0].items())
+                raise SettingsError(
+                    f"--key {' --key '.join(key)} does not tell rows apart: several have {one}"
+                )
+
     def _keyed_examples(
         self, common: Sequence[str], key: list[str], examples: int
     ) -> list[dict[str, Any]]:
@@ -264,36 +262,12 @@ class Differ:
         the examples.
         """
         rest = [column for column in common if column not in key]
-        names = [quoting.name(column) for column in key]
-        shown = [
-            "CASE WHEN a._side IS NULL THEN 'gone' WHEN b._side IS NULL THEN 'added' ELSE 'changed'"
-            " END AS _change"
-        ]
-        shown += [f"coalesce(b.{name}, a.{name}) AS {name}" for name in names]
+        found = self._examples(rows_side_by_side(key, rest, examples))
+        places = {"_change": "_change"} | {column: column for column in key}
         for i, column in enumerate(rest):
-            shown += [
-                f"b.{quoting.name(column)} AS _b{i}",
-                f"a.{quoting.name(column)} AS _a{i}",
-                f"NOT ({_same(column)}) AS _d{i}",
-            ]
-        sides = [f"(SELECT * FROM _tidemill.only WHERE _side = '{side}')" for side in _SIDES]
-        on = " AND ".join(_same(column) for column in key)
-        order = ", ".join(f"{2 + i}" for i in range(len(key)))
-        found = self._examples(
-            f"SELECT {', '.join(shown)} FROM {sides[0]} b FULL JOIN {sides[1]} a ON {on}"
-            f" ORDER BY (a._side IS NULL OR b._side IS NULL), {order} LIMIT {examples}"
-        )
-        differing = [i for i in range(len(rest)) if any(row[f"_d{i}"] for row in found)]
-        return [
-            {"_change": row["_change"]}
-            | {column: row[column] for column in key}
-            | {
-                name: row[at]
-                for i in differing
-                for name, at in ((rest[i], f"_b{i}"), (f"{rest[i]} (after)", f"_a{i}"))
-            }
-            for row in found
-        ]
+            if any(row[f"_d{i}"] for row in found):
+                places |= {column: f"_b{i}", f"{column} (after)": f"_a{i}"}
+        return [{name: row[at] for name, at in places.items()} for row in found]
 
     def _paired_examples(self, common: Sequence[str], examples: int) -> list[dict[str, Any]]:
         """The first row that went of a source beside the first that came, then the second ones, and
@@ -310,44 +284,44 @@ class Differ:
 
     def _aggregate(self, aggregate: AggregateSettings, table: str, examples: int) -> AggregateDiff:
         """The aggregate's SQL on both sides, joined by its groups. It may read those before it."""
-        bare = aggregate.sql.strip().rstrip(";")
-        for side in _SIDES:
-            self.warehouse.add_view(self._name, f"SELECT * FROM _tidemill.{side}")
-            for name, computed in self._computed.items():
-                self.warehouse.add_view(name, f"SELECT * FROM _tidemill.{side}_{computed}")
-            try:
-                self.warehouse.execute(
-                    f"CREATE TABLE _tidemill.{side}_{table} AS SELECT * FROM ({bare})"
-                )
-            except SettingsError as error:
-                raise SettingsError(f"{side}: {error}") from None
+        for side in SIDES:
+            self._compute(aggregate, side, table)
         columns = [
             row["column_name"]
             for row in self.warehouse.query(f"DESCRIBE _tidemill.after_{table}").to_pylist()
         ]
         by = [column for column in aggregate.by if column in columns]
         values = [column for column in columns if column not in by]
-        shown = [
-            f"coalesce(b.{quoting.name(c)}, a.{quoting.name(c)}) AS {quoting.name(c)}" for c in by
-        ]
-        for c in values:
-            shown += [
-                f"b.{quoting.name(c)} AS {quoting.name(c)}",
-                f"a.{quoting.name(c)} AS {quoting.name(c + ' (after)')}",
-            ]
-        differs = " OR ".join(f"NOT ({_same(c)})" for c in values) or "false"
-        on = " AND ".join(_same(c) for c in by) or "true"
-        joined = f"FROM _tidemill.before_{table} b FULL JOIN _tidemill.after_{table} a ON {on}"
-        [n] = self._rows(
-            f"SELECT count(*) AS every, count(*) FILTER ({differs}) AS differing {joined}"
-        )
-        order = "".join(f"{', ' if i else 'ORDER BY '}{i + 1}" for i in range(len(by)))
-        some = self._examples(
-            f"SELECT {', '.join(shown)} {joined} WHERE {differs} {order} LIMIT {examples}"
-        )
+        [n] = self._rows(groups_counted(table, by, values))
+        some = self._examples(groups_side_by_side(table, by, values, examples))
         return AggregateDiff(
             name=aggregate.name, groups=n["every"], differing=n["differing"], examples=some
         )
+
+    def _aggregate_or_problem(
+        self, aggregate: AggregateSettings, table: str, examples: int
+    ) -> AggregateDiff:
+        try:
+            found = self._aggregate(aggregate, table, examples)
+        except SettingsError as error:
+            return AggregateDiff(
+                name=aggregate.name, groups=0, differing=0, examples=[], problem=str(error)
+            )
+        self._computed[aggregate.name] = table
+        return found
+
+    def _compute(self, aggregate: AggregateSettings, side: str, table: str) -> None:
+        """A table of the aggregate over one side's rows."""
+        self.warehouse.add_view(self._name, f"SELECT * FROM _tidemill.{side}")
+        for name, computed in self._computed.items():
+            self.warehouse.add_view(name, f"SELECT * FROM _tidemill.{side}_{computed}")
+        bare = aggregate.sql.strip().rstrip(";")
+        try:
+            self.warehouse.execute(
+                f"CREATE TABLE _tidemill.{side}_{table} AS SELECT * FROM ({bare})"
+            )
+        except SettingsError as error:
+            raise SettingsError(f"{side}: {error}") from None
 
     def _examples(self, statement: str) -> list[dict[str, Any]]:
         """Rows with every value as `--format json` has it: no value is bent, or too
@@ -365,9 +339,12 @@ class Differ:
         return found
 
 
-def _same(column: str) -> str:
-    """Whether rows `b` and `a` have the same value."""
-    return f"b.{quoting.name(column)} IS NOT DISTINCT FROM a.{quoting.name(column)}"
+def _require_columns(key: Sequence[str], common: Sequence[str]) -> None:
+    for column in key:
+        if column not in common:
+            raise SettingsError(
+                f"--key {column!r} is not a column of both sides ({', '.join(common)})"
+            )
 
 
 def _as_after(column: str, before: str, after: str) -> str:

@@ -57,14 +57,9 @@ class Views:
         self._spill = tempfile.TemporaryDirectory(
             prefix="tidemill-sql-", ignore_cleanup_errors=True
         )
-        config: dict[str, Any] = {
-            "temp_directory": self._spill.name,
-            "memory_limit": f"{self._limits.engine_mb}MiB",
-            "max_temp_directory_size": f"{self._limits.memory_mb * SPILL_SHARE}MiB",
-        }
-        if threads is not None:
-            config["threads"] = threads
-        self.connection: duckdb.DuckDBPyConnection = connect(database, timezone=timezone, **config)
+        self.connection: duckdb.DuckDBPyConnection = connect(
+            database, timezone=timezone, **self._config(threads)
+        )
         self.connection.execute(f"CREATE SCHEMA IF NOT EXISTS {INTERNAL}")
         files.register(self.connection)
         self._paths: list[str] = []
@@ -73,6 +68,14 @@ class Views:
         self._locked = False
         self.broken: dict[str, str] = {}
         """Aggregates that cannot be computed, with the reason."""
+
+    def _config(self, threads: int | None) -> dict[str, Any]:
+        config: dict[str, Any] = {
+            "temp_directory": self._spill.name,
+            "memory_limit": f"{self._limits.engine_mb}MiB",
+            "max_temp_directory_size": f"{self._limits.memory_mb * SPILL_SHARE}MiB",
+        }
+        return config if threads is None else {**config, "threads": threads}
 
     def __enter__(self) -> Self:
         return self
@@ -95,44 +98,32 @@ class Views:
 
         main = view or snapshot.pipeline
         columns = self.columns(snapshot.schema)
-        for why, _ in name_conflicts(columns).values():
-            raise SettingsError(
-                f"table {snapshot.pipeline} cannot be read: {why}; `tidemill schema repair` takes"
-                " it out"
-            )
-        dead = [
-            pair
-            for output_id, output in snapshot.outputs.items()
-            for pair in dead_rows(output_id, output)
-        ]
-        dead_table = self.add_table(main, _dead_table(dead), schema=INTERNAL)
+        _require_distinct_names(columns, snapshot.pipeline)
+        dead_table = self.add_table(main, _dead_table(_dead_in(snapshot)), schema=INTERNAL)
+        rejected = pa.schema([(name, pa.string()) for name in _REJECTED_COLUMNS])
         for table, name, wanted in (
             (MAIN_TABLE, main, columns),
-            (
-                REJECTED_TABLE,
-                main + REJECTED_SUFFIX,
-                pa.schema([(name, pa.string()) for name in _REJECTED_COLUMNS]),
-            ),
+            (REJECTED_TABLE, main + REJECTED_SUFFIX, rejected),
         ):
-            clean = [
-                f
-                for o in snapshot.outputs.values()
-                if not o.dead
-                for f in o.files
-                if f.table == table
-            ]
-            mixed = [
-                f for o in snapshot.outputs.values() if o.dead for f in o.files if f.table == table
-            ]
-            live = (
-                f"WHERE NOT EXISTS (SELECT 1 FROM {dead_table} d WHERE d.task = f._task AND d.key ="
-                " f._source_key)"
-            )
-            parts = [
-                *self.scans(clean, wanted),
-                *(f"{scan} {live}" for scan in self.scans(mixed, wanted)),
-            ]
+            parts = self._live_parts(snapshot, table, wanted, dead_table)
             self.add_view(name, " UNION ALL ".join(parts) or _nothing(wanted))
+
+    def _live_parts(
+        self, snapshot: Snapshot, table: str, wanted: pa.Schema, dead_table: str
+    ) -> list[str]:
+        """SELECTs of the rows that count; only files of outputs with dead rows are searched for
+        them.
+        """
+        clean = _files_in(snapshot, table, has_dead=False)
+        mixed = _files_in(snapshot, table, has_dead=True)
+        live = (
+            f"WHERE NOT EXISTS (SELECT 1 FROM {dead_table} d WHERE d.task = f._task AND d.key ="
+            " f._source_key)"
+        )
+        return [
+            *self.scans(clean, wanted),
+            *(f"{scan} {live}" for scan in self.scans(mixed, wanted)),
+        ]
 
     def columns(self, schema: str | None) -> pa.Schema:
         """The table's columns (null for one without any value yet), provenance last."""
@@ -155,15 +146,8 @@ class Views:
             field.name: field.type
             for field in self.stream(f"SELECT * FROM {_parquet(paths[:1])} LIMIT 0").schema
         }
-        selected = []
-        for field in wanted:
-            name = quoting.name(field.name)
-            here = field.name in have
-            selected.append(
-                shown(name, have[field.name], field.type) if here else missing(field.type)
-            )
-            selected[-1] += "" if selected[-1] == name else f" AS {name}"
-        return f"SELECT {', '.join(selected)} FROM {_parquet(paths)} f"
+        columns = ", ".join(_column(field, have.get(field.name)) for field in wanted)
+        return f"SELECT {columns} FROM {_parquet(paths)} f"
 
     def add_view(self, name: str, select: str) -> None:
         """A view by that name. Raises SettingsError for SQL that does not work on these tables."""
@@ -215,12 +199,10 @@ class Views:
         """When asked where its zone is this warehouse's; else now, in its own."""
         with self.cursor() as other, explained(None, self._limits.exceeded):
             other.execute(f"SET TimeZone = {quoting.text(aggregate.timezone)}")
-            found, bare = other.sql(aggregate.sql), aggregate.sql.strip().rstrip(";")
-            select = (
-                f"SELECT {selected(found.columns, found.types, 'parquet') or '*'} FROM (\n{bare}\n)"
-            )
+            select = _carried_select(other, aggregate.sql)
             if aggregate.timezone != self.timezone:
-                other.execute(f"CREATE OR REPLACE TABLE {quoting.name(aggregate.name)} AS {select}")
+                table = quoting.name(aggregate.name)
+                other.execute(f"CREATE OR REPLACE TABLE {table} AS {select}")
                 self.tables.add(aggregate.name)
                 return
         self.add_view(aggregate.name, select)
@@ -273,11 +255,51 @@ class Views:
         return rows
 
 
+def _require_distinct_names(columns: pa.Schema, table: str) -> None:
+    for why, _ in name_conflicts(columns).values():
+        raise SettingsError(
+            f"table {table} cannot be read: {why}; `tidemill schema repair` takes it out"
+        )
+
+
+def _dead_in(snapshot: Snapshot) -> list[tuple[str, str]]:
+    return [
+        pair
+        for output_id, output in snapshot.outputs.items()
+        for pair in dead_rows(output_id, output)
+    ]
+
+
+def _files_in(snapshot: Snapshot, table: str, *, has_dead: bool) -> list[OutputFile]:
+    """The files of one table, of outputs with dead rows or of the others."""
+    return [
+        file
+        for output in snapshot.outputs.values()
+        if bool(output.dead) is has_dead
+        for file in output.files
+        if file.table == table
+    ]
+
+
 def _dead_table(dead: Sequence[tuple[str, str]]) -> pa.Table:
     import pyarrow as pa
 
     tasks, keys = [task for task, _ in dead], [key for _, key in dead]
     return pa.table({"task": pa.array(tasks, pa.string()), "key": pa.array(keys, pa.string())})
+
+
+def _carried_select(connection: duckdb.DuckDBPyConnection, statement: str) -> str:
+    """The statement with its columns in types that Parquet has."""
+    found, bare = connection.sql(statement), statement.strip().rstrip(";")
+    columns = selected(found.columns, found.types, "parquet") or "*"
+    return f"SELECT {columns} FROM (\n{bare}\n)"
+
+
+def _column(field: pa.Field, have: pa.DataType | None) -> str:
+    """A column of the table, from a file that has it in this type, or lacks it."""
+    name = quoting.name(field.name)
+    value = missing(field.type) if have is None else shown(name, have, field.type)
+    return value if value == name else f"{value} AS {name}"
 
 
 def _nothing(wanted: pa.Schema) -> str:

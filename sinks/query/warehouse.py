@@ -22,6 +22,7 @@ from sinks.query.star_columns import without_provenance
 from sinks.results.exact_types import Carrier, Kind, long_columns, selected, too_long_numbers
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
 from sinks.query.views import ROWS_AT_ONCE, Views
@@ -49,6 +50,19 @@ class Stream:
         if batch is None:
             raise StopIteration
         return batch
+
+
+def _long_columns(answer: duckdb.DuckDBPyRelation, carrier: Carrier | None) -> list[str]:
+    """Columns whose numbers may have more digits than the carrier's."""
+    if carrier not in ("parquet", "arrow"):
+        return []
+    return long_columns(answer.columns, answer.types)
+
+
+def _carried(answer: duckdb.DuckDBPyRelation, carrier: Carrier | None) -> duckdb.DuckDBPyRelation:
+    """The result in types in which every value arrives."""
+    select = selected(answer.columns, answer.types, carrier) if carrier is not None else None
+    return answer.project(select) if select is not None else answer
 
 
 class Warehouse(Views):
@@ -110,20 +124,20 @@ class Warehouse(Views):
         long: list[str] = []
         with guard, too_long_numbers(long):
             with explained(guard, self._limits.exceeded):
-                answer = self.connection.sql(
-                    statement if provenance else without_provenance(self.connection, statement)
-                )
-                names, kinds = answer.columns, answer.types
-                long += long_columns(names, kinds) if carrier in ("parquet", "arrow") else []
-                select = selected(names, kinds, carrier) if carrier is not None else None
-                reader = (answer.project(select) if select is not None else answer).to_arrow_reader(
-                    ROWS_AT_ONCE
-                )
+                answer = self._asked(statement, provenance=provenance)
+                kinds = answer.types
+                long += _long_columns(answer, carrier)
+                reader = _carried(answer, carrier).to_arrow_reader(ROWS_AT_ONCE)
             guard.watch.pause()
             try:
                 yield Stream(reader, kinds, lambda: self._next(reader, guard))
             finally:
                 reader.close()
+
+    def _asked(self, statement: str, *, provenance: bool) -> duckdb.DuckDBPyRelation:
+        if not provenance:
+            statement = without_provenance(self.connection, statement)
+        return self.connection.sql(statement)
 
     def has(self, name: str) -> bool:
         """Whether there is a table of that name to be asked."""

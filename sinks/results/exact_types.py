@@ -67,7 +67,7 @@ def carried(kind: Kind, carrier: Carrier) -> str:
         return "VARCHAR" if carrier == "text" else str(kind)
     if name == "variant":
         return "JSON"
-    if carrier == "text" or name in _AS_TEXT or (name == "enum" and carrier == "parquet"):
+    if carrier == "text" or _leaves_as_text(name, carrier):
         return "VARCHAR"
     if name in LONG:
         return f"DECIMAL({DIGITS_MAX},0)"
@@ -76,20 +76,30 @@ def carried(kind: Kind, carrier: Carrier) -> str:
     return str(kind)
 
 
+def _leaves_as_text(name: str, carrier: Carrier) -> bool:
+    return name in _AS_TEXT or (name == "enum" and carrier == "parquet")
+
+
 def _nested(kind: Kind, carrier: Carrier) -> str:
     inner = members(kind)
     if kind.id in ("list", "array"):
-        size = (
-            f"[{dict(kind.children)['size']}]"
-            if kind.id == "array" and carrier == "arrow"
-            else "[]"
-        )
-        return carried(inner[0][1], carrier) + size
+        return carried(inner[0][1], carrier) + _size(kind, carrier)
     if kind.id == "map":
-        key, value = (carried(one, carrier) for _, one in inner)
-        return f"MAP({'VARCHAR' if inner[0][1].id == 'null' else key}, {value})"
+        return _map(inner[0][1], inner[1][1], carrier)
     fields = ", ".join(f"{quoting.name(name)} {carried(one, carrier)}" for name, one in inner)
     return f"STRUCT({fields})" if inner else "VARCHAR"
+
+
+def _map(key: Kind, value: Kind, carrier: Carrier) -> str:
+    named = "VARCHAR" if key.id == "null" else carried(key, carrier)
+    return f"MAP({named}, {carried(value, carrier)})"
+
+
+def _size(kind: Kind, carrier: Carrier) -> str:
+    """What makes the type of values one of lists."""
+    if kind.id == "array" and carrier == "arrow":
+        return f"[{dict(kind.children)['size']}]"
+    return "[]"
 
 
 def members(kind: Kind) -> list[tuple[str, Kind]]:
@@ -109,11 +119,14 @@ def selected(names: Sequence[str], kinds: Sequence[Kind], carrier: Carrier) -> s
         cast == str(kind) for cast, kind in zip(casts, kinds, strict=True)
     ):
         return None
-    parts = []
-    for i, (name, kind, target) in enumerate(zip(wanted, kinds, casts, strict=True), 1):
-        column = f"#{i}" if target == str(kind) else f"CAST(#{i} AS {target})"
-        parts.append(f"{column} AS {quoting.name(name)}")
-    return ", ".join(parts)
+    return ", ".join(
+        f"{_column(i, kind, target)} AS {quoting.name(name)}"
+        for i, (name, kind, target) in enumerate(zip(wanted, kinds, casts, strict=True), 1)
+    )
+
+
+def _column(position: int, kind: Kind, target: str) -> str:
+    return f"#{position}" if target == str(kind) else f"CAST(#{position} AS {target})"
 
 
 def unique(names: Sequence[str]) -> list[str]:

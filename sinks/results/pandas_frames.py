@@ -32,18 +32,20 @@ def pandas_frame(table: pa.Table, timezone: str) -> pd.DataFrame:
     try:
         frame = table.to_pandas()
     except (ValueError, OverflowError, NotImplementedError, pa.ArrowException):
-        import pandas as pd
-
-        columns = {
-            field.name: _column(table.select([field.name]), timezone) for field in table.schema
-        }
-        frame = pd.DataFrame(columns, columns=table.column_names)
+        frame = _by_column(table, timezone)
     for name in bent:
         nested = pa.types.is_nested(table.schema.field(name).type)
         frame[name] = (
             _objects(table.select([name]), timezone) if nested else _nullable(table.column(name))
         )
     return frame
+
+
+def _by_column(table: pa.Table, timezone: str) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = {field.name: _column(table.select([field.name]), timezone) for field in table.schema}
+    return pd.DataFrame(columns, columns=table.column_names)
 
 
 def _bends(column: pa.ChunkedArray) -> bool:

@@ -174,27 +174,39 @@ def keeps_values(before: pa.DataType, after: pa.DataType) -> bool:
     return not pt.is_string(after) and not pt.is_nested(after)
 
 
+_AS_THEY_ARE = frozenset(("boolean", "smallint", "integer", "bigint", "real", "double precision"))
+
+
 def postgres_text(column: str, kind: pa.DataType) -> str:
     """An expression for DuckDB: the column's value as something that Arrow writes into CSV as
     Postgres reads it.
     """
     target = postgres_type(kind)
     name = quoting.name(column)
-    if target in ("boolean", "smallint", "integer", "bigint", "real", "double precision"):
+    if target in _AS_THEY_ARE:
         return f"{name} AS {name}"
     if target == "bytea":
         return f"'\\x' || hex({name}) AS {name}"
     if target == "text":
         return f"replace(CAST({name} AS VARCHAR), chr(0), {_REPLACEMENT}) AS {name}"
     if target == "jsonb":
-        # a NUL is \u0000 in JSON, which jsonb refuses; chr(1) stands for a backslash meanwhile:
-        # JSON has no such character
-        held = f"replace(CAST(to_json({_finite(name, kind)}) AS VARCHAR), '\\\\', chr(1))"
-        return f"replace(replace({held}, '\\u0000', '\\ufffd'), chr(1), '\\\\') AS {name}"
-    if target == "date" or target.startswith("timestamp"):
-        micro = "" if target == "date" else f"::{'TIMESTAMP' if kind.tz is None else 'TIMESTAMPTZ'}"
-        return f"replace(CAST({name}{micro} AS VARCHAR), ' (BC)', ' BC') AS {name}"
+        return _json_text(name, kind)
+    if target == "date":
+        return _moment_text(name, "")
+    if target.startswith("timestamp"):
+        return _moment_text(name, "::TIMESTAMP" if kind.tz is None else "::TIMESTAMPTZ")
     return f"CAST({name}{'::TIME' if target.startswith('time') else ''} AS VARCHAR) AS {name}"
+
+
+def _moment_text(name: str, cast: str) -> str:
+    return f"replace(CAST({name}{cast} AS VARCHAR), ' (BC)', ' BC') AS {name}"
+
+
+def _json_text(name: str, kind: pa.DataType) -> str:
+    # a NUL is \u0000 in JSON, which jsonb refuses; chr(1) stands for a backslash meanwhile: JSON
+    # has no such character
+    held = f"replace(CAST(to_json({_finite(name, kind)}) AS VARCHAR), '\\\\', chr(1))"
+    return f"replace(replace({held}, '\\u0000', '\\ufffd'), chr(1), '\\\\') AS {name}"
 
 
 def _finite(value: str, kind: pa.DataType, depth: int = 0) -> str:
@@ -209,18 +221,25 @@ def _finite(value: str, kind: pa.DataType, depth: int = 0) -> str:
     if pt.is_list(kind):
         return f"list_transform({value}, lambda {one}: {_finite(one, kind.value_type, depth + 1)})"
     if pt.is_struct(kind):
-        fields = ", ".join(
-            f"{quoting.name(f.name)} := {_finite(f'{value}.{quoting.name(f.name)}', f.type, depth)}"
-            for f in kind
-        )
-        return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({fields}) END"
+        return _finite_struct(value, kind, depth)
     if pt.is_map(kind):
-        entry = (
-            f"struct_pack(key := {one}.key, value :="
-            f" {_finite(f'{one}.value', kind.item_type, depth + 1)})"
-        )
-        return f"map_from_entries(list_transform(map_entries({value}), lambda {one}: {entry}))"
+        return _finite_map(value, kind, depth)
     return f"CASE WHEN isfinite({value}) THEN {value} END"
+
+
+def _finite_map(value: str, kind: pa.DataType, depth: int) -> str:
+    one = f"v{depth}"
+    item = _finite(f"{one}.value", kind.item_type, depth + 1)
+    entry = f"struct_pack(key := {one}.key, value := {item})"
+    return f"map_from_entries(list_transform(map_entries({value}), lambda {one}: {entry}))"
+
+
+def _finite_struct(value: str, kind: pa.DataType, depth: int) -> str:
+    fields = ", ".join(
+        f"{quoting.name(f.name)} := {_finite(f'{value}.{quoting.name(f.name)}', f.type, depth)}"
+        for f in kind
+    )
+    return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({fields}) END"
 
 
 def _has_floats(kind: pa.DataType) -> bool:

@@ -42,18 +42,25 @@ def name_conflicts(schema: pa.Schema) -> dict[Steps, NameConflict]:
     waiting: list[tuple[Steps, Iterable[pa.Field]]] = [((), schema)]
     for at, fields in waiting:  # grows meanwhile
         seen: dict[str, str] = {}
-        for name, kind in [(field.name, field.type) for field in fields]:
-            unsayable = _unsayable(name, f"a field of column {path_of(at)!r}" if at else "a column")
-            if unsayable:
-                found[*at, name] = NameConflict(unsayable, "rename it")
-            elif folded(name) in seen:
-                found[*at, name] = NameConflict(
-                    _same_name(at, seen[folded(name)], name), "rename one"
-                )
+        for field in fields:
+            name = field.name
+            conflict = _conflict(at, name, seen.get(folded(name)))
+            if conflict is not None:
+                found[*at, name] = conflict
             else:
                 seen[folded(name)] = name
-                waiting += _structs_within((*at, name), kind)
+                waiting += _structs_within((*at, name), field.type)
     return found
+
+
+def _conflict(at: Steps, name: str, other: str | None) -> NameConflict | None:
+    """other: one before it that is the same to SQL."""
+    unsayable = _unsayable(name, f"a field of column {path_of(at)!r}" if at else "a column")
+    if unsayable:
+        return NameConflict(unsayable, "rename it")
+    if other is not None:
+        return NameConflict(_same_name(at, other, name), "rename one")
+    return None
 
 
 def _structs_within(at: Steps, kind: pa.DataType) -> Iterator[tuple[Steps, pa.DataType]]:

@@ -104,28 +104,32 @@ def unify(before: pa.Schema, new: pa.Schema, *, widen: Widen, table: str) -> pa.
     for field in new:
         known = fields.get(field.name)
         if known is None:
-            other = names.setdefault(folded(field.name), field.name)
-            if other != field.name:
-                raise InputRejected(
-                    f"column {field.name!r} differs only in case from column {other!r} of table"
-                    f" {table}"
-                )
+            _require_other_name(names.setdefault(folded(field.name), field.name), field.name, table)
             fields[field.name] = field.type
             continue
         wide = within(known_wide, field.name), within(new_wide, field.name)
         both = common_type(known, field.type, widen, *wide)
         if both is None:
             why = contradiction(field.name, known, field.type, widen, *wide, table=table)
-            raise InputRejected(
-                why
-                if is_known(before) or "2**53" not in why
-                else why.partition(": ")[0] + NOT_MEASURED
-            )
+            raise InputRejected(why if is_known(before) else _if_not_measured(why))
         fields[field.name] = both
     _measured(fields, f"table {table} would have")
     return with_wide(
         pa.schema([pa.field(name, kind) for name, kind in fields.items()]), known_wide | new_wide
     )
+
+
+def _require_other_name(known: str, name: str, table: str) -> None:
+    """known: the column that is the same to SQL, perhaps this very one."""
+    if known != name:
+        raise InputRejected(
+            f"column {name!r} differs only in case from column {known!r} of table {table}"
+        )
+
+
+def _if_not_measured(why: str) -> str:
+    """What is said of a table of which nobody knows how large its integers are."""
+    return why.partition(": ")[0] + NOT_MEASURED if "2**53" in why else why
 
 
 def _measured(fields: Mapping[str, pa.DataType], what: str) -> None:
@@ -137,10 +141,7 @@ def _measured(fields: Mapping[str, pa.DataType], what: str) -> None:
     while waiting:
         name, depth, kind = waiting.pop()
         if depth > NESTING_MAX:
-            raise InputRejected(
-                f"column {name!r} is nested more than {NESTING_MAX} levels deep: flatten it, or"
-                " store it as text"
-            )
+            raise _too_deep(name)
         inner = [kind.field(i).type for i in range(kind.num_fields)]
         leaves += not inner
         if leaves + len(waiting) > LEAVES_MAX:
@@ -148,6 +149,13 @@ def _measured(fields: Mapping[str, pa.DataType], what: str) -> None:
                 f"{what} more than {LEAVES_MAX:,} columns: store some as rows, or as text"
             )
         waiting += [(name, depth + 1, one) for one in inner]
+
+
+def _too_deep(column: str) -> InputRejected:
+    return InputRejected(
+        f"column {column!r} is nested more than {NESTING_MAX} levels deep: flatten it, or store it"
+        " as text"
+    )
 
 
 def contradiction(  # noqa: PLR0917
@@ -198,6 +206,12 @@ def contradiction(  # noqa: PLR0917
     )
 
 
+_BEYOND_FLOATS = (
+    ": it has integers beyond 2**53, which no float holds (declare a decimal, or let both be text:"
+    ' widen="string")'
+)
+
+
 def _advice(known: pa.DataType, new: pa.DataType, widen: Widen, wide: Wide) -> str:
     import pyarrow.types as pt
 
@@ -206,23 +220,15 @@ def _advice(known: pa.DataType, new: pa.DataType, widen: Widen, wide: Wide) -> s
         if widen == "none":
             return ' (widen="float" lets integers become floats)'
         if () in wide:
-            return (
-                ": it has integers beyond 2**53, which no float holds (declare a decimal, or let"
-                ' both be text: widen="string")'
-            )
+            return _BEYOND_FLOATS
     if pt.is_timestamp(known) and pt.is_timestamp(new):
         if (known.tz is None) != (new.tz is None):
             return ": give all of them a zone, or none"
         return ": times outside of the years 1678 to 2261 have no nanoseconds"
-    flat = (
-        not pt.is_nested(known)
-        and not pt.is_nested(new)
-        and not pt.is_binary(known)
-        and not pt.is_binary(new)
-    )
+    may_be_text = not any(pt.is_nested(kind) or pt.is_binary(kind) for kind in (known, new))
     return (
         ' (widen="string" lets both become text)'
-        if flat and widen != "string"
+        if may_be_text and widen != "string"
         else ": make them one kind, or two columns"
     )
 
@@ -263,13 +269,15 @@ def checked(schema: pa.Schema) -> pa.Schema:
     for field in schema:
         kind = plain_type(field.type)
         if kind is None:
-            where, named, way_out = refused_within(field.name, field.type) or (
-                field.name,
-                str(field.type),
-                "convert it first",
-            )
-            raise InputRejected(
-                f"column {where!r} has type {named}, which tables do not hold: {way_out}"
-            )
+            raise _refused(field)
         fields.append(pa.field(field.name, kind))
     return pa.schema(fields)
+
+
+def _refused(field: pa.Field) -> InputRejected:
+    where, named, way_out = refused_within(field.name, field.type) or (
+        field.name,
+        str(field.type),
+        "convert it first",
+    )
+    return InputRejected(f"column {where!r} has type {named}, which tables do not hold: {way_out}")

@@ -50,11 +50,7 @@ def shown(value: str, have: pa.DataType, want: pa.DataType, depth: int = 0) -> s
     if pt.is_null(want):
         return "NULL"
     if is_hollow(want):
-        return (
-            f"CASE WHEN {value} THEN CAST(MAP {{}} AS {HOLLOW}) END"
-            if pt.is_boolean(have)
-            else missing(want)
-        )
+        return _hollow(value) if pt.is_boolean(have) else missing(want)
     if pt.is_nested(want):
         return _nested(value, have, want, depth)
     if pt.is_nested(have):
@@ -65,51 +61,69 @@ def shown(value: str, have: pa.DataType, want: pa.DataType, depth: int = 0) -> s
         return text_sql(value, have)
     if pt.is_string(have):  # nulls that had no type yet
         return missing(want)
+    return _cast(value, have, want)
+
+
+def _cast(value: str, have: pa.DataType, want: pa.DataType) -> str:
     # a file may have rows, which do not count, of a source that was set aside after it had changed
     # the column: they must not fail
     cast = "CAST" if common_type(want, have, "float") == want else "TRY_CAST"
     return f"{cast}({value} AS {duckdb_type(want)})"
 
 
+def _hollow(is_there: str) -> str:
+    return f"CASE WHEN {is_there} THEN CAST(MAP {{}} AS {HOLLOW}) END"
+
+
 def _nested(value: str, have: pa.DataType, want: pa.DataType, depth: int) -> str:
     import pyarrow.types as pt
 
-    one = f"v{depth}"
-    if pt.is_struct(want) and pt.is_boolean(have):  # an object, when no field was known
-        fields = ", ".join(f"{quoting.name(f.name)} := {missing(f.type)}" for f in want)
-        return f"CASE WHEN {value} THEN struct_pack({fields}) END"
+    if pt.is_struct(want) and pt.is_boolean(have):
+        return _empty_struct(value, want)
     if pt.is_struct(want) and pt.is_struct(have):
         return _struct(value, have, want, depth)
     if pt.is_list(want) and pt.is_list(have):
-        changed = shown(one, have.value_type, want.value_type, depth + 1)
-        return value if changed == one else f"list_transform({value}, lambda {one}: {changed})"
+        return _list(value, have, want, depth)
     if pt.is_map(want) and pt.is_map(have):
-        key = shown(f"{one}.key", have.key_type, want.key_type, depth + 1)
-        item = shown(f"{one}.value", have.item_type, want.item_type, depth + 1)
-        if (key, item) == (f"{one}.key", f"{one}.value"):
-            return value
-        entry = f"struct_pack(key := {key}, value := {item})"
-        return f"map_from_entries(list_transform(map_entries({value}), lambda {one}: {entry}))"
+        return _map(value, have, want, depth)
     return missing(want)  # only nulls were there
+
+
+def _empty_struct(is_there: str, want: pa.DataType) -> str:
+    """An object from when no field was known."""
+    fields = ", ".join(f"{quoting.name(f.name)} := {missing(f.type)}" for f in want)
+    return f"CASE WHEN {is_there} THEN struct_pack({fields}) END"
+
+
+def _list(value: str, have: pa.DataType, want: pa.DataType, depth: int) -> str:
+    one = f"v{depth}"
+    changed = shown(one, have.value_type, want.value_type, depth + 1)
+    return value if changed == one else f"list_transform({value}, lambda {one}: {changed})"
+
+
+def _map(value: str, have: pa.DataType, want: pa.DataType, depth: int) -> str:
+    one = f"v{depth}"
+    key = shown(f"{one}.key", have.key_type, want.key_type, depth + 1)
+    item = shown(f"{one}.value", have.item_type, want.item_type, depth + 1)
+    if (key, item) == (f"{one}.key", f"{one}.value"):
+        return value
+    entry = f"struct_pack(key := {key}, value := {item})"
+    return f"map_from_entries(list_transform(map_entries({value}), lambda {one}: {entry}))"
 
 
 def _struct(value: str, have: pa.DataType, want: pa.DataType, depth: int) -> str:
     came = {f.name: f.type for f in have}
     fields, same = [], [f.name for f in have] == [f.name for f in want]
     for field in want:
-        at = f"{value}.{quoting.name(field.name)}"
-        changed = (
-            shown(at, came[field.name], field.type, depth)
-            if field.name in came
-            else missing(field.type)
-        )
+        name = quoting.name(field.name)
+        at = f"{value}.{name}"
+        kind = came.get(field.name)
+        changed = missing(field.type) if kind is None else shown(at, kind, field.type, depth)
         same = same and changed == at
-        fields.append(f"{quoting.name(field.name)} := {changed}")
-    return (
-        value
-        if same
-        else f"CASE WHEN {value} IS NOT NULL THEN struct_pack({', '.join(fields)}) END"
-    )
+        fields.append(f"{name} := {changed}")
+    if same:
+        return value
+    return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({', '.join(fields)}) END"
 
 
 def _is_same(have: pa.DataType, want: pa.DataType) -> bool:
