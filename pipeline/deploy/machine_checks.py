@@ -101,16 +101,20 @@ def interpreter_of(script: Path) -> str | None:
         lines = script.read_bytes()[:2000].decode("utf-8", "replace").splitlines()[:2]
     except OSError:
         return None
-    if not lines or not lines[0].startswith("#!"):
+    words = lines[0][2:].split() if lines and lines[0].startswith("#!") else []
+    if not words:
         return None
-    words = lines[0][2:].split()
-    if words and Path(words[0]).name == "env":
+    if Path(words[0]).name == "env":
         return shutil.which(words[-1]) if "python" in words[-1] else None
-    # how installers write paths too long for a first line
-    if words and words[0] == "/bin/sh" and len(lines) > 1:
-        found = re.match(r"'''exec' (?:\"([^\"]+)\"|(\S+))", lines[1])
-        return (found[1] or found[2]) if found else None
-    return words[0] if words and "python" in Path(words[0]).name else None
+    if words[0] == "/bin/sh" and len(lines) > 1:
+        return _executed(lines[1])
+    return words[0] if "python" in Path(words[0]).name else None
+
+
+def _executed(line: str) -> str | None:
+    """The Python in the second line, as installers write paths too long for a first one."""
+    found = re.match(r"'''exec' (?:\"([^\"]+)\"|(\S+))", line)
+    return (found[1] or found[2]) if found else None
 
 
 def installed_version(package: str) -> str | None:
