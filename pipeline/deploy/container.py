@@ -67,8 +67,9 @@ def order_runner_for(
     declared = pipeline.settings().transform(transform)
     if declared is None:
         raise SettingsError(f"pipeline {pipeline.name} declares no transform {transform!r}")
-    box = _box(deployment, pipeline)
-    journal = OrderJournal(pipeline.name, box, WallClock(), RandomIds(), declared.version)
+    journal = OrderJournal(
+        pipeline.name, _box(deployment, pipeline), WallClock(), RandomIds(), declared.version
+    )
     spec = _worker_spec(deployment, pipeline)
     if not declared.keeps_state:
         return OrderRunner(journal, InChildProcess(lambda: _child(spec, pipeline)), settled)

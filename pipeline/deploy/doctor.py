@@ -265,23 +265,18 @@ async def store_checks(store: Store, source: str, home: str, clock: Clock, ids: 
     """
     found: list[Probed] = []
     list_name, write_name = f"list {source or '/'}", f"write {home}"
-
-    async def probed() -> Check:
-        found.append(await probe(store, home, ids.nonce()))
-        return Check(
-            write_name, "ok", "conditional writes and reads are honoured, and seen at once"
-        )
-
-    async def compared() -> Check:
-        return clock_check(await _skew_s(store, f"{home}clock-{ids.nonce()}", clock))
-
     checks = [await _tried(list_name, partial(_listed, store, source, list_name))]
-    for name, check in ((write_name, probed), ("clock", compared)):
+    for name, check in (
+        (write_name, partial(_probed, store, home, ids, write_name, found)),
+        ("clock", partial(_compared, store, home, clock, ids)),
+    ):
         if not failed(checks):
             checks.append(await _tried(name, check))
-    return checks + [
-        Check(f"order {home}", "warn", UNORDERED, ORDERED) for one in found if not one.ordered
-    ]
+    return checks + [_unordered(home) for one in found if not one.ordered]
+
+
+def _unordered(home: str) -> Check:
+    return Check(f"order {home}", "warn", UNORDERED, ORDERED)
 
 
 async def _listed(store: Store, source: str, name: str) -> Check:
@@ -290,6 +285,16 @@ async def _listed(store: Store, source: str, name: str) -> Check:
         if page.keys:
             return Check(name, "ok", f"there are objects in {store.url}")
     return Check(name, "ok", f"no objects yet in {store.url}")
+
+
+async def _probed(store: Store, home: str, ids: Ids, name: str, found: list[Probed]) -> Check:
+    """Also adds to `found` what the probe found out."""
+    found.append(await probe(store, home, ids.nonce()))
+    return Check(name, "ok", "conditional writes and reads are honoured, and seen at once")
+
+
+async def _compared(store: Store, home: str, clock: Clock, ids: Ids) -> Check:
+    return clock_check(await _skew_s(store, f"{home}clock-{ids.nonce()}", clock))
 
 
 def clock_check(skew_s: float) -> Check:

@@ -97,18 +97,24 @@ def command_check(command: str | None, interpreter: str | None, executable: str)
 
 def interpreter_of(script: Path) -> str | None:
     """The Python that a script's first lines name, None if they name none."""
-    try:
-        lines = script.read_bytes()[:2000].decode("utf-8", "replace").splitlines()[:2]
-    except OSError:
-        return None
-    words = lines[0][2:].split() if lines and lines[0].startswith("#!") else []
+    first, *more = _first_lines(script) or [""]
+    words = first[2:].split() if first.startswith("#!") else []
     if not words:
         return None
-    if Path(words[0]).name == "env":
-        return shutil.which(words[-1]) if "python" in words[-1] else None
-    if words[0] == "/bin/sh" and len(lines) > 1:
-        return _executed(lines[1])
-    return words[0] if "python" in Path(words[0]).name else None
+    command, last = words[0], words[-1]
+    if Path(command).name == "env":
+        return shutil.which(last) if "python" in last else None
+    if command == "/bin/sh" and more:
+        return _executed(more[0])
+    return command if "python" in Path(command).name else None
+
+
+def _first_lines(script: Path) -> list[str]:
+    """Two at most, none where it cannot be read."""
+    try:
+        return script.read_bytes()[:2000].decode("utf-8", "replace").splitlines()[:2]
+    except OSError:
+        return []
 
 
 def _executed(line: str) -> str | None:

@@ -133,8 +133,7 @@ async def mend(runtime: Runtime, damage: Damage) -> None:
     if state.sequence != damage.sequence or damage.after is None:
         raise CommitConflict(f"others committed to {runtime.settings.name} meanwhile: run it again")
     await passing.log.look_up(state, damage.sources)
-    waiting = _waiting(state, damage)
-    await _commit(passing, waiting, Mended(damage.before, damage.after))
+    await _commit(passing, _waiting(state, damage), Mended(damage.before, damage.after))
     if damage.outputs:
         await Compactor(passing, Wanted(target_bytes=runtime.settings.file_bytes)).rewrite(
             damage.outputs
