@@ -17,7 +17,7 @@ from pipeline.deploy.container import order_runner_for
 from pipeline.deploy.control import Control
 from pipeline.deploy.deployment import Deployment, mounts_of
 from pipeline.model.policy import deployed_policy
-from pipeline.model.settings import TransformSettings
+from pipeline.model.settings import Resources, TransformSettings
 from pipeline.work.order_runner import OrderRunner
 from pipeline.work.worker_pools import pools_of
 
@@ -41,7 +41,11 @@ class PipelineFunctions:
     def add_all(self) -> None:
         """Declare all of them."""
         self._add_passes()
+        self._add_backfills()
         self._add_commit()
+        self._add_aggregates()
+        self._add_sinks()
+        self._add_upkeep()
         self._add_jobs()
         for transform in self.settings.transforms:
             self._add_worker(transform)
@@ -65,41 +69,29 @@ class PipelineFunctions:
             self._then(self._with_rights().tick())
 
         if deployment.schedule is not None:
-            self.b.add(
-                self._name("tick"),
-                tick,
-                **self.b.control(schedule=self._schedule(deployment.schedule)),
-            )
+            self._add_scheduled("tick", tick, deployment.schedule)
         if deployment.sweep is not None:
-            self.b.add(
-                self._name("sweep"),
-                sweep,
-                **self.b.control(schedule=self._schedule(deployment.sweep)),
-            )
-        for wanted in deployment.backfills:
+            self._add_scheduled("sweep", sweep, deployment.sweep)
+
+    def _add_backfills(self) -> None:
+        for wanted in self.settings.deployment.backfills:
 
             def backfill(wanted: Any = wanted) -> None:
                 self._then(self._with_rights().backfill(wanted))
 
-            name = self._name(f"backfill_{wanted.name}")
-            self.b.add(name, backfill, **self.b.control(schedule=self._schedule(wanted.schedule)))
+            self._add_scheduled(f"backfill_{wanted.name}", backfill, wanted.schedule)
+
+    def _add_scheduled(
+        self, what: str, function: Callable[..., None], schedule: str | float
+    ) -> None:
+        settings = self.b.control(schedule=self._schedule(schedule))
+        self.b.add(self._name(what), function, **settings)
 
     def _add_commit(self) -> None:
         def commit(tasks: list[list[str]]) -> list[int]:
             wanted = [task for some in tasks for task in some]
             self._then(self._with_rights().settle(wanted))
             return [len(some) for some in tasks]
-
-        def aggregate() -> None:
-            self._with_rights().aggregate()
-            self._then("publish" if self.pipeline.sinks else None)
-
-        def publish() -> None:
-            self._with_rights().publish()
-
-        def maintain() -> None:
-            self._with_rights().maintain()
-            self._then("publish" if self.pipeline.sinks else None)  # if only to catch up
 
         together = modal.batched(max_batch_size=COMMIT_TOGETHER, wait_ms=COMMIT_WAIT_MS)
         self.b.add(
@@ -108,16 +100,33 @@ class PipelineFunctions:
             together,
             **self.b.control(max_containers=1, scaledown_window=COMMIT_IDLE_S),
         )
+
+    def _add_aggregates(self) -> None:
+        def aggregate() -> None:
+            self._with_rights().aggregate()
+            self._then("publish" if self.pipeline.sinks else None)
+
         if self.settings.aggregates:
             self.b.add(
                 self._name("aggregate"), aggregate, **self.b.control(max_containers=1, memory=4096)
             )
+
+    def _add_sinks(self) -> None:
+        def publish() -> None:
+            self._with_rights().publish()
+
         if self.pipeline.sinks:
             self.b.add(
                 self._name("publish"),
                 publish,
                 **self.b.control(max_containers=1, memory=4096, **self._for_sinks()),
             )
+
+    def _add_upkeep(self) -> None:
+        def maintain() -> None:
+            self._with_rights().maintain()
+            self._then("publish" if self.pipeline.sinks else None)  # if only to catch up
+
         self.b.add(
             self._name("maintain"), maintain, **self.b.control(schedule=modal.Cron("47 3 * * *"))
         )
@@ -203,19 +212,9 @@ class PipelineFunctions:
         def load(self: Any) -> None:
             self.order_runner = make(transform)
 
-        def run_one(self: Any, order: str) -> str:
-            answers: list[str] = self.order_runner.run([order])
-            return answers[0]
-
-        def run_many(self: Any, orders: list[str]) -> list[str]:
-            answers: list[str] = self.order_runner.run(orders)
-            return answers
-
-        run = run_one if together is None else run_many
-        run.__name__ = "run"
         methods = {
             "load": modal.enter(snap=transform.resources.memory_snapshot)(load),
-            "run": modal.method()(run) if together is None else together(run),
+            "run": _run_method(together),
             "__module__": self.b.namespace["__name__"],
             "__qualname__": name,
         }
@@ -236,11 +235,7 @@ class PipelineFunctions:
 
     def _machine(self, transform: TransformSettings, containers: int) -> dict[str, Any]:
         """A worker's container, every setting explicit."""
-        r, by_api = transform.resources, self.settings.deployment.access == "api"
-        secrets = [modal.Secret.from_name(name) for name in r.secrets]
-        volumes: dict[str, Any] = {
-            path: modal.Volume.from_name(name) for path, name in r.volumes.items()
-        }
+        r = transform.resources
         seconds = deployed_policy().attempt_budget_s + transform.timeout_s + STARTUP_S
         return {
             "image": image_of(self.b.deployment, self.b.pipelines, r.pip, r.apt),
@@ -253,9 +248,18 @@ class PipelineFunctions:
             "max_containers": containers,
             "scaledown_window": r.scaledown_window_s,
             "region": list(r.region) or None,
-            "secrets": secrets + (self.b.secrets if by_api else []),
-            "volumes": volumes if by_api else volumes | self._mounts(),
+            **self._reached(r),
         }
+
+    def _reached(self, resources: Resources) -> dict[str, Any]:
+        """Secrets and volumes of a worker's container: its own, and how it reaches the bucket."""
+        secrets = [modal.Secret.from_name(name) for name in resources.secrets]
+        volumes: dict[str, Any] = {
+            path: modal.Volume.from_name(name) for path, name in resources.volumes.items()
+        }
+        if self.settings.deployment.access == "api":
+            return {"secrets": secrets + self.b.secrets, "volumes": volumes}
+        return {"secrets": secrets, "volumes": volumes | self._mounts()}
 
     def _mounts(self) -> dict[str, modal.CloudBucketMount]:
         d = self.b.deployment
@@ -271,6 +275,22 @@ class PipelineFunctions:
             )
             for mount in mounts_of(self.settings, d.mount_root)
         }
+
+
+def _run_method(together: Callable[[Any], Any] | None) -> Any:
+    """A class's method that runs one order, or many that came together."""
+
+    def run_one(self: Any, order: str) -> str:
+        answers: list[str] = self.order_runner.run([order])
+        return answers[0]
+
+    def run_many(self: Any, orders: list[str]) -> list[str]:
+        answers: list[str] = self.order_runner.run(orders)
+        return answers
+
+    run = run_one if together is None else run_many
+    run.__name__ = "run"
+    return modal.method()(run) if together is None else together(run)
 
 
 def _assume_role(deployment: Deployment) -> None:

@@ -71,11 +71,8 @@ def _statement(action: str, patterns: Sequence[str], arn: str) -> dict[str, Any]
 
 def _reader(pipeline: Pipeline) -> Rights:
     """SQL, status, lineage: what is committed, and never a source."""
-    home, out = keys.home(pipeline.name), _output(pipeline)
-    state = [*_state(home), *_state(_further(home))]
-    # a run of the ledger is never looked for
-    lists = [pattern for pattern in state if "ledger/" not in pattern]
-    return {LIST: [*lists, f"{keys.generations_prefix(home)}*"], READ: [*state, *out]}
+    home = keys.home(pipeline.name)
+    return {LIST: _listed(home), READ: [*_states(home), *_output(pipeline)]}
 
 
 def _worker(pipeline: Pipeline) -> Rights:
@@ -97,59 +94,68 @@ def _committer(pipeline: Pipeline) -> Rights:
     """Settles receipts and brings aggregates up to date: appends to the log, and
     deletes nothing.
     """
-    home, out = keys.home(pipeline.name), _output(pipeline)
-    state, receipts = [*_state(home), *_state(_further(home))], f"{keys.receipt_prefix(home)}*"
-    lists = [pattern for pattern in state if "ledger/" not in pattern]
+    home, source, sinks = keys.home(pipeline.name), f"{pipeline.source}*", _sinks(pipeline)
+    receipts = f"{keys.receipt_prefix(home)}*"
+    markers = (keys.format_marker(home), keys.format_marker(_further(home)))
     return {
-        LIST: [
-            *lists,
-            f"{keys.generations_prefix(home)}*",
-            receipts,
-            f"{pipeline.source}*",
-            *_rows(pipeline),
-            *_sinks(pipeline),
-        ],
-        READ: [
-            *(
-                *state,
-                receipts,
-                keys.format_marker(home),
-                keys.format_marker(_further(home)),
-                f"{pipeline.source}*",
-                *out,
-            ),
-            *_sinks(pipeline),
-        ],
-        WRITE: [
-            *(f"{keys.log_prefix(h)}*" for h in (home, _further(home))),
-            *_folded(home),
-            *_folded(_further(home)),
-            *_of_each(pipeline, keys.aggregate_prefix),
-            *_sinks(pipeline),
-        ],
+        LIST: [*_listed(home), receipts, source, *_rows(pipeline), *sinks],
+        READ: [*_states(home), receipts, *markers, source, *_output(pipeline), *sinks],
+        WRITE: [*_committed(pipeline, home), *sinks],
     }
+
+
+def _committed(pipeline: Pipeline, home: str) -> list[str]:
+    """What commits write: log, checkpoints, aggregates."""
+    return [
+        *(f"{keys.log_prefix(one)}*" for one in (home, _further(home))),
+        *_folded(home),
+        *_folded(_further(home)),
+        *_of_each(pipeline, keys.aggregate_prefix),
+    ]
 
 
 def _operator(pipeline: Pipeline) -> Rights:
     """Everything: runs, ticks, jobs, backfills, the vacuum. Never writes or deletes a source."""
-    home, out = keys.home(pipeline.name), _output(pipeline)
-    probes = [f"{home}probe-*", f"{home}clock-*"]
-    work = [
+    home, source, sinks = keys.home(pipeline.name), f"{pipeline.source}*", _sinks(pipeline)
+    out, passing = _output(pipeline), _passing(home)
+    seen = [f"{home}*", source, *out, *sinks]
+    return {
+        LIST: seen,
+        READ: seen,
+        WRITE: [*_kept(home), *passing, *out, *sinks],
+        DELETE: [*_vacuumed(home), *passing, *out],
+        ABORT: [*_rows(pipeline), *sinks],
+        VERSIONS: [source],
+        READ_VERSION: [source],
+    }
+
+
+def _kept(home: str) -> list[str]:
+    """The state as runs write it."""
+    return [
+        keys.format_marker(home),
+        f"{keys.log_prefix(home)}*",
+        keys.floor(home),
+        f"{keys.generations_prefix(home)}*",
+        *_folded(home),
+    ]
+
+
+def _vacuumed(home: str) -> list[str]:
+    """What of the state a vacuum deletes: the hint and the floor stay."""
+    log, generations = keys.log_prefix(home), keys.generations_prefix(home)
+    return [f"{log}*", f"{generations}*", *_folded(home)[:2]]
+
+
+def _passing(home: str) -> list[str]:
+    """What is written for a while: receipts, orders, jobs, and what probes of the store write."""
+    return [
         f"{keys.receipt_prefix(home)}*",
         f"{keys.assignment_prefix(home)}*",
         f"{keys.job_prefix(home)}*",
+        f"{home}probe-*",
+        f"{home}clock-*",
     ]
-    folded, further, sinks = _folded(home), f"{keys.generations_prefix(home)}*", _sinks(pipeline)
-    state = [keys.format_marker(home), f"{keys.log_prefix(home)}*", keys.floor(home), further]
-    return {
-        LIST: [f"{home}*", f"{pipeline.source}*", *out, *sinks],
-        READ: [f"{home}*", f"{pipeline.source}*", *out, *sinks],
-        WRITE: [*state, *folded, *work, *probes, *out, *sinks],
-        DELETE: [f"{keys.log_prefix(home)}*", further, *folded[:2], *work, *probes, *out],
-        ABORT: [*_rows(pipeline), *sinks],
-        VERSIONS: [f"{pipeline.source}*"],
-        READ_VERSION: [f"{pipeline.source}*"],
-    }
 
 
 def _state(home: str) -> list[str]:
@@ -161,6 +167,17 @@ def _state(home: str) -> list[str]:
         keys.floor(home),
         f"{keys.ledger_prefix(home)}*",
     ]
+
+
+def _states(home: str) -> list[str]:
+    """The same of all generations."""
+    return [*_state(home), *_state(_further(home))]
+
+
+def _listed(home: str) -> list[str]:
+    """What of it is listed: a run of the ledger is never looked for."""
+    lists = [pattern for pattern in _states(home) if "ledger/" not in pattern]
+    return [*lists, f"{keys.generations_prefix(home)}*"]
 
 
 def _folded(home: str) -> list[str]:

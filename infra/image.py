@@ -30,6 +30,17 @@ def image_of(
     apt: tuple[str, ...] = (),
 ) -> modal.Image:
     """An image with what the file's pipelines ask for everywhere, and these packages more."""
+    image = _with_packages(pipelines, pip, apt)
+    file = deployment.file.partition(":")[0]
+    if is_path(file):
+        return _with_file(image, deployment).add_local_python_source(*SOURCES)
+    image = image.env(deployment.variables())
+    return image.add_local_python_source(*SOURCES, file.partition(".")[0])
+
+
+def _with_packages(
+    pipelines: Sequence[Pipeline], pip: tuple[str, ...], apt: tuple[str, ...]
+) -> modal.Image:
     everywhere = [p.settings().deployment for p in pipelines]
     image = modal.Image.debian_slim(
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -37,21 +48,26 @@ def image_of(
     packages = sorted({*apt, *(name for d in everywhere for name in d.apt)})
     if packages:
         image = image.apt_install(*packages)
-    image = image.pip_install(
+    return image.pip_install(
         *_own_requirements(), *sorted({*pip, *(name for d in everywhere for name in d.pip)})
     )
+
+
+def _with_file(image: modal.Image, deployment: Deployment) -> modal.Image:
+    """With FILE at its place in a container, and told where that is."""
     file, colon, name = deployment.file.partition(":")
-    if not is_path(file):
-        image = image.env(deployment.variables())
-        return image.add_local_python_source(*SOURCES, file.partition(".")[0])
     root, names = package_of(Path(file))
     inside = f"{PROJECT}/{'/'.join((*names[:-1], Path(file).name))}{colon}{name}"
     image = image.env({**deployment.variables(), "TIDEMILL_FILE": inside})
-    if modal.is_local():
-        there = PurePosixPath("/root", PROJECT, *names[:1] if len(names) > 1 else ())
-        folder = root / names[0] if len(names) > 1 else root
-        image = image.add_local_dir(folder, str(there), ignore=_stays_at_home)
-    return image.add_local_python_source(*SOURCES)
+    return _with_project(image, root, names) if modal.is_local() else image
+
+
+def _with_project(image: modal.Image, root: Path, names: Sequence[str]) -> modal.Image:
+    """With FILE's package, or with its folder where it is in none."""
+    is_in_package = len(names) > 1
+    there = PurePosixPath("/root", PROJECT, *names[:1] if is_in_package else ())
+    folder = root / names[0] if is_in_package else root
+    return image.add_local_dir(folder, str(there), ignore=_stays_at_home)
 
 
 def installed(package: str) -> str:

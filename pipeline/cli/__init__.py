@@ -163,14 +163,8 @@ def invoke(args: list[str] | None = None, *, alone: bool = False) -> int:
     fork it.
     """
     arguments = sys.argv[1:] if args is None else list(args)
-    debug = "--debug" in arguments
     try:
-        result = cli.main(
-            args=arguments,
-            standalone_mode=False,
-            prog_name="tidemill",
-            obj="alone" if alone else None,
-        )
+        return _run(arguments, alone)
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:  # a group without a command
@@ -180,16 +174,26 @@ def invoke(args: list[str] | None = None, *, alone: bool = False) -> int:
         click.echo("stopped", err=True)
         return 130
     except click.ClickException as error:
-        click.echo(f"tidemill: {_one_line(error.format_message())}", err=True)
+        _complain(error.format_message())
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         return EXIT_PROBLEMS
     except Exception as error:
-        if debug:
+        if "--debug" in arguments:
             raise
         return _report(error)
+
+
+def _run(arguments: list[str], alone: bool) -> int:
+    """What the command returns, if it is an exit code."""
+    result = cli.main(
+        args=arguments,
+        standalone_mode=False,
+        prog_name="tidemill",
+        obj="alone" if alone else None,
+    )
     return result if isinstance(result, int) else 0
 
 
@@ -206,8 +210,12 @@ def _report(error: Exception) -> int:
         what = f"{type(error).__name__}: {_one_line(str(error))}"
         click.echo(f"tidemill: this is a bug of Tidemill: {what} (--debug shows where)", err=True)
         return EXIT_PROBLEMS
-    click.echo(f"tidemill: {_one_line(str(error))}", err=True)
+    _complain(str(error))
     return EXIT_PROBLEMS if isinstance(error, later) else EXIT_BAD_INPUT
+
+
+def _complain(text: str) -> None:
+    click.echo(f"tidemill: {_one_line(text)}", err=True)
 
 
 def _one_line(text: str) -> str:

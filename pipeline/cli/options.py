@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,10 +18,11 @@ from pipeline.model.settings import Priority
 if TYPE_CHECKING:
     from pipeline.declare.pipeline import Pipeline
     from pipeline.runtime.bucket import Bucket
-    from pipeline.runtime.engines import Engine
+    from pipeline.runtime.engines import Engine, LocalEngine
     from pipeline.runtime.runtime import Runtime
 
 T = TypeVar("T")
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,28 +45,44 @@ class Target:
         )
 
 
+def _in_order(*options: Decorator) -> Decorator:
+    """Several options as one decorator; `--help` shows them in this order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_BUCKET_OPTIONS = _in_order(
+    click.option(
+        "--bucket",
+        envvar="TIDEMILL_BUCKET",
+        help="file:///dir, a directory, or s3://bucket/prefix [$TIDEMILL_BUCKET]",
+    ),
+    click.option(
+        "--endpoint-url",
+        envvar=["TIDEMILL_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
+        help="another S3 service than AWS (R2, MinIO, ...) [$AWS_ENDPOINT_URL]",
+    ),
+    click.option(
+        "--region",
+        envvar=["AWS_REGION", "AWS_DEFAULT_REGION"],
+        help="the bucket's region [$AWS_REGION]",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="print JSON for programs"),
+    click.option("--debug", is_flag=True, help="show tracebacks of errors"),
+)
+
+
 def bucket_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Which bucket, and how to answer; the command receives the bucket, None where none is given,
     as `bucket`.
     """
 
-    @click.option(
-        "--bucket",
-        envvar="TIDEMILL_BUCKET",
-        help="file:///dir, a directory, or s3://bucket/prefix [$TIDEMILL_BUCKET]",
-    )
-    @click.option(
-        "--endpoint-url",
-        envvar=["TIDEMILL_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"],
-        help="another S3 service than AWS (R2, MinIO, ...) [$AWS_ENDPOINT_URL]",
-    )
-    @click.option(
-        "--region",
-        envvar=["AWS_REGION", "AWS_DEFAULT_REGION"],
-        help="the bucket's region [$AWS_REGION]",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="print JSON for programs")
-    @click.option("--debug", is_flag=True, help="show tracebacks of errors")
+    @_BUCKET_OPTIONS
     @functools.wraps(command)
     def wrapped(
         bucket: str | None, endpoint_url: str | None, region: str | None, debug: bool, **rest: Any
@@ -102,34 +119,39 @@ def on_bucket(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def on_engine(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Where the work runs; the command receives an `Engine` second."""
-
-    @click.option(
+_ENGINE_OPTIONS = _in_order(
+    click.option(
         "--engine",
         "engine",
         type=click.Choice(["local", "modal"]),
         default="local",
         show_default=True,
-    )
-    @click.option(
+    ),
+    click.option(
         "--workers",
         type=click.IntRange(1, 1024),
         help="local: worker processes [default: one for each core]",
-    )
-    @click.option(
+    ),
+    click.option(
         "--wait", "waits", is_flag=True, help="modal: wait for all answers, and show progress"
-    )
-    @click.option(
+    ),
+    click.option(
         "--ordered",
         is_flag=True,
         help="modal: with --wait, take the answers in the order of the files",
-    )
-    @click.option(
+    ),
+    click.option(
         "--app",
         envvar="TIDEMILL_APP",
         help="modal: the deployed app [default: tidemill-<first pipeline>]",
-    )
+    ),
+)
+
+
+def on_engine(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where the work runs; the command receives an `Engine` second."""
+
+    @_ENGINE_OPTIONS
     @functools.wraps(command)
     def wrapped(  # noqa: PLR0917
         target: Target,
@@ -141,16 +163,9 @@ def on_engine(command: Callable[..., Any]) -> Callable[..., Any]:
         **rest: Any,
     ) -> Any:
         from pipeline.deploy.engines import ModalEngine
-        from pipeline.runtime.engines import LocalEngine
 
         if engine == "modal":
-            if workers is not None:
-                raise click.UsageError(
-                    "--workers is for --engine local; max_containers of each transform bounds"
-                    " Modal's"
-                )
-            if ordered and not waits:
-                raise click.UsageError("--ordered needs --wait")
+            _check_modal_options(workers, waits, ordered)
             return command(
                 target,
                 ModalEngine(target.file, target.bucket, app=app, wait=waits, ordered=ordered),
@@ -160,12 +175,27 @@ def on_engine(command: Callable[..., Any]) -> Callable[..., Any]:
             raise click.UsageError(
                 "--wait and --ordered are for --engine modal; local runs always wait"
             )
-        local = LocalEngine(target.file, target.pipelines, target.bucket, workers)
-        if click.get_current_context().obj == "alone":
-            local.take_temporary_files()
-        return command(target, local, **rest)
+        return command(target, _local_engine(target, workers), **rest)
 
     return wrapped
+
+
+def _check_modal_options(workers: int | None, waits: bool, ordered: bool) -> None:
+    if workers is not None:
+        raise click.UsageError(
+            "--workers is for --engine local; max_containers of each transform bounds Modal's"
+        )
+    if ordered and not waits:
+        raise click.UsageError("--ordered needs --wait")
+
+
+def _local_engine(target: Target, workers: int | None) -> LocalEngine:
+    from pipeline.runtime.engines import LocalEngine
+
+    local = LocalEngine(target.file, target.pipelines, target.bucket, workers)
+    if click.get_current_context().obj == "alone":
+        local.take_temporary_files()
+    return local
 
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\Z", re.IGNORECASE)
@@ -195,25 +225,30 @@ class Size(click.ParamType[int]):
         return n
 
 
-def on_limits(command: Callable[..., Any]) -> Callable[..., Any]:
-    """How much a run may begin. Below `on_engine`: the command receives the limits as `limits`."""
-
-    @click.option(
+_LIMIT_OPTIONS = _in_order(
+    click.option(
         "--limit", "files", type=click.IntRange(1), help="process at most so many files, then stop"
-    )
-    @click.option(
+    ),
+    click.option(
         "--limit-bytes",
         "size_bytes",
         type=Size(),
         help="process files of at most so many bytes (500MB, 2GiB), then stop",
-    )
-    @click.option(
+    ),
+    click.option(
         "--limit-cost",
         "usd",
         type=click.FloatRange(0),
         metavar="USD",
         help="modal: begin work of at most so many dollars",
-    )
+    ),
+)
+
+
+def on_limits(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How much a run may begin. Below `on_engine`: the command receives the limits as `limits`."""
+
+    @_LIMIT_OPTIONS
     @functools.wraps(command)
     def wrapped(
         target: Target,
@@ -271,24 +306,27 @@ async def chosen(root: Runtime, generation: str) -> Runtime:
     """
     known = await root.generations() or Generations(kept=[Generation(number=0)])
     named = {"live": known.live, "new": known.candidate, "previous": known.previous}
-    number = (
-        named[generation]
-        if generation in named
-        else int(generation)
-        if generation.isdigit()
-        else None
-    )
+    number = _number_of(generation, named)
     if number is None or known.get(number) is None:
-        there = ", ".join(
-            [
-                *(str(one.number) for one in known.kept),
-                *(name for name, n in named.items() if n is not None),
-            ]
-        )
+        there = ", ".join(_all_of(known, named))
         raise SettingsError(
             f"{root.settings.name} has no generation {generation!r}; there are: {there}"
         )
     return root.of_generation(number)
+
+
+def _all_of(known: Generations, named: Mapping[str, int | None]) -> list[str]:
+    """The numbers and the names that there are."""
+    return [
+        *(str(one.number) for one in known.kept),
+        *(name for name, n in named.items() if n is not None),
+    ]
+
+
+def _number_of(generation: str, named: Mapping[str, int | None]) -> int | None:
+    if generation in named:
+        return named[generation]
+    return int(generation) if generation.isdigit() else None
 
 
 def generation_option(command: Callable[..., Any]) -> Callable[..., Any]:

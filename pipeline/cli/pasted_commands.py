@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from pipeline.cli.options import Target
+    from pipeline.runtime.bucket import Bucket
 
 
 def pasted(target: Target, words: str, *arguments: str, options: str = "") -> str:
@@ -19,18 +20,19 @@ def pasted(target: Target, words: str, *arguments: str, options: str = "") -> st
     What it has from the environment besides the bucket, another one has too.
     """
     positional = [quoted(text) for text in (target.file, *arguments)]
-    bucket = target.bucket
-    where = [("--bucket", bucket.url)]
-    where += [("--endpoint-url", bucket.endpoint_url or "")] if _is_typed("endpoint_url") else []
-    where += [("--region", bucket.region or "")] if _is_typed("region") else []
-    named = [
-        *([options] if options else []),
-        *(f"{name} {quoted(value)}" for name, value in where if value),
-    ]
+    named = [*([options] if options else []), *_where(target.bucket)]
     # else it would be taken for an option
     if any(text.startswith("-") for text in (target.file, *arguments)):
         return " ".join(["tidemill", words, *named, "--", *positional])
     return " ".join(["tidemill", words, *positional, *named])
+
+
+def _where(bucket: Bucket) -> list[str]:
+    """The options that say which bucket."""
+    where = [("--bucket", bucket.url)]
+    where += [("--endpoint-url", bucket.endpoint_url or "")] if _is_typed("endpoint_url") else []
+    where += [("--region", bucket.region or "")] if _is_typed("region") else []
+    return [f"{name} {quoted(value)}" for name, value in where if value]
 
 
 def _is_typed(parameter: str) -> bool:

@@ -64,8 +64,7 @@ def order_runner_for(
 
     Raises SettingsError (CodeBroken) where that fails.
     """
-    settings = pipeline.settings()
-    declared = settings.transform(transform)
+    declared = pipeline.settings().transform(transform)
     if declared is None:
         raise SettingsError(f"pipeline {pipeline.name} declares no transform {transform!r}")
     journal = OrderJournal(

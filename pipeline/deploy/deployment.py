@@ -89,14 +89,7 @@ def checked(deployment: Deployment, pipelines: Sequence[Pipeline], app: str) -> 
             f"{deployment.bucket!r} cannot be reached from Modal: a deployed pipeline needs an"
             " s3:// bucket"
         )
-    if deployment.secret and deployment.oidc_role_arn:
-        raise SettingsError("give a secret or an OIDC role, not both")
-    if not deployment.secret and not deployment.oidc_role_arn:
-        raise SettingsError(
-            "the app needs rights on the bucket: --secret NAME (a Modal secret with"
-            " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or --oidc-role ARN (no long-lived keys;"
-            " `python -m infra.iam_policy` prints what the role must be allowed)"
-        )
+    _check_rights(deployment)
     app = deployment.app or app
     if not _APP.match(app):
         raise SettingsError(
@@ -116,6 +109,18 @@ def checked(deployment: Deployment, pipelines: Sequence[Pipeline], app: str) -> 
     return msgspec.structs.replace(deployment, app=app)
 
 
+def _check_rights(deployment: Deployment) -> None:
+    """That there is one way, and one only, to the bucket."""
+    if deployment.secret and deployment.oidc_role_arn:
+        raise SettingsError("give a secret or an OIDC role, not both")
+    if not deployment.secret and not deployment.oidc_role_arn:
+        raise SettingsError(
+            "the app needs rights on the bucket: --secret NAME (a Modal secret with"
+            " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or --oidc-role ARN (no long-lived keys;"
+            " `python -m infra.iam_policy` prints what the role must be allowed)"
+        )
+
+
 def _check_pipeline(pipeline: Pipeline) -> None:
     """What only matters once the pipeline is deployed."""
     settings = pipeline.settings()
@@ -129,17 +134,21 @@ def _check_pipeline(pipeline: Pipeline) -> None:
             f'pipeline {pipeline.name} has no schedule: add one, like schedule="*/5 * * * *", to'
             " deploy it"
         )
-    for name, target in pipeline.sinks.items():
-        if target.stays_here:
-            raise SettingsError(
-                f"pipeline {pipeline.name}, sink {name}: a file of this machine, which no container"
-                " reaches; leave it out"
-            )
+    _check_sinks(pipeline)
     for transform in settings.transforms:
         if transform.timeout_s < 1:
             raise SettingsError(
                 f"pipeline {pipeline.name}, transform {transform.name}:"
                 f" timeout_s={transform.timeout_s:g}; on Modal a call has at least 1 s"
+            )
+
+
+def _check_sinks(pipeline: Pipeline) -> None:
+    for name, target in pipeline.sinks.items():
+        if target.stays_here:
+            raise SettingsError(
+                f"pipeline {pipeline.name}, sink {name}: a file of this machine, which no container"
+                " reaches; leave it out"
             )
 
 

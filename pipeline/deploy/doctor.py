@@ -10,6 +10,7 @@ import ipaddress
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -83,27 +84,23 @@ def token_check(
     if settings.get("oauth_refresh_token"):
         return Check("modal token", "ok", f"{where}: a third party's OAuth token")
     absent = [name for name in ("token_id", "token_secret") if not settings.get(name)]
-    if len(absent) == 1:
-        name = f"MODAL_{absent[0].upper()}"
-        return Check(
-            "modal token",
-            "FAIL",
-            f"{where}: {absent[0]} is missing",
-            f"set {name} too, or run  modal token new",
-        )
     if absent:
-        return Check(
-            "modal token",
-            "FAIL",
-            f"{where}: no token",
-            "modal token new, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET",
-        )
+        return _token_absent(where, absent)
     named = [name for name in ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET") if environment.get(name)]
     return Check(
         "modal token",
         "ok",
         f"{where}: from {' and '.join(named) if named else 'the configuration file'}",
     )
+
+
+def _token_absent(where: str, absent: Sequence[str]) -> Check:
+    """Of the token's two parts one or both."""
+    found, mend = "no token", "modal token new, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"
+    if len(absent) == 1:
+        found = f"{absent[0]} is missing"
+        mend = f"set MODAL_{absent[0].upper()} too, or run  modal token new"
+    return Check("modal token", "FAIL", f"{where}: {found}", mend)
 
 
 def _token() -> Check:
@@ -245,49 +242,59 @@ async def bucket_checks(
         store = bucket.open()
     except TidemillError as error:
         return [_refused("bucket", error)]
+    places = [(p.source, keys.home(p.name)) for p in pipelines] or [("", keys.HOMES)]
     checks = []
     try:
-        for source, home in [(p.source, keys.home(p.name)) for p in pipelines] or [
-            ("", keys.HOMES)
-        ]:
+        for source, home in places:
             checks += await store_checks(store, source, home, clock, ids)
     finally:
         await store.close()
     checks.append(reach_check(store.url, bucket.endpoint_url, local=_is_local(store)))
+    return checks + (_mount_checks(pipelines) if store.traits.is_mountable else [])
+
+
+def _mount_checks(pipelines: Sequence[Pipeline]) -> list[Check]:
     outputs = [p.output for p in pipelines]
-    mounted = [p for p in pipelines if p.deployment.access == "mount" and store.traits.is_mountable]
-    return checks + [mount_check(p.name, p.source, outputs) for p in mounted]
+    mounted = [p for p in pipelines if p.deployment.access == "mount"]
+    return [mount_check(p.name, p.source, outputs) for p in mounted]
 
 
 async def store_checks(store: Store, source: str, home: str, clock: Clock, ids: Ids) -> list[Check]:
     """List the source prefix, prove below the home prefix what commits rely on, compare the clocks.
     Leaves no object behind.
     """
-
-    async def listed() -> Check:
-        await store.check(source)
-        async for page in store.list(source):
-            if page.keys:
-                return Check(f"list {source or '/'}", "ok", f"there are objects in {store.url}")
-        return Check(f"list {source or '/'}", "ok", f"no objects yet in {store.url}")
-
-    async def probed() -> Check:
-        found.append(await probe(store, home, ids.nonce()))
-        return Check(
-            f"write {home}", "ok", "conditional writes and reads are honoured, and seen at once"
-        )
-
-    async def compared() -> Check:
-        return clock_check(await _skew_s(store, f"{home}clock-{ids.nonce()}", clock))
-
     found: list[Probed] = []
-    checks = [await _tried(f"list {source or '/'}", listed)]
-    for name, check in ((f"write {home}", probed), ("clock", compared)):
+    list_name, write_name = f"list {source or '/'}", f"write {home}"
+    checks = [await _tried(list_name, partial(_listed, store, source, list_name))]
+    for name, check in (
+        (write_name, partial(_probed, store, home, ids, write_name, found)),
+        ("clock", partial(_compared, store, home, clock, ids)),
+    ):
         if not failed(checks):
             checks.append(await _tried(name, check))
-    return checks + [
-        Check(f"order {home}", "warn", UNORDERED, ORDERED) for probed in found if not probed.ordered
-    ]
+    return checks + [_unordered(home) for one in found if not one.ordered]
+
+
+def _unordered(home: str) -> Check:
+    return Check(f"order {home}", "warn", UNORDERED, ORDERED)
+
+
+async def _listed(store: Store, source: str, name: str) -> Check:
+    await store.check(source)
+    async for page in store.list(source):
+        if page.keys:
+            return Check(name, "ok", f"there are objects in {store.url}")
+    return Check(name, "ok", f"no objects yet in {store.url}")
+
+
+async def _probed(store: Store, home: str, ids: Ids, name: str, found: list[Probed]) -> Check:
+    """Also adds to `found` what the probe found out."""
+    found.append(await probe(store, home, ids.nonce()))
+    return Check(name, "ok", "conditional writes and reads are honoured, and seen at once")
+
+
+async def _compared(store: Store, home: str, clock: Clock, ids: Ids) -> Check:
+    return clock_check(await _skew_s(store, f"{home}clock-{ids.nonce()}", clock))
 
 
 def clock_check(skew_s: float) -> Check:

@@ -97,20 +97,30 @@ def command_check(command: str | None, interpreter: str | None, executable: str)
 
 def interpreter_of(script: Path) -> str | None:
     """The Python that a script's first lines name, None if they name none."""
+    first, *more = _first_lines(script) or [""]
+    words = first[2:].split() if first.startswith("#!") else []
+    if not words:
+        return None
+    command, last = words[0], words[-1]
+    if Path(command).name == "env":
+        return shutil.which(last) if "python" in last else None
+    if command == "/bin/sh" and more:
+        return _executed(more[0])
+    return command if "python" in Path(command).name else None
+
+
+def _first_lines(script: Path) -> list[str]:
+    """Two at most, none where it cannot be read."""
     try:
-        lines = script.read_bytes()[:2000].decode("utf-8", "replace").splitlines()[:2]
+        return script.read_bytes()[:2000].decode("utf-8", "replace").splitlines()[:2]
     except OSError:
-        return None
-    if not lines or not lines[0].startswith("#!"):
-        return None
-    words = lines[0][2:].split()
-    if words and Path(words[0]).name == "env":
-        return shutil.which(words[-1]) if "python" in words[-1] else None
-    # how installers write paths too long for a first line
-    if words and words[0] == "/bin/sh" and len(lines) > 1:
-        found = re.match(r"'''exec' (?:\"([^\"]+)\"|(\S+))", lines[1])
-        return (found[1] or found[2]) if found else None
-    return words[0] if words and "python" in Path(words[0]).name else None
+        return []
+
+
+def _executed(line: str) -> str | None:
+    """The Python in the second line, as installers write paths too long for a first one."""
+    found = re.match(r"'''exec' (?:\"([^\"]+)\"|(\S+))", line)
+    return (found[1] or found[2]) if found else None
 
 
 def installed_version(package: str) -> str | None:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.model.modal_prices import GPU_USD_PER_S, Rates
@@ -26,12 +26,7 @@ async def workspace_rates() -> Rates:
     """
     try:
         imported_modal()  # takes its time, which is not Modal's
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            workspace = await opened_workspace()
-            by_key = {
-                key: float(value) for key, value in (await workspace.billing.rates.aio()).items()
-            }
-        return rates_of(by_key, workspace.name or "?")
+        return await _asked_rates()
     except ImportError:
         why = "Modal's client is not installed"
     except TimeoutError:
@@ -45,6 +40,13 @@ async def workspace_rates() -> Rates:
         )
     listed = Rates()
     return Rates(source=f"{listed.source} ({why})")
+
+
+async def _asked_rates() -> Rates:
+    async with asyncio.timeout(ANSWER_TIMEOUT_S):
+        workspace = await opened_workspace()
+        by_key = {key: float(value) for key, value in (await workspace.billing.rates.aio()).items()}
+    return rates_of(by_key, workspace.name or "?")
 
 
 async def opened_workspace() -> Any:
@@ -78,14 +80,7 @@ def rates_of(usd_per_hour: Mapping[str, float], workspace: str) -> Rates:
     Cards that it lacks are reckoned at their list price, and `source` names them.
     """
     missing = [card for card in GPU_USD_PER_S if _card_key(card) not in usd_per_hour]
-    wanted = {
-        "cpu_hour_cost",
-        "mem_gib_hour_cost",
-        *(_card_key(card) for card in GPU_USD_PER_S if card not in missing),
-    }
-    for key in sorted(wanted):
-        if not 0 < usd_per_hour.get(key, 0.0) < math.inf:
-            raise ValueError(f"Modal's rates have no usable {key}")
+    _check_usable(usd_per_hour, missing)
     cards = {
         card: GPU_USD_PER_S[card] if card in missing else usd_per_hour[_card_key(card)] / 3600
         for card in GPU_USD_PER_S
@@ -97,6 +92,17 @@ def rates_of(usd_per_hour: Mapping[str, float], workspace: str) -> Rates:
         source=f"rates of the workspace {workspace}"
         + (f" (list prices for {', '.join(missing)})" if missing else ""),
     )
+
+
+def _check_usable(usd_per_hour: Mapping[str, float], missing: Sequence[str]) -> None:
+    wanted = {
+        "cpu_hour_cost",
+        "mem_gib_hour_cost",
+        *(_card_key(card) for card in GPU_USD_PER_S if card not in missing),
+    }
+    for key in sorted(wanted):
+        if not 0 < usd_per_hour.get(key, 0.0) < math.inf:
+            raise ValueError(f"Modal's rates have no usable {key}")
 
 
 def _card_key(card: str) -> str:

@@ -5,7 +5,7 @@ is asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import SettingsError
@@ -26,7 +26,7 @@ def let_any_column_be(
     """Give tables that have no column of their own those that the statement names; the tables, if
     there are any.
     """
-    empty = [name for name in names if warehouse.has(name) and _has_none(warehouse, name)]
+    empty = [name for name in names if _is_without_columns(warehouse, name)]
     asked: list[str] = []
     while empty and len(asked) < ASKED_MAX:
         try:
@@ -37,16 +37,22 @@ def let_any_column_be(
             if unknown is None or unknown[1] in asked:
                 return []
             asked.append(unknown[1].replace('""', '"'))
-        for name in empty:
-            columns = [
-                *(f"NULL AS {quoting.name(c)}" for c in asked),
-                *(f"CAST(NULL AS VARCHAR) AS {c}" for c in PROVENANCE),
-            ]
-            warehouse.add_view(name, f"SELECT {', '.join(columns)} WHERE false")
+        _give_columns(warehouse, empty, asked)
     return []
 
 
-def _has_none(warehouse: Warehouse, name: str) -> bool:
-    return set(
-        warehouse.connection.sql(f"SELECT * FROM {quoting.name(name)} LIMIT 0").columns
-    ) <= set(PROVENANCE)
+def _give_columns(warehouse: Warehouse, names: Sequence[str], asked: Sequence[str]) -> None:
+    columns = [
+        *(f"NULL AS {quoting.name(c)}" for c in asked),
+        *(f"CAST(NULL AS VARCHAR) AS {c}" for c in PROVENANCE),
+    ]
+    for name in names:
+        warehouse.add_view(name, f"SELECT {', '.join(columns)} WHERE false")
+
+
+def _is_without_columns(warehouse: Warehouse, name: str) -> bool:
+    """Whether it is there, with no column of its own."""
+    if not warehouse.has(name):
+        return False
+    rows = warehouse.connection.sql(f"SELECT * FROM {quoting.name(name)} LIMIT 0")
+    return set(rows.columns) <= set(PROVENANCE)

@@ -8,7 +8,7 @@ written anew. Nothing is lost: the files are in the bucket.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,10 @@ from pipeline.passes.compaction import Compactor, Wanted
 from pipeline.passes.runner import Pass
 from pipeline.plan.evidence import Evidence, Mended
 from pipeline.runtime.runtime import Runtime
+from pipeline.state.ledger import Entry
 from pipeline.state.state import State
 from sinks.values.extremes import is_known, measured, with_wide
-from sinks.values.field_names import Steps, name_conflicts, path_of, without
+from sinks.values.field_names import NameConflict, Steps, name_conflicts, path_of, without
 from sinks.values.schema import decode, encode
 
 if TYPE_CHECKING:
@@ -59,41 +60,65 @@ async def damage_of(runtime: Runtime) -> Damage:
     log = runtime.log()
     state = await log.load()
     await log.load_outputs(state)
-    found = Damage(state.sequence, before=state.schema, after=state.schema)
     if state.schema is None:
-        return found
-    schema = decode(state.schema)
-    bad = name_conflicts(schema)
-    wide, unknown = set[tuple[str, ...]](), not is_known(schema)
-    guilty: dict[str, None] = {}
+        return Damage(state.sequence)
+    seen = _Seen(decode(state.schema))
     async for output_id, rows in _files(runtime, state):
-        own = name_conflicts(rows.schema_arrow)
-        own |= {
-            steps: conflict
-            for steps, conflict in bad.items()
-            if steps[0] in rows.schema_arrow.names
-        }
-        table = rows.read() if own or unknown else None
-        if table is None:
-            continue
-        dead = set(dead_rows(output_id, state.outputs[output_id]))
-        live = [pair not in dead for pair in _provenance(table)]
-        bad |= own
-        keys = [key for _, key in _provenance(table)]
-        holders = {row for steps in own for row in _holding(table, steps)}
-        guilty |= dict.fromkeys(keys[row] for row in sorted(holders) if live[row])
-        if own and _has_any(rows.schema_arrow, own):
-            found.outputs.append(output_id)
-        wide |= measured(table) if unknown else set()
-    found.fields = {path_of(steps): conflict.why for steps, conflict in bad.items()}
-    found.sources = list(guilty)
-    healed = without(schema, bad)
-    found.after = (
-        encode(with_wide(healed, frozenset(wide)))
-        if unknown
-        else encode(healed.with_metadata(schema.metadata))
+        seen.look(output_id, rows, set(dead_rows(output_id, state.outputs[output_id])))
+    return Damage(
+        state.sequence,
+        fields=seen.reasons(),
+        sources=list(seen.guilty),
+        outputs=seen.outputs,
+        before=state.schema,
+        after=encode(seen.healed()),
     )
-    return found
+
+
+class _Seen:
+    """What was seen of a table. bad: its fields that SQL cannot tell from others. guilty: files
+    that brought values in such fields, in the order in which they were seen. outputs: those with
+    such a field.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._measures = not is_known(schema)
+        self._wide = set[tuple[str, ...]]()
+        self.bad: dict[Steps, NameConflict] = name_conflicts(schema)
+        self.guilty: dict[str, None] = {}
+        self.outputs: list[str] = []
+
+    def look(self, output_id: str, rows: Any, dead: set[tuple[str, str]]) -> None:
+        """Look at one live file; its rows are read only where that is needed."""
+        own = self._conflicts_in(rows.schema_arrow)
+        if not own and not self._measures:
+            return
+        table = rows.read()
+        self.bad |= own
+        self.guilty |= dict.fromkeys(_bringing(table, own, dead))
+        if own and _has_any(rows.schema_arrow, own):
+            self.outputs.append(output_id)
+        if self._measures:
+            self._wide |= measured(table)
+
+    def _conflicts_in(self, schema: pa.Schema) -> dict[Steps, NameConflict]:
+        """A file's own, and the table's in columns that this file has, too."""
+        of_table = {
+            steps: conflict for steps, conflict in self.bad.items() if steps[0] in schema.names
+        }
+        return name_conflicts(schema) | of_table
+
+    def reasons(self) -> dict[str, str]:
+        """What is wrong with the fields, by their paths."""
+        return {path_of(steps): conflict.why for steps, conflict in self.bad.items()}
+
+    def healed(self) -> pa.Schema:
+        """The table's columns as they are to be."""
+        healed = without(self._schema, self.bad)
+        if self._measures:
+            return with_wide(healed, frozenset(self._wide))
+        return healed.with_metadata(self._schema.metadata)
 
 
 async def mend(runtime: Runtime, damage: Damage) -> None:
@@ -108,35 +133,42 @@ async def mend(runtime: Runtime, damage: Damage) -> None:
     if state.sequence != damage.sequence or damage.after is None:
         raise CommitConflict(f"others committed to {runtime.settings.name} meanwhile: run it again")
     await passing.log.look_up(state, damage.sources)
-    entries = {key: state.entry(key) for key in damage.sources}
-    waiting = [
-        Quarantined(
-            key=key,
-            etag=entry.etag,
-            kind="failed",
-            reason=f"it brought {', '.join(damage.fields)}: {next(iter(damage.fields.values()))}",
-            detail="",
-            tries=1,
-            retry_at_ms=0,
-            task=entry.output.partition(".")[0],
-            transform=entry.transform,
-            version=entry.version,
-            size_bytes=entry.size_bytes,
-        )
-        for key, entry in entries.items()
-        if entry is not None
-    ]
-    mended = Mended(damage.before, damage.after)
-    await passing.commit(
-        Evidence(
-            base=state.sequence, runs_work=False, missing=[q.key for q in waiting], mended=mended
-        )
-    )
-    await passing.commit(Evidence(base=state.sequence, runs_work=False, unusable=waiting))
+    await _commit(passing, _waiting(state, damage), Mended(damage.before, damage.after))
     if damage.outputs:
         await Compactor(passing, Wanted(target_bytes=runtime.settings.file_bytes)).rewrite(
             damage.outputs
         )
+
+
+def _waiting(state: State, damage: Damage) -> list[Quarantined]:
+    """The files that are to wait in quarantine."""
+    entries = ((key, state.entry(key)) for key in damage.sources)
+    return [_set_aside(key, entry, damage) for key, entry in entries if entry is not None]
+
+
+async def _commit(passing: Pass, waiting: list[Quarantined], mended: Mended) -> None:
+    """First the rows go, with the columns; then their files are in quarantine."""
+    state, gone = passing.state, [q.key for q in waiting]
+    await passing.commit(
+        Evidence(base=state.sequence, runs_work=False, missing=gone, mended=mended)
+    )
+    await passing.commit(Evidence(base=state.sequence, runs_work=False, unusable=waiting))
+
+
+def _set_aside(key: str, entry: Entry, damage: Damage) -> Quarantined:
+    return Quarantined(
+        key=key,
+        etag=entry.etag,
+        kind="failed",
+        reason=f"it brought {', '.join(damage.fields)}: {next(iter(damage.fields.values()))}",
+        detail="",
+        tries=1,
+        retry_at_ms=0,
+        task=entry.output.partition(".")[0],
+        transform=entry.transform,
+        version=entry.version,
+        size_bytes=entry.size_bytes,
+    )
 
 
 async def refuse_damaged(runtime: Runtime, state: State) -> None:
@@ -175,6 +207,16 @@ def _provenance(table: pa.Table) -> list[tuple[str, str]]:
     return list(
         zip(table.column("_task").to_pylist(), table.column("_source_key").to_pylist(), strict=True)
     )
+
+
+def _bringing(
+    table: pa.Table, fields: Iterable[Steps], dead: set[tuple[str, str]]
+) -> Iterator[str]:
+    """Source keys of the live rows that have a value in such a field."""
+    provenance = _provenance(table)
+    for row in sorted({row for steps in fields for row in _holding(table, steps)}):
+        if provenance[row] not in dead:
+            yield provenance[row][1]
 
 
 def _has_any(schema: pa.Schema, bad: Mapping[Steps, object]) -> bool:

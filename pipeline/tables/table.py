@@ -52,6 +52,13 @@ def open_table(
 ) -> Table:
     """See `Pipeline.table`."""
     wanted = _when(at)
+    store = _bucket(bucket, endpoint_url, region).open()
+    runtime = Runtime(pipeline, pipeline.settings(), store, Policy(), NoExecutor())
+    return Table(runtime, _finished(_loaded(runtime, wanted)))
+
+
+def _bucket(bucket: str | None, endpoint_url: str | None, region: str | None) -> Bucket:
+    """What is not given is from the environment."""
     url = bucket or os.environ.get("TIDEMILL_BUCKET")
     if not url:
         raise SettingsError(
@@ -62,9 +69,7 @@ def open_table(
         (os.environ[name] for name in endpoints if os.environ.get(name)), None
     )
     region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    store = Bucket(url=url, endpoint_url=endpoint_url, region=region).open()
-    runtime = Runtime(pipeline, pipeline.settings(), store, Policy(), NoExecutor())
-    return Table(runtime, _finished(_loaded(runtime, wanted)))
+    return Bucket(url=url, endpoint_url=endpoint_url, region=region)
 
 
 def _when(at: int | str | datetime | None) -> When | None:

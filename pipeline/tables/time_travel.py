@@ -16,6 +16,7 @@ from pipeline.commit_log.looking_back import load_at, sequence_at
 from pipeline.errors import SettingsError
 from pipeline.model import keys
 from pipeline.model.commit import Commit, Generations
+from pipeline.model.listing import Stored
 from pipeline.runtime.runtime import Runtime
 from pipeline.state import codec
 from pipeline.state.state import State
@@ -29,16 +30,7 @@ async def state_at(
     moment that is the one which was live then. With all its outputs, or with those of `sources`.
     Raises SettingsError where that is not kept, or is not one.
     """
-    if at is None:
-        state = await runtime.log().load()
-    elif isinstance(at, datetime):
-        runtime, state = await _at_moment(runtime, int(at.timestamp() * 1000))
-    elif isinstance(at, Numbered):
-        runtime = await _of_generation(runtime, at)
-        state = await load_at(runtime.log(), at.sequence)
-    else:
-        runtime = await _holder(runtime, at)
-        state = await load_at(runtime.log(), at)
+    runtime, state = await _loaded(runtime, at)
     log = runtime.log()
     if sources is None:
         await log.load_outputs(state)
@@ -48,6 +40,18 @@ async def state_at(
             state, [entry.output for key in sources if (entry := state.entry(key)) is not None]
         )
     return runtime, state
+
+
+async def _loaded(runtime: Runtime, at: When | None) -> tuple[Runtime, State]:
+    if at is None:
+        return runtime, await runtime.log().load()
+    if isinstance(at, datetime):
+        return await _at_moment(runtime, int(at.timestamp() * 1000))
+    if isinstance(at, Numbered):
+        runtime = await _of_generation(runtime, at)
+        return runtime, await load_at(runtime.log(), at.sequence)
+    runtime = await _holder(runtime, at)
+    return runtime, await load_at(runtime.log(), at)
 
 
 async def _at_moment(runtime: Runtime, moment_ms: int) -> tuple[Runtime, State]:
@@ -68,10 +72,14 @@ async def _of_generation(runtime: Runtime, at: Numbered) -> Runtime:
     if known is None and at.generation:
         raise SettingsError(f"{name} has no generation {at.generation}: its table has but one, g0")
     if known is not None and known.get(at.generation) is None:
-        gone = "was dropped" if at.generation in known.dropped else "does not exist"
-        there = ", ".join(f"g{one.number}" for one in known.kept)
-        raise SettingsError(f"generation {at.generation} of {name} {gone}; there are: {there}")
+        raise SettingsError(_absent(known, at.generation, name))
     return runtime.of_generation(at.generation)
+
+
+def _absent(known: Generations, number: int, name: str) -> str:
+    gone = "was dropped" if number in known.dropped else "does not exist"
+    there = ", ".join(f"g{one.number}" for one in known.kept)
+    return f"generation {number} of {name} {gone}; there are: {there}"
 
 
 async def _holder(runtime: Runtime, sequence: int) -> Runtime:
@@ -84,24 +92,29 @@ async def _holder(runtime: Runtime, sequence: int) -> Runtime:
         return runtime
     if not await _was_published(runtime, known):
         return runtime.of_generation(0)
+    having = await _having(runtime, known, sequence)
+    if len(having) <= 1 and not known.dropped:
+        return runtime.of_generation(having[0] if having else known.live)
+    raise SettingsError(
+        f"several generations of {runtime.settings.name} have a commit {sequence} each, in logs of"
+        " their own: say which one is meant:"
+        f" {_ways(sequence, having or [known.live], known.live)}"
+    )
+
+
+def _ways(sequence: int, generations: Sequence[int], live: int) -> str:
+    """How to name the commit of this number in each of the generations."""
+    return ", ".join(f"g{n}:{sequence}{' (live)' if n == live else ''}" for n in generations)
+
+
+async def _having(runtime: Runtime, known: Generations, sequence: int) -> list[int]:
+    """The generations that readers could see and that have a commit of this number."""
     seen = [one.number for one in known.kept if one.number != known.candidate]
-    having = [
+    return [
         number
         for number in seen
         if (await runtime.of_generation(number).log().load()).sequence >= sequence
     ]
-    if len(having) == 1 and not known.dropped:
-        return runtime.of_generation(having[0])
-    if not having and not known.dropped:
-        return runtime.of_generation(known.live)
-    ways = ", ".join(
-        f"g{n}:{sequence}{' (live)' if n == known.live else ''}" for n in having or [known.live]
-    )
-    what = (
-        f"several generations of {runtime.settings.name} have a commit {sequence} each, in logs of"
-        " their own"
-    )
-    raise SettingsError(f"{what}: say which one is meant: {ways}")
 
 
 async def _generations(runtime: Runtime) -> Generations | None:
@@ -119,10 +132,15 @@ async def _was_published(runtime: Runtime, known: Generations) -> bool:
         return False
     log = runtime.of_generation(0).log()
     async for page in log.store.list(keys.log_prefix(log.home)):
-        for key, stored in zip(page.keys, await log.store.get_many(page.keys), strict=True):
-            if stored is None or keys.log_sequence(key) is None:
-                continue
-            then = codec.decode(Commit, stored.body, key).generations
-            if then is not None and then.live:
-                return True
+        entries = zip(page.keys, await log.store.get_many(page.keys), strict=True)
+        if any(_tells_of_another(key, stored) for key, stored in entries):
+            return True
     return False
+
+
+def _tells_of_another(key: str, stored: Stored | None) -> bool:
+    """Whether by this entry of the log another generation than the first was live."""
+    if stored is None or keys.log_sequence(key) is None:
+        return False
+    then = codec.decode(Commit, stored.body, key).generations
+    return then is not None and bool(then.live)

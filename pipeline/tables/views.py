@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
 
 from pipeline.commit_log.log import Log
 from pipeline.errors import SettingsError
@@ -25,6 +26,9 @@ from sinks.query.named_sources import sources_asked
 from sinks.query.object_files import files_of
 from sinks.query.warehouse import Warehouse
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 async def open_warehouse(
     runtimes: Sequence[Runtime],
@@ -40,35 +44,52 @@ async def open_warehouse(
     warehouse = Warehouse(
         files_of(runtimes[0].store), memory_mb=memory_mb, timezone=_zone(runtimes)
     )
-    asked = [
-        sources_asked(warehouse.connection, wanted, runtime.settings.name) for runtime in runtimes
-    ]
-    # then no other table can be in the statement
-    named = any(sources is not None for sources in asked)
-    asked = [sources or [] if named else None for sources in asked]
+    asked = _sources_asked(warehouse, wanted, runtimes)
     opened = [
         await state_at(runtime, at, sources=some)
         for runtime, some in zip(runtimes, asked, strict=True)
     ]
     for (runtime, state), some in zip(opened, asked, strict=True):
         await add_tables(warehouse, runtime, state, sources=some)
-    for name in state_tables.NAMES if not named else ():
-        if re.search(rf"\b{name}\b", wanted, re.IGNORECASE) or re.search(
-            r"\bSHOW\b", wanted, re.IGNORECASE
-        ):
-            logs = [
-                [c async for c in commits_of(r.log())] if name == "commits" else []
-                for r, _ in opened
-            ]
-            committed = [
-                [t async for t in r.log().all_committed(s)] if name == "sources" else []
-                for r, s in opened
-            ]
-            warehouse.add_table(
-                name,
-                state_tables.state_table(name, [state for _, state in opened], logs, committed),
-            )
+    for name in _state_tables_asked(wanted) if None in asked else ():
+        warehouse.add_table(name, await _state_table(name, opened))
     return warehouse
+
+
+def _sources_asked(
+    warehouse: Warehouse, wanted: str, runtimes: Sequence[Runtime]
+) -> list[Sequence[str] | None]:
+    """For each pipeline the sources that the statement names, None for all of them.
+
+    Where it names some, no other table can be in it: then it is None for no pipeline.
+    """
+    asked = [
+        sources_asked(warehouse.connection, wanted, runtime.settings.name) for runtime in runtimes
+    ]
+    named = any(sources is not None for sources in asked)
+    return [sources or [] if named else None for sources in asked]
+
+
+def _state_tables_asked(statement: str) -> list[str]:
+    """Those that it mentions; all for SHOW."""
+    shows_all = _has_word(statement, "SHOW")
+    return [name for name in state_tables.NAMES if shows_all or _has_word(statement, name)]
+
+
+def _has_word(statement: str, word: str) -> bool:
+    return re.search(rf"\b{word}\b", statement, re.IGNORECASE) is not None
+
+
+async def _state_table(name: str, opened: Sequence[tuple[Runtime, State]]) -> pa.Table:
+    logs = [
+        [c async for c in commits_of(runtime.log())] if name == "commits" else []
+        for runtime, _ in opened
+    ]
+    committed = [
+        [t async for t in runtime.log().all_committed(state)] if name == "sources" else []
+        for runtime, state in opened
+    ]
+    return state_tables.state_table(name, [state for _, state in opened], logs, committed)
 
 
 def _zone(runtimes: Sequence[Runtime]) -> str:
@@ -107,15 +128,21 @@ async def add_tables(
 
 async def commits_of(log: Log, *, last: int | None = None) -> AsyncIterator[Commit]:
     """The entries that are still kept, oldest first; only the `last` ones where given."""
-    floor = await log.floor()
-    found: list[str] = []
-    async for page in log.store.list(keys.log_prefix(log.home)):
-        found += [key for key in page.keys if (keys.log_sequence(key) or 0) > floor]
+    found = await _kept_entries(log)
     for start in range(max(0, len(found) - last) if last is not None else 0, len(found), 200):
         batch = found[start : start + 200]
         for key, stored in zip(batch, await log.store.get_many(batch), strict=True):
             if stored is not None:
                 yield codec.decode(Commit, stored.body, key)
+
+
+async def _kept_entries(log: Log) -> list[str]:
+    """Their keys, oldest first."""
+    floor = await log.floor()
+    found: list[str] = []
+    async for page in log.store.list(keys.log_prefix(log.home)):
+        found += [key for key in page.keys if (keys.log_sequence(key) or 0) > floor]
+    return found
 
 
 def live_rows_by_source(runtime: Runtime, state: State) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +15,8 @@ from pipeline.runtime.missing_sources import empty_source
 from pipeline.wording import count, duration, printable, size
 
 if TYPE_CHECKING:
-    from pipeline.runtime.plan_preview import Plan, PlanCost, RouteCost
+    from pipeline.model.modal_prices import Rates
+    from pipeline.runtime.plan_preview import Plan, PlanCost, Route, RouteCost
     from pipeline.runtime.runtime import Runtime
 
 
@@ -35,10 +37,20 @@ def plan_command(target: Target, engine: str) -> int:
     them, else at list prices.
     """
     from pipeline.deploy.workspace_rates import workspace_rates
+
+    plans = _plans(target, wait(workspace_rates()) if engine == "modal" else None)
+    if target.as_json:
+        as_json([msgspec.to_builtins(plan) for plan in plans])
+        return 0
+    for plan in plans:
+        _show_plan(target, plan)
+    return 0
+
+
+def _plans(target: Target, rates: Rates | None) -> list[Plan]:
     from pipeline.runtime.plan_preview import preview
     from pipeline.runtime.system import WallClock
 
-    rates = wait(workspace_rates()) if engine == "modal" else None
     warnings = {p.name: wait(_foreseen(root_runtime(target, p))) for p in target.pipelines}
     plans = [
         wait(preview(runtime(target, p), WallClock().now_ms(), rates)) for p in target.pipelines
@@ -48,33 +60,36 @@ def plan_command(target: Target, engine: str) -> int:
             *warnings[p.name],
             *([] if plan.listed or p.upstream else [wait(empty_source(runtime(target, p)))]),
         ]
-    if target.as_json:
-        as_json([msgspec.to_builtins(plan) for plan in plans])
-        return 0
-    for plan in plans:
-        _show_plan(target, plan)
-    return 0
+    return plans
 
 
 def _show_plan(target: Target, plan: Plan) -> None:
-    from pipeline.state.key_growth import LISTED_MIN
-
     click.echo(f"{plan.pipeline}: {count(plan.listed, 'object')} listed, {size(plan.listed_bytes)}")
     for route in plan.routes:
-        click.echo(
-            f"  {route.transform}: {count(route.new, 'new file')}, {route.changed:,} changed,"
-            f" {size(route.bytes)}"
-        )
-        if route.cost:
-            click.echo(f"    {_work(route.cost)}; {route.cost.basis}")
+        _show_route(route)
+    _show_other_files(target, plan)
+    if plan.cost:
+        if plan.routes:
+            click.echo(f"  on Modal: {_work(plan.cost)}; {plan.cost.rates}")
+        click.echo(f"  {_limits(plan.cost)}")
+    for warning in plan.warnings:
+        click.echo(f"  {warning}")
+
+
+def _show_route(route: Route) -> None:
+    click.echo(
+        f"  {route.transform}: {count(route.new, 'new file')}, {route.changed:,} changed,"
+        f" {size(route.bytes)}"
+    )
+    if route.cost:
+        click.echo(f"    {_work(route.cost)}; {route.cost.basis}")
+
+
+def _show_other_files(target: Target, plan: Plan) -> None:
+    """Those that no transform gets, and what is to be said of the listing."""
     if plan.deleted:
         click.echo(f"  {count(plan.deleted, 'file')} deleted in the bucket: their rows would go")
-    for transform, n in plan.behind.items():
-        anew = pasted(target, "backfill", options="--outdated")
-        click.echo(
-            f"  {transform}: the rows of {count(n, 'file')} were made by other code; to make them"
-            f" anew:  {anew}"
-        )
+    _show_outdated(target, plan.behind)
     if plan.in_progress:
         click.echo(f"  {count(plan.in_progress, 'file')} in open tasks of other or earlier runs")
     if plan.unmatched:
@@ -82,16 +97,25 @@ def _show_plan(target: Target, plan: Plan) -> None:
             f"  {count(plan.unmatched, 'file')} matched by no transform, such as"
             f" {printable(plan.unmatched_sample[0])}"
         )
-    if plan.listing and (plan.listed >= LISTED_MIN or "listing=" in plan.listing):
-        click.echo(f"  {plan.listing}")
+    _show_listing(plan)
     if not plan.routes and not plan.deleted and not plan.in_progress:
         click.echo("  nothing to do")
-    if plan.cost:
-        if plan.routes:
-            click.echo(f"  on Modal: {_work(plan.cost)}; {plan.cost.rates}")
-        click.echo(f"  {_limits(plan.cost)}")
-    for warning in plan.warnings:
-        click.echo(f"  {warning}")
+
+
+def _show_listing(plan: Plan) -> None:
+    from pipeline.state.key_growth import LISTED_MIN
+
+    if plan.listing and (plan.listed >= LISTED_MIN or "listing=" in plan.listing):
+        click.echo(f"  {plan.listing}")
+
+
+def _show_outdated(target: Target, behind: Mapping[str, int]) -> None:
+    for transform, n in behind.items():
+        anew = pasted(target, "backfill", options="--outdated")
+        click.echo(
+            f"  {transform}: the rows of {count(n, 'file')} were made by other code; to make them"
+            f" anew:  {anew}"
+        )
 
 
 def _work(cost: RouteCost | PlanCost) -> str:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.options import Target, on_bucket, runtime, wait
 from pipeline.cli.pasted_commands import pasted
 from pipeline.cli.render import as_json, dollars, table
+from pipeline.model.commit import Backlog
 from pipeline.tracebacks import visible
 from pipeline.wording import count, duration, printable, size
+
+if TYPE_CHECKING:
+    from pipeline.commit_log.log import Log
+    from pipeline.runtime.runtime import Runtime
+    from pipeline.state.state import State
+
+FAILURES_SHOWN = 5
 
 
 @click.command("status", epilog="Example:  tidemill status pipeline.py --bucket ./bucket --json")
@@ -34,54 +42,58 @@ def status_command(target: Target, last: int) -> int:
         as_json(reports)
         return 0
     for report in reports:
-        states = report["sources"]
-        click.echo(
-            f"{_table(report)}: {count(states['committed'], 'file')} committed,"
-            f" {count(report['rows'], 'row')}, {states['in progress']:,} in progress,"
-            f" {states['quarantined']:,} quarantined"
-        )
-        click.echo(
-            f"  {count(report['files'], 'Parquet file')}, {size(report['bytes'])}, at commit"
-            f" {report['sequence']}"
-        )
-        for line in _waiting_lines(report):
-            click.echo(line)
-        usage = report["usage"]
-        if usage["seconds_today"] or usage["fill"]:
-            fill = "".join(
-                f"; {name}: batches {share:.0%} full" for name, share in usage["fill"].items()
-            )
-            price = (
-                f", {dollars(usage['usd_today'])} on Modal"
-                if usage["usd_today"] is not None
-                else ""
-            )
-            click.echo(f"  today {usage['seconds_today']:,.1f} s of work{price}{fill}")
-        if report["commits"]:
-            table(
-                ("commit", "at (UTC)", "planned", "committed", "rows", "failed", "deleted"),
-                [
-                    (
-                        c["sequence"],
-                        c["at"],
-                        c["planned"],
-                        c["committed"],
-                        c["rows"],
-                        c["failed"],
-                        c["deleted"],
-                    )
-                    for c in report["commits"]
-                ],
-                numbers=(0, 2, 3, 4, 5, 6),
-            )
-        for failure in report["failures"][:5]:
-            click.echo(f"  quarantined: {printable(failure['key'])}: {visible(failure['reason'])}")
-        if len(report["failures"]) > 5:
-            click.echo(
-                f"  ... and {len(report['failures']) - 5} more: "
-                f" {pasted(target, 'quarantine list')}"
-            )
+        _show(report)
+        _show_failures(target, report["failures"])
     return 0
+
+
+def _show(report: dict[str, Any]) -> None:
+    _show_counts(report)
+    for line in _waiting_lines(report):
+        click.echo(line)
+    usage = report["usage"]
+    if usage["seconds_today"] or usage["fill"]:
+        click.echo(_usage_line(usage))
+    if report["commits"]:
+        _show_commits(report["commits"])
+
+
+def _show_counts(report: dict[str, Any]) -> None:
+    states = report["sources"]
+    click.echo(
+        f"{_table(report)}: {count(states['committed'], 'file')} committed,"
+        f" {count(report['rows'], 'row')}, {states['in progress']:,} in progress,"
+        f" {states['quarantined']:,} quarantined"
+    )
+    click.echo(
+        f"  {count(report['files'], 'Parquet file')}, {size(report['bytes'])}, at commit"
+        f" {report['sequence']}"
+    )
+
+
+def _usage_line(usage: dict[str, Any]) -> str:
+    fill = "".join(f"; {name}: batches {share:.0%} full" for name, share in usage["fill"].items())
+    usd = usage["usd_today"]
+    price = f", {dollars(usd)} on Modal" if usd is not None else ""
+    return f"  today {usage['seconds_today']:,.1f} s of work{price}{fill}"
+
+
+def _show_commits(commits: list[dict[str, Any]]) -> None:
+    counts = ("planned", "committed", "rows", "failed", "deleted")
+    table(
+        ("commit", "at (UTC)", *counts),
+        [(c["sequence"], c["at"], *(c[name] for name in counts)) for c in commits],
+        numbers=(0, 2, 3, 4, 5, 6),
+    )
+
+
+def _show_failures(target: Target, failures: list[dict[str, str]]) -> None:
+    for failure in failures[:FAILURES_SHOWN]:
+        click.echo(f"  quarantined: {printable(failure['key'])}: {visible(failure['reason'])}")
+    if len(failures) > FAILURES_SHOWN:
+        click.echo(
+            f"  ... and {len(failures) - FAILURES_SHOWN} more:  {pasted(target, 'quarantine list')}"
+        )
 
 
 def _table(report: dict[str, Any]) -> str:
@@ -92,17 +104,10 @@ def _table(report: dict[str, Any]) -> str:
     )
 
 
-async def _status(opened: Any, last: int) -> dict[str, Any]:
-    from pipeline.tables.views import commits_of
-    from sinks.query.state_tables import state_table
-
+async def _status(opened: Runtime, last: int) -> dict[str, Any]:
     await opened.store.check(opened.settings.source)
     log = opened.log()
     state = await log.load()
-    commits = [c async for c in commits_of(log, last=last)] if last else []
-    shown = state_table("commits", [state], [commits]).to_pylist()
-    for row in shown:
-        row["at"] = f"{row.pop('written_at'):%Y-%m-%d %H:%M:%S}"
     return {
         "pipeline": state.pipeline,
         "generation": opened.settings.generation,
@@ -110,53 +115,72 @@ async def _status(opened: Any, last: int) -> dict[str, Any]:
         "sources": {
             "committed": state.totals.sources,
             "in progress": len(state.wanted),
-            "quarantined": sum(key not in state.wanted for key in state.quarantine),
+            "quarantined": len(_failures(state)),
         },
         "backlog": _backlog(state),
         "rows": state.totals.rows,
         "files": state.totals.files,
         "bytes": state.totals.size_bytes,
         "usage": _usage(opened, state),
-        "commits": shown,
-        "failures": [
-            {"key": q.key, "kind": q.kind, "reason": q.reason}
-            for q in state.quarantine.values()
-            if q.key not in state.wanted
-        ],
+        "commits": await _commits(log, state, last),
+        "failures": _failures(state),
     }
 
 
-def _backlog(state: Any) -> dict[str, Any]:
+async def _commits(log: Log, state: State, last: int) -> list[dict[str, Any]]:
+    from pipeline.tables.views import commits_of
+    from sinks.query.state_tables import state_table
+
+    commits = [c async for c in commits_of(log, last=last)] if last else []
+    shown: list[dict[str, Any]] = state_table("commits", [state], [commits]).to_pylist()
+    for row in shown:
+        row["at"] = f"{row.pop('written_at'):%Y-%m-%d %H:%M:%S}"
+    return shown
+
+
+def _failures(state: State) -> list[dict[str, str]]:
+    """What is in quarantine, and not in progress again."""
+    return [
+        {"key": q.key, "kind": q.kind, "reason": q.reason}
+        for q in state.quarantine.values()
+        if q.key not in state.wanted
+    ]
+
+
+def _backlog(state: State) -> dict[str, Any]:
     """Files that are known to wait: left by the last listing that said so, in open tasks, in
     quarantine until their next try.
 
     Times of upload are the store's. A backfill's files have their rows: they do not count as
     unprocessed.
     """
-    left = state.backlog
-    running = [
+    left = state.backlog or Backlog()
+    waits = sum(q.retry_at_ms > 0 and q.key not in state.wanted for q in state.quarantine.values())
+    return {
+        "files": left.files,
+        "bytes": left.size_bytes,
+        "complete": left.complete,
+        "oldest_uploaded_at": _uploaded(left.oldest_us),
+        "as_of": _utc(left.at_ms / 1e3) if state.backlog else None,
+        "oldest_unprocessed_at": _uploaded(_oldest_unprocessed_us(state, left)),
+        "tried_again_by_itself": waits,
+    }
+
+
+def _oldest_unprocessed_us(state: State, left: Backlog) -> int | None:
+    times_us = [
         task.inputs.modified_us[i]
         for task in state.tasks.values()
         for i, key in enumerate(task.inputs.keys)
         if not task.again and state.is_wanted(key, task.id)
     ]
-    waits = sum(q.retry_at_ms > 0 and q.key not in state.wanted for q in state.quarantine.values())
-    oldest = [
-        us
-        for us in (min(running, default=None), left.oldest_us if left else None)
-        if us is not None
-    ]
-    return {
-        "files": left.files if left else 0,
-        "bytes": left.size_bytes if left else 0,
-        "complete": left.complete if left else True,
-        "oldest_uploaded_at": (
-            _utc(left.oldest_us / 1e6) if left and left.oldest_us is not None else None
-        ),
-        "as_of": _utc(left.at_ms / 1e3) if left else None,
-        "oldest_unprocessed_at": _utc(min(oldest) / 1e6) if oldest else None,
-        "tried_again_by_itself": waits,
-    }
+    if left.oldest_us is not None:
+        times_us.append(left.oldest_us)
+    return min(times_us, default=None)
+
+
+def _uploaded(us: int | None) -> str | None:
+    return _utc(us / 1e6) if us is not None else None
 
 
 def _utc(seconds: float) -> str:
@@ -164,21 +188,8 @@ def _utc(seconds: float) -> str:
 
 
 def _waiting_lines(report: dict[str, Any]) -> list[str]:
-    b, lines = report["backlog"], []
-    when = (
-        f" (as of the last listing, {b['as_of'].replace('T', ' ').removesuffix('+00:00')} UTC)"
-        if b["as_of"]
-        else ""
-    )
-    if b["files"]:
-        known = (
-            f"{'' if b['complete'] else 'at least '}{count(b['files'], 'file')}, {size(b['bytes'])}"
-        )
-        lines.append(
-            f"  backlog: {known}, the oldest uploaded {_ago(b['oldest_uploaded_at'])}{when}"
-        )
-    elif not b["complete"]:
-        lines.append(f"  backlog: not known, the listing was not read to its end{when}")
+    b = report["backlog"]
+    lines = _backlog_lines(b)
     if b["oldest_unprocessed_at"] and report["sources"]["in progress"]:
         lines.append(
             "  the oldest file that waits or is in progress was uploaded"
@@ -192,12 +203,28 @@ def _waiting_lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _backlog_lines(b: dict[str, Any]) -> list[str]:
+    when = (
+        f" (as of the last listing, {b['as_of'].replace('T', ' ').removesuffix('+00:00')} UTC)"
+        if b["as_of"]
+        else ""
+    )
+    if b["files"]:
+        known = (
+            f"{'' if b['complete'] else 'at least '}{count(b['files'], 'file')}, {size(b['bytes'])}"
+        )
+        return [f"  backlog: {known}, the oldest uploaded {_ago(b['oldest_uploaded_at'])}{when}"]
+    if not b["complete"]:
+        return [f"  backlog: not known, the listing was not read to its end{when}"]
+    return []
+
+
 def _ago(moment: str) -> str:
     passed = datetime.now(UTC) - datetime.fromisoformat(moment)
     return f"{duration(max(0.0, passed.total_seconds()))} ago"
 
 
-def _usage(opened: Any, state: Any) -> dict[str, Any]:
+def _usage(opened: Runtime, state: State) -> dict[str, Any]:
     """Seconds of work today (UTC), what they cost on Modal at list prices (None without a
     schedule), and how full batches were.
     """

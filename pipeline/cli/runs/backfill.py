@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
@@ -17,7 +18,9 @@ from pipeline.discover.backfill_selection import Selection
 from pipeline.discover.request import Limits, Request
 from pipeline.discover.router import Router
 from pipeline.errors import SettingsError, nearest
+from pipeline.model.commit import Generations
 from pipeline.model.pass_report import PassReport
+from pipeline.model.settings import PipelineSettings
 from pipeline.passes.runner import Pass
 from pipeline.runtime.engines import Engine
 from pipeline.runtime.runtime import Runtime
@@ -100,14 +103,10 @@ def backfill_command(  # noqa: PLR0917
     generation beside them. Stop it as you like, the same command goes on. Then  tidemill diff,
     publish, and rollback if need be.
     """
+    chosen = Chosen(prefix, since, until, transform, outdated, resume)
     if new_generation:
-        target.only()
-        if since or until or transform or outdated or resume or (prefix and not sample):
-            raise click.UsageError(
-                "--new-generation takes all objects: it goes with no selection but --sample (and"
-                " with that --prefix)"
-            )
-        filling = partial(
+        chosen.check_takes_all(target, sampled=sample is not None)
+        work = partial(
             _fill,
             limits=limits,
             sample=sample,
@@ -115,49 +114,83 @@ def backfill_command(  # noqa: PLR0917
             uploads=uploads,
             quiet=target.as_json,
         )
-        return asyncio.run(shown(target, engine, work=filling, usd=limits.usd, fills_anew=True))
-    if sample or uploads:
+    elif sample or uploads:
         raise click.UsageError("--sample and --uploads go with --new-generation")
-    names = [t.settings.name for p in target.pipelines for t in p.transforms]
-    if transform is not None and transform not in names:
-        raise SettingsError(
-            f"{target.file} declares no transform {transform!r}{nearest(transform, names)}"
-        )
+    else:
+        chosen.check(target)
+        work = partial(_process_again, chosen=chosen, limits=limits, quiet=target.as_json)
+    return asyncio.run(shown(target, engine, work=work, usd=limits.usd, fills_anew=new_generation))
 
-    if since is not None and until is not None and since >= until:
-        raise click.UsageError(
-            f"nothing lies between --since {since:%Y-%m-%dT%H:%M:%S} and --until"
-            f" {until:%Y-%m-%dT%H:%M:%S}"
-        )
 
-    async def work(runtime: Runtime) -> tuple[PassReport, State]:
-        runtime = runtime.filled(await runtime.generations())[0]
-        before = await runtime.log().load()
-        if resume is not None and resume > before.sequence:
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which objects are processed again, as the options say it."""
+
+    prefix: str
+    since: datetime | None
+    until: datetime | None
+    transform: str | None
+    outdated: bool
+    resume: int | None
+
+    def check_takes_all(self, target: Target, *, sampled: bool) -> None:
+        """Refuse what chooses some objects for a new generation; a sample may have a prefix."""
+        target.only()
+        chooses = self.since or self.until or self.transform or self.outdated or self.resume
+        if chooses or (self.prefix and not sampled):
+            raise click.UsageError(
+                "--new-generation takes all objects: it goes with no selection but --sample (and"
+                " with that --prefix)"
+            )
+
+    def check(self, target: Target) -> None:
+        """Refuse what can choose nothing."""
+        names = [t.settings.name for p in target.pipelines for t in p.transforms]
+        if self.transform is not None and self.transform not in names:
             raise SettingsError(
-                f"--resume {resume}: {runtime.settings.name} has no such commit yet, the newest is"
-                f" {before.sequence}"
+                f"{target.file} declares no transform"
+                f" {self.transform!r}{nearest(self.transform, names)}"
             )
-        if not target.as_json:
-            click.echo(
-                f"{runtime.settings.name}: backfill from commit {before.sequence} (--resume"
-                f" {before.sequence})",
-                err=True,
+        since, until = self.since, self.until
+        if since is not None and until is not None and since >= until:
+            raise click.UsageError(
+                f"nothing lies between --since {since:%Y-%m-%dT%H:%M:%S} and --until"
+                f" {until:%Y-%m-%dT%H:%M:%S}"
             )
-        selected = Selection(
-            settings=runtime.settings,
-            prefix=runtime.settings.source + prefix,
-            since_us=_us(since),
-            until_us=_us(until),
-            transform=transform,
-            outdated=outdated,
-            committed_upto=resume,
-        )
-        return await runtime.run(
-            before, request=Request(limits=limits, again=selected.again(Router(runtime.settings)))
+
+    def check_commit(self, pipeline: str, newest: int) -> None:
+        """Refuse to go on with a backfill that cannot have begun yet."""
+        if self.resume is not None and self.resume > newest:
+            raise SettingsError(
+                f"--resume {self.resume}: {pipeline} has no such commit yet, the newest is {newest}"
+            )
+
+    def selection(self, settings: PipelineSettings) -> Selection:
+        """The same for one pipeline."""
+        return Selection(
+            settings=settings,
+            prefix=settings.source + self.prefix,
+            since_us=_us(self.since),
+            until_us=_us(self.until),
+            transform=self.transform,
+            outdated=self.outdated,
+            committed_upto=self.resume,
         )
 
-    return asyncio.run(shown(target, engine, work=work, usd=limits.usd))
+
+async def _process_again(
+    runtime: Runtime, *, chosen: Chosen, limits: Limits, quiet: bool
+) -> tuple[PassReport, State]:
+    runtime = runtime.filled(await runtime.generations())[0]
+    settings, before = runtime.settings, await runtime.log().load()
+    chosen.check_commit(settings.name, before.sequence)
+    if not quiet:
+        click.echo(
+            f"{settings.name}: backfill from commit {before.sequence} (--resume {before.sequence})",
+            err=True,
+        )
+    again = chosen.selection(settings).again(Router(settings))
+    return await runtime.run(before, request=Request(limits=limits, again=again))
 
 
 async def _fill(
@@ -170,10 +203,7 @@ async def _fill(
     quiet: bool,
 ) -> tuple[PassReport, State]:
     """Fill the new generation: begin it, or go on with it."""
-    change = Change(
-        kind="begin", versions=runtime.settings.versions, sample=sample, uploads=uploads
-    )
-    known = await Pass(runtime.context()).change_generations(change)
+    known = await _begun(runtime, sample, uploads)
     one = runtime.of_generation(known.candidate or 0)
     await one.open()
     if not quiet:
@@ -182,12 +212,18 @@ async def _fill(
             f" {known.live}",
             err=True,
         )
-    if sample is None:
-        return await one.run(request=Request(limits=limits))
-    names = await sampled(
-        runtime.of_generation(known.live), sample, runtime.settings.source + prefix
-    )
+    names = None
+    if sample is not None:
+        live = runtime.of_generation(known.live)
+        names = await sampled(live, sample, runtime.settings.source + prefix)
     return await one.run(request=Request(limits=limits, names=names))
+
+
+async def _begun(runtime: Runtime, sample: int | None, uploads: Uploads | None) -> Generations:
+    """The generations with the new one: it may have been begun before."""
+    versions = runtime.settings.versions
+    change = Change(kind="begin", versions=versions, sample=sample, uploads=uploads)
+    return await Pass(runtime.context()).change_generations(change)
 
 
 async def sampled(live: Runtime, n: int, prefix: str) -> list[str]:
@@ -196,14 +232,15 @@ async def sampled(live: Runtime, n: int, prefix: str) -> list[str]:
     """
     log, best = live.log(), list[tuple[int, str]]()
     async for some in log.all_committed(await log.load()):
-        hashed = (
-            (-int.from_bytes(sha256(key.encode()).digest()[:8]), key)
-            for key in some.column("key").to_pylist()
-        )
-        for one in hashed:
-            if one[1].startswith(prefix):
+        for key in some.column("key").to_pylist():
+            if key.startswith(prefix):
+                one = (-_hash(key), key)
                 heapq.heappushpop(best, one) if len(best) >= n else heapq.heappush(best, one)
     return sorted(key for _, key in best)
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(sha256(key.encode()).digest()[:8])
 
 
 def _us(when: datetime | None) -> int | None:

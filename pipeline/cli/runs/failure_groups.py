@@ -69,11 +69,7 @@ class Group:
         first = self.first.quarantined
         if first.kind != "lost":
             return _AGAIN[first.kind]
-        waits_s = [
-            max(0, e.quarantined.retry_at_ms - now_ms) / 1000
-            for e in self.entries
-            if e.quarantined.retry_at_ms
-        ]
+        waits_s = self._waits_s(now_ms)
         if not waits_s:
             return _AGAIN["cancelled"]
         soonest, latest = min(waits_s), max(waits_s)
@@ -81,6 +77,14 @@ class Group:
             return "with the next run"
         until = "" if duration(soonest) == duration(latest) else f" to {duration(latest)}"
         return f"in {duration(soonest)}{until}" if soonest else f"from now on to {duration(latest)}"
+
+    def _waits_s(self, now_ms: int) -> list[float]:
+        """Seconds until each of those files that are tried again by themselves."""
+        return [
+            max(0, e.quarantined.retry_at_ms - now_ms) / 1000
+            for e in self.entries
+            if e.quarantined.retry_at_ms
+        ]
 
 
 _AGAIN = {
@@ -125,12 +129,7 @@ def matching(entries: Sequence[Entry], reason: str | None, kind: str | None) -> 
     Raises SettingsError where there are entries and none matches, with the reasons there are.
     """
     text = reason.casefold() if reason is not None else ""
-    found = [
-        e
-        for e in entries
-        if (kind is None or e.quarantined.kind == kind)
-        and (not text or text in e.quarantined.reason.casefold() or text in e.reason.casefold())
-    ]
+    found = [e for e in entries if (kind is None or e.quarantined.kind == kind) and _has(e, text)]
     if found or not entries:
         return found
     wanted = " and ".join(
@@ -139,6 +138,18 @@ def matching(entries: Sequence[Entry], reason: str | None, kind: str | None) -> 
             *([f"{reason!r} in its reason"] if reason is not None else []),
         ]
     )
+    raise SettingsError(f"no quarantined file has {wanted}; there is {_named(entries)}")
+
+
+def _has(entry: Entry, text: str) -> bool:
+    """Whether its reason, raw or normalised, contains the text, which is in lower case."""
+    return (
+        not text or text in entry.quarantined.reason.casefold() or text in entry.reason.casefold()
+    )
+
+
+def _named(entries: Sequence[Entry]) -> str:
+    """The reasons that most entries have, for a message."""
     groups = grouped(entries)
     named = "; ".join(
         f"{g.first.quarantined.kind}: {g.reason[:100]} ({len(g.entries):,})"
@@ -147,4 +158,4 @@ def matching(entries: Sequence[Entry], reason: str | None, kind: str | None) -> 
     more = (
         f"; and {count(len(groups) - NAMED_MAX, 'more reason')}" if len(groups) > NAMED_MAX else ""
     )
-    raise SettingsError(f"no quarantined file has {wanted}; there is {named}{more}")
+    return f"{named}{more}"

@@ -28,14 +28,18 @@ def hint_command(target: Target, engine: Engine, names: tuple[str, ...]) -> int:
     """
     found = [_key(target, name) for name in names]
     for name, key in zip(names, found, strict=True):
-        if any(key == p.source for p in target.pipelines):
-            raise click.UsageError(
-                f"{printable(name)} is a whole source: name the objects in it, or use  tidemill run"
-            )
-        if not any(key.startswith(p.source) for p in target.pipelines):
-            sources = ", ".join(repr(p.source) for p in target.pipelines)
-            raise click.UsageError(f"{printable(name)} is below no pipeline's source ({sources})")
+        _check_is_in_a_source(target, name, key)
     return asyncio.run(shown(target, engine, named=list(dict.fromkeys(found))))
+
+
+def _check_is_in_a_source(target: Target, name: str, key: str) -> None:
+    if any(key == p.source for p in target.pipelines):
+        raise click.UsageError(
+            f"{printable(name)} is a whole source: name the objects in it, or use  tidemill run"
+        )
+    if not any(key.startswith(p.source) for p in target.pipelines):
+        sources = ", ".join(repr(p.source) for p in target.pipelines)
+        raise click.UsageError(f"{printable(name)} is below no pipeline's source ({sources})")
 
 
 def _key(target: Target, name: str) -> str:

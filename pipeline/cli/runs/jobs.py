@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,9 @@ from pipeline.errors import SettingsError, nearest
 from pipeline.runtime.runtime import Runtime
 from pipeline.state.jobs import ENDED, Job, Outcome
 from pipeline.wording import count, printable
+
+if TYPE_CHECKING:
+    from pipeline.declare.pipeline import Pipeline
 
 SHOWN_MAX = 50
 POLL_S = 0.5
@@ -49,28 +53,31 @@ def _found(target: Target, job: str) -> tuple[Runtime, Job]:
 def _show(target: Target, record: Job, found: Sequence[Outcome]) -> int:
     from pipeline.runtime.jobs import as_builtins
 
-    states = Counter(one.status for one in found)
     if target.as_json:
         as_json(as_builtins(record, list(found)))
     else:
-        told = ", ".join(f"{n:,} {status}" for status, n in sorted(states.items()))
-        click.echo(
-            f"{record.id}: {count(len(found), 'file')}: {told};"
-            f" {count(sum(one.rows for one in found), 'row')}"
-        )
-        table(
-            ("file", "status", "rows", "reason"),
-            [(printable(one.key), one.status, one.rows, one.reason) for one in found[:SHOWN_MAX]],
-            numbers=(2,),
-        )
-        if len(found) > SHOWN_MAX:
-            click.echo(f"... and {len(found) - SHOWN_MAX:,} more; --json prints all")
+        click.echo(f"{record.id}: {count(len(found), 'file')}: {_summed(found)}")
+        _show_files(found)
         if not record.planned and not record.cancelled:
-            click.echo(
-                "not planned yet; if that lasts: "
-                f" {pasted(target, 'run', options=f'--job {record.id}')}"
-            )
-    return EXIT_PROBLEMS if states["failed"] or states["missing"] else 0
+            again = pasted(target, "run", options=f"--job {record.id}")
+            click.echo(f"not planned yet; if that lasts:  {again}")
+    return EXIT_PROBLEMS if any(one.status in ("failed", "missing") for one in found) else 0
+
+
+def _summed(found: Sequence[Outcome]) -> str:
+    states = Counter(one.status for one in found)
+    told = ", ".join(f"{n:,} {status}" for status, n in sorted(states.items()))
+    return f"{told}; {count(sum(one.rows for one in found), 'row')}"
+
+
+def _show_files(found: Sequence[Outcome]) -> None:
+    table(
+        ("file", "status", "rows", "reason"),
+        [(printable(one.key), one.status, one.rows, one.reason) for one in found[:SHOWN_MAX]],
+        numbers=(2,),
+    )
+    if len(found) > SHOWN_MAX:
+        click.echo(f"... and {len(found) - SHOWN_MAX:,} more; --json prints all")
 
 
 @jobs_command.command(
@@ -104,27 +111,42 @@ def wait_command(target: Target, job: str, timeout_s: int) -> int:
 
     Exit code 1 if some failed, or the time is up.
     """
+    opened, record = _found(target, job)
+    record, found = _waited(target, opened, record, time.monotonic() + timeout_s)
+    code, left = _show(target, record, found), _left(found)
+    if not left:
+        return code
+    click.echo(f"tidemill: {count(left, 'file')} not ended after {timeout_s} s", err=True)
+    return EXIT_PROBLEMS
+
+
+def _waited(
+    target: Target, opened: Runtime, record: Job, until: float
+) -> tuple[Job, Sequence[Outcome]]:
+    """Look again and again, until every file has ended or the time is up."""
     from pipeline.runtime import jobs
 
-    opened, record = _found(target, job)
-    until, pause_s, told = time.monotonic() + timeout_s, POLL_S, -1
+    pause_s, told = POLL_S, -1
     while True:
         found = wait(jobs.outcomes(opened, record))
-        left = sum(one.status not in ENDED for one in found)
-        if not left:
-            return _show(target, record, found)
-        if time.monotonic() > until:
-            _show(target, record, found)
-            click.echo(f"tidemill: {count(left, 'file')} not ended after {timeout_s} s", err=True)
-            return EXIT_PROBLEMS
+        left = _left(found)
+        if not left or time.monotonic() > until:
+            return record, found
         if left != told and not target.as_json:
-            told = left
-            click.echo(
-                f"{record.id}: {len(found) - left:,} of {count(len(found), 'file')} ended", err=True
-            )
+            _tell_ended(record, found)
+        told = left
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, POLL_MAX_S)
-        record = wait(jobs.read(opened, job)) or record
+        record = wait(jobs.read(opened, record.id)) or record
+
+
+def _tell_ended(record: Job, found: Sequence[Outcome]) -> None:
+    ended = len(found) - _left(found)
+    click.echo(f"{record.id}: {ended:,} of {count(len(found), 'file')} ended", err=True)
+
+
+def _left(found: Sequence[Outcome]) -> int:
+    return sum(one.status not in ENDED for one in found)
 
 
 @jobs_command.command(
@@ -162,28 +184,7 @@ def cancel_command(target: Target, job: str) -> int:
 )
 def list_command(target: Target, last: int) -> int:
     """The newest jobs, oldest first, with how many files ended."""
-    from datetime import UTC, datetime
-
-    from pipeline.runtime import jobs
-
-    rows = []
-    for p in target.pipelines:
-        opened = runtime(target, p)
-        wait(opened.store.check(p.source))
-        for record in wait(jobs.listed(opened, last=last)):
-            found = wait(jobs.outcomes(opened, record))
-            ended = sum(one.status in ENDED for one in found)
-            when = f"{datetime.fromtimestamp(record.submitted_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
-            rows.append(
-                (
-                    record.id,
-                    p.name,
-                    when,
-                    len(found),
-                    ended,
-                    sum(one.status == "failed" for one in found),
-                )
-            )
+    rows = [row for p in target.pipelines for row in _rows(target, p, last)]
     if target.as_json:
         names = ("job", "pipeline", "submitted", "files", "ended", "failed")
         as_json([dict(zip(names, row, strict=True)) for row in rows])
@@ -196,3 +197,23 @@ def list_command(target: Target, last: int) -> int:
     else:
         click.echo("no jobs")
     return 0
+
+
+def _rows(target: Target, pipeline: Pipeline, last: int) -> list[tuple[object, ...]]:
+    from pipeline.runtime import jobs
+
+    opened = runtime(target, pipeline)
+    wait(opened.store.check(pipeline.source))
+    return [
+        _row(pipeline.name, record, wait(jobs.outcomes(opened, record)))
+        for record in wait(jobs.listed(opened, last=last))
+    ]
+
+
+def _row(pipeline: str, record: Job, found: Sequence[Outcome]) -> tuple[object, ...]:
+    from datetime import UTC, datetime
+
+    when = f"{datetime.fromtimestamp(record.submitted_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+    ended = sum(one.status in ENDED for one in found)
+    failed = sum(one.status == "failed" for one in found)
+    return record.id, pipeline, when, len(found), ended, failed

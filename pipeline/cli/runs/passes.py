@@ -105,23 +105,32 @@ class Screen:
 
     def hear(self, event: AnyEvent) -> None:
         """Show what is for showing."""
-        if isinstance(event, PassBegan):
-            self._begin(event)
-        elif isinstance(event, Progressed) and self._progress is not None:
-            self._progress.update(event.report)
-        elif isinstance(event, PassEnded):
-            self.close()
-            if event.shown:
-                self._show(event)
-        elif isinstance(event, WatchBegan) and self._watching is not None:
-            self._begin_watch(self._watching)
-        elif isinstance(event, Looked) and self._watch is not None:
-            self._watch.looked(found=event.found)
+        if isinstance(event, PassBegan | Progressed | PassEnded):
+            self._hear_pass(event)
+        elif isinstance(event, WatchBegan | Looked):
+            self._hear_watch(event)
         elif isinstance(event, Retrying):
             self.close()
             self.say(f"{event.reason}; trying again in {duration(event.after_s)}")
         elif isinstance(event, Remark):
             self.say(f"warning: {event.text}" if event.warning else event.text)
+
+    def _hear_pass(self, event: PassBegan | Progressed | PassEnded) -> None:
+        if isinstance(event, PassBegan):
+            self._begin(event)
+        elif isinstance(event, PassEnded):
+            self.close()
+            if event.shown:
+                self._show(event)
+        elif self._progress is not None:
+            self._progress.update(event.report)
+
+    def _hear_watch(self, event: WatchBegan | Looked) -> None:
+        if isinstance(event, WatchBegan):
+            if self._watching is not None:
+                self._begin_watch(self._watching)
+        elif self._watch is not None:
+            self._watch.looked(found=event.found)
 
     def close(self) -> None:
         """Take the progress of a pass away."""
@@ -148,14 +157,7 @@ class Screen:
     def _show(self, event: PassEnded) -> None:
         report, label = event.report, _label(event)
         if self._target.as_json:
-            head = {
-                "pipeline": event.pipeline,
-                "generation": event.generation,
-                "sequence": event.sequence,
-                "seconds": round(event.seconds, 3),
-                "in_quarantine": event.in_quarantine,
-            }
-            click.echo(json.dumps({**head, **asdict(report)}))
+            click.echo(json.dumps(_as_plain(event)))
             return
         detached = self._engine.detached
         for line in (
@@ -165,6 +167,17 @@ class Screen:
         if event.in_quarantine:
             n = count(event.in_quarantine, "file")
             click.echo(f"  {n} in quarantine:  {pasted(self._target, 'quarantine list')}")
+
+
+def _as_plain(event: PassEnded) -> dict[str, Any]:
+    return {
+        "pipeline": event.pipeline,
+        "generation": event.generation,
+        "sequence": event.sequence,
+        "seconds": round(event.seconds, 3),
+        "in_quarantine": event.in_quarantine,
+        **asdict(event.report),
+    }
 
 
 def _label(event: PassBegan | PassEnded) -> str:

@@ -86,20 +86,24 @@ def list_command(target: Target, reason: str | None, kind: str | None, each: boo
     if target.as_json:
         as_json([_as_plain(entry) | {"group": entry.reason} for entry in found])
         return EXIT_PROBLEMS if found else 0
-    if not found:
-        click.echo("nothing is quarantined")
-    elif each:
-        _list_files(found)
-    else:
-        _list_groups(grouped(found), int(time.time() * 1000))
     if found:
-        click.echo(
-            f"{count(len(found), 'file')}; see one: "
-            f" {pasted(target, 'quarantine show', found[0].quarantined.key)}"
-        )
+        _list(target, found, each)
+    else:
+        click.echo("nothing is quarantined")
     if in_progress:
         click.echo(f"{count(len(in_progress), 'more file')} in progress again")
     return EXIT_PROBLEMS if found else 0
+
+
+def _list(target: Target, found: list[Entry], each: bool) -> None:
+    if each:
+        _list_files(found)
+    else:
+        _list_groups(grouped(found), int(time.time() * 1000))
+    click.echo(
+        f"{count(len(found), 'file')}; see one: "
+        f" {pasted(target, 'quarantine show', found[0].quarantined.key)}"
+    )
 
 
 def _as_plain(entry: Entry) -> dict[str, Any]:
@@ -152,29 +156,34 @@ def show_command(target: Target, key: str) -> int:
     if target.as_json:
         as_json(_as_plain(found))
         return 0
-    entry = found.quarantined
-    again = Group([found]).again(int(time.time() * 1000))
-    if entry.retry_at_ms:
-        again = (
-            f"by itself in {duration(max(0, entry.retry_at_ms / 1000 - time.time()))}, try"
-            f" {entry.tries + 1}"
-        )
-    for label, value in (
-        ("file", printable(entry.key)),
-        ("version", entry.etag),
-        ("size", f"{entry.size_bytes:,} bytes"),
-        ("kind", entry.kind),
-        ("reason", visible(entry.reason)),
-        (
-            "transform",
-            f"{found.transform} (version {entry.version})" if entry.transform else found.pipeline,
-        ),
-        ("again", again),
-    ):
+    for label, value in _labelled(found).items():
         click.echo(f"{label:10} {value}")
-    if entry.detail:
-        click.echo(f"\n{visible(entry.detail, lines=True)}")
+    if found.quarantined.detail:
+        click.echo(f"\n{visible(found.quarantined.detail, lines=True)}")
     return 0
+
+
+def _labelled(found: Entry) -> dict[str, str]:
+    entry = found.quarantined
+    made_by = f"{found.transform} (version {entry.version})" if entry.transform else found.pipeline
+    return {
+        "file": printable(entry.key),
+        "version": entry.etag,
+        "size": f"{entry.size_bytes:,} bytes",
+        "kind": entry.kind,
+        "reason": visible(entry.reason),
+        "transform": made_by,
+        "again": _again(found),
+    }
+
+
+def _again(found: Entry) -> str:
+    """When it is tried again, and by whom."""
+    entry = found.quarantined
+    if not entry.retry_at_ms:
+        return Group([found]).again(int(time.time() * 1000))
+    wait_s = max(0, entry.retry_at_ms / 1000 - time.time())
+    return f"by itself in {duration(wait_s)}, try {entry.tries + 1}"
 
 
 @quarantine_command.command(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -65,21 +66,30 @@ async def _replay(target: Target, key: str, debugger: bool, current: bool, shown
 
     opened, state = await _holder(target, key)
     subject = await choose(opened, state, key, current=current)
-    for note in subject.notes:
-        click.echo(f"note: {visible(note)}", err=True)
+    _tell(subject.notes)
     with user_output_aside() if target.as_json else contextlib.nullcontext():
         done = await replay(opened, state, subject, shown=shown, debug=_debug if debugger else None)
     if target.as_json:
-        head = {
-            "pipeline": state.pipeline,
-            "key": key,
-            "etag": subject.head.etag,
-            "transform": subject.transform,
-        }
-        as_json({**head, "notes": subject.notes, **asdict(done)})
+        as_json(_as_plain(state.pipeline, key, subject, done))
     else:
         _show(target, key, subject, done)
     return 0 if done.status == "ok" else EXIT_PROBLEMS
+
+
+def _tell(notes: Sequence[str]) -> None:
+    for note in notes:
+        click.echo(f"note: {visible(note)}", err=True)
+
+
+def _as_plain(pipeline: str, key: str, subject: Subject, done: Replayed) -> dict[str, Any]:
+    return {
+        "pipeline": pipeline,
+        "key": key,
+        "etag": subject.head.etag,
+        "transform": subject.transform,
+        "notes": subject.notes,
+        **asdict(done),
+    }
 
 
 async def _holder(target: Target, key: str) -> tuple[Runtime, State]:
@@ -87,24 +97,34 @@ async def _holder(target: Target, key: str) -> tuple[Runtime, State]:
 
     Raises SettingsError if it is not just one.
     """
-    from pipeline.discover.router import Router
-
     found, takers, known = [], [], []
     for p in target.pipelines:
         opened = await root_runtime(target, p, runs_user_code=True).live()
         await opened.store.check(opened.settings.source)
         state = await opened.log().load()
         known += list(state.quarantine)
-        router = Router(opened.settings)
         if key in state.quarantine:
             found.append((opened, state))
-        elif (
-            key.startswith(opened.settings.source)
-            and router.includes(key)
-            and router.route(key) is not None
-        ):
+        elif _takes(opened, key):
             takers.append((opened, state))
-    chosen = found or takers
+    return _only_one(target, key, found or takers, known)
+
+
+def _takes(opened: Runtime, key: str) -> bool:
+    """Whether the pipeline has a transform for an object of this key."""
+    from pipeline.discover.router import Router
+
+    router = Router(opened.settings)
+    return (
+        key.startswith(opened.settings.source)
+        and router.includes(key)
+        and router.route(key) is not None
+    )
+
+
+def _only_one(
+    target: Target, key: str, chosen: list[tuple[Runtime, State]], known: list[str]
+) -> tuple[Runtime, State]:
     if not chosen:
         raise SettingsError(
             f"{key!r} is not quarantined, and no pipeline of {target.file} takes"
@@ -137,25 +157,32 @@ def _debug(error: BaseException) -> None:
 
 
 def _show(target: Target, key: str, subject: Subject, done: Replayed) -> None:
-    name = printable(key)
     if done.status == "ok":
-        for row in done.sample:
-            click.echo(visible(str(row)))
-        for rejected, reason in done.rejected_sample:
-            click.echo(visible(f"rejected: {rejected}: {reason}"))
-        click.echo(
-            f"{name}: {count(done.rows, 'row')}, {count(done.rejected, 'row')} rejected; nothing"
-            " was committed"
-        )
+        _show_rows(key, done)
         if subject.entry is not None:
             click.echo(f"have a run process it:  {pasted(target, 'quarantine retry', key)}")
         return
     if done.detail:
         click.echo(visible(done.detail, lines=True))
+    click.echo(f"{printable(key)} {_problem(subject, done)}", err=True)
+
+
+def _problem(subject: Subject, done: Replayed) -> str:
     said = {
         "stale": "was overwritten while it was replayed: start again",
         "gone": "was deleted while it was replayed",
         "lost": f"cannot be replayed on this machine: {done.reason}",
     }
     fails = "still fails" if subject.entry is not None else "fails"
-    click.echo(f"{name} {said.get(done.status, f'{fails}: {visible(done.reason)}')}", err=True)
+    return said.get(done.status, f"{fails}: {visible(done.reason)}")
+
+
+def _show_rows(key: str, done: Replayed) -> None:
+    for row in done.sample:
+        click.echo(visible(str(row)))
+    for rejected, reason in done.rejected_sample:
+        click.echo(visible(f"rejected: {rejected}: {reason}"))
+    click.echo(
+        f"{printable(key)}: {count(done.rows, 'row')}, {count(done.rejected, 'row')} rejected;"
+        " nothing was committed"
+    )

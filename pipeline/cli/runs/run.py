@@ -19,7 +19,7 @@ from pipeline.model.pass_report import PassReport
 from pipeline.notices.sqs import NoticeQueue
 from pipeline.runtime.engines import Engine
 from pipeline.runtime.runtime import Runtime
-from pipeline.runtime.watch import SWEEP_S, Watching
+from pipeline.runtime.watch import SWEEP_S, Watching, Work
 from pipeline.state.state import State
 from pipeline.stores import open_store
 from pipeline.stores.s3.address import s3_address
@@ -94,12 +94,40 @@ def run_command(  # noqa: PLR0917
     with --fail-on quarantined also while earlier ones are in quarantine. What is left when a run is
     killed is picked up by the next one.
     """
-    if job is not None and (watch or limits or words):
+    _check_options(
+        watch=watch,
+        limited=bool(limits),
+        ordered=bool(words),
+        job=job,
+        queue_url=queue_url,
+        sweep_s=sweep_s,
+        inventory=inventory,
+    )
+    request = Request(limits=limits, priority=priority_of(words))
+    passes = partial(shown, target, engine, fail_on=fail_on)
+    work = _other_work(target, request, job=job, inventory=inventory)
+    if work is not None:
+        return asyncio.run(passes(work=work, usd=limits.usd))
+    watching = _watching(target, queue_url, interval_s, sweep_s) if watch else None
+    return asyncio.run(passes(watching=watching, request=request, usd=limits.usd))
+
+
+def _check_options(
+    *,
+    watch: bool,
+    limited: bool,
+    ordered: bool,
+    job: str | None,
+    queue_url: str | None,
+    sweep_s: float | None,
+    inventory: str | None,
+) -> None:
+    if job is not None and (watch or limited or ordered):
         raise click.UsageError(
             "--job goes with neither --watch nor --limit nor --priority: it runs the job's files,"
             " once"
         )
-    if (queue_url and (not watch or limits)) or (sweep_s and not watch):
+    if (queue_url and (not watch or limited)) or (sweep_s and not watch):
         raise click.UsageError(
             "--queue needs --watch, and goes with no --limit; --sweep needs --watch"
         )
@@ -107,19 +135,24 @@ def run_command(  # noqa: PLR0917
         raise click.UsageError(
             "--inventory goes with neither --watch nor --job: it is a listing, and read once"
         )
-    request = Request(limits=limits, priority=priority_of(words))
-    passes = partial(shown, target, engine, fail_on=fail_on)
+
+
+def _other_work(
+    target: Target, request: Request, *, job: str | None, inventory: str | None
+) -> Work | None:
+    """What to do in place of passes until nothing is new."""
     if job is not None:
-        work = partial(_job, job, alone=len(target.pipelines) == 1)
-        return asyncio.run(passes(work=work))
+        return partial(_job, job, alone=len(target.pipelines) == 1)
     if inventory is not None:
-        work = partial(_inventory, target, inventory, request)
-        return asyncio.run(passes(work=work, usd=limits.usd))
-    watching = None
-    if watch:
-        queue = _queue(target, queue_url) if queue_url is not None else None
-        watching = Watching(interval_s=interval_s, sweep_s=sweep_s, notices=queue)
-    return asyncio.run(passes(watching=watching, request=request, usd=limits.usd))
+        return partial(_inventory, target, inventory, request)
+    return None
+
+
+def _watching(
+    target: Target, queue_url: str | None, interval_s: float, sweep_s: float | None
+) -> Watching:
+    queue = _queue(target, queue_url) if queue_url is not None else None
+    return Watching(interval_s=interval_s, sweep_s=sweep_s, notices=queue)
 
 
 def _queue(target: Target, url: str) -> NoticeQueue:
@@ -137,12 +170,8 @@ async def _inventory(
     """What an inventory names, where nothing is known of it."""
     from pipeline.discover.inventory import Inventory
 
-    for what, named in (("--inventory", url), ("--bucket", target.bucket.url)):
-        if not named.startswith("s3://"):
-            raise SettingsError(
-                f"{what} {named!r} is not on S3: an inventory is a file that S3 wrote about a"
-                " bucket of its own"
-            )
+    _require_s3("--inventory", url)
+    _require_s3("--bucket", target.bucket.url)
     where, _, key = url.removeprefix("s3://").partition("/")
     store = open_store(
         f"s3://{where}", endpoint_url=target.bucket.endpoint_url, region=target.bucket.region
@@ -152,6 +181,14 @@ async def _inventory(
     await inventory.open()
     first = runtime.filled(await runtime.generations())[0]
     return await first.run(request=replace(request, listing=inventory.pages))
+
+
+def _require_s3(option: str, url: str) -> None:
+    if not url.startswith("s3://"):
+        raise SettingsError(
+            f"{option} {url!r} is not on S3: an inventory is a file that S3 wrote about a bucket of"
+            " its own"
+        )
 
 
 async def _job(job: str, runtime: Runtime, *, alone: bool) -> tuple[PassReport, State]:

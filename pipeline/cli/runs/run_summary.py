@@ -19,7 +19,12 @@ def handed_over(name: str, report: PassReport) -> list[str]:
     ]
     if report.elsewhere or report.planned:
         lines.append("  they go on by themselves; see  tidemill status")
-    return lines + _unread(report) + _limits(report) + _unmatched(report)
+    return lines + _undone(report)
+
+
+def _undone(report: PassReport) -> list[str]:
+    """What a run did not process, and why."""
+    return _unread(report) + _limits(report) + _unmatched(report)
 
 
 def _limits(report: PassReport) -> list[str]:
@@ -62,22 +67,34 @@ def summary(name: str, report: PassReport, seconds: float) -> list[str]:
             f"{name}: nothing new in {count(report.listed, 'object')} ({duration(seconds)})",
             *_unmatched(report),
         ]
-    rate = f", {size(report.committed_bytes / max(seconds, 1e-3))}/s" if report.committed else ""
-    lines = [
+    first = (
         f"{name}: {count(report.committed, 'file')} committed, {count(report.rows, 'row')}"
-        f" ({duration(seconds)}{rate})"
+        f" ({duration(seconds)}{_rate(report, seconds)})"
+    )
+    return [first, *_besides(report), *_undone(report)]
+
+
+def _rate(report: PassReport, seconds: float) -> str:
+    if not report.committed:
+        return ""
+    return f", {size(report.committed_bytes / max(seconds, 1e-3))}/s"
+
+
+def _besides(report: PassReport) -> list[str]:
+    """What a run did besides committing files."""
+    lines = [
+        f"  {count(n, thing)} {text}"
+        for n, thing, text in (
+            (report.rejected, "row", "rejected"),
+            (report.quarantined, "file", "quarantined"),
+            (report.deleted, "file", "deleted in the bucket, their rows are gone"),
+            (report.elsewhere, "file", "in progress in another run"),
+        )
+        if n
     ]
-    for n, text in (
-        (report.rejected, "rejected"),
-        (report.quarantined, "quarantined"),
-        (report.deleted, "deleted in the bucket, their rows are gone"),
-        (report.elsewhere, "in progress in another run"),
-    ):
-        if n:
-            lines.append(f"  {count(n, 'row' if text == 'rejected' else 'file')} {text}")
     if report.aggregates:
         lines.append(f"  {count(report.aggregates, 'aggregate')} brought up to date")
-    return lines + _unread(report) + _limits(report) + _unmatched(report)
+    return lines
 
 
 def _unread(report: PassReport) -> list[str]:

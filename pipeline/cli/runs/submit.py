@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +16,9 @@ from pipeline.deploy.engines import ModalEngine
 from pipeline.errors import SettingsError
 from pipeline.runtime import missing_sources
 from pipeline.runtime.runtime import Runtime
+
+if TYPE_CHECKING:
+    from pipeline.declare.pipeline import Pipeline
 
 
 @click.command(
@@ -45,36 +48,39 @@ def submit_command(
     from pipeline.runtime.feasibility import foreseen
 
     job = jobs.new_job()
-    pipelines = [p for p in target.pipelines if names[0].startswith(p.source)]
-    if not pipelines:
-        raise SettingsError(
-            f"{names[0]!r} is below no source of {target.file}"
-            f" ({', '.join(p.source for p in target.pipelines)})"
-        )
-    pipeline = pipelines[0]
+    pipeline = _pipeline_of(target, names[0])
     wait(foreseen(root_runtime(target, pipeline))).require()
     if engine == "modal":
-        modal_engine = ModalEngine(target.file, target.bucket, app=app, jobs=True)
-
-        async def go() -> None:
-            opened = modal_engine.runtime(pipeline, target.bucket.open())
-            await opened.open()
-            await jobs.submit(opened.filled(await opened.generations())[0], job, names, again=again)
-
-        asyncio.run(go())
+        wait(_hand_over(target, pipeline, app, job=job, names=names, again=again))
     else:
-        opened = runtime(target, pipeline)
-        wait(_record(opened, job, names, again))
+        wait(_record(runtime(target, pipeline), job, names, again))
         _in_background(target, pipeline.name, job)
+    _tell_absent(target, pipeline, names)
+    _tell_job(target, pipeline, job, names)
+    return 0
+
+
+def _pipeline_of(target: Target, name: str) -> Pipeline:
+    for pipeline in target.pipelines:
+        if name.startswith(pipeline.source):
+            return pipeline
+    raise SettingsError(
+        f"{name!r} is below no source of {target.file}"
+        f" ({', '.join(p.source for p in target.pipelines)})"
+    )
+
+
+def _tell_absent(target: Target, pipeline: Pipeline, names: Sequence[str]) -> None:
     for name in wait(missing_sources.unknown_keys([runtime(target, pipeline)], names)):
-        click.echo(
-            f"tidemill: {wait(missing_sources.said_absent(target.bucket.open(), name))}", err=True
-        )
+        said = wait(missing_sources.said_absent(target.bucket.open(), name))
+        click.echo(f"tidemill: {said}", err=True)
+
+
+def _tell_job(target: Target, pipeline: Pipeline, job: str, names: Sequence[str]) -> None:
     if target.as_json:
         as_json({"job": job, "pipeline": pipeline.name, "files": len(set(names))})
     else:
         click.echo(job)
-    return 0
 
 
 def _in_background(target: Target, pipeline: str, job: str) -> None:
@@ -98,6 +104,23 @@ def _in_background(target: Target, pipeline: str, job: str) -> None:
         "stderr": subprocess.DEVNULL,
     }
     subprocess.Popen(command, start_new_session=True, env=dict(os.environ), **nowhere)  # type: ignore[call-overload]
+
+
+async def _hand_over(
+    target: Target,
+    pipeline: Pipeline,
+    app: str | None,
+    *,
+    job: str,
+    names: Sequence[str],
+    again: bool,
+) -> None:
+    from pipeline.runtime import jobs
+
+    engine = ModalEngine(target.file, target.bucket, app=app, jobs=True)
+    opened = engine.runtime(pipeline, target.bucket.open())
+    await opened.open()
+    await jobs.submit(opened.filled(await opened.generations())[0], job, names, again=again)
 
 
 async def _record(opened: Runtime, job: str, names: Sequence[str], again: bool) -> None:

@@ -30,16 +30,17 @@ def what(
     """One line. sources: each pipeline's name with the prefix that it reads; a table's rows have
     none of the bucket's.
     """
-    base = url if url.endswith("/") else url + "/"
-    places = [
-        (name, f"{base}{source}" if not source.endswith(":") else f"rows of {source[:-1]}")
-        for name, source in sources
-    ]
-    named = ", ".join(f"{name} ({place})" for name, place in places)
+    named = ", ".join(f"{name} ({_place(url, source)})" for name, source in sources)
     how = f"every {duration(interval_s)}"
     if queue is not None:
         how = f"as {queue} gives notice, with a whole listing every {duration(sweep_s)}"
     return f"watching for {named}, {how}; Ctrl-C stops"
+
+
+def _place(url: str, source: str) -> str:
+    if source.endswith(":"):
+        return f"rows of {source[:-1]}"
+    return f"{url if url.endswith('/') else url + '/'}{source}"
 
 
 class Watch:
@@ -89,17 +90,20 @@ def _sources(file: str) -> list[Path]:
     if not path.is_file():
         found = sys.modules.get(file.partition(":")[0])
         path = Path(getattr(found, "__file__", None) or file)
-    folder = path.resolve().parent
-    origins = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    beside = sorted(
-        Path(origin) for origin in origins if origin and folder in Path(origin).resolve().parents
-    )
+    beside = _imported_from(path.resolve().parent)
     ours = [
         one
         for one in beside
         if "site-packages" not in one.parts and one.resolve() != path.resolve()
     ]
     return [path, *ours[: FILES_MAX - 1]]
+
+
+def _imported_from(folder: Path) -> list[Path]:
+    origins = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    return sorted(
+        Path(origin) for origin in origins if origin and folder in Path(origin).resolve().parents
+    )
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

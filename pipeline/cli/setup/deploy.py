@@ -65,13 +65,9 @@ def deploy_command(  # noqa: PLR0917
     Everything that Modal's client takes without a look and its servers refuse, or that would never
     run, is refused here.
     """
-    for pipeline in target.pipelines:
-        feasibility.declared(pipeline).require()
-    file = (
-        target.file if not is_path(target.file.partition(":")[0]) else os.path.abspath(target.file)  # noqa: PTH100
-    )
+    _require_feasible(target)
     wanted = Deployment(
-        file=file,
+        file=_absolute(target.file),
         bucket=target.bucket.url,
         endpoint_url=target.bucket.endpoint_url,
         region=target.bucket.region,
@@ -81,30 +77,43 @@ def deploy_command(  # noqa: PLR0917
         mount_root=mount_root,
         environment=environment,
     )
-    deployment = checked(wanted, target.pipelines, app_name(load_pipelines(file.partition(":")[0])))
-    for name, value in deployment.variables().items():
-        os.environ[name] = value
+    deployment = checked(wanted, target.pipelines, _usual_app(wanted.file))
+    os.environ.update(deployment.variables())
     found, functions = _app()
     if not dry_run:
         _send(found, deployment, quiet=target.as_json)
+    _show(target, deployment, functions, deployed=not dry_run)
+    return 0
+
+
+def _require_feasible(target: Target) -> None:
+    for pipeline in target.pipelines:
+        feasibility.declared(pipeline).require()
+
+
+def _usual_app(file: str) -> str:
+    """The app's name by all pipelines of FILE, also where one of them is deployed alone."""
+    return app_name(load_pipelines(file.partition(":")[0]))
+
+
+def _absolute(file: str) -> str:
+    """FILE as it is found from any directory; the name of a module as it is."""
+    return os.path.abspath(file) if is_path(file.partition(":")[0]) else file  # noqa: PTH100
+
+
+def _show(target: Target, deployment: Deployment, functions: list[str], *, deployed: bool) -> None:
     if target.as_json:
-        as_json(
-            {
-                "app": deployment.app,
-                "deployed": not dry_run,
-                "functions": functions,
-                **msgspec.to_builtins(deployment),
-            }
-        )
-        return 0
-    verb = "would deploy" if dry_run else "deployed"
+        settings = msgspec.to_builtins(deployment)
+        head = {"app": deployment.app, "deployed": deployed, "functions": functions}
+        as_json({**head, **settings})
+        return
+    verb = "deployed" if deployed else "would deploy"
     click.echo(f"{verb} {deployment.app} for {deployment.bucket}: {', '.join(functions)}")
     for p in target.pipelines:
         click.echo(
             f"  {p.name}: looks for new files at {_when(p.deployment.schedule)}"
             f" ({p.deployment.timezone})"
         )
-    return 0
 
 
 def _when(schedule: str | float | None) -> str:

@@ -38,17 +38,21 @@ def doctor_command(file: str | None, bucket: Bucket | None, as_json: bool) -> in
         render.as_json([msgspec.to_builtins(check) for check in checks])
     else:
         for check in checks:
-            mend = f"; to mend it: {check.mend}" if check.mend else ""
-            click.echo(
-                f"{check.status:4}  {wording.printable(check.check)}:"
-                f" {wording.printable(check.found)}{mend}"
-            )
+            click.echo(_line(check))
     if bucket is not None:
         require_place(bucket.url)  # said once more, as other commands say it
         bucket.open()
     if unsafe(checks):
         return EXIT_BAD_INPUT
     return EXIT_PROBLEMS if failed(checks) else 0
+
+
+def _line(check: Check) -> str:
+    mend = f"; to mend it: {check.mend}" if check.mend else ""
+    return (
+        f"{check.status:4}  {wording.printable(check.check)}:"
+        f" {wording.printable(check.found)}{mend}"
+    )
 
 
 async def _checks(file: str | None, bucket: Bucket | None) -> list[Check]:

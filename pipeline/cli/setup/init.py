@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -76,6 +77,23 @@ def test_uploads_become_rows(tmp_path: Path) -> None:
 '''
 
 
+def _project() -> dict[str, str]:
+    """The files by their path in the project."""
+    files = {
+        "events.py": PIPELINE,
+        "test_events.py": TEST,
+        ".gitignore": "bucket/_tidemill/\nbucket/tables/\nbucket/.tidemill/\n",
+    }
+    return files | {f"bucket/uploads/events/{name}": text for name, text in SAMPLES.items()}
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
 @click.command("init", epilog="Example:  tidemill init my-project")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--json", "json_wanted", is_flag=True, help="print JSON for programs")
@@ -84,19 +102,11 @@ def init_command(folder: Path, json_wanted: bool) -> int:
 
     Nothing that exists is overwritten.
     """
-    files = {
-        "events.py": PIPELINE,
-        "test_events.py": TEST,
-        ".gitignore": "bucket/_tidemill/\nbucket/tables/\nbucket/.tidemill/\n",
-    }
-    files |= {f"bucket/uploads/events/{name}": text for name, text in SAMPLES.items()}
+    files = _project()
     taken = [name for name in files if (folder / name).exists()]
     if taken:
         raise SettingsError(f"{folder / taken[0]} exists already: choose another directory")
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    _write(folder, files)
     if json_wanted:
         as_json({"folder": str(folder), "files": list(files)})
         return 0

@@ -4,6 +4,7 @@ they are right.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import msgspec
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, root_runtime, wait
 from pipeline.cli.render import as_json
-from pipeline.model.snapshot import Changes
+from pipeline.model.snapshot import Changes, Snapshot
 from pipeline.passes import aggregation
 from pipeline.passes.runner import Pass
 from pipeline.runtime import feasibility
@@ -24,6 +25,7 @@ from pipeline.wording import count
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.declare.pipeline import Pipeline
     from pipeline.model.settings import AggregateSettings
     from sinks.query.warehouse import Warehouse
 
@@ -63,25 +65,21 @@ def aggregate_command(target: Target, full: bool, check: bool) -> int:
         raise click.UsageError("--check changes nothing, so it goes without --full")
     for pipeline in target.pipelines:
         feasibility.declared(pipeline).require()
-    wrong, told = 0, []
-    for pipeline in target.pipelines:
-        if check:
-            found = wait(_check(root_runtime(target, pipeline)))
-            wrong += sum(one.differing for one in found)
-            told += [{"pipeline": pipeline.name, **_plain(one)} for one in found]
-        else:
-            told.append(
-                {
-                    "pipeline": pipeline.name,
-                    "aggregates": wait(_bring(root_runtime(target, pipeline), full)),
-                }
-            )
+    told = [one for p in target.pipelines for one in _done(target, p, full=full, check=check)]
     if target.as_json:
         as_json(told)
-        return EXIT_PROBLEMS if wrong else 0
-    for one in told:
-        click.echo(_line(one))
-    return EXIT_PROBLEMS if wrong else 0
+    else:
+        for one in told:
+            click.echo(_line(one))
+    return EXIT_PROBLEMS if any(one.get("differing") for one in told) else 0
+
+
+def _done(target: Target, pipeline: Pipeline, *, full: bool, check: bool) -> list[dict[str, Any]]:
+    """What is to be told: of each aggregate that was checked, or of how many were computed."""
+    root = root_runtime(target, pipeline)
+    if check:
+        return [{"pipeline": pipeline.name, **_plain(one)} for one in wait(_check(root))]
+    return [{"pipeline": pipeline.name, "aggregates": wait(_bring(root, full))}]
 
 
 def _plain(one: Checked) -> dict[str, Any]:
@@ -127,59 +125,59 @@ async def _bring(root: Runtime, full: bool) -> int:
 
 async def _check(root: Runtime) -> list[Checked]:
     from pipeline.tables.time_travel import state_at
-    from sinks.aggregates.compute import AggregateRun
-    from sinks.parquet.promised_columns import promised
-    from sinks.query.dimensions import look_up
     from sinks.query.object_files import files_of
     from sinks.query.warehouse import Warehouse
 
     opened, state = await state_at(await root.live())
-    snapshot, files = state.snapshot(), files_of(opened.store)
+    snapshot = state.snapshot()
     if snapshot.schema is None:
         return []
-    changes = snapshot.changes
-    late = bool(changes.added or changes.gone or changes.everything)
+    fresh = await _computed(opened, snapshot)
+    with Warehouse(files_of(opened.store)) as warehouse:
+        return [
+            _compared(warehouse, snapshot, aggregate, fresh[aggregate.name])
+            for aggregate in opened.settings.aggregates
+        ]
+
+
+async def _computed(opened: Runtime, snapshot: Snapshot) -> Mapping[str, pa.Table | None]:
+    """Every aggregate from scratch."""
+    from sinks.aggregates.compute import AggregateRun
+    from sinks.parquet.promised_columns import promised
+    from sinks.query.dimensions import look_up
+    from sinks.query.object_files import files_of
+
     rows = promised(snapshot, opened.settings)
     scratch = msgspec.structs.replace(rows, aggregates={}, changes=Changes(everything=True))
     dimensions = await look_up(opened.store, opened.settings.dimensions)
-    fresh = AggregateRun(files, scratch, opened.settings.aggregates, dimensions).compute()
-    found = []
-    with Warehouse(files) as warehouse:
-        for aggregate in opened.settings.aggregates:
-            file, table = snapshot.aggregates.get(aggregate.name), fresh[aggregate.name]
-            if file is None or late or table is None:
-                found.append(
-                    Checked(
-                        aggregate.name, table.num_rows if table is not None else 0, 0, late=True
-                    )
-                )
-                continue
-            warehouse.add_aggregate_file("committed", file)
-            found.append(
-                Checked(
-                    aggregate.name,
-                    table.num_rows,
-                    _differing(warehouse, aggregate, table),
-                    late=False,
-                )
-            )
-    return found
+    run = AggregateRun(files_of(opened.store), scratch, opened.settings.aggregates, dimensions)
+    return run.compute()
+
+
+def _compared(
+    warehouse: Warehouse,
+    snapshot: Snapshot,
+    aggregate: AggregateSettings,
+    fresh: pa.Table | None,
+) -> Checked:
+    file, changes = snapshot.aggregates.get(aggregate.name), snapshot.changes
+    groups = fresh.num_rows if fresh is not None else 0
+    late = bool(changes.added or changes.gone or changes.everything)
+    if file is None or late or fresh is None:
+        return Checked(aggregate.name, groups, 0, late=True)
+    warehouse.add_aggregate_file("committed", file)
+    return Checked(aggregate.name, groups, _differing(warehouse, aggregate, fresh), late=False)
 
 
 def _differing(warehouse: Warehouse, aggregate: AggregateSettings, fresh: pa.Table) -> int:
     """Groups that are not as they should be, or that only one side has."""
     warehouse.add_table("fresh", fresh)
-    kinds = {
-        row["column_name"]: row["column_type"]
-        for row in warehouse.query("DESCRIBE committed").to_pylist()
-    }
+    kinds = _kinds(warehouse)
     by = [column for column in aggregate.by if column in kinds]
     same = (
         " AND ".join(_same(column, kinds[column]) for column in kinds if column not in by) or "true"
     )
-    on = " AND ".join(
-        f"c.{quoting.name(column)} IS NOT DISTINCT FROM f.{quoting.name(column)}" for column in by
-    )
+    on = " AND ".join(_exactly(column) for column in by)
     there = "c._there IS NOT NULL AND f._there IS NOT NULL"
     found = warehouse.query(
         f"SELECT count(*) FILTER (NOT ({there} AND {same})) AS n FROM (SELECT *, 1 AS _there FROM"
@@ -188,9 +186,21 @@ def _differing(warehouse: Warehouse, aggregate: AggregateSettings, fresh: pa.Tab
     return int(found.column(0)[0].as_py())
 
 
+def _kinds(warehouse: Warehouse) -> dict[str, str]:
+    """The types of the committed columns."""
+    return {
+        row["column_name"]: row["column_type"]
+        for row in warehouse.query("DESCRIBE committed").to_pylist()
+    }
+
+
+def _exactly(column: str) -> str:
+    return f"c.{quoting.name(column)} IS NOT DISTINCT FROM f.{quoting.name(column)}"
+
+
 def _same(column: str, kind: str) -> str:
     c, f = f"c.{quoting.name(column)}", f"f.{quoting.name(column)}"
-    exact = f"{c} IS NOT DISTINCT FROM {f}"
+    exact = _exactly(column)
     if kind not in ("DOUBLE", "FLOAT"):
         return f"({exact})"
     return (

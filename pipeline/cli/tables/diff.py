@@ -18,7 +18,7 @@ from pipeline.tables.moments import At
 from pipeline.wording import count, printable
 
 if TYPE_CHECKING:
-    from sinks.query.table_diff import Diff
+    from sinks.query.table_diff import AggregateDiff, Diff
 
 
 @click.command("diff", epilog="Example:  tidemill diff pipeline.py live new --bucket ./bucket")
@@ -48,24 +48,28 @@ def diff_command(
     (g1:7 is generation 1's), or a time. Compared are the rows of sources that both have at the same
     version. Exit code 1 if anything differs.
     """
-    from sinks.parquet.promised_columns import promised
-    from sinks.query.dimensions import look_up
-    from sinks.query.object_files import files_of
-    from sinks.query.table_diff import Differ
-
     root = root_runtime(target, target.only())
     states = [wait(_state_of(root, text)) for text in (before, after)]
-    dimensions = wait(look_up(root.store, root.settings.dimensions))
-    sides = [promised(state.snapshot(), root.settings) for state in states]
-    with Differ(
-        files_of(root.store), sides[0], sides[1], dimensions, timezone=root.settings.timezone
-    ) as differ:
-        found = differ.compare(root.settings.aggregates, key=key, examples=examples)
+    found = _compared(root, states, key, examples)
     if target.as_json:
         as_json({"pipeline": root.settings.name, "before": before, "after": after, **asdict(found)})
     else:
         _show(root.settings.name, before, after, found)
     return 0 if found.is_same else EXIT_PROBLEMS
+
+
+def _compared(root: Runtime, states: Sequence[State], key: Sequence[str], examples: int) -> Diff:
+    from sinks.parquet.promised_columns import promised
+    from sinks.query.dimensions import look_up
+    from sinks.query.object_files import files_of
+    from sinks.query.table_diff import Differ
+
+    dimensions = wait(look_up(root.store, root.settings.dimensions))
+    before, after = [promised(state.snapshot(), root.settings) for state in states]
+    with Differ(
+        files_of(root.store), before, after, dimensions, timezone=root.settings.timezone
+    ) as differ:
+        return differ.compare(root.settings.aggregates, key=key, examples=examples)
 
 
 def _show(name: str, before: str, after: str, found: Diff) -> None:
@@ -78,12 +82,22 @@ def _show(name: str, before: str, after: str, found: Diff) -> None:
     if found.is_same:
         click.echo(f"  no difference in {count(found.rows_after, 'row')}")
         return
+    _show_columns(found)
+    _show_rows(found)
+    for aggregate in found.aggregates:
+        _show_aggregate(aggregate)
+
+
+def _show_columns(found: Diff) -> None:
     for column, kind in found.columns_added.items():
         click.echo(f"  column {printable(column)} {kind}: added")
     for column, kind in found.columns_gone.items():
         click.echo(f"  column {printable(column)} {kind}: gone")
     for column, (was, now) in found.types_changed.items():
         click.echo(f"  column {printable(column)}: {was} became {now}")
+
+
+def _show_rows(found: Diff) -> None:
     click.echo(
         f"  rows: {found.rows_before:,} before, {found.rows_after:,} after; {found.added:,} added,"
         f" {found.gone:,} gone, {found.changed:,} changed, in"
@@ -93,16 +107,18 @@ def _show(name: str, before: str, after: str, found: Diff) -> None:
         click.echo(f"    {printable(column)}: {count(n, 'value')} changed")
     if found.examples:
         _rows(found.examples)
-    for aggregate in found.aggregates:
-        if aggregate.problem:
-            click.echo(f"  aggregate {aggregate.name} cannot be compared, {aggregate.problem}")
-            continue
-        click.echo(
-            f"  aggregate {aggregate.name}: {aggregate.differing:,} of"
-            f" {count(aggregate.groups, 'group')} differ"
-        )
-        if aggregate.examples:
-            _rows(aggregate.examples)
+
+
+def _show_aggregate(aggregate: AggregateDiff) -> None:
+    if aggregate.problem:
+        click.echo(f"  aggregate {aggregate.name} cannot be compared, {aggregate.problem}")
+        return
+    click.echo(
+        f"  aggregate {aggregate.name}: {aggregate.differing:,} of"
+        f" {count(aggregate.groups, 'group')} differ"
+    )
+    if aggregate.examples:
+        _rows(aggregate.examples)
 
 
 def _rows(rows: Sequence[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ import click
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, on_bucket, root_runtime, wait
 from pipeline.cli.render import as_json
-from pipeline.model.receipt import MAIN_TABLE
+from pipeline.model.receipt import MAIN_TABLE, OutputFile
 from pipeline.tracebacks import visible
 from pipeline.wording import count
 
@@ -49,13 +49,19 @@ async def _files(target: Target, name: str) -> list[dict[str, object]]:
     return [
         {
             "pipeline": name,
-            "url": f"{base.rstrip('/')}/{file.key}",
-            "rows": file.rows,
-            "size_bytes": file.size_bytes,
-            "partition": file.partition,
+            **_as_plain(base, file),
             "superseded_sources": len(output.dead),
         }
         for output in snapshot.outputs.values()
         for file in output.files
         if file.table == MAIN_TABLE
     ]
+
+
+def _as_plain(base: str, file: OutputFile) -> dict[str, object]:
+    return {
+        "url": f"{base.rstrip('/')}/{file.key}",
+        "rows": file.rows,
+        "size_bytes": file.size_bytes,
+        "partition": file.partition,
+    }

@@ -15,6 +15,8 @@ from pipeline.passes.upkeep import vacuum
 from pipeline.runtime.runtime import Runtime
 from pipeline.state.generations import Change
 
+HEADINGS = ("generation", "state", "begun (UTC)", "files", "rows", "quarantined", "at commit")
+
 
 @click.command("generations", epilog="Example:  tidemill generations pipeline.py --bucket ./bucket")
 @on_bucket
@@ -32,21 +34,16 @@ def generations_command(target: Target, number: int | None) -> int:
         found = wait(_listed(root))
         if target.as_json:
             told.append({"pipeline": pipeline.name, "generations": found})
-            continue
-        click.echo(f"{pipeline.name}:")
-        headings = (
-            "generation",
-            "state",
-            "begun (UTC)",
-            "files",
-            "rows",
-            "quarantined",
-            "at commit",
-        )
-        table(headings, [(*one.values(),) for one in found], numbers=(0, 3, 4, 5, 6))
+        else:
+            _show(pipeline.name, found)
     if target.as_json:
         as_json(told)
     return 0
+
+
+def _show(name: str, found: list[dict[str, Any]]) -> None:
+    click.echo(f"{name}:")
+    table(HEADINGS, [(*one.values(),) for one in found], numbers=(0, 3, 4, 5, 6))
 
 
 async def _drop(root: Runtime, number: int) -> None:

@@ -72,30 +72,37 @@ async def _unready(root: Runtime, known: Generations, candidate: int) -> list[st
     """Why a generation is not ready to be seen: what it lacks, and what failed in it that has rows
     now.
     """
-    from pipeline.runtime.plan_preview import preview
-
     declared = known.get(candidate)
     if declared is not None and declared.sample is not None:
         return [
             f"generation {candidate} is a sample of {declared.sample:,} files: fill it with "
             " tidemill backfill --new-generation"
         ]
-    new, live = root.of_generation(candidate), root.of_generation(known.live)
-    plan = await preview(new, WallClock().now_ms())
-    lacking = sum(route.new + route.changed for route in plan.routes) + plan.in_progress
+    new = root.of_generation(candidate)
     problems = []
+    lacking = await _lacking(new)
     if lacking:
         problems.append(
             f"{count(lacking, 'file')} not processed in generation {candidate} yet: backfill"
             " --new-generation goes on"
         )
-    failed = await _newly_failed(new, live)
+    failed = await _newly_failed(new, root.of_generation(known.live))
     if failed:
-        problems.append(
-            f"{count(len(failed), 'file')} failed in it that have rows now, such as"
-            f" {printable(failed[0])}"
-        )
+        problems.append(_failed_text(failed))
     return problems
+
+
+def _failed_text(keys: list[str]) -> str:
+    some = f"{count(len(keys), 'file')} failed in it that have rows now"
+    return f"{some}, such as {printable(keys[0])}"
+
+
+async def _lacking(new: Runtime) -> int:
+    """Files that are not processed in it yet."""
+    from pipeline.runtime.plan_preview import preview
+
+    plan = await preview(new, WallClock().now_ms())
+    return sum(route.new + route.changed for route in plan.routes) + plan.in_progress
 
 
 async def _newly_failed(new: Runtime, live: Runtime) -> list[str]:

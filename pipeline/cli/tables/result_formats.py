@@ -168,13 +168,17 @@ def _csv(result: Result, batches: Iterable[pa.RecordBatch], null: str = "") -> N
         null = '""'  # an empty line is no row for most readers
     out.write((",".join(_fields([*names], null)) + "\n").encode())
     for batch in batches:
-        columns = [
-            _fields(texts(kind, column), null)
-            for kind, column in zip(result.kinds, batch.columns, strict=True)
-        ]
         if batch.num_rows:
-            out.write(("\n".join(map(",".join, zip(*columns, strict=True))) + "\n").encode())
+            out.write(_csv_lines(result.kinds, batch, null).encode())
     out.flush()
+
+
+def _csv_lines(kinds: Sequence[Kind], batch: pa.RecordBatch, null: str) -> str:
+    columns = [
+        _fields(texts(kind, column), null)
+        for kind, column in zip(kinds, batch.columns, strict=True)
+    ]
+    return "\n".join(map(",".join, zip(*columns, strict=True))) + "\n"
 
 
 def _fields(values: list[str | None], null: str) -> list[str]:
@@ -198,14 +202,7 @@ def _table(result: Result, batches: Iterable[pa.RecordBatch]) -> None:
     total = 0
     for batch in batches:
         total += batch.num_rows
-        head = batch.slice(0, max(ROWS_SHOWN - len(shown), 0))
-        shown += zip(
-            *(
-                _shown(kind, column)
-                for kind, column in zip(result.kinds, head.columns, strict=True)
-            ),
-            strict=True,
-        )
+        shown += _rows(result.kinds, batch.slice(0, max(ROWS_SHOWN - len(shown), 0)))
     table(
         result.schema.names,
         shown,
@@ -213,6 +210,11 @@ def _table(result: Result, batches: Iterable[pa.RecordBatch]) -> None:
     )
     if total > ROWS_SHOWN:
         click.echo(f"... {total - ROWS_SHOWN:,} more rows; use --format csv for all of them")
+
+
+def _rows(kinds: Sequence[Kind], batch: pa.RecordBatch) -> Iterator[tuple[object, ...]]:
+    columns = [_shown(kind, column) for kind, column in zip(kinds, batch.columns, strict=True)]
+    return zip(*columns, strict=True)
 
 
 def _shown(kind: Kind, column: pa.Array) -> Sequence[object]:

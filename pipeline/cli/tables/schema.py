@@ -14,7 +14,10 @@ from pipeline.cli.render import as_json, table
 from pipeline.wording import count, printable
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipeline.declare.pipeline import Pipeline
+    from pipeline.tables.schema_repair import Damage
     from sinks.parquet.schema_history import Change, History
 
 
@@ -40,21 +43,27 @@ def show_command(target: Target) -> int:
         as_json(reports)
         return 0
     for report in reports:
-        learned = "declared" if report["declared"] else "learned from the rows"
-        click.echo(
-            f"{report['pipeline']}: {count(len(report['columns']), 'column')}, {learned},"
-            f" {_mode_text(report)}"
-        )
-        if report["columns"]:
-            table(
-                ("column", "type", "since"),
-                [(c["name"], c["type"], _since_text(c)) for c in report["columns"]],
-            )
-        if report["checks"]:
-            rows = [(c["name"], c["condition"], c["action"], c["broken"]) for c in report["checks"]]
-            table(("check", "condition", "action", "rows broke it"), rows, numbers=[3])
-        click.echo(_kept_text(report["log_kept_from"]))
+        _show(report)
     return 0
+
+
+def _show(report: dict[str, Any]) -> None:
+    learned = "declared" if report["declared"] else "learned from the rows"
+    columns, checks = report["columns"], report["checks"]
+    click.echo(
+        f"{report['pipeline']}: {count(len(columns), 'column')}, {learned}, {_mode_text(report)}"
+    )
+    if columns:
+        rows = [(c["name"], c["type"], _since_text(c)) for c in columns]
+        table(("column", "type", "since"), rows)
+    if checks:
+        _show_checks(checks)
+    click.echo(_kept_text(report["log_kept_from"]))
+
+
+def _show_checks(checks: list[dict[str, Any]]) -> None:
+    rows = [(c["name"], c["condition"], c["action"], c["broken"]) for c in checks]
+    table(("check", "condition", "action", "rows broke it"), rows, numbers=[3])
 
 
 @schema_command.command(
@@ -72,14 +81,16 @@ def history_command(target: Target) -> int:
         as_json(reports)
         return 0
     for report in reports:
-        click.echo(
-            f"{report['pipeline']}: {count(len(report['changes']), 'change')} of the columns"
-        )
-        rows = [row for change in report["changes"] for row in _lines(change)]
-        if rows:
-            table(("commit", "at (UTC)", "column", "change"), rows)
-        click.echo(_kept_text(report["log_kept_from"]))
+        _show_history(report)
     return 0
+
+
+def _show_history(report: dict[str, Any]) -> None:
+    click.echo(f"{report['pipeline']}: {count(len(report['changes']), 'change')} of the columns")
+    rows = [row for change in report["changes"] for row in _lines(change)]
+    if rows:
+        table(("commit", "at (UTC)", "column", "change"), rows)
+    click.echo(_kept_text(report["log_kept_from"]))
 
 
 @schema_command.command(
@@ -95,40 +106,44 @@ def repair_command(target: Target, dry_run: bool) -> int:
     quarantine, and Parquet files that had it are written anew. Reads all files once where an older
     version left no word of what their integers and times reach.
     """
-    from pipeline.tables.schema_repair import damage_of, mend
-
     reports: list[dict[str, Any]] = []
     for p in target.pipelines:
-        opened = wait(root_runtime(target, p).live())
-        wait(opened.store.check(opened.settings.source))
-        found = wait(damage_of(opened))
-        if found and not dry_run:
-            wait(mend(opened, found))
+        found = _repaired(target, p, dry_run)
         if target.as_json:
-            reports.append(
-                {
-                    "pipeline": p.name,
-                    "fields": found.fields,
-                    "files": found.sources,
-                    "dry_run": dry_run,
-                }
-            )
-            continue
-        if not found.fields:
-            click.echo(
-                f"{p.name}: nothing to repair"
-                + (", its numbers and times are measured now" if found and not dry_run else "")
-            )
-            continue
-        click.echo(
-            f"{p.name}: {'would take out' if dry_run else 'took out'}"
-            f" {', '.join(map(printable, found.fields))}"
-        )
-        for key in found.sources:
-            click.echo(f"  {'would set aside' if dry_run else 'set aside'} {printable(key)}")
+            head = {"pipeline": p.name, "fields": found.fields, "files": found.sources}
+            reports.append({**head, "dry_run": dry_run})
+        else:
+            _show_damage(p.name, found, dry_run)
     if target.as_json:
         as_json(reports)
     return 0
+
+
+def _repaired(target: Target, pipeline: Pipeline, dry_run: bool) -> Damage:
+    """What was wrong."""
+    from pipeline.tables.schema_repair import damage_of, mend
+
+    opened = wait(root_runtime(target, pipeline).live())
+    wait(opened.store.check(opened.settings.source))
+    found = wait(damage_of(opened))
+    if found and not dry_run:
+        wait(mend(opened, found))
+    return found
+
+
+def _show_damage(name: str, found: Damage, dry_run: bool) -> None:
+    if not found.fields:
+        click.echo(
+            f"{name}: nothing to repair"
+            + (", its numbers and times are measured now" if found and not dry_run else "")
+        )
+        return
+    click.echo(
+        f"{name}: {'would take out' if dry_run else 'took out'}"
+        f" {', '.join(map(printable, found.fields))}"
+    )
+    for key in found.sources:
+        click.echo(f"  {'would set aside' if dry_run else 'set aside'} {printable(key)}")
 
 
 async def _load(target: Target, p: Pipeline) -> tuple[str | None, History]:
@@ -142,33 +157,6 @@ async def _load(target: Target, p: Pipeline) -> tuple[str | None, History]:
 
 
 def _shown(p: Pipeline, schema: str | None, history: History) -> dict[str, Any]:
-    from sinks.values.schema import decode
-
-    columns = []
-    committed = decode(schema) if schema is not None else []
-    for field in committed:
-        since, exact = history.since(field.name)
-        columns.append(
-            {
-                "name": field.name,
-                "type": str(field.type),
-                "since": since,
-                "exact": exact,
-                "committed": True,
-            }
-        )
-    known = {column["name"] for column in columns}
-    for field in p.schema if p.schema is not None else ():
-        if field.name not in known:
-            columns.append(
-                {
-                    "name": field.name,
-                    "type": str(field.type),
-                    "since": None,
-                    "exact": False,
-                    "committed": False,
-                }
-            )
     checks = [
         {
             "name": c.name,
@@ -183,9 +171,34 @@ def _shown(p: Pipeline, schema: str | None, history: History) -> dict[str, Any]:
         "mode": p.schema_mode,
         "widen": p.widen,
         "declared": p.schema is not None,
-        "columns": columns,
+        "columns": _columns(p, schema, history),
         "checks": checks,
         "log_kept_from": history.kept_from,
+    }
+
+
+def _columns(p: Pipeline, schema: str | None, history: History) -> list[dict[str, Any]]:
+    """Those that are committed; then those that are only declared."""
+    from sinks.values.schema import decode
+
+    columns = []
+    for field in decode(schema) if schema is not None else ():
+        since, exact = history.since(field.name)
+        columns.append(_column(field, since=since, exact=exact, committed=True))
+    known = {column["name"] for column in columns}
+    for field in p.schema if p.schema is not None else ():
+        if field.name not in known:
+            columns.append(_column(field, since=None, exact=False, committed=False))
+    return columns
+
+
+def _column(field: pa.Field, *, since: int | None, exact: bool, committed: bool) -> dict[str, Any]:
+    return {
+        "name": field.name,
+        "type": str(field.type),
+        "since": since,
+        "exact": exact,
+        "committed": committed,
     }
 
 

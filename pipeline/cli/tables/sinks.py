@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,14 @@ def sinks_command(target: Target, publish: bool, rebuild: str | None) -> int:
     from pipeline.runtime.publish import failure
 
     found = wait(_all(target, publish, rebuild))
+    _show(target, found)
+    for _, one in found:
+        if one.problem:
+            click.echo(f"tidemill: {failure(one)}", err=True)
+    return EXIT_PROBLEMS if any(one.problem for _, one in found) else 0
+
+
+def _show(target: Target, found: Sequence[tuple[str, Published]]) -> None:
     if target.as_json:
         as_json(
             [{"pipeline": name, **asdict(one), "is_behind": one.is_behind} for name, one in found]
@@ -43,10 +52,6 @@ def sinks_command(target: Target, publish: bool, rebuild: str | None) -> int:
     else:
         rows = [[one.sink, name, _held(one), one.sequence, _state(one)] for name, one in found]
         table(("sink", "pipeline", "holds commit", "newest", "state"), rows, numbers=[2, 3])
-    for _, one in found:
-        if one.problem:
-            click.echo(f"tidemill: {failure(one)}", err=True)
-    return EXIT_PROBLEMS if any(one.problem for _, one in found) else 0
 
 
 async def _all(target: Target, publish: bool, rebuild: str | None) -> list[tuple[str, Published]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from sinks.query.query_limits import half_of_memory_mb
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.runtime.runtime import Runtime
     from sinks.query.warehouse import Warehouse
 
 TRIES = 5
@@ -118,11 +119,7 @@ def sql_command(  # noqa: PLR0917
     if wanted is None:
         _list_tables(target, form)
         return 0
-    if math.isnan(timeout_s):
-        raise click.UsageError("--timeout nan is no number of seconds")
-    if null is not None and form != "csv":
-        raise click.UsageError("--null goes with --format csv")
-    refuse_terminal(form)
+    _check_options(form, null, timeout_s)
     memory = memory_mb or max(half_of_memory_mb(), MEMORY_MB_MIN)
     try:
         here = confine(timeout_s=timeout_s, memory_mb=memory)
@@ -135,13 +132,23 @@ def sql_command(  # noqa: PLR0917
     return 0
 
 
+def _check_options(form: str, null: str | None, timeout_s: float) -> None:
+    if math.isnan(timeout_s):
+        raise click.UsageError("--timeout nan is no number of seconds")
+    if null is not None and form != "csv":
+        raise click.UsageError("--null goes with --format csv")
+    refuse_terminal(form)
+
+
 def read_statement(statement: str | None, script: str | None) -> str | None:
     """The text to ask, from wherever it is; None where nothing was given."""
     if statement is not None and script is not None:
         raise click.UsageError("give STATEMENT or --file, not both")
     source = "-" if statement is not None and statement.strip() == "-" else script
-    if source is None:
-        return statement
+    return statement if source is None else _read(source)
+
+
+def _read(source: str) -> str:
     try:
         body = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
         return body.decode("utf-8-sig")
@@ -166,33 +173,19 @@ def _list_tables(target: Target, form: str) -> None:
         click.echo("\n".join(tables))
 
 
-def _answer(target: Target, asked: Asked, here: Here) -> None:
-    from pipeline.tables.empty_table import let_any_column_be
-    from pipeline.tables.views import open_warehouse
-
+def _opened(target: Target) -> list[Runtime]:
+    """FILE's pipelines, on a bucket that can be read."""
     runtimes = [runtime(target, p) for p in target.pipelines]
     wait(runtimes[0].store.check(keys.checkpoint_prefix(keys.home(runtimes[0].settings.name))))
-    write, begun, broken = writer(asked.form, asked.null), False, dict[str, str]()
+    return runtimes
+
+
+def _answer(target: Target, asked: Asked, here: Here) -> None:
+    runtimes = _opened(target)
+    answer = Answer(asked, here)
     for attempt in range(1, TRIES + 1):
         try:
-            with wait(
-                open_warehouse(runtimes, asked.statement, at=asked.at, memory_mb=asked.memory_mb)
-            ) as warehouse:
-                broken = warehouse.broken
-                warehouse.lock()
-                here.query_begins()
-                text, time, form = asked.statement, asked.timeout_s, carrier(asked.form)
-                for name in let_any_column_be(
-                    warehouse, (p.name for p in target.pipelines), text, timeout_s=time
-                ):
-                    click.echo(f"tidemill: table {name} has no rows yet, and any column", err=True)
-                query = warehouse.open_query(text, timeout_s=time, carrier=form, provenance=False)
-                with _hinted(warehouse, text), query as result:
-                    first = next(result, None)
-                    here.query_ended()
-                    begun = True
-                    write(result, _told(here, first, result))
-                return
+            answer.attempt(runtimes)
         except ObjectNotFound as error:
             # a vacuum was faster: look at the newest snapshot, unless rows of this one are out
             # already
@@ -200,10 +193,59 @@ def _answer(target: Target, asked: Asked, here: Here) -> None:
                 raise SettingsError(
                     f"what was committed then is not kept any more (retention_days): {error}"
                 ) from None
-            if begun or attempt == TRIES:
+            if answer.begun or attempt == TRIES:
                 raise
         except SettingsError as error:
-            raise SettingsError(_with_tables(str(error), target, broken)) from None
+            raise SettingsError(_with_tables(str(error), target, answer.broken)) from None
+        else:
+            return
+
+
+class Answer:
+    """One query's answer. `begun`: some of it may be printed, so that no other attempt can
+    follow. `broken`: tables of the last attempt that cannot be read, and why.
+    """
+
+    def __init__(self, asked: Asked, here: Here) -> None:
+        self._asked, self._here = asked, here
+        self._write = writer(asked.form, asked.null)
+        self.begun = False
+        self.broken: Mapping[str, str] = {}
+
+    def attempt(self, runtimes: Sequence[Runtime]) -> None:
+        """Print it, on the newest snapshot."""
+        from pipeline.tables.views import open_warehouse
+
+        asked = self._asked
+        with wait(
+            open_warehouse(runtimes, asked.statement, at=asked.at, memory_mb=asked.memory_mb)
+        ) as warehouse:
+            self.broken = warehouse.broken
+            warehouse.lock()
+            self._here.query_begins()
+            self._let_any_column_be(warehouse, [one.pipeline.name for one in runtimes])
+            self._print(warehouse)
+
+    def _let_any_column_be(self, warehouse: Warehouse, names: Sequence[str]) -> None:
+        from pipeline.tables.empty_table import let_any_column_be
+
+        asked = self._asked
+        for name in let_any_column_be(warehouse, names, asked.statement, timeout_s=asked.timeout_s):
+            click.echo(f"tidemill: table {name} has no rows yet, and any column", err=True)
+
+    def _print(self, warehouse: Warehouse) -> None:
+        asked, here = self._asked, self._here
+        query = warehouse.open_query(
+            asked.statement,
+            timeout_s=asked.timeout_s,
+            carrier=carrier(asked.form),
+            provenance=False,
+        )
+        with _hinted(warehouse, asked.statement), query as result:
+            first = next(result, None)
+            here.query_ended()
+            self.begun = True
+            self._write(result, _told(here, first, result))
 
 
 @contextmanager

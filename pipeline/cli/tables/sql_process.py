@@ -57,8 +57,7 @@ def confine(*, timeout_s: float, memory_mb: int) -> Here | int:
     Runs in this process, unprotected, where the program has more to do than this one command (see
     `pipeline.cli.main`). Raises SettingsError in the parent where the child was stopped or died.
     """
-    context = click.get_current_context(silent=True)
-    if context is None or context.obj != "alone" or threading.active_count() > 1:
+    if not _may_fork():
         return Here()
     scratch = tempfile.mkdtemp(prefix="tidemill-sql-")
     sys.stdout.flush()
@@ -75,6 +74,11 @@ def confine(*, timeout_s: float, memory_mb: int) -> Here | int:
     finally:
         os.close(reading)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _may_fork() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and context.obj == "alone" and threading.active_count() <= 1
 
 
 class _Watched:
