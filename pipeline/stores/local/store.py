@@ -112,7 +112,7 @@ class LocalStore:
             with explained(key), self._reading(key) as file:
                 before = os.fstat(file.fileno())
                 etag = version(before)
-                if if_match is not None and etag != if_match:
+                if if_match not in (None, etag):
                     raise PreconditionFailed(f"{key!r} is at version {etag}, not {if_match}")
                 body = file.read() if byte_range is None else _read_part(file, byte_range)
                 if version(os.fstat(file.fileno())) == etag:

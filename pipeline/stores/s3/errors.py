@@ -97,13 +97,7 @@ def _of_boto3(error: Exception, what: str, conditional_write: bool) -> Exception
     inner = error.__context__ if isinstance(error, Boto3Error) else error
     if isinstance(inner, boto.ClientError):
         return _refusal(inner, what, conditional_write)
-    if isinstance(
-        error,
-        boto.NoCredentialsError
-        | boto.PartialCredentialsError
-        | boto.TokenRetrievalError
-        | boto.ProfileNotFound,
-    ):
+    if _is_about_credentials(error):
         return StoreDenied(
             f"{what}: {_line(error)} (credentials are found the way boto3 finds them)"
         )
@@ -113,6 +107,18 @@ def _of_boto3(error: Exception, what: str, conditional_write: bool) -> Exception
     if isinstance(error, Boto3Error | boto.BotoCoreError):
         return StoreUnavailable(f"{what}: {_line(error)}")
     return None
+
+
+def _is_about_credentials(error: Exception) -> bool:
+    from botocore import exceptions as boto
+
+    return isinstance(
+        error,
+        boto.NoCredentialsError
+        | boto.PartialCredentialsError
+        | boto.TokenRetrievalError
+        | boto.ProfileNotFound,
+    )
 
 
 def _of_urllib3(error: Exception, what: str) -> Exception | None:
@@ -175,13 +181,17 @@ def of_code(
         return StoreUnavailable(f"{what}: it is not known whether the upload in parts was finished")
     if code in ("InvalidRange", "416") or status == 416:
         return RangeEmpty(f"{what}: the object has no bytes in the range that was asked for")
-    if code in ("NoSuchKey", "NotFound", "404") or (status == 404 and code != "NoSuchBucket"):
+    if _is_absent(code, status):
         return _missing(what, conditional_write)
     if _is_elsewhere(code, status, text):
         return _elsewhere(what, text)
     if code == "InvalidObjectState":
         return _archived(what, text)
     return _of_condition(code, status, what) or _of_request(code, status, what, text)
+
+
+def _is_absent(code: str, status: int) -> bool:
+    return code in ("NoSuchKey", "NotFound", "404") or (status == 404 and code != "NoSuchBucket")
 
 
 def _is_elsewhere(code: str, status: int, text: str) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from functools import lru_cache
+from typing import Any
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 from pipeline.errors import StoreUnavailable
 from pipeline.model.listing import Head, Page, Stored
+from pipeline.stores.s3.errors import RangeEmpty
 
 _FLAT = r"(?:<([A-Za-z]\w*)>[^<>]*</\1>|<[A-Za-z]\w*/>)*"
 _HEAD = re.compile(
@@ -223,16 +225,28 @@ def as_head(key: str, etag: str | None, size: int, modified: datetime) -> Head:
 def as_stored(
     key: str, body: bytes, *, etag: str | None, size: int, modified: datetime, expected: int
 ) -> Stored:
-    if len(body) != expected:
-        raise StoreUnavailable(f"{key!r}: the store sent {len(body)} bytes of {expected}")
+    require_whole(key, body, expected)
     return Stored(
         body=body, etag=(etag or "").strip('"'), size_bytes=size, modified_us=microseconds(modified)
     )
 
 
+def require_whole(key: str, body: bytes, expected: int) -> None:
+    """Raises StoreUnavailable for an answer that was cut off."""
+    if len(body) != expected:
+        raise StoreUnavailable(f"{key!r}: the store sent {len(body)} bytes of {expected}")
+
+
 def span(start: int, end: int | None, size: int) -> int:
     """How many bytes [start, end) are of an object of that size; without an end, up to its own."""
     return max(0, (size if end is None else min(end, size)) - start)
+
+
+def exact_size(key: str, found: dict[str, Any], body: bytes, start: int) -> int:
+    """The object's size, from boto3's answer to a read. Raises RangeEmpty, StoreUnavailable."""
+    if not body and "ContentRange" not in found:  # SeaweedFS, of a key that ends with a slash
+        raise RangeEmpty(f"{key}: the object has no bytes in the range that was asked for")
+    return whole_size(key, found.get("ContentRange"), start)
 
 
 def whole_size(key: str, content_range: str | None, start: int) -> int:

@@ -28,7 +28,7 @@ from pipeline.model.listing import Head, Page, Stored
 from pipeline.ports import Content, StoreTraits
 from pipeline.stores.s3.content import S3Content
 from pipeline.stores.s3.errors import RangeEmpty, explained, of_code
-from pipeline.stores.s3.list_answer import as_head, as_stored, span, whole_size
+from pipeline.stores.s3.list_answer import as_head, as_stored, exact_size, require_whole, span
 from pipeline.stores.s3.lister import S3Lister
 from pipeline.stores.s3.versions import old_version
 
@@ -232,7 +232,7 @@ class S3Store:
             found = self._boto.get_object(**parameters)
             body = found["Body"].read()
         self._answered(key, found["ETag"], if_match)
-        size = _exact_size(key, found, body, start)
+        size = exact_size(key, found, body, start)
         etag, modified = found["ETag"], found["LastModified"]
         return as_stored(
             key, body, etag=etag, size=size, modified=modified, expected=span(start, end, size)
@@ -284,9 +284,7 @@ class S3Store:
         except RangeEmpty:
             raise StoreUnavailable(f"{key!r}: the store has no bytes from {start} on") from None
         self._answered(key, meta["e_tag"], etag or None)
-        expected = span(start, end, meta["size"])
-        if len(body) != expected:
-            raise StoreUnavailable(f"{key!r}: the store sent {len(body)} bytes of {expected}")
+        require_whole(key, body, span(start, end, meta["size"]))
         return body
 
     def _read_plain(
@@ -394,9 +392,3 @@ async def _or_none(request: Coroutine[Any, Any, T]) -> T | None:
         return await request
     except ObjectNotFound:
         return None
-
-
-def _exact_size(key: str, found: dict[str, Any], body: bytes, start: int) -> int:
-    if not body and "ContentRange" not in found:  # SeaweedFS, of a key that ends with a slash
-        raise RangeEmpty(f"{key}: the object has no bytes in the range that was asked for")
-    return whole_size(key, found.get("ContentRange"), start)

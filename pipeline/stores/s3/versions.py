@@ -67,13 +67,21 @@ def _find(client: Any, bucket: str, full: str, key: str, etag: str) -> OldVersio
                 page = client.list_object_versions(Bucket=bucket, Prefix=full, **marker)
         except (StoreDenied, StoreUnavailable):
             return None  # no right to list versions, or a service without them
-        for found in page.get("Versions", ()):
-            if found["Key"] == full and found["ETag"].strip('"') == etag:
-                return OldVersion(client, bucket, full, found["VersionId"], _head(key, found))
+        found = _version_in(page, full, etag)
+        if found is not None:
+            return OldVersion(client, bucket, full, found["VersionId"], _head(key, found))
         following = _following(page, full)
         if following is None:
             return None
         marker = following
+    return None
+
+
+def _version_in(page: dict[str, Any], full: str, etag: str) -> dict[str, Any] | None:
+    for found in page.get("Versions", ()):
+        if found["Key"] == full and found["ETag"].strip('"') == etag:
+            version: dict[str, Any] = found
+            return version
     return None
 
 
