@@ -69,8 +69,7 @@ async def _write_runs(log: Log, state: State, ids: Ids) -> None:
         await ledger_work.run(ledger.table_of(state.overlay), doomed)
     if spilled or doomed:
         await output_work.run(output_rows.table_of(spilled), doomed)
-    outputs.replace(output_work.runs, changed=bool(spilled))
-    _replace_ledger(state, ledger_work.runs)
+    _replace_runs(state, ledger_work.runs, output_work.runs, spilled=bool(spilled))
 
 
 def _spilled(log: Log, outputs: Outputs) -> Mapping[str, Output | None]:
@@ -78,8 +77,11 @@ def _spilled(log: Log, outputs: Outputs) -> Mapping[str, Output | None]:
     return outputs.changed if len(outputs.changed) > log.policy.outputs_inline_max else {}
 
 
-def _replace_ledger(state: State, runs: SortedRuns) -> None:
-    state.ledger.replace(runs, state.overlay)
+def _replace_runs(
+    state: State, ledger_runs: SortedRuns, output_runs: SortedRuns, *, spilled: bool
+) -> None:
+    state.ledger.replace(ledger_runs, state.overlay)
+    state.outputs.replace(output_runs, changed=spilled)
     # no checkpoint of before may replace these runs: it would lack the overlay
     state.overlay, state.base = {}, state.sequence
     state.doomed.clear()

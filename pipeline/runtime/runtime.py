@@ -110,10 +110,8 @@ class Runtime:
         for _ in range(RUN_PASSES_MAX):
             running = Pass(replace(self.context(), listener=partial(self._hear, total)), state)
             try:
-                if self.settings.generation == 0:
-                    await running.open()
-                    if 0 not in filled(running.state.generations, self.settings.versions):
-                        return total, running.state
+                if await self._is_filled_by_others(running):
+                    return total, running.state
                 report = await running.run(request)
                 await keep_tidy(running)
             except Outdated:
@@ -121,7 +119,7 @@ class Runtime:
                 continue
             state = running.state
             total = combine(total, report)
-            if not report.changed or self.stopping() or (request is not None and request.is_once):
+            if self._is_last(report, request):
                 break
         if state is None:
             raise SettingsError(
@@ -129,6 +127,16 @@ class Runtime:
                 " run again"
             )
         return total, state
+
+    def _is_last(self, report: PassReport, request: Request | None) -> bool:
+        return not report.changed or self.stopping() or (request is not None and request.is_once)
+
+    async def _is_filled_by_others(self, running: Pass) -> bool:
+        """Whether other generations take the uploads of this first one."""
+        if self.settings.generation:
+            return False
+        await running.open()
+        return 0 not in filled(running.state.generations, self.settings.versions)
 
     def _hear(self, before: PassReport, event: AnyEvent) -> None:
         """Shows the passes so far as one: what a later pass sees to again was planned by an earlier

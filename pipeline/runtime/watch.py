@@ -338,35 +338,42 @@ class Passes:
         return reports
 
     async def _pass(self, runtime: Runtime) -> PassReport:
-        started, name, settings = time.monotonic(), runtime.label, runtime.settings
-        named: dict[str, Any] = {"pipeline": settings.name, "generation": settings.generation}
-        self.listener(PassBegan(**named))
-        report, self.states[name] = await self._work(runtime)
-        seconds, counts = time.monotonic() - started, self.outcome.in_quarantine
-        self._note_listing(name, report, seconds)
+        started = time.monotonic()
+        self.listener(PassBegan(**_named(runtime)))
+        report, self.states[runtime.label] = await self._work(runtime)
+        seconds = time.monotonic() - started
+        self._note_listing(runtime.label, report, seconds)
         self.outcome.found_problems |= report.quarantined > 0 or report.unread > 0
-        takes_part, is_first = self._takes_part(runtime), name not in counts
-        counts[name] = _in_quarantine(self.states[name]) if takes_part else 0
-        is_news = self.watching is None or (is_first and bool(counts[name]))
+        is_first = self._say_ended(runtime, report, seconds)
+        if is_first and missing_sources.is_empty(runtime, report):
+            self._remark(await missing_sources.empty_source(runtime))
+        await self._publish(runtime, report)
+        return report
+
+    def _say_ended(self, runtime: Runtime, report: PassReport, seconds: float) -> bool:
+        """Whether it was the first pass of a generation that is filled."""
+        state, counts = self.states[runtime.label], self.outcome.in_quarantine
+        takes_part, is_first = self._takes_part(runtime), runtime.label not in counts
+        counts[runtime.label] = in_quarantine = _in_quarantine(state) if takes_part else 0
+        is_news = takes_part and (self.watching is None or (is_first and bool(in_quarantine)))
         ended = PassEnded(
-            **named,
+            **_named(runtime),
             report=report,
-            sequence=self.states[name].sequence,
+            sequence=state.sequence,
             seconds=seconds,
-            in_quarantine=counts[name],
-            shown=report.commits > 0 or (takes_part and is_news),
+            in_quarantine=in_quarantine,
+            shown=report.commits > 0 or is_news,
         )
         self.listener(ended)
-        is_empty = report.complete and not report.listed and runtime.pipeline.upstream is None
-        if takes_part and is_first and is_empty:
-            self._remark(await missing_sources.empty_source(runtime))
+        return takes_part and is_first
+
+    async def _publish(self, runtime: Runtime, report: PassReport) -> None:
         if not self.engine.detached and not self._stopped.is_set():
             good = await self._sinks.publish(runtime, committed=report.commits > 0)
             self.outcome.found_problems |= not good
         if report.aggregates_failed and report.aggregates_failed not in self.outcome.failed:
             self.outcome.failed.append(report.aggregates_failed)
             self._remark(report.aggregates_failed)
-        return report
 
     def _takes_part(self, runtime: Runtime) -> bool:
         """Whether this generation is filled: of the first one only the log is looked at, where
@@ -384,3 +391,7 @@ class Passes:
 def _in_quarantine(state: State) -> int:
     """Quarantined files that no task has in hand again."""
     return sum(key not in state.wanted for key in state.quarantine)
+
+
+def _named(runtime: Runtime) -> dict[str, Any]:
+    return {"pipeline": runtime.settings.name, "generation": runtime.settings.generation}
