@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from pipeline._version import __version__
 from pipeline.commit_log.format_marker import Marker, open_home, require_home
@@ -178,6 +179,11 @@ class Runtime:
         """The pipeline's name, with the generation where that is not the first."""
         s = self.settings
         return f"{s.name}, generation {s.generation}" if s.generation else s.name
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The pipeline and the generation, as events have them."""
+        return {"pipeline": self.settings.name, "generation": self.settings.generation}
 
     async def generations(self) -> Generations | None:
         """Which generations the table has; None where there is but one, which is the usual case and

@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from pipeline.declare.pipeline import Pipeline
 from pipeline.discover.listing import grown
@@ -339,16 +338,19 @@ class Passes:
 
     async def _pass(self, runtime: Runtime) -> PassReport:
         started = time.monotonic()
-        self.listener(PassBegan(**_named(runtime)))
+        self.listener(PassBegan(**runtime.named))
         report, self.states[runtime.label] = await self._work(runtime)
         seconds = time.monotonic() - started
         self._note_listing(runtime.label, report, seconds)
-        self.outcome.found_problems |= report.quarantined > 0 or report.unread > 0
+        self._note_problems(report)
         is_first = self._say_ended(runtime, report, seconds)
         if is_first and missing_sources.is_empty(runtime, report):
             self._remark(await missing_sources.empty_source(runtime))
         await self._publish(runtime, report)
         return report
+
+    def _note_problems(self, report: PassReport) -> None:
+        self.outcome.found_problems |= report.quarantined > 0 or report.unread > 0
 
     def _say_ended(self, runtime: Runtime, report: PassReport, seconds: float) -> bool:
         """Whether it was the first pass of a generation that is filled."""
@@ -356,15 +358,16 @@ class Passes:
         takes_part, is_first = self._takes_part(runtime), runtime.label not in counts
         counts[runtime.label] = in_quarantine = _in_quarantine(state) if takes_part else 0
         is_news = takes_part and (self.watching is None or (is_first and bool(in_quarantine)))
-        ended = PassEnded(
-            **_named(runtime),
-            report=report,
-            sequence=state.sequence,
-            seconds=seconds,
-            in_quarantine=in_quarantine,
-            shown=report.commits > 0 or is_news,
+        self.listener(
+            PassEnded(
+                **runtime.named,
+                report=report,
+                sequence=state.sequence,
+                seconds=seconds,
+                in_quarantine=in_quarantine,
+                shown=report.commits > 0 or is_news,
+            )
         )
-        self.listener(ended)
         return takes_part and is_first
 
     async def _publish(self, runtime: Runtime, report: PassReport) -> None:
@@ -391,7 +394,3 @@ class Passes:
 def _in_quarantine(state: State) -> int:
     """Quarantined files that no task has in hand again."""
     return sum(key not in state.wanted for key in state.quarantine)
-
-
-def _named(runtime: Runtime) -> dict[str, Any]:
-    return {"pipeline": runtime.settings.name, "generation": runtime.settings.generation}
