@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.commit_log.log import Log, Outdated
 from pipeline.commit_log.run_reader import RunGone
 from pipeline.commit_log.run_writer import Compaction
 from pipeline.model import keys
+from pipeline.model.snapshot import Output
 from pipeline.ports import Ids
 from pipeline.state import codec, ledger
 from pipeline.state import outputs as output_rows
 from pipeline.state.checkpoint import Checkpoint
+from pipeline.state.outputs import Outputs
 from pipeline.state.sorted_runs import SortedRuns
 from pipeline.state.state import State
 from pipeline.state.stored_state import checkpoint_of
@@ -58,33 +61,46 @@ async def _write_runs(log: Log, state: State, ids: Ids) -> None:
 
     All of the state's runs are exchanged at once, or none: they belong to one sequence.
     """
-
-    def compaction(runs: SortedRuns, schema: pa.Schema) -> Compaction:
-        policy = log.policy
-        return Compaction(
-            log.store,
-            log.home,
-            state.sequence,
-            ids,
-            runs,
-            schema,
-            policy.run_rows_max,
-            policy.run_fanout,
-        )
-
     outputs, doomed = state.outputs, state.doomed & state.run_names
-    spilled = outputs.changed if len(outputs.changed) > log.policy.outputs_inline_max else {}
-    ledger_work = compaction(state.ledger.runs, ledger.schema())
-    output_work = compaction(outputs.runs, output_rows.schema())
+    spilled = _spilled(log, outputs)
+    ledger_work = _compaction(log, state, ids, state.ledger.runs, ledger.schema())
+    output_work = _compaction(log, state, ids, outputs.runs, output_rows.schema())
     if state.overlay or doomed:
         await ledger_work.run(ledger.table_of(state.overlay), doomed)
     if spilled or doomed:
         await output_work.run(output_rows.table_of(spilled), doomed)
-    state.ledger.replace(ledger_work.runs, state.overlay)
-    outputs.replace(output_work.runs, changed=bool(spilled))
+    _replace_runs(state, ledger_work.runs, output_work.runs, spilled=bool(spilled))
+
+
+def _spilled(log: Log, outputs: Outputs) -> Mapping[str, Output | None]:
+    """The changed outputs that a checkpoint is not to hold itself."""
+    return outputs.changed if len(outputs.changed) > log.policy.outputs_inline_max else {}
+
+
+def _replace_runs(
+    state: State, ledger_runs: SortedRuns, output_runs: SortedRuns, *, spilled: bool
+) -> None:
+    state.ledger.replace(ledger_runs, state.overlay)
+    state.outputs.replace(output_runs, changed=spilled)
     # no checkpoint of before may replace these runs: it would lack the overlay
     state.overlay, state.base = {}, state.sequence
     state.doomed.clear()
+
+
+def _compaction(
+    log: Log, state: State, ids: Ids, runs: SortedRuns, schema: pa.Schema
+) -> Compaction:
+    policy = log.policy
+    return Compaction(
+        log.store,
+        log.home,
+        state.sequence,
+        ids,
+        runs,
+        schema,
+        policy.run_rows_max,
+        policy.run_fanout,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,39 +119,78 @@ async def what_is_kept(log: Log, state: State, retention_s: float) -> Kept:
     folded, and some younger ones, which take its place one day. By the store's times; where the log
     is longer than `log_entries_max`, what is too far back counts as old.
     """
-    found: list[tuple[int, int, str]] = []
+    found = await _listed(log)
+    if not found:
+        return Kept()
+    floor, entries_max = await log.floor(), log.policy.log_entries_max
+    last_old = _last_old(found, floor, state.sequence - entries_max, retention_s)
+    kept = _spread(found, floor, last_old, entries_max, retention_s)
+    runs = await _runs_named(log, kept)
+    reached = last_old.sequence if last_old is not None else 0
+    return Kept(frozenset(one.key for one in kept), frozenset(runs), reached)
+
+
+class _Listed(NamedTuple):
+    sequence: int
+    at_ms: int
+    key: str
+
+
+async def _listed(log: Log) -> list[_Listed]:
+    """All checkpoints, the oldest first."""
+    found: list[_Listed] = []
     async for page in log.store.list(keys.checkpoint_prefix(log.home)):
         rows = zip(page.keys, page.modified_us, strict=True)
         found += [
-            (n, us // 1000, key)
+            _Listed(n, us // 1000, key)
             for key, us in rows
             if (n := keys.checkpoint_sequence(key)) is not None
         ]
-    if not found:
-        return Kept()
-    found.sort()
-    floor, entries_max = await log.floor(), log.policy.log_entries_max
-    due_ms, first = (
-        max(ms for _, ms, _ in found) - int(1000 * retention_s),
-        state.sequence - entries_max,
-    )
-    old = [row for row in found if row[0] >= floor and (row[1] < due_ms or row[0] < first)]
-    kept = [old[-1]] if old else []
-    for row in found:
-        if row[0] < max(floor, kept[0][0] + 1 if old else 0):
+    return sorted(found)
+
+
+def _last_old(
+    found: Sequence[_Listed], floor: int, first: int, retention_s: float
+) -> _Listed | None:
+    """The newest from before the retention time, or from before the entry `first`."""
+    due_ms = max(one.at_ms for one in found) - int(1000 * retention_s)
+    old = [
+        one
+        for one in found
+        if one.sequence >= floor and (one.at_ms < due_ms or one.sequence < first)
+    ]
+    return old[-1] if old else None
+
+
+def _spread(
+    found: Sequence[_Listed],
+    floor: int,
+    last_old: _Listed | None,
+    entries_max: int,
+    retention_s: float,
+) -> list[_Listed]:
+    """The last old one, and younger ones that lie far enough apart."""
+    kept = [last_old] if last_old is not None else []
+    least = max(floor, last_old.sequence + 1 if last_old is not None else 0)
+    for one in found:
+        if one.sequence < least:
             continue
-        last = kept[-1] if kept else (0, 0, "")
+        last = kept[-1] if kept else _Listed(0, 0, "")
         if (
-            row[0] - last[0] >= max(entries_max // KEPT_STEPS, 1)
-            or row[1] - last[1] >= 1000 * retention_s / KEPT_STEPS
+            one.sequence - last.sequence >= max(entries_max // KEPT_STEPS, 1)
+            or one.at_ms - last.at_ms >= 1000 * retention_s / KEPT_STEPS
         ):
-            kept.append(row)
+            kept.append(one)
+    return kept
+
+
+async def _runs_named(log: Log, kept: Sequence[_Listed]) -> set[str]:
     runs: set[str] = set()
-    for stored in await log.store.get_many([key for *_, key in kept]):
+    for stored in await log.store.get_many([one.key for one in kept]):
         if stored is not None:
             checkpoint = codec.decode(Checkpoint, stored.body, "a checkpoint")
             runs.update(run.key for run in (*checkpoint.runs, *checkpoint.output_runs))
-    return Kept(frozenset(key for *_, key in kept), frozenset(runs), old[-1][0] if old else 0)
+    return runs
 
 
 async def unnamed_runs(log: Log, state: State, kept: Kept) -> list[str]:

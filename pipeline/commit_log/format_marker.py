@@ -43,10 +43,14 @@ async def open_home(store: Store, marker: Marker, ids: Ids) -> None:
     except ObjectNotFound:
         await _refuse_remains(store, marker, home, key)
         marker = msgspec.structs.replace(marker, probed=await probe(store, home, ids.nonce()))
-        try:
-            await store.put(key, msgspec.json.encode(marker), create_only=True)
-        except PreconditionFailed:  # another run was first
-            _check(read_marker((await store.get(key)).body, key), marker, key)
+        await _create(store, marker, key)
+
+
+async def _create(store: Store, marker: Marker, key: str) -> None:
+    try:
+        await store.put(key, msgspec.json.encode(marker), create_only=True)
+    except PreconditionFailed:  # another run was first
+        _check(read_marker((await store.get(key)).body, key), marker, key)
 
 
 async def _moved(store: Store, stored: Stored, wanted: Marker, key: str) -> bool:
@@ -59,17 +63,22 @@ async def _moved(store: Store, stored: Stored, wanted: Marker, key: str) -> bool
         wanted.output,
     ):
         return False
-    home = key.removesuffix(keys.format_marker(""))
-    for prefix in (keys.log_prefix(home), keys.checkpoint_prefix(home)):
-        async for page in store.list(prefix):
-            if page.keys:
-                return False
+    if await _has_commits(store, key.removesuffix(keys.format_marker(""))):
+        return False
     try:
         moved = msgspec.structs.replace(found, source=wanted.source)
         await store.put(key, msgspec.json.encode(moved), if_match=stored.etag)
     except PreconditionFailed:  # somebody else moved it, or deleted it
         return False
     return True
+
+
+async def _has_commits(store: Store, home: str) -> bool:
+    for prefix in (keys.log_prefix(home), keys.checkpoint_prefix(home)):
+        async for page in store.list(prefix):
+            if page.keys:
+                return True
+    return False
 
 
 async def require_home(store: Store, home: str) -> None:

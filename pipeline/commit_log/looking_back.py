@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from pipeline.commit_log.log import Log, Outdated
 from pipeline.errors import SettingsError
 from pipeline.model import keys
+from pipeline.model.listing import Page
 from pipeline.state.state import State
 
 
@@ -25,14 +27,9 @@ async def load_at(log: Log, sequence: int) -> State:
         )
     if sequence == newest.sequence:
         return newest
-    for base in [
-        key
-        for key in await log.checkpoint_keys()
-        if (keys.checkpoint_sequence(key) or 0) <= sequence
-    ]:
-        state = await log.restored(base)
-        if state is not None and await _reaches(log, state, sequence):
-            return state
+    state = await _from_checkpoint(log, sequence)
+    if state is not None:
+        return state
     state = State(log.pipeline)
     if sequence > 0 and await _reaches(log, state, sequence):
         return state
@@ -66,6 +63,18 @@ async def _oldest_kept(log: Log) -> str:
     return f"the oldest is {min(kept, default=floor + 1) if floor else 1}"
 
 
+async def _from_checkpoint(log: Log, sequence: int) -> State | None:
+    for base in [
+        key
+        for key in await log.checkpoint_keys()
+        if (keys.checkpoint_sequence(key) or 0) <= sequence
+    ]:
+        state = await log.restored(base)
+        if state is not None and await _reaches(log, state, sequence):
+            return state
+    return None
+
+
 async def sequence_at(log: Log, moment_ms: int) -> int:
     """The last commit at or before a moment by the store's clock.
 
@@ -77,21 +86,29 @@ async def sequence_at(log: Log, moment_ms: int) -> int:
         (keys.log_prefix(log.home), keys.log_sequence),
     ):
         async for page in log.store.list(prefix):
-            for key, modified_us in zip(page.keys, page.modified_us, strict=True):
-                sequence = number(key)
-                if sequence is None or sequence < floor:
-                    continue
-                oldest = modified_us // 1000 if oldest is None else min(oldest, modified_us // 1000)
-                if modified_us // 1000 <= moment_ms:
+            for sequence, at_ms in _numbered(page, number, floor):
+                oldest = at_ms if oldest is None else min(oldest, at_ms)
+                if at_ms <= moment_ms:
                     found = max(found, sequence)
     if not found:
-        since = (
-            "nothing is committed yet"
-            if oldest is None
-            else f"what is kept begins at {_utc(oldest)}"
-        )
-        raise SettingsError(f"{log.pipeline} at {_utc(moment_ms)}: {since}")
+        raise _nothing_at(log, moment_ms, oldest)
     return found
+
+
+def _numbered(page: Page, number: Callable[[str], int | None], floor: int) -> list[tuple[int, int]]:
+    """The sequences from the floor on, each with its time."""
+    return [
+        (sequence, modified_us // 1000)
+        for key, modified_us in zip(page.keys, page.modified_us, strict=True)
+        if (sequence := number(key)) is not None and sequence >= floor
+    ]
+
+
+def _nothing_at(log: Log, moment_ms: int, oldest: int | None) -> SettingsError:
+    since = (
+        "nothing is committed yet" if oldest is None else f"what is kept begins at {_utc(oldest)}"
+    )
+    return SettingsError(f"{log.pipeline} at {_utc(moment_ms)}: {since}")
 
 
 def _utc(ms: int) -> str:

@@ -103,6 +103,10 @@ async def _prove_conditions(store: Store, key: str) -> None:
             "answered a read at another version than the one that was named (If-Match)",
             _MIXED,
         )
+    await _prove_etags(store, key, body)
+
+
+async def _prove_etags(store: Store, key: str, body: bytes) -> None:
     before = await _seen(store, key, body, "an object that had just been created")
     await _swap(store, key, before, b"swapped")
     after = await _seen(store, key, b"swapped", "an object that had just been overwritten")
@@ -114,41 +118,59 @@ async def _prove_conditions(store: Store, key: str) -> None:
 
 async def _race(store: Store, key: str) -> bytes:
     """Several creators of one key at once, of which one may succeed: what it wrote."""
-    bodies = [b"by %d" % number for number in range(CREATORS)]
     why = StoreUnavailable("")
     for attempt in range(TRIES_MAX):
-        results = await asyncio.gather(*(_created(store, key, body) for body in bodies))
-        winners = [body for body, won in zip(bodies, results, strict=True) if won is True]
-        if len(winners) > 1:
-            what = (
-                f"told {len(winners)} of {CREATORS} writers at once that each had created the same"
-                " object (If-None-Match: *)"
-            )
-            raise _unsafe(store, what, _TWICE)
+        results, winners = await _create_at_once(store, key)
         try:
             found = (await _answered(lambda: store.get(key))).body
         except ObjectNotFound:
-            if winners:
-                raise _unsafe(
-                    store, "did not show an object that had just been created", _STALE
-                ) from None
-            if all(won is False for won in results):
-                raise _unsafe(
-                    store,
-                    f"refused all {CREATORS} creators of an object that does not exist",
-                    _TWICE,
-                ) from None
+            problem = _of_absence(store, winners, results)
+            if problem is not None:
+                raise problem from None
             why = next(won for won in results if isinstance(won, StoreUnavailable))
             await asyncio.sleep(PAUSE_S * 2**attempt)
             continue
-        if winners and found != winners[0]:
-            raise _unsafe(
-                store,
-                "told one writer that it had created an object, and holds what another wrote",
-                _TWICE,
-            )
+        _refuse_another(store, winners, found)
         return found
     raise why
+
+
+async def _create_at_once(
+    store: Store, key: str
+) -> tuple[list[bool | StoreUnavailable], list[bytes]]:
+    """What each creator was told, and what those that succeeded wrote: one at the most."""
+    bodies = [b"by %d" % number for number in range(CREATORS)]
+    results = await asyncio.gather(*(_created(store, key, body) for body in bodies))
+    winners = [body for body, won in zip(bodies, results, strict=True) if won is True]
+    if len(winners) > 1:
+        what = (
+            f"told {len(winners)} of {CREATORS} writers at once that each had created the same"
+            " object (If-None-Match: *)"
+        )
+        raise _unsafe(store, what, _TWICE)
+    return results, winners
+
+
+def _refuse_another(store: Store, winners: Sequence[bytes], found: bytes) -> None:
+    if winners and found != winners[0]:
+        raise _unsafe(
+            store,
+            "told one writer that it had created an object, and holds what another wrote",
+            _TWICE,
+        )
+
+
+def _of_absence(
+    store: Store, winners: Sequence[bytes], results: Sequence[object]
+) -> StoreUnsafe | None:
+    """What the store did wrong where there is no object after the race."""
+    if winners:
+        return _unsafe(store, "did not show an object that had just been created", _STALE)
+    if all(won is False for won in results):
+        return _unsafe(
+            store, f"refused all {CREATORS} creators of an object that does not exist", _TWICE
+        )
+    return None
 
 
 async def _created(store: Store, key: str, body: bytes) -> bool | StoreUnavailable:
@@ -207,6 +229,17 @@ async def _prove_listings(store: Store, prefix: str, names: Sequence[str]) -> Pr
     for name in names[1:]:
         await _answered(partial(store.put, name, b"listed"))
     listed = await _answered(lambda: _listed(store, prefix))
+    _require_all(store, names, listed)
+    if await _answered(lambda: _listed(store, prefix, names[1])) != list(names[2:]):
+        raise _unsafe(
+            store,
+            "did not go on with a listing after the key that was named (start-after)",
+            _UNLISTED,
+        )
+    return await _prove_pages(store, prefix, names)
+
+
+def _require_all(store: Store, names: Sequence[str], listed: Sequence[str]) -> None:
     if lost := sorted(set(names) - set(listed)):
         raise _unsafe(
             store,
@@ -215,12 +248,9 @@ async def _prove_listings(store: Store, prefix: str, names: Sequence[str]) -> Pr
         )
     if listed != list(names):
         raise _unsafe(store, "listed keys out of byte order, or some of them twice", _UNLISTED)
-    if await _answered(lambda: _listed(store, prefix, names[1])) != list(names[2:]):
-        raise _unsafe(
-            store,
-            "did not go on with a listing after the key that was named (start-after)",
-            _UNLISTED,
-        )
+
+
+async def _prove_pages(store: Store, prefix: str, names: Sequence[str]) -> Probed:
     if not isinstance(store, Paged):
         return Probed()
     raw = await _answered(lambda: _in_pages(store, prefix))

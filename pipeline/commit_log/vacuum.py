@@ -119,6 +119,9 @@ class Vacuum:
             async for page in self.store.list(prefix):
                 hits = [i for i, key in enumerate(page.keys) if self.is_orphan(key)]
                 await self._delete([page.keys[i] for i in hits], [page.sizes[i] for i in hits])
+        await self._orphan_aggregates()
+
+    async def _orphan_aggregates(self) -> None:
         known = {file.key for file in self.state.aggregates.values()}
         known.update(file.key for removed in self.state.removed.values() for file in removed.files)
         async for page in self.store.list(keys.aggregate_prefix(self.settings.output)):
@@ -190,6 +193,9 @@ class Vacuum:
             old = [key for key in page.keys if (keys.log_sequence(key) or newest) <= reached]
             await self._remove(old)
             self.done.log_entries += len(old)
+        await self._checkpoints_below(newest)
+
+    async def _checkpoints_below(self, newest: int) -> None:
         hinted = await self.log.hinted_checkpoint()
         async for page in self.store.list(keys.checkpoint_prefix(self.log.home)):
             spared = {hinted, *self.kept.checkpoints}

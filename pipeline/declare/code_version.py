@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
@@ -135,8 +135,12 @@ def _constant(value: object) -> str | None:
         parts = [(_constant(key), _constant(one)) for key, one in value.items()]
         return None if any(None in part for part in parts) else repr(parts)
     if isinstance(value, list | tuple | set | frozenset):
-        found = [_constant(one) for one in value]
-        if None in found:
-            return None
-        return repr(sorted(map(str, found)) if isinstance(value, set | frozenset) else found)
+        return _constants(value)
     return None
+
+
+def _constants(values: Collection[object]) -> str | None:
+    found = [_constant(one) for one in values]
+    if None in found:
+        return None
+    return repr(sorted(map(str, found)) if isinstance(values, set | frozenset) else found)

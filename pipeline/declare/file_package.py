@@ -36,26 +36,31 @@ def share_names(folder: Path, *, but: Path | None = None) -> None:
     is none of them.
     """
     for name in OWN:
-        found = [
-            p
-            for p in (folder / name / "__init__.py", folder / f"{name}.py")
-            if p.is_file() and p != but
-        ]
-        inner = folder / name
-        own = importlib.import_module(name) if found or inner.is_dir() else None
-        if (
-            own is None
-            or own.__file__ is None
-            or Path(own.__file__).resolve().parent == inner.resolve()
-        ):
+        found, inner = _modules_named(name, folder, but), folder / name
+        if not found and not inner.is_dir():
+            continue
+        own = importlib.import_module(name)
+        if own.__file__ is None or Path(own.__file__).resolve().parent == inner.resolve():
             continue
         if inner.is_dir() and str(inner) not in own.__path__:
             own.__path__ = [*own.__path__, str(inner)]
-        known = _shared.setdefault(name, [])
-        if found and found[0] not in known:
-            known.append(found[0])
-            if len(known) == 1:
-                _look_further(own, known)
+        _share_modules(name, own, found)
+
+
+def _modules_named(name: str, folder: Path, but: Path | None) -> list[Path]:
+    return [
+        p
+        for p in (folder / name / "__init__.py", folder / f"{name}.py")
+        if p.is_file() and p != but
+    ]
+
+
+def _share_modules(name: str, own: ModuleType, found: list[Path]) -> None:
+    known = _shared.setdefault(name, [])
+    if found and found[0] not in known:
+        known.append(found[0])
+        if len(known) == 1:
+            _look_further(own, known)
 
 
 def _look_further(own: ModuleType, places: list[Path]) -> None:

@@ -39,6 +39,24 @@ def load_pipelines(file: str) -> list[Pipeline]:
     target, _, name = file.partition(":") if file[1:3] != ":\\" else (file, "", "")
     _refuse_folder(target)
     module = _import(target)
+    found = _declared(module, target)
+    check_together(found)
+    for p in found:
+        p.settings()
+    if not name:
+        return found
+    chosen = [p for p in found if p.name == name or vars(module).get(name) is p]
+    if not chosen:
+        raise _no_pipeline(target, name, found)
+    return chosen
+
+
+def _no_pipeline(target: str, name: str, found: list[Pipeline]) -> SettingsError:
+    close = nearest(name, [p.name for p in found])
+    return SettingsError(f"{target} declares no pipeline {name!r}{close}")
+
+
+def _declared(module: ModuleType, target: str) -> list[Pipeline]:
     found: list[Pipeline] = []
     for value in vars(module).values():
         if isinstance(value, Pipeline) and value not in found:
@@ -48,17 +66,7 @@ def load_pipelines(file: str) -> list[Pipeline]:
             f"{target} declares no Pipeline: write one at its top level, like flights ="
             ' Pipeline("flights", ...)'
         )
-    check_together(found)
-    for p in found:
-        p.settings()
-    if not name:
-        return found
-    chosen = [p for p in found if p.name == name or vars(module).get(name) is p]
-    if not chosen:
-        raise SettingsError(
-            f"{target} declares no pipeline {name!r}{nearest(name, [p.name for p in found])}"
-        )
-    return chosen
+    return found
 
 
 def _refuse_folder(target: str) -> None:
@@ -94,11 +102,7 @@ def is_path(target: str) -> bool:
 
 def _import(target: str) -> ModuleType:
     if is_path(target):
-        path = Path(target)
-        if not path.is_file():
-            raise SettingsError(f"there is no file {path}")
-        with _explained(target), user_output_aside():
-            return _import_path(path)
+        return _import_file(target)
     here = Path.cwd()
     _add_path(here)
     share_names(here)
@@ -117,6 +121,14 @@ def _import(target: str) -> ModuleType:
                 " imported"
             ) from None
         raise
+
+
+def _import_file(target: str) -> ModuleType:
+    path = Path(target)
+    if not path.is_file():
+        raise SettingsError(f"there is no file {path}")
+    with _explained(target), user_output_aside():
+        return _import_path(path)
 
 
 class _Missing(SettingsError):
@@ -181,15 +193,17 @@ def _import_path(path: Path) -> ModuleType:
     try:
         return _run(name, path)
     except ModuleNotFoundError as error:
-        above = [
-            p.parent
-            for p in path.resolve().parents
-            if p.name == (error.name or "").partition(".")[0]
-        ]
-        if not above:
+        project = _project_of(error, path)
+        if project is None:
             raise
-        _add_path(above[0])  # a package without __init__.py, named from its project's folder
+        _add_path(project)  # a package without __init__.py, named from its project's folder
         return _run(name, path)
+
+
+def _project_of(missing: ModuleNotFoundError, path: Path) -> Path | None:
+    """Where the missing module would be found, if the file lies in the same package as it."""
+    package = (missing.name or "").partition(".")[0]
+    return next((p.parent for p in path.resolve().parents if p.name == package), None)
 
 
 def _run(name: str, path: Path) -> ModuleType:
@@ -229,16 +243,19 @@ def _name_in_package(root: Path, names: tuple[str, ...]) -> str:
     if is_taken(names[0], folder) or (names[0] in OWN and is_ours(name)):
         top = _private(names[0], folder)
         if top not in sys.modules:
-            inner = [str(folder)]
-            execute(
-                importlib.util.spec_from_file_location(
-                    top, folder / "__init__.py", submodule_search_locations=inner
-                ),
-                known=True,
-            )
+            _import_package_as(top, folder)
         name = ".".join((top, *names[1:]))
     importlib.import_module(name.rpartition(".")[0])
     return name
+
+
+def _import_package_as(name: str, folder: Path) -> None:
+    execute(
+        importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        ),
+        known=True,
+    )
 
 
 def _is_installed(name: str, path: Path) -> bool:

@@ -10,17 +10,27 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from pipeline.declare.checked_values import between, one_of, strings
+from pipeline.declare.checked_values import strings
 from pipeline.declare.declared_names import (
-    checked_dollars,
     checked_globs,
     checked_key,
     checked_name,
     checked_prefix,
     refuse_taken,
 )
+from pipeline.declare.pipeline_options import (
+    Access,
+    Listing,
+    checked_backfill,
+    checked_cost,
+    checked_deployment,
+    checked_file_bytes,
+    checked_listing,
+    checked_output,
+    checked_retention_s,
+    require_transforms,
+)
 from pipeline.declare.prefix_overlaps import refuse_overlap, refuse_sink_overlap
-from pipeline.declare.schedules import checked_schedule, checked_timezone
 from pipeline.declare.table_options import (
     check_sink,
     checked_check,
@@ -40,7 +50,6 @@ from pipeline.declare.transform_options import (
 )
 from pipeline.errors import SettingsError
 from pipeline.model.settings import (
-    DAY_S,
     AggregateSettings,
     BackfillSettings,
     CheckAction,
@@ -59,11 +68,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.tables.table import Table
-
-Listing = Literal["auto", "whole", "growing"]
-Access = Literal["mount", "api"]
-LISTINGS: tuple[Listing, ...] = ("auto", "whole", "growing")
-ACCESSES: tuple[Access, ...] = ("mount", "api")
 
 
 class Pipeline:
@@ -156,15 +160,13 @@ class Pipeline:
             if isinstance(source, Pipeline)
             else checked_prefix(name, "source", source)
         )
-        self.output: str = checked_prefix(
-            name, "output", f"tables/{name}/" if output is None else output
-        )
+        self.output: str = checked_output(name, output)
         refuse_overlap(name, self.source, self.output)
         self.include: tuple[str, ...] = checked_globs(name, "include", include)
         self.exclude: tuple[str, ...] = checked_globs(name, "exclude", exclude)
         self.partition_by: tuple[str, ...] = strings(label, "partition_by", partition_by)
         self.order_by: tuple[str, ...] = strings(label, "order_by", order_by)
-        self.file_bytes: int = int(between(label, "file_mb", file_mb, 0.001, 4096) * 2**20)
+        self.file_bytes: int = checked_file_bytes(label, file_mb)
         self.schema: Any = checked_schema(name, schema)
         self.schema_mode, self.widen = checked_mode(label, schema_mode, widen)
         refuse_unknown(
@@ -173,23 +175,21 @@ class Pipeline:
             self.schema,
             self.schema_mode,
         )
-        self.retention_s: float = between(label, "retention_days", retention_days, 0, 3650) * DAY_S
-        self.listing: Listing = one_of(label, "listing", listing, LISTINGS)
-        if self.upstream is not None:
-            self.listing = "whole"
+        self.retention_s: float = checked_retention_s(label, retention_days)
+        self.listing: Listing = checked_listing(
+            label, listing, reads_table=self.upstream is not None
+        )
         self.priority: Priority = checked_priority(label, priority)
-        self.deployment: DeploymentSettings = DeploymentSettings(
-            schedule=checked_schedule(f"{label}: schedule", schedule),
-            sweep=checked_schedule(f"{label}: sweep", sweep),
-            timezone=checked_timezone(f"{label}: timezone", timezone),
-            access=one_of(label, "access", access, ACCESSES),
-            pip=strings(label, "pip", pip),
-            apt=strings(label, "apt", apt),
+        self.deployment: DeploymentSettings = checked_deployment(
+            label,
+            schedule=schedule,
+            sweep=sweep,
+            timezone=timezone,
+            access=access,
+            pip=pip,
+            apt=apt,
         )
-        self.cost: CostLimits = CostLimits(
-            run_usd=checked_dollars(label, "max_cost_usd", max_cost_usd),
-            day_usd=checked_dollars(label, "max_cost_usd_per_day", max_cost_usd_per_day),
-        )
+        self.cost: CostLimits = checked_cost(label, max_cost_usd, max_cost_usd_per_day)
         self.transforms: list[Transform] = []
         self.aggregates: list[AggregateSettings] = []
         self.backfills: list[BackfillSettings] = []
@@ -317,16 +317,8 @@ class Pipeline:
         label = f"pipeline {self.name}, backfill {name}"
         checked_name("backfill", name)
         refuse_taken(label, name, [one.name for one in self.backfills])
-        checked = checked_schedule(f"{label}: schedule", schedule)
-        if checked is None:
-            raise SettingsError(f"{label}: schedule= is missing")
-        since_s = since.total_seconds() if since is not None else None
-        if since_s is not None:
-            between(label, "since", since_s, 1, 3650 * DAY_S)
         self.backfills.append(
-            BackfillSettings(
-                name=name, schedule=checked, prefix=prefix, since_s=since_s, outdated=outdated
-            )
+            checked_backfill(label, name, schedule, since, prefix=prefix, outdated=outdated)
         )
 
     def table(
@@ -368,11 +360,7 @@ class Pipeline:
 
     def settings(self) -> PipelineSettings:
         """The parsed declaration. Raises SettingsError if no transform is declared."""
-        if not self.transforms:
-            raise SettingsError(
-                f"pipeline {self.name} has no transform: decorate a function with"
-                f" @{self.name}.transform"
-            )
+        require_transforms(self.name, self.transforms)
         return PipelineSettings(
             name=self.name,
             source=self.source,

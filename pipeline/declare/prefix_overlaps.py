@@ -73,22 +73,26 @@ def check_together(pipelines: Sequence[Prefixes]) -> None:
     """
     taken: dict[str, str] = {}
     for p in pipelines:
-        for table in (p.name, *(a.name for a in p.aggregates), *(d.name for d in p.dimensions)):
-            if table in taken:
-                raise SettingsError(
-                    f"the table name {table!r} is used by pipelines {taken[table]} and {p.name}:"
-                    " rename one"
-                )
-            taken[table] = p.name
+        _take_table_names(p, taken)
+        others = [other for other in pipelines if other is not p]
         for name, target in p.sinks.items():
-            for other in pipelines:
-                if target.writes is not None and other is not p:
+            for other in others:
+                if target.writes is not None:
                     refuse_sink_overlap(p.name, name, target.writes, other)
-        for other in pipelines:
-            if other is p:
-                continue
+        for other in others:
             if p.output.startswith(other.output):
                 raise SettingsError(
                     f"pipelines {other.name} and {p.name} write below the same prefix {p.output!r}"
                 )
             refuse_overlap(p.name, p.source, other.output)
+
+
+def _take_table_names(p: Prefixes, taken: dict[str, str]) -> None:
+    """Note whose they are. Raises SettingsError for one that another pipeline has."""
+    for table in (p.name, *(a.name for a in p.aggregates), *(d.name for d in p.dimensions)):
+        if table in taken:
+            raise SettingsError(
+                f"the table name {table!r} is used by pipelines {taken[table]} and {p.name}:"
+                " rename one"
+            )
+        taken[table] = p.name

@@ -39,8 +39,12 @@ def checked_mode(label: str, mode: object, widen: object) -> tuple[SchemaMode, W
         raise SettingsError(
             f'{label}: schema_mode={mode!r} is not one of "evolve", "freeze", "rescue"'
         )
+    return MODES[mode], _checked_widen(label, mode, widen)
+
+
+def _checked_widen(label: str, mode: str, widen: object) -> Widen:
     if widen is None:
-        return MODES[mode], "float" if mode == "evolve" else "none"
+        return "float" if mode == "evolve" else "none"
     if not isinstance(widen, str) or widen not in WIDENINGS:
         raise SettingsError(f'{label}: widen={widen!r} is not one of "none", "float", "string"')
     if mode != "evolve" and widen != "none":
@@ -48,7 +52,7 @@ def checked_mode(label: str, mode: object, widen: object) -> tuple[SchemaMode, W
             f"{label}: schema_mode={mode!r} never changes a column's type: leave"
             f" widen={widen!r} out"
         )
-    return MODES[mode], WIDENINGS[widen]
+    return WIDENINGS[widen]
 
 
 def checked_schema(name: str, schema: Any) -> Any:
@@ -94,6 +98,15 @@ def checked_check(
         raise SettingsError(
             f'{label}: give a condition over the columns of a row, such as "amount >= 0"'
         )
+    columns = _columns_of_condition(label, sql, table, timezone, declared)
+    return CheckSettings(
+        name=name, sql=sql.strip(), action=ACTIONS[action], columns=columns, timezone=timezone
+    )
+
+
+def _columns_of_condition(
+    label: str, sql: str, table: str, timezone: str, declared: pa.Schema | None
+) -> tuple[str, ...]:
     import duckdb
 
     with connect_without_threads(timezone) as connection:
@@ -109,30 +122,34 @@ def checked_check(
                 .partition("\nDid you mean")[0]
             )
             raise SettingsError(f"{label}: {' '.join(text.split())}") from None
-    return CheckSettings(
-        name=name, sql=sql.strip(), action=ACTIONS[action], columns=columns, timezone=timezone
-    )
+    return columns
 
 
 def _parsed(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
     """The expression's parse tree. Raises ValueError where it is none, or more than one."""
-    answer = parse_tree(connection, f"SELECT (\n{sql}\n)")
+    statement = f"SELECT (\n{sql}\n)"
+    answer = parse_tree(connection, statement)
     if answer.get("error"):
-        hint = quoting_hint(connection, f"SELECT (\n{sql}\n)")
+        hint = quoting_hint(connection, statement)
         raise ValueError(
             f"{sql.strip()!r} is no SQL expression: {answer.get('error_message')}{hint}"
         )
-    selected = (
-        answer["statements"][0]["node"].get("select_list", [])
-        if len(answer["statements"]) == 1
-        else []
-    )
-    if len(selected) != 1 or "from_table" not in answer["statements"][0]["node"]:
+    expression = _only_expression(answer["statements"])
+    if expression is None:
         raise ValueError(f"{sql.strip()!r} is not one SQL expression")
-    for part in objects(selected):
+    for part in objects(expression):
         if part.get("class") in ("SUBQUERY", "WINDOW", "STAR"):
             raise ValueError(f"{sql.strip()!r}: {_OF_ROWS}")
-    return selected[0]
+    return expression
+
+
+def _only_expression(statements: list[Any]) -> Any:
+    """What the only statement selects; None where there is more."""
+    if len(statements) != 1:
+        return None
+    node = statements[0]["node"]
+    selected = node.get("select_list", [])
+    return selected[0] if len(selected) == 1 and "from_table" in node else None
 
 
 def _columns(tree: Any, table: str) -> tuple[str, ...]:
@@ -141,23 +158,33 @@ def _columns(tree: Any, table: str) -> tuple[str, ...]:
     waiting: list[tuple[Any, frozenset[str]]] = [(tree, frozenset())]
     while waiting:
         part, bound = waiting.pop()
-        if isinstance(part, list):
-            waiting += [(one, bound) for one in part]
-        elif isinstance(part, dict) and part.get("class") == "LAMBDA":
-            refs = (
-                one["column_names"]
-                for one in objects(part.get("lhs"))
-                if one.get("class") == "COLUMN_REF"
-            )
-            waiting.append((part.get("expr"), bound | {names[0].lower() for names in refs}))
-        elif isinstance(part, dict) and part.get("class") == "COLUMN_REF":
+        if isinstance(part, dict) and part.get("class") == "COLUMN_REF":
             names = part["column_names"]
-            name = names[1] if len(names) > 1 and names[0].lower() == table else names[0]
             if names[0].lower() not in bound:
-                found[name] = None
-        elif isinstance(part, dict):
-            waiting += [(one, bound) for one in part.values()]
+                found[_without_table(names, table)] = None
+        else:
+            waiting += _inner(part, bound)
     return tuple(found)
+
+
+def _without_table(names: list[str], table: str) -> str:
+    return names[1] if len(names) > 1 and names[0].lower() == table else names[0]
+
+
+def _inner(part: Any, bound: frozenset[str]) -> list[tuple[Any, frozenset[str]]]:
+    """What a part is made of, each with the names that lambdas around it bind."""
+    if isinstance(part, list):
+        return [(one, bound) for one in part]
+    if not isinstance(part, dict):
+        return []
+    if part.get("class") == "LAMBDA":
+        parameters = {
+            one["column_names"][0].lower()
+            for one in objects(part.get("lhs"))
+            if one.get("class") == "COLUMN_REF"
+        }
+        return [(part.get("expr"), bound | parameters)]
+    return [(one, bound) for one in part.values()]
 
 
 def named_columns(
@@ -212,22 +239,13 @@ def _bind(
     are rows.
     """
     import duckdb
-    import pyarrow as pa
 
     known = (
         {name.lower(): declared.field(name) for name in declared.names}
         if declared is not None
         else {}
     )
-    fields = [
-        (
-            pa.field(name, known[name.lower()].type)
-            if name.lower() in known
-            else pa.field(name, pa.null())
-        )
-        for name in columns
-    ]
-    connection.register(table, pa.schema(fields or [pa.field("_", pa.null())]).empty_table())
+    connection.register(table, _empty_table(columns, known))
     try:
         connection.execute(f'SELECT 1 FROM "{table}" WHERE (\n{sql}\n)')
     except duckdb.CatalogException:
@@ -237,6 +255,21 @@ def _bind(
             raise ValueError(f"{sql.strip()!r}: {_OF_ROWS}") from None
         if known and all(name.lower() in known for name in columns):
             raise  # else it may need other types than the nulls that stand for them
+
+
+def _empty_table(columns: tuple[str, ...], known: Mapping[str, pa.Field]) -> pa.Table:
+    """A table of these columns, of nulls where the type is not known."""
+    import pyarrow as pa
+
+    fields = [
+        (
+            pa.field(name, known[name.lower()].type)
+            if name.lower() in known
+            else pa.field(name, pa.null())
+        )
+        for name in columns
+    ]
+    return pa.schema(fields or [pa.field("_", pa.null())]).empty_table()
 
 
 def checked_groups(label: str, by: object) -> dict[str, str]:

@@ -65,8 +65,25 @@ def transform_settings(
     """The options as settings. Raises SettingsError."""
     batch_size = options.get("batch_size")
     check_target(label, target, batch_size)
-    match, version = options.get("match", "**"), options.get("version")
+    version = options.get("version")
     batch_wait_ms = checked_batch_wait(label, options)
+    safe, attempts = _checked_reruns(label, options)
+    return TransformSettings(
+        name=checked_name("transform", target.__name__.lower()),
+        version=version if version is not None else "",  # see `settings`
+        match=_checked_match(pipeline, options),
+        timeout_s=between(label, "timeout_s", options.get("timeout_s", 600.0), 0.1, TIMEOUT_MAX_S),
+        max_attempts=attempts,
+        batch_size=optional(label, "batch_size", batch_size, 1, 100_000),
+        batch_wait_ms=batch_wait_ms,
+        safe_to_rerun=safe,
+        keeps_state=inspect.isclass(target),
+        resources=checked_resources(label, options, is_class=inspect.isclass(target)),
+    )
+
+
+def _checked_reruns(label: str, options: TransformOptions) -> tuple[bool, int]:
+    """Whether it may run again, and how often it runs."""
     safe = boolean(label, "safe_to_rerun", options.get("safe_to_rerun", True))
     attempts = int(
         between(label, "max_attempts", options.get("max_attempts", 3 if safe else 1), 1, 100)
@@ -76,18 +93,12 @@ def transform_settings(
             f"{label}: max_attempts={attempts} contradicts safe_to_rerun=False: leave one of"
             " them out"
         )
-    return TransformSettings(
-        name=checked_name("transform", target.__name__.lower()),
-        version=version if version is not None else "",  # see `settings`
-        match=checked_globs(pipeline, "match", [match] if isinstance(match, str) else match),
-        timeout_s=between(label, "timeout_s", options.get("timeout_s", 600.0), 0.1, TIMEOUT_MAX_S),
-        max_attempts=attempts,
-        batch_size=optional(label, "batch_size", batch_size, 1, 100_000),
-        batch_wait_ms=batch_wait_ms,
-        safe_to_rerun=safe,
-        keeps_state=inspect.isclass(target),
-        resources=checked_resources(label, options, is_class=inspect.isclass(target)),
-    )
+    return safe, attempts
+
+
+def _checked_match(pipeline: str, options: TransformOptions) -> tuple[str, ...]:
+    match = options.get("match", "**")
+    return checked_globs(pipeline, "match", [match] if isinstance(match, str) else match)
 
 
 One = TypeVar("One", bound="Callable[[Object], object]")

@@ -107,6 +107,13 @@ def checked_resources(label: str, options: TransformOptions, *, is_class: bool) 
         secrets=_names(label, "secrets", options.get("secrets", ()), _NAME),
         memory_snapshot=boolean(label, "memory_snapshot", options.get("memory_snapshot", False)),
     )
+    _refuse_contradictions(label, found, options, is_class=is_class)
+    return found
+
+
+def _refuse_contradictions(
+    label: str, found: Resources, options: TransformOptions, *, is_class: bool
+) -> None:
     if found.max_containers is not None and found.min_containers > found.max_containers:
         raise SettingsError(
             f"{label}: min_containers={found.min_containers} is more than"
@@ -121,7 +128,6 @@ def checked_resources(label: str, options: TransformOptions, *, is_class: bool) 
             f"{label}: retries={found.retries} contradicts safe_to_rerun=False: leave one of"
             " them out"
         )
-    return found
 
 
 def checked_priority(label: str, value: object) -> Priority:
@@ -170,27 +176,12 @@ def check_target(label: str, target: object, batch_size: int | None) -> None:
     """
     function = target
     if inspect.isclass(target):
-        function = getattr(target, "__call__", None) if "__call__" in dir(target) else None  # noqa: B004
-        if "__call__" not in vars(target) and not any(
-            "__call__" in vars(c) for c in target.__mro__[:-1]
-        ):
-            raise SettingsError(f"{label}: the class needs a method __call__(self, obj)")
+        function = _call_method(label, target)
         _no_arguments(label, target)
     if not callable(function):
         raise SettingsError(f"{label}: decorate a function or a class, not {type(target).__name__}")
     parameters = list(inspect.signature(function).parameters.values())
-    parameters = parameters[1:] if inspect.isclass(target) else parameters
-    positional = [
-        p
-        for p in parameters
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)
-    ]
-    required = [
-        p
-        for p in parameters
-        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
-    if not positional or len(required) > 1 or any(p.kind is p.KEYWORD_ONLY for p in required):
+    if not _take_one(parameters[1:] if inspect.isclass(target) else parameters):
         what = "a list of objects" if batch_size else "one object"
         raise SettingsError(
             f"{label}: it is called with {what} and nothing else, but its signature is"
@@ -198,15 +189,42 @@ def check_target(label: str, target: object, batch_size: int | None) -> None:
         )
 
 
+def _call_method(label: str, target: type) -> object:
+    if "__call__" not in vars(target) and not any(
+        "__call__" in vars(c) for c in target.__mro__[:-1]
+    ):
+        raise SettingsError(f"{label}: the class needs a method __call__(self, obj)")
+    return getattr(target, "__call__", None) if "__call__" in dir(target) else None  # noqa: B004
+
+
+def _take_one(parameters: Sequence[inspect.Parameter]) -> bool:
+    """Whether a call with one positional argument suits them."""
+    positional = [
+        p
+        for p in parameters
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    required = _required(parameters)
+    return (
+        bool(positional)
+        and len(required) <= 1
+        and not any(p.kind is p.KEYWORD_ONLY for p in required)
+    )
+
+
+def _required(parameters: Sequence[inspect.Parameter]) -> list[inspect.Parameter]:
+    return [
+        p
+        for p in parameters
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+
+
 def _no_arguments(label: str, target: type) -> None:
     init = inspect.signature(target.__init__) if "__init__" in vars(target) else None  # type: ignore[misc]
     if init is None:
         return
-    needed = [
-        p
-        for p in list(init.parameters.values())[1:]
-        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
+    needed = _required(list(init.parameters.values())[1:])
     if needed:
         raise SettingsError(
             f"{label}: the class is made without arguments, but __init__ needs {needed[0].name}"
@@ -242,15 +260,19 @@ def _volumes(label: str, value: object) -> dict[str, str]:
             ' {"/models": "weights"}'
         )
     for path, name in value.items():
-        canonical = (
-            isinstance(path, str)
-            and path.startswith("/")
-            and posixpath.normpath("/" + path.lstrip("/")) == path
-        )
-        if not canonical or path in ("/", "/root", "/tmp"):  # noqa: S108
+        if not _is_mount_path(path):
             raise SettingsError(
                 f"{label}: volumes: {path!r} must be an absolute path, and not /, /root or /tmp"
             )
         if not isinstance(name, str) or not _NAME.match(name):
             raise SettingsError(f"{label}: volumes: {name!r} is no volume's name")
     return dict(value)
+
+
+def _is_mount_path(path: object) -> bool:
+    return (
+        isinstance(path, str)
+        and path.startswith("/")
+        and posixpath.normpath("/" + path.lstrip("/")) == path
+        and path not in ("/", "/root", "/tmp")  # noqa: S108
+    )

@@ -95,21 +95,27 @@ def differing(page: Page, committed: pa.Table, keep: Iterable[str]) -> tuple[Pag
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    keys, etags = pa.array(page.keys, pa.string()), pa.array(page.etags, pa.string())
-    known_keys, known_etags = _array(committed, "key"), _array(committed, "etag")
-    if keys.equals(known_keys):  # the common case: the same keys in the same order
-        same = pc.equal(known_etags, etags)
-    else:
-        at = pc.index_in(keys, value_set=known_keys)
-        same = pc.fill_null(pc.equal(known_etags.take(at), etags), fill_value=False)
-    kept = sorted(keep)
-    if kept:
+    keys, known_keys = pa.array(page.keys, pa.string()), _array(committed, "key")
+    same = _has_etag(page, keys, known_keys, _array(committed, "etag"))
+    if kept := sorted(keep):
         same = pc.and_(same, pc.invert(pc.is_in(keys, value_set=pa.array(kept, pa.string()))))
     other = pc.indices_nonzero(pc.invert(same)).to_pylist()
     if not other and len(keys) == len(known_keys):
         return page.take([]), committed.slice(0, 0)
     rest = pc.invert(pc.is_in(known_keys, value_set=keys.filter(same)))
     return page.take(other), committed.filter(rest)
+
+
+def _has_etag(page: Page, keys: pa.Array, known_keys: pa.Array, known_etags: pa.Array) -> pa.Array:
+    """Which of the page's objects are known, at this version."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    etags = pa.array(page.etags, pa.string())
+    if keys.equals(known_keys):  # the common case: the same keys in the same order
+        return pc.equal(known_etags, etags)
+    at = pc.index_in(keys, value_set=known_keys)
+    return pc.fill_null(pc.equal(known_etags.take(at), etags), fill_value=False)
 
 
 def _array(table: pa.Table, name: str) -> pa.Array:
@@ -156,19 +162,27 @@ def judge_named(
     """
     heads = [_source(head) for head in heads]
     there = [head for head in heads if head is not None]
-    page = Page.of([(h.key, h.etag, h.size_bytes, h.modified_us) for h in there])
-    entries = {head.key: state.entry(head.key) for head in there}
-    known = {
-        key: Known(e.etag, e.output, e.version, e.sequence)
-        for key, e in entries.items()
-        if e is not None
-    }
+    page = _page_of(there)
+    known = _known_of(state, there)
     judged = Judged(listed=len(there))
     _compare(judged, page, known, router, _also_waiting(state, again))
     for found in judged.found:
         found.again = False  # who names an object wants it now, whatever became of it before
     judged.absent = [name for name, head in zip(names, heads, strict=True) if head is None]
     return judged
+
+
+def _page_of(heads: Iterable[Head]) -> Page:
+    return Page.of([(h.key, h.etag, h.size_bytes, h.modified_us) for h in heads])
+
+
+def _known_of(state: State, heads: Iterable[Head]) -> dict[str, Known]:
+    entries = {head.key: state.entry(head.key) for head in heads}
+    return {
+        key: Known(e.etag, e.output, e.version, e.sequence)
+        for key, e in entries.items()
+        if e is not None
+    }
 
 
 def judge_unknown(page: Page, state: State, router: Router) -> Judged:

@@ -65,26 +65,7 @@ class Inventory:
         Raises SettingsError where it is none, of another bucket, or lacks a field that is needed.
         """
         where = f"{self._store.url}{self._manifest}"
-        try:
-            head = await self._store.head(self._manifest)
-            body = (
-                (await self._store.get(self._manifest)).body
-                if head.size_bytes <= MANIFEST_BYTES_MAX
-                else b""
-            )
-        except ObjectNotFound:
-            raise SettingsError(f"{where}: there is no such manifest") from None
-        try:
-            told = json.loads(body)
-            self._format, schema = str(told["fileFormat"]), str(told["fileSchema"])
-            self._files = [
-                _File(str(file["key"]), str(file["MD5checksum"])) for file in told["files"]
-            ]
-            source = str(told["sourceBucket"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise SettingsError(
-                f"{where} is no manifest of S3 Inventory: give the URL of its manifest.json"
-            ) from None
+        source, self._format, schema, self._files = _told(await self._read_manifest(where), where)
         if source != self._bucket:
             raise SettingsError(
                 f"{where} is an inventory of bucket {source!r}, not of {self._bucket!r}"
@@ -93,11 +74,21 @@ class Inventory:
             raise SettingsError(
                 f"{where}: files are {self._format!r}; CSV, ORC and Parquet can be read"
             )
-        self._columns = (
-            [_plain(name) for name in re.split(r"[\s,]+", schema)] if self._format == "CSV" else []
-        )
+        self._columns = _column_names(schema) if self._format == "CSV" else []
         if self._columns:
             self._require(self._columns, where)
+
+    async def _read_manifest(self, where: str) -> bytes:
+        """Its bytes; none where it is too large to be one."""
+        try:
+            head = await self._store.head(self._manifest)
+            return (
+                (await self._store.get(self._manifest)).body
+                if head.size_bytes <= MANIFEST_BYTES_MAX
+                else b""
+            )
+        except ObjectNotFound:
+            raise SettingsError(f"{where}: there is no such manifest") from None
 
     async def pages(self, source: str) -> AsyncIterator[Page]:
         """The newest versions below `source`, file by file, each in its own order.
@@ -236,3 +227,20 @@ def _csv(path: Path, columns: list[str]) -> Iterator[pa.Table]:
 
 
 _READERS = {"Parquet": _parquet, "ORC": _orc, "CSV": _csv}
+
+
+def _told(body: bytes, where: str) -> tuple[str, str, str, list[_File]]:
+    """The manifest's bucket, format, columns and files."""
+    try:
+        told = json.loads(body)
+        file_format, schema = str(told["fileFormat"]), str(told["fileSchema"])
+        files = [_File(str(file["key"]), str(file["MD5checksum"])) for file in told["files"]]
+        return str(told["sourceBucket"]), file_format, schema, files
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise SettingsError(
+            f"{where} is no manifest of S3 Inventory: give the URL of its manifest.json"
+        ) from None
+
+
+def _column_names(schema: str) -> list[str]:
+    return [_plain(name) for name in re.split(r"[\s,]+", schema)]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 from pipeline.model.settings import PipelineSettings
 
+_WILDCARDS = (("**/", "(?:[^/]*/)*"), ("**", ".*"), ("*", "[^/]*"), ("?", "[^/]"))
+
 
 def glob_to_regex(pattern: str) -> str:
     """A glob over keys as a regular expression: `*` and `?` stay within one path part, `**/` spans
@@ -16,18 +18,24 @@ def glob_to_regex(pattern: str) -> str:
     """
     out, i = "", 0
     while i < len(pattern):
-        if pattern.startswith("**/", i):
-            out, i = out + "(?:[^/]*/)*", i + 3
-        elif pattern.startswith("**", i):
-            out, i = out + ".*", i + 2
-        elif pattern[i] in "*?":
-            out, i = out + ("[^/]*" if pattern[i] == "*" else "[^/]"), i + 1
-        elif pattern[i] == "[" and (end := pattern.find("]", i + 2)) > 0:
-            body = pattern[i + 1 : end].replace("\\", "\\\\")
-            out, i = out + "[" + ("^" + body[1:] if body[0] == "!" else body) + "]", end + 1
-        else:
-            out, i = out + re.escape(pattern[i]), i + 1
+        part, i = _translated(pattern, i)
+        out += part
     return out
+
+
+def _translated(pattern: str, i: int) -> tuple[str, int]:
+    """What begins at a position, and where the next begins."""
+    for glob, regex in _WILDCARDS:
+        if pattern.startswith(glob, i):
+            return regex, i + len(glob)
+    if pattern[i] == "[" and (end := pattern.find("]", i + 2)) > 0:
+        return _one_of(pattern[i + 1 : end]), end + 1
+    return re.escape(pattern[i]), i + 1
+
+
+def _one_of(characters: str) -> str:
+    body = characters.replace("\\", "\\\\")
+    return "[" + ("^" + body[1:] if body[0] == "!" else body) + "]"
 
 
 def _matcher(globs: Sequence[str]) -> Callable[[str], object] | None:

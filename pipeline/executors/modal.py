@@ -23,7 +23,7 @@ from pipeline.model.receipt import Receipt
 from pipeline.model.task import Assignment
 from pipeline.ports import Finished, Store
 from pipeline.state import codec
-from pipeline.work.orders import decode_answer, encode, order_for
+from pipeline.work.orders import Answer, Order, decode_answer, encode, order_for
 from pipeline.work.worker_pools import Pools
 
 Way = Literal["gather", "detached", "jobs"]
@@ -110,11 +110,7 @@ class ModalExecutor:
         """
         by_function: dict[str, list[tuple[Assignment, str]]] = {}
         for assignment in assignments:
-            order, body = order_for(
-                assignment, keys.home(assignment.pipeline), awaited=self._way == "gather"
-            )
-            if body is not None:
-                await self._store.put(order.stored, body)
+            order = await self._order(assignment)
             function = self._pools[assignment.task.transform].function_for(
                 len(assignment.task.inputs)
             )
@@ -122,6 +118,15 @@ class ModalExecutor:
         for function, orders in by_function.items():
             with explained_modal(f"app {self._app}"):
                 await self._send(function, orders)
+
+    async def _order(self, assignment: Assignment) -> Order:
+        """An order for the attempt. What it does not hold itself is in the bucket."""
+        order, body = order_for(
+            assignment, keys.home(assignment.pipeline), awaited=self._way == "gather"
+        )
+        if body is not None:
+            await self._store.put(order.stored, body)
+        return order
 
     async def _send(self, name: str, orders: list[tuple[Assignment, str]]) -> None:
         function = self._function(name)
@@ -133,10 +138,14 @@ class ModalExecutor:
             for assignment, text in orders:
                 self.calls[assignment.task.id] = (await function.spawn.aio(text)).object_id
         else:
-            self._waiting |= {assignment.task.id: assignment for assignment, _ in orders}
-            self._gathering.append(
-                asyncio.create_task(self._gather(function, [a.task.id for a, _ in orders], texts))
-            )
+            self._begin_gathering(function, [assignment for assignment, _ in orders], texts)
+
+    def _begin_gathering(
+        self, function: Any, assignments: list[Assignment], texts: list[str]
+    ) -> None:
+        tasks = [assignment.task.id for assignment in assignments]
+        self._waiting |= dict(zip(tasks, assignments, strict=True))
+        self._gathering.append(asyncio.create_task(self._gather(function, tasks, texts)))
 
     def _function(self, full_name: str) -> Any:
         import modal
@@ -166,12 +175,15 @@ class ModalExecutor:
                     await self._take(answer)
         except Exception as error:  # noqa: BLE001 - the waiting pass must hear of it, whatever it is
             self._failure = error
+        self._lose(tasks, problem)
+        self._news.set()
+
+    def _lose(self, tasks: list[str], problem: str) -> None:
         for task in tasks:
             assignment = self._waiting.pop(task, None)
             if assignment is not None:
                 loss = Loss(reason=problem)
                 self._report(Finished(task=task, nonce=assignment.nonce, loss=loss))
-        self._news.set()
 
     async def _take(self, text: object) -> None:
         answer = decode_answer(text)
@@ -179,15 +191,18 @@ class ModalExecutor:
         if answer is None or assignment is None:
             return
         if answer.broken:
-            why = answer.loss.reason if answer.loss is not None else ""
-            self._failure = SettingsError(f"the deployed workers cannot run this: {why}")
-            self._news.set()
+            self._fail(answer)
             return
         receipt, loss = None, answer.loss
         if loss is None:
             receipt, loss = await self._receipt(assignment, answer.nonce)
         del self._waiting[answer.task]
         self._report(Finished(task=answer.task, nonce=assignment.nonce, receipt=receipt, loss=loss))
+
+    def _fail(self, answer: Answer) -> None:
+        why = answer.loss.reason if answer.loss is not None else ""
+        self._failure = SettingsError(f"the deployed workers cannot run this: {why}")
+        self._news.set()
 
     async def _receipt(
         self, assignment: Assignment, nonce: str

@@ -41,33 +41,48 @@ def hint_application(
             return
         if scope["type"] != "http":
             return
-        status, answer = 405, {"error": "POST a notice of uploads"}
+        status, answer = 405, _error("POST a notice of uploads")
         if scope["method"] == "POST":
-            body = await _body(receive)
-            names = keys_in(body, bucket=bucket, prefix=prefix) if body is not None else None
-            if names is None:
-                status, answer = (
-                    400,
-                    {
-                        "error": (
-                            'this is no notice: send S3\'s event, or {"keys": ["..."]}, below'
-                            " 256 kB"
-                        )
-                    },
-                )
-            else:
-                accepted = await asyncio.to_thread(hinted, names) if names else 0
-                status, answer = 202, {"accepted": accepted}  # type: ignore[dict-item]
-        await send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [(b"content-type", b"application/json")],
-            }
-        )
-        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+            status, answer = await _taken(await _noticed(receive, bucket, prefix), hinted)
+        await _respond(send, status, answer)
 
     return application
+
+
+def _error(text: str) -> dict[str, object]:
+    return {"error": text}
+
+
+async def _noticed(
+    receive: Callable[[], Awaitable[Message]], bucket: str, prefix: str
+) -> list[str] | None:
+    """The keys that the request names; None where it is no notice."""
+    body = await _body(receive)
+    return keys_in(body, bucket=bucket, prefix=prefix) if body is not None else None
+
+
+async def _taken(
+    names: list[str] | None, hinted: Callable[[list[str]], int]
+) -> tuple[int, dict[str, object]]:
+    """The status and the answer to a notice of these keys; None: it was none."""
+    if names is None:
+        return 400, _error(
+            'this is no notice: send S3\'s event, or {"keys": ["..."]}, below 256 kB'
+        )
+    return 202, {"accepted": await asyncio.to_thread(hinted, names) if names else 0}
+
+
+async def _respond(
+    send: Callable[[Message], Awaitable[None]], status: int, answer: dict[str, object]
+) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [(b"content-type", b"application/json")],
+        }
+    )
+    await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
 
 async def _lifespan(

@@ -53,7 +53,11 @@ def _named(notice: Any, bucket: str) -> list[str] | None:
         return [key for key in found if key is not None]
     if notice.get("Event") == "s3:TestEvent":
         return []
-    detail = notice.get("detail", notice)  # EventBridge; R2 has the object at the top
+    return _of_detail(notice.get("detail", notice), bucket)
+
+
+def _of_detail(detail: Any, bucket: str) -> list[str] | None:
+    """Of EventBridge's `detail`; R2 has the same at the top."""
     if (
         isinstance(detail, dict)
         and isinstance(detail.get("object"), dict)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pipeline.errors import SettingsError, StoreDenied, StoreUnavailable
 from pipeline.notices.message import keys_in
@@ -121,15 +121,8 @@ class NoticeQueue:
     def _some(self, wait_s: int) -> Notices:
         if self._client is None:
             self.check()
-        with self._explained():
-            answer = self._client.receive_message(
-                QueueUrl=self.url,
-                MaxNumberOfMessages=RECEIVE_MAX,
-                WaitTimeSeconds=wait_s,
-                VisibilityTimeout=HIDDEN_S,
-            )
         notices = Notices()
-        for message in answer.get("Messages", ()):
+        for message in self._received(wait_s):
             named = keys_in(unwrapped(message["Body"]), bucket=self._bucket, prefix=self._prefix)
             if named is None:
                 notices.odd.append(message["MessageId"])
@@ -140,28 +133,29 @@ class NoticeQueue:
         notices.keys = list(dict.fromkeys(notices.keys))
         return notices
 
+    def _received(self, wait_s: int) -> Sequence[dict[str, Any]]:
+        with self._explained():
+            answer = self._client.receive_message(
+                QueueUrl=self.url,
+                MaxNumberOfMessages=RECEIVE_MAX,
+                WaitTimeSeconds=wait_s,
+                VisibilityTimeout=HIDDEN_S,
+            )
+        messages: Sequence[dict[str, Any]] = answer.get("Messages", ())
+        return messages
+
     def _connect(self) -> Any:
         import boto3
         from botocore.config import Config
 
         address = urlsplit(self.url)
-        if (
-            address.scheme not in ("http", "https")
-            or not address.netloc
-            or address.path.count("/") < 2
-        ):
+        if not _is_of_queue(address):
             raise SettingsError(
                 f"{self.url!r} is no queue: give its URL,"
                 " https://sqs.REGION.amazonaws.com/ACCOUNT/NAME"
             )
-        found = _REGION.search(address.hostname or "")
         session = boto3.Session()
-        region = (
-            (found[1] or found[2] if found else None)
-            or self._region
-            or session.region_name
-            or "us-east-1"
-        )
+        region = _region_in(address) or self._region or session.region_name or "us-east-1"
         config = Config(
             retries={"max_attempts": 6, "mode": "standard"}, read_timeout=WAIT_S_MAX + 10
         )
@@ -185,19 +179,20 @@ class NoticeQueue:
                 yield
             except ClientError as error:
                 code = str(error.response.get("Error", {}).get("Code", ""))
-                if any(name in code for name in _ABSENT):
-                    raise SettingsError(
-                        f"{self.url}: there is no such queue: check --queue and its region"
-                    ) from None
-                if (
-                    error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403)
-                    or "AccessDenied" in code
-                ):
-                    needed = "sqs:ReceiveMessage, sqs:DeleteMessage and sqs:GetQueueAttributes"
-                    raise StoreDenied(
-                        f"{self.url}: the queue refused ({code}): the credentials need {needed}"
-                    ) from None
-                raise StoreUnavailable(f"{self.url}: {code}") from None
+                status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+                raise self._refusal(code, status) from None
+
+    def _refusal(self, code: str, status: int | None) -> Exception:
+        if any(name in code for name in _ABSENT):
+            return SettingsError(
+                f"{self.url}: there is no such queue: check --queue and its region"
+            )
+        if status in (401, 403) or "AccessDenied" in code:
+            needed = "sqs:ReceiveMessage, sqs:DeleteMessage and sqs:GetQueueAttributes"
+            return StoreDenied(
+                f"{self.url}: the queue refused ({code}): the credentials need {needed}"
+            )
+        return StoreUnavailable(f"{self.url}: {code}")
 
 
 def unwrapped(body: str) -> bytes:
@@ -221,14 +216,6 @@ async def in_background(call: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: Exception | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
     def work() -> None:
         result: T | None = None
         failure: Exception | None = None
@@ -237,7 +224,29 @@ async def in_background(call: Callable[[], T]) -> T:
         except Exception as error:  # noqa: BLE001 - raised where it is awaited
             failure = error
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, result, failure)
+            loop.call_soon_threadsafe(_settle, future, result, failure)
 
     threading.Thread(target=work, daemon=True).start()
     return await future
+
+
+def _settle(future: asyncio.Future[T], result: T | None, error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)  # type: ignore[arg-type]
+
+
+def _is_of_queue(address: SplitResult) -> bool:
+    return (
+        address.scheme in ("http", "https")
+        and bool(address.netloc)
+        and address.path.count("/") >= 2
+    )
+
+
+def _region_in(address: SplitResult) -> str | None:
+    found = _REGION.search(address.hostname or "")
+    return found[1] or found[2] if found else None

@@ -5,6 +5,7 @@ object under a new key.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,6 +19,9 @@ from sinks.aggregates.compute import AggregateRun, definitions, encode, is_behin
 from sinks.parquet.promised_columns import promised
 from sinks.query.dimensions import Dimension, look_up
 from sinks.query.object_files import files_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class WarehouseAggregator:
@@ -40,9 +44,7 @@ class WarehouseAggregator:
         """Whether the state's aggregates do not follow from its rows, the dimensions and the
         declarations.
         """
-        wanted = definitions(
-            self._settings.aggregates, {d.name: d.version for d in self._dimensions}
-        )
+        wanted = self._definitions()
         return is_behind(state, wanted) or (self._anew and state.schema is not None)
 
     async def compute(self, snapshot: Snapshot, nonce: str) -> list[AggregateFile]:
@@ -52,32 +54,42 @@ class WarehouseAggregator:
         """
         aggregates = self._settings.aggregates
         if self._anew:
-            snapshot = msgspec.structs.replace(
-                snapshot, aggregates={}, changes=Changes(everything=True)
-            )
-        rows = promised(snapshot, self._settings)
-        tables = AggregateRun(files_of(self._store), rows, aggregates, self._dimensions).compute()
-        wanted = definitions(aggregates, {d.name: d.version for d in self._dimensions})
+            snapshot = _without_aggregates(snapshot)
+        tables = self._tables(snapshot)
+        wanted = self._definitions()
         files = []
         for aggregate in aggregates:
             table = tables[aggregate.name]
             if table is None:
                 files.append(snapshot.aggregates[aggregate.name])
                 continue
-            body = encode(table)
-            key = keys.aggregate_file(
-                self._settings.output, aggregate.name, snapshot.sequence, nonce
-            )
-            await self._store.put(key, body)
-            name, definition = aggregate.name, wanted[aggregate.name]
-            files.append(
-                AggregateFile(
-                    name=name,
-                    definition=definition,
-                    key=key,
-                    size_bytes=len(body),
-                    rows=table.num_rows,
-                )
-            )
+            name, attempt = aggregate.name, (snapshot.sequence, nonce)
+            files.append(await self._write(name, wanted[name], table, attempt))
         self._anew = False
         return files
+
+    def _tables(self, snapshot: Snapshot) -> dict[str, pa.Table | None]:
+        """By aggregate; None for those that need no change."""
+        rows, aggregates = promised(snapshot, self._settings), self._settings.aggregates
+        return AggregateRun(files_of(self._store), rows, aggregates, self._dimensions).compute()
+
+    def _definitions(self) -> dict[str, str]:
+        return definitions(self._settings.aggregates, {d.name: d.version for d in self._dimensions})
+
+    async def _write(
+        self, name: str, definition: str, table: pa.Table, attempt: tuple[int, str]
+    ) -> AggregateFile:
+        """attempt: the sequence of the snapshot, and a nonce."""
+        key, body = keys.aggregate_file(self._settings.output, name, *attempt), encode(table)
+        await self._store.put(key, body)
+        return AggregateFile(
+            name=name,
+            definition=definition,
+            key=key,
+            size_bytes=len(body),
+            rows=table.num_rows,
+        )
+
+
+def _without_aggregates(snapshot: Snapshot) -> Snapshot:
+    return msgspec.structs.replace(snapshot, aggregates={}, changes=Changes(everything=True))

@@ -115,13 +115,13 @@ def of_columns(pipeline: Pipeline, committed: str | None) -> Foreseen:
         if is_fixed(pipeline, committed):
             found.refused.append(f"{label}: {is_none_of_them(name, pipeline.schema_mode, close)}")
         elif committed is not None:
-            idle = (
-                "nothing is checked until a file brings"
-                if where.startswith("check")
-                else "no file has brought"
-            )
-            found.warnings.append(f"{label}: {idle} a column {name!r}{close}")
+            found.warnings.append(f"{label}: {_idle(where)} a column {name!r}{close}")
     return found
+
+
+def _idle(where: str) -> str:
+    is_check = where.startswith("check")
+    return "nothing is checked until a file brings" if is_check else "no file has brought"
 
 
 def of_schema(pipeline: Pipeline) -> list[str]:
@@ -180,29 +180,31 @@ def unparsed(pipeline: Pipeline) -> list[str]:
 def _unparsed(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
     if not pipeline.aggregates:
         return
+    from pipeline.sql.connection import connect_without_threads
+
+    with connect_without_threads() as connection:
+        for aggregate in pipeline.aggregates:
+            why = _why_unparsed(connection, aggregate)
+            if why:
+                yield aggregate.name, why
+
+
+def _why_unparsed(connection: duckdb.DuckDBPyConnection, aggregate: AggregateSettings) -> str:
     import duckdb
 
-    from pipeline.sql.connection import connect_without_threads
     from pipeline.sql.parse_tree import parse_tree
     from pipeline.sql.reserved_words import quoting_hint
     from sinks.aggregates.declared_sql import why_not
 
-    with connect_without_threads() as connection:
-        for aggregate in pipeline.aggregates:
-            statement = aggregate.sql.strip().rstrip(";")
-            try:
-                reason = why_not(parse_tree(connection, statement), aggregate)
-                wrong = [
-                    by
-                    for by in aggregate.by.values()
-                    if not reason and not _is_expression(connection, by)
-                ]
-            except (duckdb.Error, UnicodeError) as error:
-                reason, wrong = " ".join(str(error).partition("\n\nLINE ")[0].split()), []
-            if reason:
-                yield aggregate.name, reason + quoting_hint(connection, statement)
-            elif wrong:
-                yield aggregate.name, f"by= has {wrong[0]!r}, which is no SQL expression"
+    statement = aggregate.sql.strip().rstrip(";")
+    try:
+        reason = why_not(parse_tree(connection, statement), aggregate)
+        if not reason:
+            wrong = [by for by in aggregate.by.values() if not _is_expression(connection, by)]
+            return f"by= has {wrong[0]!r}, which is no SQL expression" if wrong else ""
+    except (duckdb.Error, UnicodeError) as error:
+        reason = " ".join(str(error).partition("\n\nLINE ")[0].split())
+    return reason + quoting_hint(connection, statement) if reason else ""
 
 
 def _is_expression(connection: duckdb.DuckDBPyConnection, text: str) -> bool:
@@ -299,16 +301,7 @@ def unbound(
     from sinks.query.warehouse import Warehouse
 
     settings, found = runtime.settings, list[tuple[str, str]]()
-    empty = Snapshot(
-        pipeline=settings.name,
-        sequence=0,
-        schema=schema,
-        outputs={},
-        removed={},
-        aggregates={},
-        changes=Changes(),
-        quarantine={},
-    )
+    empty = _without_rows(settings.name, schema)
     with Warehouse(files_of(runtime.store)) as warehouse:
         warehouse.add_snapshot(promised(empty, settings))
         try:
@@ -376,3 +369,16 @@ class Foresight:
         if text not in self._said:
             self._said.add(text)
             self._listener(Remark(text=text, warning=True))
+
+
+def _without_rows(pipeline: str, schema: str) -> Snapshot:
+    return Snapshot(
+        pipeline=pipeline,
+        sequence=0,
+        schema=schema,
+        outputs={},
+        removed={},
+        aggregates={},
+        changes=Changes(),
+        quarantine={},
+    )

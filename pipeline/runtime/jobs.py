@@ -6,7 +6,7 @@ The record outlives any engine's memory.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -17,7 +17,9 @@ from pipeline.discover.router import Router
 from pipeline.errors import ObjectNotFound, SettingsError, StateInvalid
 from pipeline.model import keys
 from pipeline.model.commit import FORMAT_VERSION
+from pipeline.model.listing import Head
 from pipeline.model.pass_report import PassReport
+from pipeline.model.settings import PipelineSettings
 from pipeline.passes.runner import Pass
 from pipeline.runtime.runtime import Runtime
 from pipeline.runtime.system import WallClock
@@ -40,18 +42,9 @@ async def record(runtime: Runtime, job: str, names: list[str], *, again: bool) -
     """
     if not 0 < len(names) <= KEYS_MAX:
         raise SettingsError(f"a job has 1 to {KEYS_MAX:,} keys, not {len(names):,}")
-    source, router = runtime.settings.source, Router(runtime.settings)
+    router = Router(runtime.settings)
     for name in names:
-        if name.encode("utf-8", "replace").decode() != name:
-            raise SettingsError(f"{name!r} is not valid UTF-8, so it cannot be an object key")
-        if not name.startswith(source):
-            raise SettingsError(
-                f"{name!r} is not below {source!r}, the source of pipeline {runtime.settings.name}"
-            )
-        if not router.includes(name) or router.route(name) is None:
-            raise SettingsError(
-                f"{name!r} is taken by no transform of pipeline {runtime.settings.name}"
-            )
+        _require_source(name, runtime.settings, router)
     made = Job(
         format=FORMAT_VERSION,
         id=job,
@@ -63,6 +56,17 @@ async def record(runtime: Runtime, job: str, names: list[str], *, again: bool) -
     )
     await _write(runtime, made)
     return made
+
+
+def _require_source(name: str, settings: PipelineSettings, router: Router) -> None:
+    if name.encode("utf-8", "replace").decode() != name:
+        raise SettingsError(f"{name!r} is not valid UTF-8, so it cannot be an object key")
+    if not name.startswith(settings.source):
+        raise SettingsError(
+            f"{name!r} is not below {settings.source!r}, the source of pipeline {settings.name}"
+        )
+    if not router.includes(name) or router.route(name) is None:
+        raise SettingsError(f"{name!r} is taken by no transform of pipeline {settings.name}")
 
 
 async def run(runtime: Runtime, job: Job) -> tuple[PassReport, State]:
@@ -78,19 +82,27 @@ async def run(runtime: Runtime, job: Job) -> tuple[PassReport, State]:
         return PassReport(), before
     if job.again:
         before = await _without_quarantine(runtime, job, before)
-    versions = {
-        head.key: head.etag
-        for head in heads
-        if head is not None and not keys.is_folder_marker(head.key, head.size_bytes)
-    }
-    job.etags = [versions.get(key, "") for key in job.keys]
-    job.base, job.planned = before.sequence, True
-    await _write(runtime, job)
+    versions = _versions(heads)
+    await _note_planned(runtime, job, versions, before.sequence)
     report, state = await runtime.run(
         before, request=Request(names=list(versions), again=_always if job.again else None)
     )
     await note_calls(runtime, job, state)
     return report, state
+
+
+async def _note_planned(runtime: Runtime, job: Job, versions: Mapping[str, str], base: int) -> None:
+    job.etags = [versions.get(key, "") for key in job.keys]
+    job.base, job.planned = base, True
+    await _write(runtime, job)
+
+
+def _versions(heads: Sequence[Head | None]) -> dict[str, str]:
+    return {
+        head.key: head.etag
+        for head in heads
+        if head is not None and not keys.is_folder_marker(head.key, head.size_bytes)
+    }
 
 
 async def _without_quarantine(runtime: Runtime, job: Job, state: State) -> State:
@@ -168,32 +180,46 @@ async def outcomes(runtime: Runtime, job: Job) -> list[Outcome]:
     """What became of each key, by the state as it is now, and by the bucket for keys of which the
     state knows nothing.
     """
-    log = runtime.log()
-    state = await log.load()
-    await log.look_up(state, job.keys)
-    found = [
-        outcome(
-            job,
-            i,
-            entry=state.entry(key),
-            quarantined=state.quarantine.get(key),
-            wanted=state.wanted.get(key),
-        )
-        for i, key in enumerate(job.keys)
-    ]
+    state = await _looked_up(runtime, job.keys)
+    found = [_by_state(job, i, state) for i in range(len(job.keys))]
     unknown = [i for i, one in enumerate(found) if one.status == "waiting" and job.planned]
     for i, head in zip(
         unknown, await runtime.store.head_many([job.keys[i] for i in unknown]), strict=True
     ):
-        if head is None:
-            found[i] = Outcome(key=job.keys[i], status="missing", reason="the object was deleted")
-        elif head.etag != job.etags[i]:
-            found[i] = Outcome(
-                key=job.keys[i],
-                status="superseded",
-                reason="the object was overwritten; a later pass takes it",
-            )
+        found[i] = _by_bucket(job, i, head) or found[i]
     return found
+
+
+async def _looked_up(runtime: Runtime, names: Sequence[str]) -> State:
+    """The state as it is now, with what it says of these keys at hand."""
+    log = runtime.log()
+    state = await log.load()
+    await log.look_up(state, names)
+    return state
+
+
+def _by_state(job: Job, i: int, state: State) -> Outcome:
+    key = job.keys[i]
+    return outcome(
+        job,
+        i,
+        entry=state.entry(key),
+        quarantined=state.quarantine.get(key),
+        wanted=state.wanted.get(key),
+    )
+
+
+def _by_bucket(job: Job, i: int, head: Head | None) -> Outcome | None:
+    """What became of the object meanwhile; None where it is as it was."""
+    if head is None:
+        return Outcome(key=job.keys[i], status="missing", reason="the object was deleted")
+    if head.etag == job.etags[i]:
+        return None
+    return Outcome(
+        key=job.keys[i],
+        status="superseded",
+        reason="the object was overwritten; a later pass takes it",
+    )
 
 
 async def listed(runtime: Runtime, *, last: int) -> list[Job]:

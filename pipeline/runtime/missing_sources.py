@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pipeline.errors import nearest
 from pipeline.model import keys
+from pipeline.model.pass_report import PassReport
 from pipeline.ports import Store
 from pipeline.runtime.runtime import Runtime
 from pipeline.wording import printable
@@ -18,26 +19,23 @@ JUMPS_MAX = 50
 LAST = "\U0010ffff"
 
 
+def is_empty(runtime: Runtime, report: PassReport) -> bool:
+    """Whether a pass listed all of the bucket's source, and there was nothing."""
+    return report.complete and not report.listed and runtime.pipeline.upstream is None
+
+
 async def empty_source(runtime: Runtime) -> str:
     """One line for a source prefix without objects, and where there are some."""
     source, store = runtime.settings.source, runtime.store
-    text = (
-        f"there is no object below {source!r} in {store.url}"
-        if source
-        else f"there is no object in {store.url}"
-    )
     if not source:
-        return text
-    found = await _folders_near(store, source, (keys.HOMES, runtime.settings.output))
+        return f"there is no object in {store.url}"
+    text = f"there is no object below {source!r} in {store.url}"
+    ours = (keys.HOMES, runtime.settings.output)
+    found = await _folders_near(store, source, ours)
     if not found:
-        some = await _first(store, "", "", (keys.HOMES, runtime.settings.output))
+        some = await _first(store, "", "", ours)
         return f"{text}; there is {some!r}" if some is not None else f"{text}, nor elsewhere in it"
-    close = nearest(source, found)
-    return text + (
-        close
-        if close.startswith("; did")
-        else f"; there are objects below {', '.join(map(repr, found[:5]))}"
-    )
+    return text + _near(source, found)
 
 
 async def _folders_near(store: Store, source: str, own: Sequence[str]) -> list[str]:
@@ -114,14 +112,7 @@ async def unknown_keys(runtimes: Sequence[Runtime], names: Sequence[str]) -> lis
         mine = below(runtime, gone)
         if not mine:
             continue
-        log = (await runtime.live()).log()
-        state = await log.load()
-        await log.look_up(state, mine)
-        known = {
-            key
-            for key in mine
-            if state.entry(key) or key in state.quarantine or key in state.wanted
-        }
+        known = await _known(runtime, mine)
         gone = [key for key in gone if key not in known]
     return gone
 
@@ -142,3 +133,19 @@ async def said_absent(store: Store, name: str) -> str:
         f"there is no object '{printable(name)}' in"
         f" {store.url}{close if close.startswith('; did') else ''}"
     )
+
+
+async def _known(runtime: Runtime, names: Sequence[str]) -> set[str]:
+    log = (await runtime.live()).log()
+    state = await log.load()
+    await log.look_up(state, names)
+    return {
+        key for key in names if state.entry(key) or key in state.quarantine or key in state.wanted
+    }
+
+
+def _near(source: str, found: list[str]) -> str:
+    close = nearest(source, found)
+    if close.startswith("; did"):
+        return close
+    return f"; there are objects below {', '.join(map(repr, found[:5]))}"

@@ -12,7 +12,7 @@ from pipeline.discover.listing import Finder
 from pipeline.discover.request import Request
 from pipeline.model.modal_prices import Rates
 from pipeline.model.policy import deployed_policy
-from pipeline.plan.cost import Budget, Prices
+from pipeline.plan.cost import Budget, Estimate, Prices
 from pipeline.runtime.runtime import Runtime
 from pipeline.state.key_growth import explained
 from pipeline.state.state import State
@@ -134,29 +134,44 @@ def add_cost(plan: Plan, state: State, prices: Prices, now_ms: int) -> None:
     )
     budget = Budget(limits, prices)
     for route in plan.routes:
-        transform, files = prices.settings.transform(route.transform), route.new + route.changed
-        if transform is None or not files:
-            continue
-        room = budget.files_affordable(state, transform, route.bytes / files, now_ms)
-        allowed = files if room is None else min(files, room)
-        budget.take(state, transform, allowed, route.bytes / files)
-        e = prices.estimate(
-            transform, state.usage.took(transform.name), files=files, size_bytes=route.bytes
-        )
-        route.cost = RouteCost(
-            containers=e.containers,
-            container_s=e.seconds,
-            wall_s=e.wall_s,
-            usd=e.usd,
-            basis=e.basis,
-            files_allowed=allowed,
-        )
-        total.containers += e.containers
-        total.container_s += e.seconds
-        total.wall_s = max(total.wall_s, e.wall_s)
-        total.usd += e.usd
-        total.files += files
-        total.files_allowed += allowed
+        cost = _route_cost(route, state, budget, prices, now_ms)
+        if cost is not None:
+            route.cost = cost
+            _add(total, cost, route.new + route.changed)
+
+
+def _route_cost(
+    route: Route, state: State, budget: Budget, prices: Prices, now_ms: int
+) -> RouteCost | None:
+    """What it takes, out of the budget too; None for a route without files."""
+    transform, files = prices.settings.transform(route.transform), route.new + route.changed
+    if transform is None or not files:
+        return None
+    room = budget.files_affordable(state, transform, route.bytes / files, now_ms)
+    allowed = files if room is None else min(files, room)
+    budget.take(state, transform, allowed, route.bytes / files)
+    took = state.usage.took(transform.name)
+    return _as_cost(prices.estimate(transform, took, files=files, size_bytes=route.bytes), allowed)
+
+
+def _as_cost(e: Estimate, allowed: int) -> RouteCost:
+    return RouteCost(
+        containers=e.containers,
+        container_s=e.seconds,
+        wall_s=e.wall_s,
+        usd=e.usd,
+        basis=e.basis,
+        files_allowed=allowed,
+    )
+
+
+def _add(total: PlanCost, cost: RouteCost, files: int) -> None:
+    total.containers += cost.containers
+    total.container_s += cost.container_s
+    total.wall_s = max(total.wall_s, cost.wall_s)
+    total.usd += cost.usd
+    total.files += files
+    total.files_allowed += cost.files_allowed
 
 
 def _note(judged: Judged, state: State, now_ms: int, plan: Plan, routes: dict[str, Route]) -> None:

@@ -162,24 +162,11 @@ class Publisher:
                 return Published(
                     sink=name, mark=held, generation=self._generation, sequence=new.sequence
                 )
-            if (
-                held is not None
-                and held.generation == target.generation
-                and held.sequence > new.sequence
-                and not rebuild
-            ):
-                raise SinkFailed(
-                    f"it holds commit {held.sequence}, and the table is at {new.sequence}: is it"
-                    f" another bucket's? `tidemill sinks --rebuild {name}` replaces what it holds"
-                )
+            if not rebuild:
+                _refuse_newer(name, held, target)
             old = await self._old(held, target) if not rebuild else None
             change = await self._possible(sink, old, new, held)
-            declared = Declared(
-                self._aggregates if new.schema is not None else (),
-                self._definitions(new),
-                self._dimensions,
-            )
-            with Rows(files_of(self._runtime.store), change, old, new, declared) as rows:
+            with self._rows(change, old, new) as rows:
                 if await sink.publish(change, rows):
                     return Published(
                         sink=name,
@@ -190,6 +177,14 @@ class Publisher:
                         rebuilt=change.whole,
                     )
         raise SinkFailed(f"others were faster {TRIES} times; publish again")
+
+    def _rows(self, change: Change, old: Snapshot | None, new: Snapshot) -> Rows:
+        declared = Declared(
+            self._aggregates if new.schema is not None else (),
+            self._definitions(new),
+            self._dimensions,
+        )
+        return Rows(files_of(self._runtime.store), change, old, new, declared)
 
     @property
     def _generation(self) -> int:
@@ -250,6 +245,19 @@ def _expected() -> tuple[type[Exception], ...]:
     return TidemillError, OSError, duckdb.Error, pa.ArrowException
 
 
+def _refuse_newer(name: str, held: Mark | None, target: Mark) -> None:
+    """Raises SinkFailed where a sink holds a commit that the table does not have yet."""
+    if (
+        held is not None
+        and held.generation == target.generation
+        and held.sequence > target.sequence
+    ):
+        raise SinkFailed(
+            f"it holds commit {held.sequence}, and the table is at {target.sequence}: is it"
+            f" another bucket's? `tidemill sinks --rebuild {name}` replaces what it holds"
+        )
+
+
 def failure(one: Published) -> str:
     """One line about a sink that did not follow."""
     return f"sink {one.sink}: {visible(' '.join(one.problem.split()))}"
@@ -274,24 +282,25 @@ class AfterPasses:
         good = True
         for one in await Publisher(runtime).publish_all():
             text = failure(one) if one.problem else ""
-            if text and self._said.get(one.sink) != text:
-                self._listener(
-                    events.Refused(
-                        pipeline=pipeline.name, what="sink", name=one.sink, reason=one.problem
-                    )
-                )
-                self._listener(events.Remark(text=f"{text}; the next run tries again"))
-            elif one.done:
-                self._listener(
-                    events.Published(
-                        pipeline=pipeline.name,
-                        generation=one.generation,
-                        sink=one.sink,
-                        sequence=one.sequence,
-                        rebuilt=one.rebuilt,
-                    )
-                )
-            self._said[one.sink] = text
+            self._say(pipeline.name, one, text)
             good = good and not text
         self._waiting[pipeline.name] = not good
         return good
+
+    def _say(self, pipeline: str, one: Published, text: str) -> None:
+        if text and self._said.get(one.sink) != text:
+            self._listener(
+                events.Refused(pipeline=pipeline, what="sink", name=one.sink, reason=one.problem)
+            )
+            self._listener(events.Remark(text=f"{text}; the next run tries again"))
+        elif one.done:
+            self._listener(
+                events.Published(
+                    pipeline=pipeline,
+                    generation=one.generation,
+                    sink=one.sink,
+                    sequence=one.sequence,
+                    rebuilt=one.rebuilt,
+                )
+            )
+        self._said[one.sink] = text

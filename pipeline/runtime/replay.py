@@ -66,42 +66,70 @@ async def choose(opened: Runtime, state: State, key: str, *, current: bool) -> S
     Raises SettingsError, with one line, where there is no such object, or the quarantined version
     cannot be read any more.
     """
+    entry = _entry(state, key)
+    head = await _head(opened.store, key)
+    is_present = entry is None or current
+    notes = [await _about_present(opened, state, key, head, entry)] if is_present else []
+    transform = _transform(opened, key, entry, notes)
+    if entry is not None:
+        notes += _about(opened, entry, transform)
+    chosen, opener = await _version(opened.store, key, entry, head, current=current, notes=notes)
+    return Subject(head=chosen, open=opener, transform=transform, entry=entry, notes=notes)
+
+
+def _entry(state: State, key: str) -> Quarantined | None:
     entry = state.quarantine.get(key)
     if entry is not None and entry.kind == "key":
         raise SettingsError(
             f"{key!r} can be no object key, so no code has seen it: rename the file"
         )
+    return entry
+
+
+async def _head(store: Store, key: str) -> Head | None:
     try:
-        head = await opened.store.head(key)
+        return await store.head(key)
     except ObjectNotFound:
-        head = None
-    notes: list[str] = []
-    if entry is None or current:
-        if head is None:
-            raise SettingsError(f"there is no object {key!r} in the bucket")
-        await opened.log().look_up(state, [key])
-        notes.append(_present(state, key, head, entry))
-    transform = _transform(opened, key, entry, notes)
-    if entry is not None:
-        notes += _about(opened, entry, transform)
+        return None
+
+
+def _no_object(key: str) -> SettingsError:
+    return SettingsError(f"there is no object {key!r} in the bucket")
+
+
+async def _about_present(
+    opened: Runtime, state: State, key: str, head: Head | None, entry: Quarantined | None
+) -> str:
+    if head is None:
+        raise _no_object(key)
+    await opened.log().look_up(state, [key])
+    return _present(state, key, head, entry)
+
+
+async def _version(
+    store: Store,
+    key: str,
+    entry: Quarantined | None,
+    head: Head | None,
+    *,
+    current: bool,
+    notes: list[str],
+) -> tuple[Head, Callable[[], Content]]:
+    """The present version (`head`) where that is wanted, else the quarantined one, if the bucket
+    keeps it.
+    """
     if head is not None and (entry is None or current or head.etag == entry.etag):
-        return Subject(
-            head=head,
-            open=_opener(opened.store, head),
-            transform=transform,
-            entry=entry,
-            notes=notes,
-        )
+        return head, _opener(store, head)
     if entry is None:
-        raise SettingsError(f"there is no object {key!r} in the bucket")
-    older = await _older(opened.store, key, entry.etag)
+        raise _no_object(key)
+    older = await _older(store, key, entry.etag)
     if older is None:
         raise SettingsError(_gone(key, entry, head))
     now = "is deleted" if head is None else f"is at version {head.etag} now"
     notes.append(
         f"{key!r} {now}; replaying the quarantined version {entry.etag}, which the bucket keeps"
     )
-    return Subject(head=older[0], open=older[1], transform=transform, entry=entry, notes=notes)
+    return older
 
 
 async def replay(
@@ -273,13 +301,17 @@ def _replayed(receipt: Receipt, outputs: KeptOutputs, shown: int) -> Replayed:
         problem = receipt.problems[0]
         return Replayed(status=problem.status, reason=problem.reason, detail=problem.detail)
     done = Replayed(status="ok", rows=receipt.rows[0], rejected=receipt.rejected[0])
+    _add_samples(done, receipt, outputs, shown)
+    return done
+
+
+def _add_samples(done: Replayed, receipt: Receipt, outputs: KeptOutputs, shown: int) -> None:
     for file in receipt.files:
         if file.table == MAIN_TABLE:
             done.sample += _first(outputs.path(file.key), shown - len(done.sample))
         elif file.table == REJECTED_TABLE:
             rows = _first(outputs.path(file.key), shown - len(done.rejected_sample))
             done.rejected_sample += [(row["row"], row["reason"]) for row in rows]
-    return done
 
 
 def _first(path: Path, count: int) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from pipeline._version import __version__
 from pipeline.commit_log.format_marker import Marker, open_home, require_home
@@ -110,10 +111,8 @@ class Runtime:
         for _ in range(RUN_PASSES_MAX):
             running = Pass(replace(self.context(), listener=partial(self._hear, total)), state)
             try:
-                if self.settings.generation == 0:
-                    await running.open()
-                    if 0 not in filled(running.state.generations, self.settings.versions):
-                        return total, running.state
+                if await self._is_filled_by_others(running):
+                    return total, running.state
                 report = await running.run(request)
                 await keep_tidy(running)
             except Outdated:
@@ -121,7 +120,7 @@ class Runtime:
                 continue
             state = running.state
             total = combine(total, report)
-            if not report.changed or self.stopping() or (request is not None and request.is_once):
+            if self._is_last(report, request):
                 break
         if state is None:
             raise SettingsError(
@@ -129,6 +128,16 @@ class Runtime:
                 " run again"
             )
         return total, state
+
+    def _is_last(self, report: PassReport, request: Request | None) -> bool:
+        return not report.changed or self.stopping() or (request is not None and request.is_once)
+
+    async def _is_filled_by_others(self, running: Pass) -> bool:
+        """Whether other generations take the uploads of this first one."""
+        if self.settings.generation:
+            return False
+        await running.open()
+        return 0 not in filled(running.state.generations, self.settings.versions)
 
     def _hear(self, before: PassReport, event: AnyEvent) -> None:
         """Shows the passes so far as one: what a later pass sees to again was planned by an earlier
@@ -170,6 +179,11 @@ class Runtime:
         """The pipeline's name, with the generation where that is not the first."""
         s = self.settings
         return f"{s.name}, generation {s.generation}" if s.generation else s.name
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The pipeline and the generation, as events have them."""
+        return {"pipeline": self.settings.name, "generation": self.settings.generation}
 
     async def generations(self) -> Generations | None:
         """Which generations the table has; None where there is but one, which is the usual case and

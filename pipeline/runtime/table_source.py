@@ -168,13 +168,7 @@ class TableStore:
             return RowsContent(self._reader, await self._locate(log, state, key, entry))
         if not anew:
             return await self.rows(key, etag, anew=True)
-        gone = entry is None or not entry.rows
-        problem = (
-            ObjectNotFound(f"{key} has no rows any more")
-            if gone
-            else SourceChanged(f"the rows of {key} were made anew")
-        )
-        return RowsContent(self._reader, None, problem)
+        return RowsContent(self._reader, None, _outdated(key, entry))
 
     def open_content(self, key: str, etag: str, size_bytes: int) -> Content:
         if not key.startswith(self.prefix):
@@ -285,3 +279,10 @@ class FileRows:
             and sum(table.nbytes for table in self._kept.values()) > CACHED_BYTES
         ):
             del self._kept[next(iter(self._kept))]
+
+
+def _outdated(key: str, entry: Entry | None) -> Exception:
+    """Why the version that was planned cannot be read."""
+    if entry is None or not entry.rows:
+        return ObjectNotFound(f"{key} has no rows any more")
+    return SourceChanged(f"the rows of {key} were made anew")

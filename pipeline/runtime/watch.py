@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from pipeline.declare.pipeline import Pipeline
 from pipeline.discover.listing import grown
@@ -338,35 +337,46 @@ class Passes:
         return reports
 
     async def _pass(self, runtime: Runtime) -> PassReport:
-        started, name, settings = time.monotonic(), runtime.label, runtime.settings
-        named: dict[str, Any] = {"pipeline": settings.name, "generation": settings.generation}
-        self.listener(PassBegan(**named))
-        report, self.states[name] = await self._work(runtime)
-        seconds, counts = time.monotonic() - started, self.outcome.in_quarantine
-        self._note_listing(name, report, seconds)
-        self.outcome.found_problems |= report.quarantined > 0 or report.unread > 0
-        takes_part, is_first = self._takes_part(runtime), name not in counts
-        counts[name] = _in_quarantine(self.states[name]) if takes_part else 0
-        is_news = self.watching is None or (is_first and bool(counts[name]))
-        ended = PassEnded(
-            **named,
-            report=report,
-            sequence=self.states[name].sequence,
-            seconds=seconds,
-            in_quarantine=counts[name],
-            shown=report.commits > 0 or (takes_part and is_news),
-        )
-        self.listener(ended)
-        is_empty = report.complete and not report.listed and runtime.pipeline.upstream is None
-        if takes_part and is_first and is_empty:
+        started = time.monotonic()
+        self.listener(PassBegan(**runtime.named))
+        report, self.states[runtime.label] = await self._work(runtime)
+        seconds = time.monotonic() - started
+        self._note_listing(runtime.label, report, seconds)
+        self._note_problems(report)
+        is_first = self._say_ended(runtime, report, seconds)
+        if is_first and missing_sources.is_empty(runtime, report):
             self._remark(await missing_sources.empty_source(runtime))
+        await self._publish(runtime, report)
+        return report
+
+    def _note_problems(self, report: PassReport) -> None:
+        self.outcome.found_problems |= report.quarantined > 0 or report.unread > 0
+
+    def _say_ended(self, runtime: Runtime, report: PassReport, seconds: float) -> bool:
+        """Whether it was the first pass of a generation that is filled."""
+        state, counts = self.states[runtime.label], self.outcome.in_quarantine
+        takes_part, is_first = self._takes_part(runtime), runtime.label not in counts
+        counts[runtime.label] = in_quarantine = _in_quarantine(state) if takes_part else 0
+        is_news = takes_part and (self.watching is None or (is_first and bool(in_quarantine)))
+        self.listener(
+            PassEnded(
+                **runtime.named,
+                report=report,
+                sequence=state.sequence,
+                seconds=seconds,
+                in_quarantine=in_quarantine,
+                shown=report.commits > 0 or is_news,
+            )
+        )
+        return takes_part and is_first
+
+    async def _publish(self, runtime: Runtime, report: PassReport) -> None:
         if not self.engine.detached and not self._stopped.is_set():
             good = await self._sinks.publish(runtime, committed=report.commits > 0)
             self.outcome.found_problems |= not good
         if report.aggregates_failed and report.aggregates_failed not in self.outcome.failed:
             self.outcome.failed.append(report.aggregates_failed)
             self._remark(report.aggregates_failed)
-        return report
 
     def _takes_part(self, runtime: Runtime) -> bool:
         """Whether this generation is filled: of the first one only the log is looked at, where

@@ -18,6 +18,7 @@ import msgspec
 
 from pipeline.declare.load_file import load_pipelines
 from pipeline.declare.pipeline import Pipeline
+from pipeline.declare.transform import Transform
 from pipeline.errors import TidemillError
 from pipeline.model import keys
 from pipeline.model.policy import Policy, deployed_policy
@@ -35,6 +36,7 @@ from pipeline.work.worker import Calls, Code, CodeBroken, Contents, Worker
 if TYPE_CHECKING:
     from pipeline.executors.local.executor import LocalExecutor
     from sinks.parquet.table_spec import TableSpec
+    from sinks.parquet.writer import AttemptWriter
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,42 +74,36 @@ class LocalAttempts:
     """
 
     def __init__(self, spec: WorkerSpec) -> None:
-        from sinks.parquet.writer import AttemptWriter
-
         self._loop = asyncio.new_event_loop()
         calls = UserCode()
         outbox, contents = self._loop.run_until_complete(_access(spec))
-        scratch = Path(spec.scratch)
         self._workers: dict[str, Worker] = {}
         with calls:
             pipelines = load_pipelines(spec.file)
         for pipeline in pipelines:
-            table = table_spec(pipeline)
+            self._workers[pipeline.name] = self._worker(spec, pipeline, outbox, contents, calls)
 
-            def make_writer(assignment: Assignment, table: TableSpec = table) -> AttemptWriter:
-                return AttemptWriter(
-                    replace(
-                        table, output=keys.of_generation(table.output, assignment.task.generation)
-                    ),
-                    schema=assignment.schema,
-                    task=assignment.task.id,
-                    nonce=assignment.nonce,
-                    scratch=scratch,
-                )
-
-            self._workers[pipeline.name] = Worker(
-                store=outbox,
-                contents=contents
-                if pipeline.upstream is None
-                else self._tables(spec, pipeline.upstream),
-                home=keys.home(pipeline.name),
-                code=loaded_on_use(pipeline, calls),
-                make_writer=make_writer,
-                clock=WallClock(),
-                budget_s=spec.budget_s,
-                engine=spec.engine or f"{socket.gethostname()}:{os.getpid()}",
-                calls=calls,
-            )
+    def _worker(
+        self,
+        spec: WorkerSpec,
+        pipeline: Pipeline,
+        outbox: Outbox,
+        contents: Contents,
+        calls: UserCode,
+    ) -> Worker:
+        return Worker(
+            store=outbox,
+            contents=contents
+            if pipeline.upstream is None
+            else self._tables(spec, pipeline.upstream),
+            home=keys.home(pipeline.name),
+            code=loaded_on_use(pipeline, calls),
+            make_writer=_writers(table_spec(pipeline), Path(spec.scratch)),
+            clock=WallClock(),
+            budget_s=spec.budget_s,
+            engine=spec.engine or f"{socket.gethostname()}:{os.getpid()}",
+            calls=calls,
+        )
 
     def _tables(self, spec: WorkerSpec, upstream: Pipeline) -> Contents:
         from pipeline.runtime.table_source import TableContents, TableStore
@@ -147,12 +143,7 @@ def loaded_on_use(pipeline: Pipeline, calls: Calls) -> Callable[[str], Code | No
         if transform is None:
             return None
         try:
-            settings = transform.settings
-            with calls:
-                loaded = transform.load(calls.settled)
-            return Code(
-                call=loaded, batch_size=settings.batch_size, safe_to_rerun=settings.safe_to_rerun
-            )
+            return _loaded(transform, calls)
         except (Exception, SystemExit) as error:
             why = f"{place(error)}{describe(error)}"
             raise CodeBroken(
@@ -213,3 +204,25 @@ def local_executor(
         limits=limits,
         folder=scratch,
     )
+
+
+def _loaded(transform: Transform, calls: Calls) -> Code:
+    settings = transform.settings
+    with calls:
+        loaded = transform.load(calls.settled)
+    return Code(call=loaded, batch_size=settings.batch_size, safe_to_rerun=settings.safe_to_rerun)
+
+
+def _writers(table: TableSpec, scratch: Path) -> Callable[[Assignment], AttemptWriter]:
+    from sinks.parquet.writer import AttemptWriter
+
+    def make_writer(assignment: Assignment) -> AttemptWriter:
+        return AttemptWriter(
+            replace(table, output=keys.of_generation(table.output, assignment.task.generation)),
+            schema=assignment.schema,
+            task=assignment.task.id,
+            nonce=assignment.nonce,
+            scratch=scratch,
+        )
+
+    return make_writer

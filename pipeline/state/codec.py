@@ -82,16 +82,21 @@ def decode(kind: type[T], body: bytes, key: str) -> T:
     what = kind.__name__.lower()
     if not may_be(kind, len(body)):
         raise StateInvalid(f"{key} has {len(body)} bytes, more than any {what} Tidemill writes")
-    try:
-        value: T = _decoders[kind].decode(body)
-    except UNREADABLE as error:
-        _refuse_newer(body, key)
-        raise StateInvalid(f"{key} is not a valid {what} (damaged or truncated): {error}") from None
+    value = _decoded(kind, body, key, what)
     if value.format > FORMAT_VERSION:
         _refuse_newer(body, key)
     wrong = _contradiction(value)
     if wrong:
         raise StateInvalid(f"{key} is not a valid {what}: {wrong}")
+    return value
+
+
+def _decoded(kind: type[T], body: bytes, key: str, what: str) -> T:
+    try:
+        value: T = _decoders[kind].decode(body)
+    except UNREADABLE as error:
+        _refuse_newer(body, key)
+        raise StateInvalid(f"{key} is not a valid {what} (damaged or truncated): {error}") from None
     return value
 
 
@@ -118,14 +123,9 @@ def _refuse_newer(body: bytes, key: str) -> None:
 def _contradiction(value: object) -> str:
     """What is wrong with a value whose fields each have the right type; empty if nothing is."""
     if isinstance(value, Commit):
-        uneven = [task.id for task in value.plan if not is_even(task)]
-        odd = [settled.task for settled in value.settle if not _is_whole(settled)]
-        return _no_sequence(value.sequence) or _named("task", uneven) or _named("settled task", odd)
+        return _contradiction_of_commit(value)
     if isinstance(value, Checkpoint):
-        uneven = [
-            name for name, task in value.tasks.items() if task.id != name or not is_even(task)
-        ]
-        return _no_sequence(value.sequence) or _named("task", uneven)
+        return _contradiction_of_checkpoint(value)
     if isinstance(value, Job) and value.etags and len(value.keys) != len(value.etags):
         return f"it has {len(value.keys)} keys and {len(value.etags)} etags"
     return ""
@@ -156,3 +156,14 @@ def _is_whole(settled: Settled) -> bool:
     return len(settled.rejected) == n and all(
         0 <= problem.index < n for problem in settled.problems
     )
+
+
+def _contradiction_of_commit(value: Commit) -> str:
+    uneven = [task.id for task in value.plan if not is_even(task)]
+    odd = [settled.task for settled in value.settle if not _is_whole(settled)]
+    return _no_sequence(value.sequence) or _named("task", uneven) or _named("settled task", odd)
+
+
+def _contradiction_of_checkpoint(value: Checkpoint) -> str:
+    uneven = [name for name, task in value.tasks.items() if task.id != name or not is_even(task)]
+    return _no_sequence(value.sequence) or _named("task", uneven)

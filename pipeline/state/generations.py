@@ -38,14 +38,7 @@ def changed(pipeline: str, before: Generations | None, change: Change, now_ms: i
     if change.kind == "begin":
         return _begun(pipeline, known, change, now_ms)
     if change.kind == "publish":
-        if known.candidate is None:
-            raise SettingsError(
-                f"{pipeline} has no new generation to publish: fill one with  tidemill backfill"
-                " --new-generation"
-            )
-        return msgspec.structs.replace(
-            known, live=known.candidate, previous=known.live, candidate=None
-        )
+        return _published(pipeline, known)
     if change.kind == "rollback":
         if known.previous is None:
             raise SettingsError(f"{pipeline} has no earlier generation to roll back to")
@@ -53,38 +46,58 @@ def changed(pipeline: str, before: Generations | None, change: Change, now_ms: i
     return _dropped(pipeline, known, change.number)
 
 
+def _published(pipeline: str, known: Generations) -> Generations:
+    if known.candidate is None:
+        raise SettingsError(
+            f"{pipeline} has no new generation to publish: fill one with  tidemill backfill"
+            " --new-generation"
+        )
+    return msgspec.structs.replace(known, live=known.candidate, previous=known.live, candidate=None)
+
+
 def _begun(pipeline: str, known: Generations, change: Change, now_ms: int) -> Generations:
-    versions, uploads = dict(change.versions or {}), change.uploads or known.uploads
     candidate = known.get(known.candidate) if known.candidate is not None else None
     if candidate is None:
-        number = 1 + max(
-            [*(generation.number for generation in known.kept), *known.dropped], default=0
-        )
-        fresh = Generation(
-            number=number, versions=versions, created_ms=now_ms, sample=change.sample
-        )
-        return msgspec.structs.replace(
-            known, candidate=number, kept=[*known.kept, fresh], uploads=change.uploads or "new"
-        )
-    if candidate.versions != versions:
+        return _with_candidate(known, change, now_ms)
+    if candidate.versions != dict(change.versions or {}):
         raise SettingsError(
             f"generation {candidate.number} of {pipeline} was begun by other code: publish it, or"
             f" drop it with  tidemill generations --drop {candidate.number}"
         )
+    grown = _grown(candidate, change.sample)
+    kept = [grown if one.number == grown.number else one for one in known.kept]
+    return msgspec.structs.replace(known, kept=kept, uploads=change.uploads or known.uploads)
+
+
+def _with_candidate(known: Generations, change: Change, now_ms: int) -> Generations:
+    numbers = [*(generation.number for generation in known.kept), *known.dropped]
+    fresh = Generation(
+        number=1 + max(numbers, default=0),
+        versions=dict(change.versions or {}),
+        created_ms=now_ms,
+        sample=change.sample,
+    )
+    return msgspec.structs.replace(
+        known,
+        candidate=fresh.number,
+        kept=[*known.kept, fresh],
+        uploads=change.uploads or "new",
+    )
+
+
+def _grown(candidate: Generation, sample: int | None) -> Generation:
+    """The candidate, filled with at least that sample of the sources; None: with all of them."""
     larger = (
         candidate.sample
-        if change.sample is None or candidate.sample is None
-        else max(change.sample, candidate.sample)
+        if sample is None or candidate.sample is None
+        else max(sample, candidate.sample)
     )
-    grown = msgspec.structs.replace(candidate, sample=larger if change.sample is not None else None)
-    kept = [grown if generation.number == grown.number else generation for generation in known.kept]
-    return msgspec.structs.replace(known, kept=kept, uploads=uploads)
+    return msgspec.structs.replace(candidate, sample=larger if sample is not None else None)
 
 
 def _dropped(pipeline: str, known: Generations, number: int | None) -> Generations:
     if number is None or known.get(number) is None:
-        there = ", ".join(str(generation.number) for generation in known.kept)
-        raise SettingsError(f"{pipeline} has no generation {number}; there are: {there}")
+        raise _no_generation(pipeline, known, number)
     if number == known.live:
         raise SettingsError(
             f"generation {number} of {pipeline} is live: readers would find nothing"
@@ -120,3 +133,8 @@ def filled(known: Generations | None, versions: dict[str, str]) -> list[int]:
     ):
         return [known.live]
     return [known.live, candidate.number] if known.uploads == "both" else [candidate.number]
+
+
+def _no_generation(pipeline: str, known: Generations, number: int | None) -> SettingsError:
+    there = ", ".join(str(generation.number) for generation in known.kept)
+    return SettingsError(f"{pipeline} has no generation {number}; there are: {there}")

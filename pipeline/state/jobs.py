@@ -76,13 +76,23 @@ def outcome(
     if wanted is not None and wanted[1] == etag:
         return Outcome(key=key, status="running")
     if quarantined is not None and quarantined.etag == etag:
-        status: Status = "cancelled" if quarantined.kind == "cancelled" else "failed"
-        return Outcome(key=key, status=status, reason=quarantined.reason)
+        return _of_quarantined(quarantined, key)
+    return _of_entry(job, i, entry, is_free=quarantined is None and wanted is None)
+
+
+def _of_entry(job: Job, i: int, entry: Entry | None, *, is_free: bool) -> Outcome:
+    """By what is committed; is_free: no other version is in hand, or set aside."""
+    key, etag = job.keys[i], job.etags[i]
     is_there = entry is not None and entry.etag == etag
     if entry is not None and is_there and (entry.sequence > job.base or not job.again):
         return Outcome(key=key, status="done", rows=entry.rows)
-    if (entry is None or is_there) and quarantined is None and wanted is None:
+    if (entry is None or is_there) and is_free:
         return Outcome(key=key, status="waiting")
     return Outcome(
         key=key, status="superseded", reason="a newer version of the object took its place"
     )
+
+
+def _of_quarantined(quarantined: Quarantined, key: str) -> Outcome:
+    status: Status = "cancelled" if quarantined.kind == "cancelled" else "failed"
+    return Outcome(key=key, status=status, reason=quarantined.reason)

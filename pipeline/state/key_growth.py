@@ -80,10 +80,7 @@ def explained(growth: Growth, listing: str) -> str:
     found = growth.grown(always=listing == "growing")
     if found:
         names = ", ".join(repr(frontier.prefix) for frontier in found)
-        why = (
-            f"{sum(f.late for f in found):,} of {sum(f.seen for f in found):,} objects came below a"
-            f" key of {OVERLAP_S} s before"
-        )
+        why = f"{_late_of_seen(found)} objects came below a key of {OVERLAP_S} s before"
         return f"between two whole listings only from the last key on below {names}: {why}"
     if growth.listed < LISTED_MIN:
         return f"listed whole each time: below {LISTED_MIN:,} objects that is cheap"
@@ -91,6 +88,10 @@ def explained(growth: Growth, listing: str) -> str:
         f"listed whole each time: {growth.whole.share_late:.1%} of {growth.listed:,} objects came"
         " below a key that was there before"
     )
+
+
+def _late_of_seen(found: Sequence[Frontier]) -> str:
+    return f"{sum(f.late for f in found):,} of {sum(f.seen for f in found):,}"
 
 
 def _grows(frontier: Frontier) -> bool:

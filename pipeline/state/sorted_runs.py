@@ -70,13 +70,7 @@ class SortedRuns:
     __slots__ = ("_lasts", "_levels", "held", "runs")
 
     def __init__(self, runs: Iterable[Run] = ()) -> None:
-        recent = []
-        levels: dict[int, list[Run]] = {}
-        for run in runs:
-            if run.level:
-                levels.setdefault(run.level, []).append(run)
-            else:
-                recent.append(run)
+        recent, levels = _by_level(runs)
         self._levels = {
             level: sorted(levels[level], key=lambda run: run.first)
             for level in sorted(levels, reverse=True)
@@ -243,14 +237,29 @@ class SortedRuns:
             rows += runs[end].rows
             end += 1
         inputs = [*runs[start:end], *upper]
+        return Merge(inputs, level, not self._has_deeper(inputs, level))
+
+    def _has_deeper(self, inputs: list[Run], level: int) -> bool:
+        """Whether runs of a deeper level may have keys of these."""
         first, last = min(run.first for run in inputs), max(run.last for run in inputs)
-        deeper = any(
+        return any(
             run.last >= first and run.first <= last
             for n, found in self._levels.items()
             if n > level
             for run in found
         )
-        return Merge(inputs, level, not deeper)
+
+
+def _by_level(runs: Iterable[Run]) -> tuple[list[Run], dict[int, list[Run]]]:
+    """The recent ones, and those of each level below."""
+    recent = []
+    levels: dict[int, list[Run]] = {}
+    for run in runs:
+        if run.level:
+            levels.setdefault(run.level, []).append(run)
+        else:
+            recent.append(run)
+    return recent, levels
 
 
 def _is_small(run: Run, rows: int, run_rows: int) -> bool:
@@ -299,29 +308,42 @@ def merge(oldest_first: Sequence[pa.Table], *, drop_tombstones: bool) -> pa.Tabl
 
     tables = [t for t in oldest_first if t.num_rows] or oldest_first[:1]
     both = pa.concat_tables(tables)
+    drops = drop_tombstones and bool(both.column("output").null_count)
     if len(tables) == 1:
-        return (
-            both.filter(pc.is_valid(both.column("output")))
-            if drop_tombstones and both.column("output").null_count
-            else both
-        )
+        return both.filter(pc.is_valid(both.column("output"))) if drops else both
     # One copy at the end, of the rows that stay: ledgers are large, and whole columns copied at
     # each step would add up.
-    ages = pa.chunked_array(
-        [pa.repeat(pa.scalar(age, pa.int32()), t.num_rows) for age, t in enumerate(tables)]
-    )
-    order = pc.sort_indices(
-        pa.table({"key": both.column("key"), "age": ages}),
-        sort_keys=[("key", "ascending"), ("age", "descending")],
-    )
-    keys = both.column("key").take(order).combine_chunks()
-    keys = keys.chunk(0) if isinstance(keys, pa.ChunkedArray) else keys
-    keep = pa.concat_arrays([pa.array([True]), pc.not_equal(keys[1:], keys[:-1])])
-    if drop_tombstones and both.column("output").null_count:
+    order = _youngest_first(both, tables)
+    keep = _firsts(both, order)
+    if drops:
         keep = pc.and_(keep, both.column("output").is_valid().take(order).combine_chunks())
     merged = both.take(order if pc.all(keep).as_py() else order.filter(keep)).combine_chunks()
     pa.default_memory_pool().release_unused()
     return merged
+
+
+def _youngest_first(both: pa.Table, tables: Sequence[pa.Table]) -> pa.Array:
+    """The order of the rows by key; of one key those of the last table first."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ages = pa.chunked_array(
+        [pa.repeat(pa.scalar(age, pa.int32()), t.num_rows) for age, t in enumerate(tables)]
+    )
+    return pc.sort_indices(
+        pa.table({"key": both.column("key"), "age": ages}),
+        sort_keys=[("key", "ascending"), ("age", "descending")],
+    )
+
+
+def _firsts(both: pa.Table, order: pa.Array) -> pa.Array:
+    """Which rows, in this order, are the first of their key."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    keys = both.column("key").take(order).combine_chunks()
+    keys = keys.chunk(0) if isinstance(keys, pa.ChunkedArray) else keys
+    return pa.concat_arrays([pa.array([True]), pc.not_equal(keys[1:], keys[:-1])])
 
 
 def parts_of(table: pa.Table, run_rows: int) -> list[pa.Table]:

@@ -14,7 +14,16 @@ import msgspec
 
 from pipeline.errors import InvariantViolated, StateInvalid
 from pipeline.model import keys
-from pipeline.model.commit import Backlog, Commit, Generations, Quarantined, Settled
+from pipeline.model.commit import (
+    Backlog,
+    Commit,
+    Deleted,
+    Generations,
+    Quarantined,
+    Respawn,
+    Settled,
+)
+from pipeline.model.receipt import SourceProblem
 from pipeline.model.snapshot import Output, Snapshot
 from pipeline.model.task import Task, named_detached
 from pipeline.state.checkpoint import Checkpoint
@@ -154,7 +163,7 @@ class State(TableFiles):
 
     # -- changing ----------------------------------------------------------------------------------
 
-    def apply(self, commit: Commit, at_ms: int) -> None:  # noqa: PLR0912 - one short branch for each part of a commit
+    def apply(self, commit: Commit, at_ms: int) -> None:
         """Make one commit true. `at_ms` is the log entry's time by the store's clock.
 
         Raises StateInvalid if the commit does not follow this state.
@@ -162,49 +171,68 @@ class State(TableFiles):
         if commit.sequence != self.sequence + 1 or commit.previous != self.id:
             raise StateInvalid(f"log entry {commit.sequence} does not follow entry {self.sequence}")
         self.sequence, self.id = commit.sequence, commit.id
-        for settled in commit.settle:
-            self._settle(settled, at_ms)
-        for respawn in commit.respawn:
-            task = self._open(respawn.task)
-            task.attempt, task.losses = respawn.attempt, respawn.losses
-            task.detached = respawn.detached or named_detached(respawn.owner)
-            task.deadline_ms, task.owner, task.reason = (
-                respawn.deadline_ms,
-                respawn.owner,
-                respawn.reason,
-            )
-        for task_id in commit.retire:
-            self._retire(task_id)
-        for entry in commit.quarantine:
-            self.quarantine[entry.key] = entry
-            self.touched[entry.key] = self.sequence
-        for key in commit.requeue:
-            self._release(key)
-        for planned in commit.plan:
-            self._plan(planned)
-        for deleted in commit.deleted:
-            self.quarantine.pop(deleted.key, None)
-            self.touched[deleted.key] = self.sequence
-            if deleted.output is not None:
-                self._bury(deleted.output, deleted.key, at_ms)
-                self.overlay[deleted.key] = None
-        self.doomed.update(commit.collected)
-        if commit.schema is not None:
-            self.schema = commit.schema
-        if commit.aggregates:
-            if commit.settle or commit.deleted:
-                raise StateInvalid(
-                    f"log entry {commit.sequence} mixes aggregates with the rows they were computed"
-                    " from"
-                )
-            self.publish_aggregates(commit.aggregates, at_ms)
-        for output in commit.vacuumed:
-            self.removed.pop(output, None)
+        self._apply_to_sources(commit, at_ms)
+        self._apply_to_table(commit, at_ms)
         self.backlog = commit.backlog or self.backlog
         if commit.generations is not None:
             self.generations = commit.generations
             if 0 in commit.generations.dropped:
                 self._forget_rows()
+
+    def _apply_to_sources(self, commit: Commit, at_ms: int) -> None:
+        """What it says of tasks, and of the sources that they are about."""
+        for settled in commit.settle:
+            self._settle(settled, at_ms)
+        for respawn in commit.respawn:
+            self._respawn(respawn)
+        for task_id in commit.retire:
+            self._retire(task_id)
+        self._set_aside(commit.quarantine)
+        for key in commit.requeue:
+            self._release(key)
+        for planned in commit.plan:
+            self._plan(planned)
+        self._delete(commit.deleted, at_ms)
+
+    def _apply_to_table(self, commit: Commit, at_ms: int) -> None:
+        self.doomed.update(commit.collected)
+        if commit.schema is not None:
+            self.schema = commit.schema
+        if commit.aggregates:
+            self._replace_aggregates(commit, at_ms)
+        for output in commit.vacuumed:
+            self.removed.pop(output, None)
+
+    def _respawn(self, respawn: Respawn) -> None:
+        task = self._open(respawn.task)
+        task.attempt, task.losses = respawn.attempt, respawn.losses
+        task.detached = respawn.detached or named_detached(respawn.owner)
+        task.deadline_ms, task.owner, task.reason = (
+            respawn.deadline_ms,
+            respawn.owner,
+            respawn.reason,
+        )
+
+    def _set_aside(self, entries: Iterable[Quarantined]) -> None:
+        for entry in entries:
+            self.quarantine[entry.key] = entry
+            self.touched[entry.key] = self.sequence
+
+    def _delete(self, sources: Iterable[Deleted], at_ms: int) -> None:
+        for deleted in sources:
+            self.quarantine.pop(deleted.key, None)
+            self.touched[deleted.key] = self.sequence
+            if deleted.output is not None:
+                self._bury(deleted.output, deleted.key, at_ms)
+                self.overlay[deleted.key] = None
+
+    def _replace_aggregates(self, commit: Commit, at_ms: int) -> None:
+        if commit.settle or commit.deleted:
+            raise StateInvalid(
+                f"log entry {commit.sequence} mixes aggregates with the rows they were computed"
+                " from"
+            )
+        self.publish_aggregates(commit.aggregates, at_ms)
 
     def _forget_rows(self) -> None:
         """The first generation was dropped: what is left here is the log, which says what became of
@@ -256,10 +284,13 @@ class State(TableFiles):
             self.merge(task, settled, at_ms)
             return
         note(self.usage, task, settled, at_ms)
+        self._settle_sources(task, settled, at_ms)
+
+    def _settle_sources(self, task: Task, settled: Settled, at_ms: int) -> None:
         output = keys.output_id(task.id, settled.nonce)
         problems = {p.index: p for p in settled.problems}
-        inputs, live, dead = task.inputs, 0, []
-        for i, key in enumerate(inputs.keys):
+        live, dead = 0, []
+        for i, key in enumerate(task.inputs.keys):
             problem, wanted = problems.get(i), self.is_wanted(key, task.id)
             if not wanted or problem is not None:
                 if problem is None or settled.rows[i] or settled.rejected[i]:
@@ -272,17 +303,7 @@ class State(TableFiles):
                 live += 1
                 self._publish(task, i, settled, output, at_ms)
             elif problem.status == "failed":
-                self.quarantine[key] = Quarantined(
-                    key=key,
-                    etag=inputs.etags[i],
-                    kind="failed",
-                    reason=problem.reason,
-                    detail=problem.detail,
-                    task=task.id,
-                    transform=task.transform,
-                    version=task.version,
-                    size_bytes=inputs.sizes[i],
-                )
+                self.quarantine[key] = _failed(task, problem)
         self.publish(output, settled, live, dead, at_ms)
 
     def _publish(self, task: Task, i: int, settled: Settled, output: str, at_ms: int) -> None:
@@ -335,3 +356,18 @@ class State(TableFiles):
     def run_names(self) -> set[str]:
         """The keys of all runs that a checkpoint of this state would name."""
         return {run.key for run in (*self.ledger.runs.runs, *self.outputs.runs.runs)}
+
+
+def _failed(task: Task, problem: SourceProblem) -> Quarantined:
+    i = problem.index
+    return Quarantined(
+        key=task.inputs.keys[i],
+        etag=task.inputs.etags[i],
+        kind="failed",
+        reason=problem.reason,
+        detail=problem.detail,
+        task=task.id,
+        transform=task.transform,
+        version=task.version,
+        size_bytes=task.inputs.sizes[i],
+    )

@@ -36,16 +36,21 @@ def checkpoint_of(state: State) -> Checkpoint:
         usage=state.usage,
         backlog=state.backlog,
         generations=state.generations,
-        superseded={
-            task.id: lost
-            for task in state.tasks.values()
-            if (
-                lost := [
-                    i for i, key in enumerate(task.inputs.keys) if not state.is_wanted(key, task.id)
-                ]
-            )
-        },
+        superseded=_superseded(state),
     )
+
+
+def _superseded(state: State) -> dict[str, list[int]]:
+    """The positions of each open task's sources that it may not publish any more."""
+    return {
+        task.id: lost
+        for task in state.tasks.values()
+        if (
+            lost := [
+                i for i, key in enumerate(task.inputs.keys) if not state.is_wanted(key, task.id)
+            ]
+        )
+    }
 
 
 def restored(checkpoint: Checkpoint) -> State:

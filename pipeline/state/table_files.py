@@ -82,16 +82,24 @@ class TableFiles:
         merged = keys.output_id(task.id, settled.nonce)
         live, dead = 0, []
         for name, seen in zip(task.merges, settled.merged_dead, strict=True):
-            holder = self.outputs.get(name)
-            if holder is None or holder.into is not None or len(holder.dead) < seen:
-                raise StateInvalid(f"task {task.id} merged output {name}, which was not as it says")
+            holder = self._merged(task, name, seen)
             live += holder.live
             dead += dead_rows(name, holder)[seen:]
             self._remove(name, holder, at_ms)
             self.outputs[name] = Output(files=[], live=holder.live, into=merged)
-        tasks, names = [task for task, _ in dead], [key for _, key in dead]
-        self.outputs[merged] = Output(files=settled.files, live=live, dead=names, dead_tasks=tasks)
+        self.outputs[merged] = Output(
+            files=settled.files,
+            live=live,
+            dead=[key for _, key in dead],
+            dead_tasks=[task for task, _ in dead],
+        )
         self._count_files(settled.files, 1)
+
+    def _merged(self, task: Task, name: str, seen: int) -> Output:
+        holder = self.outputs.get(name)
+        if holder is None or holder.into is not None or len(holder.dead) < seen:
+            raise StateInvalid(f"task {task.id} merged output {name}, which was not as it says")
+        return holder
 
     def publish_aggregates(self, files: list[AggregateFile], at_ms: int) -> None:
         """The commit's aggregates were computed over the snapshot just before it, so nothing

@@ -65,17 +65,25 @@ def note(usage: Usage, task: Task, settled: Settled, at_ms: int) -> None:
     deferred = sum(p.status == "deferred" for p in settled.problems)
     took = usage.by_transform.setdefault(task.transform, Took())
     if took.files > WINDOW_FILES:
-        took.files, took.bytes, took.seconds, took.slots = (
-            took.files / 2,
-            took.bytes / 2,
-            took.seconds / 2,
-            took.slots / 2,
-        )
+        _halve(took)
     took.files += len(task.inputs) - deferred
     took.bytes += settled.bytes_read
     took.seconds += settled.seconds
     took.slots += settled.slots
+    _note_day(usage, task.transform, settled.seconds, at_ms)
+
+
+def _note_day(usage: Usage, transform: str, seconds: float, at_ms: int) -> None:
     day = usage.by_day.setdefault(day_of(at_ms), {})
-    day[task.transform] = day.get(task.transform, 0.0) + settled.seconds
+    day[transform] = day.get(transform, 0.0) + seconds
     if len(usage.by_day) > DAYS_KEPT:
         del usage.by_day[min(usage.by_day)]
+
+
+def _halve(took: Took) -> None:
+    took.files, took.bytes, took.seconds, took.slots = (
+        took.files / 2,
+        took.bytes / 2,
+        took.seconds / 2,
+        took.slots / 2,
+    )

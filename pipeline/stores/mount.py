@@ -58,6 +58,11 @@ def _unreachable(key: str) -> InputRejected:
     )
 
 
+def _archived(key: str) -> ObjectArchived:
+    way = "have it restored (aws s3api restore-object), then  tidemill quarantine retry"
+    return ObjectArchived(f"{key!r} is archived (S3 Glacier) and cannot be read: {way}")
+
+
 class MountOutbox:
     """The Outbox port over a mount."""
 
@@ -168,10 +173,7 @@ class MountContent:
         if error.errno in (errno.EISDIR, errno.ENAMETOOLONG):
             self._problem = _unreachable(self._key)
         elif error.errno in (errno.EACCES, errno.EPERM) and self._is_closed_to_all():
-            way = "have it restored (aws s3api restore-object), then  tidemill quarantine retry"
-            self._problem = ObjectArchived(
-                f"{self._key!r} is archived (S3 Glacier) and cannot be read: {way}"
-            )
+            self._problem = _archived(self._key)
         elif error.errno in ABSENT:
             self._problem = ObjectNotFound(f"{self._key!r} was deleted after it was planned")
         elif self._is_still_there():

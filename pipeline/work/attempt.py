@@ -80,10 +80,7 @@ def _call_batch(call: Callable[..., object], batch_size: int, opened: list[Opene
         results = calls.settled(call([one.obj for one in opened]))
     # not within a handler: what one object raises is no consequence of another's
     if results is nothing:
-        for one in opened:
-            one.obj._rejected.clear()
-            settled = one.attempt.means.calls.settled
-            one.attempt.call(lambda o, settled=settled: _only(settled(call([o])), 1)[0], one)
+        _call_one_by_one(call, opened)
         return
     try:
         results = _only(results, len(opened))
@@ -93,6 +90,13 @@ def _call_batch(call: Callable[..., object], batch_size: int, opened: list[Opene
         return
     for one, result in zip(opened, results, strict=True):
         one.attempt.call(lambda _, result=result: result, one)
+
+
+def _call_one_by_one(call: Callable[..., object], opened: list[Opened]) -> None:
+    for one in opened:
+        one.obj._rejected.clear()
+        settled = one.attempt.means.calls.settled
+        one.attempt.call(lambda o, settled=settled: _only(settled(call([o])), 1)[0], one)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +136,7 @@ class Attempt:
             if self.lost is not None:
                 return self._loss(self.lost)
             receipt = self._receipt(await self._publish(), seconds)
-            home = keys.of_generation(self.means.home, self.task.generation)
-            key = keys.receipt(home, self.task.id, self.assignment.nonce)
-            await self.means.store.put(key, codec.encode(receipt))
+            await self.means.store.put(self._receipt_key(), codec.encode(receipt))
         except TidemillError as error:
             return self._loss(error)
         except OSError as error:
@@ -192,21 +194,24 @@ class Attempt:
         except (Exception, SystemExit) as error:
             if is_out_of_memory(error):
                 raise MemoryError from error
-            problem = one.content.problem()
-            if problem is not None:
-                self._unreadable(i, problem, called=True)
-            elif isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
-                self._unread(i, AttemptLost(describe(error)), called=True)
-            elif isinstance(error, InputRejected):
-                self._answer(i, "failed", str(error), _detail())
-            else:
-                self._answer(i, "failed", describe(error), _detail(user_traceback(error)))
+            self._raised(one, error)
             return
         problem = one.content.problem()
         if problem is not None:
             self._unreadable(i, problem, called=True)
         else:
             self._answered()
+
+    def _raised(self, one: Opened, error: BaseException) -> None:
+        i, problem = one.index, one.content.problem()
+        if problem is not None:
+            self._unreadable(i, problem, called=True)
+        elif isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+            self._unread(i, AttemptLost(describe(error)), called=True)
+        elif isinstance(error, InputRejected):
+            self._answer(i, "failed", str(error), _detail())
+        else:
+            self._answer(i, "failed", describe(error), _detail(user_traceback(error)))
 
     def _unreadable(self, i: int, problem: Exception, *, called: bool = False) -> None:
         if isinstance(problem, ObjectNotFound):
@@ -264,6 +269,10 @@ class Attempt:
             elif finished.path is not None:
                 await self.means.store.put_file(finished.file.key, finished.path)
         return written
+
+    def _receipt_key(self) -> str:
+        home = keys.of_generation(self.means.home, self.task.generation)
+        return keys.receipt(home, self.task.id, self.assignment.nonce)
 
     def _receipt(self, written: Written, seconds: float) -> Receipt:
         n = len(self.task.inputs)

@@ -55,9 +55,7 @@ def hold_memory(memory_mb: int | None) -> None:
         _soft_before = soft
     wanted = _soft_before
     if memory_mb is not None:
-        mapped, resident = _mapped_and_resident()
-        allowance = ALLOWANCE_MB + ALLOWANCE_MB_PER_CORE * (os.cpu_count() or 1)
-        ours = max(mapped - resident + (memory_mb + allowance) * MIB, 0)
+        ours = _data_bytes(memory_mb)
         wanted = ours if _soft_before == resource.RLIM_INFINITY else min(ours, _soft_before)
     resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
 
@@ -72,6 +70,12 @@ def memory_exceeded(memory_mb: int | None) -> str:
     return f"memory limit: the worker used more than {memory_mb} MB (memory_mb)"
 
 
+def _data_bytes(memory_mb: int) -> int:
+    mapped, resident = _mapped_and_resident()
+    allowance = ALLOWANCE_MB + ALLOWANCE_MB_PER_CORE * (os.cpu_count() or 1)
+    return max(mapped - resident + (memory_mb + allowance) * MIB, 0)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception of the user's code means that the memory limit of this process was
     reached.
@@ -84,15 +88,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     seen: set[int] = set()
     at: BaseException | None = error
     while at is not None and id(at) not in seen:
-        if isinstance(at, MemoryError) or (isinstance(at, OSError) and at.errno == errno.ENOMEM):
-            return True
-        if (type(at).__module__ != "builtins" or type(at) is RuntimeError) and OUT_OF_MEMORY.search(
-            str(at)[:2000]
-        ):
+        if _says_out_of_memory(at):
             return True
         seen.add(id(at))
         at = at.__cause__ or at.__context__
     return False
+
+
+def _says_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    quotes_no_data = type(error).__module__ != "builtins" or type(error) is RuntimeError
+    return quotes_no_data and OUT_OF_MEMORY.search(str(error)[:2000]) is not None
 
 
 def use_scratch(folder: str) -> None:

@@ -17,7 +17,7 @@ from pipeline.errors import StoreError, TidemillError
 from pipeline.model import keys
 from pipeline.model.commit import FORMAT_VERSION
 from pipeline.model.loss import Loss
-from pipeline.model.receipt import LossNote
+from pipeline.model.receipt import LossNote, Receipt
 from pipeline.model.task import Assignment, Task
 from pipeline.ports import Clock, Finished, Ids, Outbox
 from pipeline.state import codec
@@ -47,19 +47,13 @@ class OrderJournal:
         """The assignment under a new nonce, noted as begun; or why there is nothing to run."""
         try:
             assignment = await self._assignment(order)
+            answer = await self._nothing_to_run(assignment)
+            if answer is not None:
+                return answer
             task = assignment.task
-            if self.clock.now_ms() > task.deadline_ms:
-                late = "it came after its deadline: others have the task by now"
-                return Answer(task=task.id, loss=Loss(reason=late, innocent=True))
-            key = keys.loss_note(self._home(task), task.id, task.dispatch)
-            noted = await self.box.fetch(key)
-            if noted is not None:  # it ran before, and that ended with the container's death
-                return _as_answer(codec.decode(LossNote, noted, key))
-            if self.version not in (None, task.version):
-                return await self.end(assignment, self._of_other_code(assignment))
             await self.box.put(keys.began(self._home(task), task.id, task.dispatch), b"began\n")
         except TidemillError as error:
-            return Answer(task=order.task, loss=Loss(reason=str(error), innocent=True))
+            return _innocent(order.task, str(error))
         return msgspec.structs.replace(assignment, nonce=self.ids.nonce())
 
     def _of_other_code(self, assignment: Assignment) -> Finished:
@@ -82,25 +76,29 @@ class OrderJournal:
             raise StoreError(f"{order.stored} is not there: the task is over")
         return decode_assignment(body, order.stored)
 
+    async def _nothing_to_run(self, assignment: Assignment) -> Answer | None:
+        """The answer where the task is late, ran before, or is for other code."""
+        task = assignment.task
+        if self.clock.now_ms() > task.deadline_ms:
+            return _innocent(task.id, "it came after its deadline: others have the task by now")
+        noted = await self._noted(task)
+        if noted is not None:  # it ran before, and that ended with the container's death
+            return _as_answer(noted)
+        if self.version not in (None, task.version):
+            return await self.end(assignment, self._of_other_code(assignment))
+        return None
+
+    async def _noted(self, task: Task) -> LossNote | None:
+        key = keys.loss_note(self._home(task), task.id, task.dispatch)
+        body = await self.box.fetch(key)
+        return codec.decode(LossNote, body, key) if body is not None else None
+
     async def end(self, assignment: Assignment, finished: Finished) -> Answer:
         """What to answer; a note in the bucket where there is no receipt."""
         task, receipt = assignment.task, finished.receipt
         if receipt is not None:
-            return Answer(
-                task=task.id,
-                nonce=receipt.nonce,
-                sources=len(receipt.rows),
-                rows=sum(receipt.rows),
-                failed=sum(p.status == "failed" for p in receipt.problems),
-                seconds=receipt.seconds,
-            )
-        loss = finished.loss or Loss(reason="no answer")
-        note = LossNote(
-            format=FORMAT_VERSION,
-            task=task.id,
-            dispatch=task.dispatch,
-            **msgspec.structs.asdict(loss),
-        )
+            return _done(task, receipt)
+        note = _note(task, finished.loss or Loss(reason="no answer"))
         with suppress(TidemillError):  # without the note the deadline says the same, later
             await self.box.put(
                 keys.loss_note(self._home(task), task.id, task.dispatch), codec.encode(note)
@@ -109,6 +107,30 @@ class OrderJournal:
 
     def _home(self, task: Task) -> str:
         return keys.of_generation(keys.home(self.pipeline), task.generation)
+
+
+def _done(task: Task, receipt: Receipt) -> Answer:
+    return Answer(
+        task=task.id,
+        nonce=receipt.nonce,
+        sources=len(receipt.rows),
+        rows=sum(receipt.rows),
+        failed=sum(p.status == "failed" for p in receipt.problems),
+        seconds=receipt.seconds,
+    )
+
+
+def _note(task: Task, loss: Loss) -> LossNote:
+    return LossNote(
+        format=FORMAT_VERSION,
+        task=task.id,
+        dispatch=task.dispatch,
+        **msgspec.structs.asdict(loss),
+    )
+
+
+def _innocent(task: str, reason: str) -> Answer:
+    return Answer(task=task, loss=Loss(reason=reason, innocent=True))
 
 
 def _as_answer(note: LossNote) -> Answer:

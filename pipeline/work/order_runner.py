@@ -56,29 +56,43 @@ class OrderRunner:
 
         Whatever happens to one is no matter of the others.
         """
-        answers: dict[int, Answer] = {}
+        ready, answers, awaited = self._begin(texts)
+        for i, finished in zip(ready, self._work(list(ready.values())), strict=True):
+            answers[i] = now(self.journal.end(ready[i], finished))
+        self._tell_settled(
+            [ready[i].task.id for i in ready if answers[i].loss is None and i not in awaited]
+        )
+        return [encode(answers[i]) for i in range(len(texts))]
+
+    def _tell_settled(self, tasks: list[str]) -> None:
+        if tasks:
+            with contextlib.suppress(Exception):
+                self.settled(tasks)
+
+    def _begin(
+        self, texts: Sequence[str]
+    ) -> tuple[dict[int, Assignment], dict[int, Answer], set[int]]:
+        """By position: what is to be run, the answers where nothing is, and who is waited for."""
         ready: dict[int, Assignment] = {}
+        answers: dict[int, Answer] = {}
         awaited: set[int] = set()
         for i, text in enumerate(texts):
-            try:
-                order = decode_order(text)
-            except StateInvalid as error:
-                answers[i] = Answer(task="", loss=Loss(reason=str(error), innocent=True))
-                continue
-            found = now(self.journal.begin(order))
+            found, is_awaited = self._begun(text)
             if isinstance(found, Answer):
                 answers[i] = found
             else:
                 ready[i] = found
-            if order.awaited:
+            if is_awaited:
                 awaited.add(i)
-        for i, finished in zip(ready, self._work(list(ready.values())), strict=True):
-            answers[i] = now(self.journal.end(ready[i], finished))
-        done = [ready[i].task.id for i in ready if answers[i].loss is None and i not in awaited]
-        if done:
-            with contextlib.suppress(Exception):
-                self.settled(done)
-        return [encode(answers[i]) for i in range(len(texts))]
+        return ready, answers, awaited
+
+    def _begun(self, text: str) -> tuple[Assignment | Answer, bool]:
+        """What is to be run, or why nothing is; and whether the answer is waited for."""
+        try:
+            order = decode_order(text)
+        except StateInvalid as error:
+            return Answer(task="", loss=Loss(reason=str(error), innocent=True)), False
+        return now(self.journal.begin(order)), order.awaited
 
     def _work(self, assignments: list[Assignment]) -> list[Finished]:
         if not assignments:

@@ -104,6 +104,12 @@ class Worker:
             attempt.safe_to_rerun = code.safe_to_rerun
         items = [(attempt, i) for attempt in attempts for i in range(len(attempt.task.inputs))]
         self._means.contents.expect(Inputs.joined([attempt.task.inputs for attempt in attempts]))
+        await self._call_in_batches(code, items, starting)
+
+    async def _call_in_batches(
+        self, code: Code, items: list[tuple[Attempt, int]], starting: Callable[[int], None]
+    ) -> None:
+        """Call for all of them, until the budget of seconds is spent: the others are put off."""
         started_s, step = self._clock.monotonic_s(), code.batch_size or 1
         for first in range(0, len(items), step):
             if first and self._clock.monotonic_s() - started_s > self._budget_s:

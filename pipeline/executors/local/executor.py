@@ -13,13 +13,14 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from pipeline.errors import InvariantViolated, SettingsError
 from pipeline.executors.local.connection import Connection
+from pipeline.executors.local.held_worker import HeldWorker
 from pipeline.executors.local.machine import NATIVE, cores, describe_end, resident_bytes
 from pipeline.executors.local.messages import LENGTH, NO_MEMORY, SLOT, Answer, Job, pack
 from pipeline.executors.local.output_lines import Output, Whose, to_standard_error
@@ -47,22 +48,6 @@ class Limits:
 
     timeout_s: float
     memory_mb: int | None
-
-
-@dataclass(slots=True)
-class _Worker:
-    slot: int
-    pid: int
-    connection: Connection
-    output: Output
-    jobs: deque[Job] = field(default_factory=deque)
-    ready: bool = False
-    doomed: str = ""
-    """Why we killed it."""
-    said: tuple[Whose, str] = ((0, -1), "")
-    """What was printed in the last call that printed anything."""
-    ended: bool = False
-    """The last look found it dead."""
 
 
 class LocalExecutor:
@@ -95,7 +80,7 @@ class LocalExecutor:
         self._spawner = (make_spawner if fork else make_fresh_spawner)(
             entry, spec, self._parallelism, self.scratch
         )
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, HeldWorker] = {}
         self._serving: set[asyncio.Task[None]] = set()
         self._queue: deque[Job] = deque()
         self._done: list[Finished] = []
@@ -133,16 +118,7 @@ class LocalExecutor:
         """Queue the attempts; starts as many workers as there is work for."""
         for assignment in assignments:
             self._serial += 1
-            limits = self._limits.get(f"{assignment.pipeline}/{assignment.task.transform}")
-            memory_mb = limits.memory_mb if limits is not None else None
-            self._queue.append(
-                Job(
-                    serial=self._serial,
-                    assignment=assignment,
-                    memory_mb=memory_mb,
-                    scratch=self.scratch,
-                )
-            )
+            self._queue.append(self._job(self._serial, assignment))
         self._outstanding += len(assignments)
         for slot in range(self._parallelism):
             if slot not in self._workers and len(self._workers) < self._outstanding:
@@ -210,7 +186,10 @@ class LocalExecutor:
             pid = self._spawner.start(slot, theirs, output.descriptor)
         finally:
             theirs.close()
-        worker = self._workers[slot] = _Worker(slot, pid, Connection(ours), output)
+        worker = self._workers[slot] = HeldWorker(slot, pid, Connection(ours), output)
+        self._serve_aside(worker)
+
+    def _serve_aside(self, worker: HeldWorker) -> None:
         serving = asyncio.create_task(self._serve(worker))
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
@@ -224,7 +203,7 @@ class LocalExecutor:
                     worker.jobs.append(job)
                     worker.connection.write(pack(job))
 
-    async def _serve(self, worker: _Worker) -> None:
+    async def _serve(self, worker: HeldWorker) -> None:
         """Take a worker's answers until it ends; then say what became of its job, and
         replace it.
         """
@@ -247,26 +226,29 @@ class LocalExecutor:
             worker.output.close()
             self._news.set()
 
-    def _take(self, worker: _Worker, answer: Answer) -> None:
+    def _take(self, worker: HeldWorker, answer: Answer) -> None:
         if not worker.ready:
             worker.ready, self._failed_starts = True, 0
             if answer.broken:
                 why = answer.broken.reason
                 self._failure = SettingsError(f"the workers cannot work: {why}")
         else:
-            self._read_along(worker)
-            job = worker.jobs.popleft()
-            if job.serial != answer.serial:
-                raise InvariantViolated(
-                    f"worker {worker.pid} answered job {answer.serial}, expected {job.serial}"
-                )
-            if answer.broken and job.serial not in self._forgotten:
-                self._broken = CodeBroken(answer.broken.reason)
-            self._report(job, answer.receipt, answer.loss or answer.broken)
-            if answer.ends and answer.loss is not None:
-                worker.doomed = answer.loss.reason
+            self._take_result(worker, answer)
         self._hand_out()
         self._news.set()
+
+    def _take_result(self, worker: HeldWorker, answer: Answer) -> None:
+        self._read_along(worker)
+        job = worker.jobs.popleft()
+        if job.serial != answer.serial:
+            raise InvariantViolated(
+                f"worker {worker.pid} answered job {answer.serial}, expected {job.serial}"
+            )
+        if answer.broken and job.serial not in self._forgotten:
+            self._broken = CodeBroken(answer.broken.reason)
+        self._report(job, answer.receipt, answer.loss or answer.broken)
+        if answer.ends and answer.loss is not None:
+            worker.doomed = answer.loss.reason
 
     def _report(self, job: Job, receipt: Receipt | None, loss: Loss | None) -> None:
         if job.serial in self._forgotten:
@@ -277,16 +259,29 @@ class LocalExecutor:
             Finished(task=assignment.task.id, nonce=assignment.nonce, receipt=receipt, loss=loss)
         )
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: HeldWorker) -> None:
         """The worker is dead: its running job is lost, one that it only held goes back, and another
         worker takes its place.
         """
         del self._workers[worker.slot]
+        reason = self._bury(worker)
+        self._lose_running(worker, reason)
+        self._queue.extendleft(reversed(worker.jobs))
+        if not worker.ready and self._failure is None:
+            self._note_failed_start(reason)
+        if self._failure is None and not self._closed:
+            self._start(worker.slot)
+
+    def _bury(self, worker: HeldWorker) -> str:
+        """What it died of. Nothing of it stays."""
         self._spawner.kill(worker.pid)  # it closed its connection: it is ending, or of no use
         ended = describe_end(self._spawner.reap(worker.pid))
         # what a killed worker had no time to remove
         shutil.rmtree(f"{self.scratch}/{worker.pid}", ignore_errors=True)
-        reason = worker.doomed or ended + self._maybe_memory(worker, ended)
+        return worker.doomed or ended + self._maybe_memory(worker, ended)
+
+    def _lose_running(self, worker: HeldWorker, reason: str) -> None:
+        """Report the job that ran as lost, with what it printed last."""
         serial, index, _ = SLOT.unpack_from(self._spawner.board, worker.slot * SLOT.size)
         self._read_along(worker, ended=True)
         if worker.jobs and worker.jobs[0].serial == serial:
@@ -294,15 +289,13 @@ class LocalExecutor:
             suspect = index if index >= 0 else None
             loss = Loss(reason=reason, suspect=suspect, detail=as_kept(said))
             self._report(worker.jobs.popleft(), None, loss)
-        self._queue.extendleft(reversed(worker.jobs))
-        if not worker.ready and self._failure is None:
-            self._failed_starts += 1
-            if self._failed_starts >= FAILED_STARTS_MAX:
-                self._failure = SettingsError(
-                    f"worker processes die while they load the user's code: {reason}"
-                )
-        if self._failure is None and not self._closed:
-            self._start(worker.slot)
+
+    def _note_failed_start(self, reason: str) -> None:
+        self._failed_starts += 1
+        if self._failed_starts >= FAILED_STARTS_MAX:
+            self._failure = SettingsError(
+                f"worker processes die while they load the user's code: {reason}"
+            )
 
     # -- limits ------------------------------------------------------------------------------------
 
@@ -320,7 +313,7 @@ class LocalExecutor:
                         self._spawner.kill(worker.pid)
                 self._notice_end(worker)
 
-    def _notice_end(self, worker: _Worker) -> None:
+    def _notice_end(self, worker: HeldWorker) -> None:
         """A process that it forked without Python's knowledge may hold its connection: then it
         never closes.
         """
@@ -330,7 +323,7 @@ class LocalExecutor:
             worker.connection.end()
         worker.ended = True
 
-    def _read_along(self, worker: _Worker, *, ended: bool = False) -> None:
+    def _read_along(self, worker: HeldWorker, *, ended: bool = False) -> None:
         """Show what was printed since the last time. ended: what no call is named for is of the one
         in which it died.
         """
@@ -343,12 +336,12 @@ class LocalExecutor:
             if label or (ended and not worker.ready):
                 self._show(label or "worker", line)
 
-    def _at_hand(self, worker: _Worker, *, at_once: bool) -> Whose | None:
+    def _at_hand(self, worker: HeldWorker, *, at_once: bool) -> Whose | None:
         """Whose call is under way, if that takes some time; else it soon says so itself."""
         serial, index, began = SLOT.unpack_from(self._spawner.board, worker.slot * SLOT.size)
         return (serial, index) if at_once or time.monotonic() - began > WATCH_S else None
 
-    def _label(self, worker: _Worker, whose: Whose) -> str:
+    def _label(self, worker: HeldWorker, whose: Whose) -> str:
         """The key that a line belongs to; the transform's name while it is loaded;
         nothing before.
         """
@@ -363,19 +356,29 @@ class LocalExecutor:
             else f"{assignment.pipeline}/{assignment.task.transform}"
         )
 
-    def _beyond(self, worker: _Worker) -> str:
-        task = worker.jobs[0].assignment
-        limits = self._limits.get(f"{task.pipeline}/{task.task.transform}")
+    def _beyond(self, worker: HeldWorker) -> str:
+        limits = self._limits_of(worker.jobs[0].assignment)
         serial, index, began = SLOT.unpack_from(self._spawner.board, worker.slot * SLOT.size)
         if limits is None or serial != worker.jobs[0].serial:
             return ""
         if index >= 0 and time.monotonic() - began > limits.timeout_s:
             return f"time limit: one call took longer than {limits.timeout_s:g} s (timeout_s)"
-        if limits.memory_mb is not None and resident_bytes(worker.pid) > limits.memory_mb * 2**20:
-            return memory_exceeded(limits.memory_mb)
+        return self._beyond_memory(worker, limits.memory_mb)
+
+    def _beyond_memory(self, worker: HeldWorker, limit_mb: int | None) -> str:
+        if limit_mb is not None and resident_bytes(worker.pid) > limit_mb * 2**20:
+            return memory_exceeded(limit_mb)
         return ""
 
-    def _maybe_memory(self, worker: _Worker, ended: str) -> str:
+    def _job(self, serial: int, assignment: Assignment) -> Job:
+        limits = self._limits_of(assignment)
+        memory_mb = limits.memory_mb if limits is not None else None
+        return Job(serial=serial, assignment=assignment, memory_mb=memory_mb, scratch=self.scratch)
+
+    def _limits_of(self, assignment: Assignment) -> Limits | None:
+        return self._limits.get(f"{assignment.pipeline}/{assignment.task.transform}")
+
+    def _maybe_memory(self, worker: HeldWorker, ended: str) -> str:
         """Native code that is refused memory often crashes: then the limit is named as what it may
         have died of.
         """

@@ -54,9 +54,7 @@ class Output:
 
     def _lines(self, read: bytes, at_hand: Whose | None, *, ended: bool) -> list[tuple[Whose, str]]:
         *marked, tail = _MARK.split(read)
-        found: list[tuple[Whose, str]] = []
-        for text, serial, index in zip(marked[::3], marked[1::3], marked[2::3], strict=True):
-            found += [((int(serial), int(index)), line) for line in _shown(text)]
+        found = _before_marks(marked)
         self._at += len(read) - len(tail)
         # after a mark somebody else is at hand by now
         if at_hand is not None and (ended or not marked):
@@ -89,3 +87,11 @@ def to_standard_error(whose: str, line: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # a terminal that is gone is no reason to stop
         sys.stderr.write(f"{visible(whose)}: {line}\n")
         sys.stderr.flush()
+
+
+def _before_marks(marked: list[bytes]) -> list[tuple[Whose, str]]:
+    """Lines, each with the call whose mark follows. marked: texts, and the numbers of each mark."""
+    found: list[tuple[Whose, str]] = []
+    for text, serial, index in zip(marked[::3], marked[1::3], marked[2::3], strict=True):
+        found += [((int(serial), int(index)), line) for line in _shown(text)]
+    return found

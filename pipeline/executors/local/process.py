@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -84,40 +85,62 @@ def resolve(entry: str) -> Callable[[bytes], Any]:
 def _work(connection: socket.socket, board: mmap.mmap, at: int, entry: str, spec: bytes) -> None:
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, jobs), daemon=True).start()
-    try:
-        attempts = resolve(entry)(spec)
-    except Exception as error:  # noqa: BLE001 - whatever the user's module or `load` raises
-        connection.sendall(pack(Answer(broken=_lost(error, detail=whole_traceback(error)))))
+    attempts = _loaded(connection, entry, spec)
+    if attempts is None:
         return
     connection.sendall(pack(Answer()))
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
 
-    def at_hand() -> tuple[int, int]:
-        serial, index, _ = SLOT.unpack_from(board, at)
-        return serial, index
-
+    slot = _Slot(board, at)
     while True:
-        job = msgspec.json.decode(jobs.get(), type=Job)
-
-        def starting(index: int, serial: int = job.serial) -> None:
-            printed_output.call_ends(at_hand)
-            SLOT.pack_into(board, at, serial, index, time.monotonic())
-
-        starting(-1)
-        if job.scratch:
-            memory_limit.use_scratch(f"{job.scratch}/{os.getpid()}")
-        memory_limit.hold_memory(job.memory_mb)
-        answer = _run(attempts, job, starting)
-        if answer.ends and answer.loss is not None:
-            _, index = at_hand()
-            to_blame = msgspec.structs.replace(answer.loss, suspect=index if index >= 0 else None)
-            answer = msgspec.structs.replace(answer, loss=to_blame)
-        printed_output.call_ends(at_hand)
-        process_tree.bury()
+        answer = _do(attempts, msgspec.json.decode(jobs.get(), type=Job), slot)
         connection.sendall(pack(answer))
         if answer.ends:
             return
+
+
+def _loaded(connection: socket.socket, entry: str, spec: bytes) -> Any:
+    """What runs attempts; None, and the runner knows why, where it cannot be made."""
+    try:
+        return resolve(entry)(spec)
+    except Exception as error:  # noqa: BLE001 - whatever the user's module or `load` raises
+        connection.sendall(pack(Answer(broken=_lost(error, detail=whole_traceback(error)))))
+        return None
+
+
+class _Slot:
+    """This worker's part of the board: which call is at hand."""
+
+    def __init__(self, board: mmap.mmap, at: int) -> None:
+        self._board = board
+        self._at = at
+
+    def at_hand(self) -> tuple[int, int]:
+        serial, index, _ = SLOT.unpack_from(self._board, self._at)
+        return serial, index
+
+    def starting(self, serial: int, index: int) -> None:
+        printed_output.call_ends(self.at_hand)
+        SLOT.pack_into(self._board, self._at, serial, index, time.monotonic())
+
+
+def _do(attempts: Any, job: Job, slot: _Slot) -> Answer:
+    slot.starting(job.serial, -1)
+    if job.scratch:
+        memory_limit.use_scratch(f"{job.scratch}/{os.getpid()}")
+    memory_limit.hold_memory(job.memory_mb)
+    answer = _run(attempts, job, partial(slot.starting, job.serial))
+    if answer.ends and answer.loss is not None:
+        _, index = slot.at_hand()
+        answer = msgspec.structs.replace(answer, loss=_blaming(answer.loss, index))
+    printed_output.call_ends(slot.at_hand)
+    process_tree.bury()
+    return answer
+
+
+def _blaming(loss: Loss, index: int) -> Loss:
+    return msgspec.structs.replace(loss, suspect=index if index >= 0 else None)
 
 
 def _run(attempts: Any, job: Job, starting: Callable[[int], None]) -> Answer:

@@ -62,10 +62,14 @@ def end_strays(keep: Collection[int]) -> None:
             return
         if spent > TRACKER_S or not all(is_tracker(pid) for pid in strays):
             kill(*(pid for pid in strays if spent > TRACKER_S or not is_tracker(pid)))
-        for pid in strays:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
+        _collect(strays)
         time.sleep(0.001)
+
+
+def _collect(pids: Collection[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 def bury() -> None:

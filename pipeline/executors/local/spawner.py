@@ -206,28 +206,39 @@ def _helper(control: socket.socket, board: mmap.mmap, entry: str, spec: bytes, f
 def _take_orders(
     control: socket.socket, board: mmap.mmap, entry: str, spec: bytes, workers: set[int]
 ) -> None:
-    helper = os.getpid()
     while True:
         body, descriptors, _, _ = socket.recv_fds(control, 4096, 2)
         if not body:
             return
         order = msgspec.json.decode(body, type=_Order)
         if order.reap:
-            status = os.waitpid(order.reap, 0)[1]
+            answer = os.waitpid(order.reap, 0)[1]
             workers.discard(order.reap)
             process_tree.end_strays(workers)
-            control.sendall(str(status).encode())
-            continue
-        connection, printed = socket.socket(fileno=descriptors[0]), descriptors[1]
-        pid = _fork()
-        if pid == 0:
-            process_tree.end_with(helper)
-            control.close()
-            child.serve(connection, board, order.slot, entry, spec, printed)
-        workers.add(pid)
-        connection.close()
-        os.close(printed)
-        control.sendall(str(pid).encode())
+        else:
+            answer = _start_worker(control, board, order.slot, entry, spec, descriptors)
+            workers.add(answer)
+        control.sendall(str(answer).encode())
+
+
+def _start_worker(  # noqa: PLR0917
+    control: socket.socket,
+    board: mmap.mmap,
+    slot: int,
+    entry: str,
+    spec: bytes,
+    descriptors: list[int],
+) -> int:
+    helper = os.getpid()
+    connection, printed = socket.socket(fileno=descriptors[0]), descriptors[1]
+    pid = _fork()
+    if pid == 0:
+        process_tree.end_with(helper)
+        control.close()
+        child.serve(connection, board, slot, entry, spec, printed)
+    connection.close()
+    os.close(printed)
+    return pid
 
 
 def _preload(entry: str) -> None:

@@ -51,8 +51,7 @@ class LocalContent:
             body = os.read(descriptor, size + 1) if size < ONE_READ_BYTES else b""
             # large, or cut off meanwhile, or a file system that gives less than was asked for
             if len(body) < size:
-                with io.BufferedReader(io.FileIO(descriptor, closefd=False)) as file:
-                    rest = file.read(size + 1 - len(body))
+                rest = _read_on(descriptor, size + 1 - len(body))
                 body = body + rest if body else rest
         finally:
             os.close(descriptor)
@@ -148,3 +147,8 @@ def translated(error: OSError, what: str) -> Exception:
             f"{what[:200]!r} cannot be a file: the name is too long for this file system"
         )
     return StoreUnavailable(text)
+
+
+def _read_on(descriptor: int, bytes_max: int) -> bytes:
+    with io.BufferedReader(io.FileIO(descriptor, closefd=False)) as file:
+        return file.read(bytes_max)

@@ -21,24 +21,14 @@ def walk(
     """Runs of regular files below `folder`, in key order: a directory sorts as its name with a
     slash, as keys do.
     """
+    descriptor = _opened(base, folder)
+    if descriptor is None:
+        return
     try:
-        descriptor = os.open(
-            base + folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        )
-    except OSError as error:
-        if error.errno in ABSENT:
-            return
-        raise translated(error, folder or "/") from error
-    try:
-        # relative to the descriptor: no path is resolved for each file
-        with os.scandir(descriptor) as entries:
-            names = sorted(
-                e.name + "/" if e.is_dir(follow_symlinks=False) else e.name for e in entries
-            )
         files: Names = []
-        for name in names:
+        for name in _names(descriptor):
             if not name.isascii() and not is_text(name):
-                unusable.append(os.fsencode(folder + name).decode("utf-8", "backslashreplace"))
+                unusable.append(_readable(folder + name))
             elif name[-1] != "/":
                 files.append(name)
                 if len(files) == PAGE_KEYS:
@@ -51,6 +41,28 @@ def walk(
         yield _regular(folder, files, descriptor, prefix, after)
     finally:
         os.close(descriptor)
+
+
+def _opened(base: str, folder: str) -> int | None:
+    """A descriptor of the folder, to which what is in it is relative: no path is resolved for each
+    file. None where it is gone.
+    """
+    try:
+        return os.open(base + folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in ABSENT:
+            return None
+        raise translated(error, folder or "/") from error
+
+
+def _names(descriptor: int) -> Names:
+    """What the folder holds, in key order; folders end with a slash."""
+    with os.scandir(descriptor) as entries:
+        return sorted(e.name + "/" if e.is_dir(follow_symlinks=False) else e.name for e in entries)
+
+
+def _readable(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _may_hold(folder: str, prefix: str, after: str) -> bool:

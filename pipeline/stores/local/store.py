@@ -14,7 +14,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from stat import S_ISREG
@@ -111,20 +111,12 @@ class LocalStore:
         for _ in range(_READS_MAX):
             with explained(key), self._reading(key) as file:
                 before = os.fstat(file.fileno())
-                if if_match is not None and version(before) != if_match:
-                    raise PreconditionFailed(
-                        f"{key!r} is at version {version(before)}, not {if_match}"
-                    )
-                if byte_range is None:
-                    body = file.read()
-                else:
-                    file.seek(byte_range[0])
-                    body = file.read(max(0, byte_range[1] - byte_range[0]))
-                if version(os.fstat(file.fileno())) == version(before):
-                    size, modified = before.st_size, before.st_mtime_ns // 1000
-                    return Stored(
-                        body=body, etag=version(before), size_bytes=size, modified_us=modified
-                    )
+                etag = version(before)
+                if if_match not in (None, etag):
+                    raise PreconditionFailed(f"{key!r} is at version {etag}, not {if_match}")
+                body = file.read() if byte_range is None else _read_part(file, byte_range)
+                if version(os.fstat(file.fileno())) == etag:
+                    return _stored(body, etag, before)
         raise StoreUnavailable(f"{key!r} is being written; try again when that is done")
 
     @contextmanager
@@ -214,7 +206,7 @@ class LocalStore:
     def _target(self, key: str) -> str:
         reason = unsupported(key)
         if reason is not None:
-            raise KeyUnsupported(f"{key[:200]!r} cannot be a file: {reason}")
+            raise _no_file(key[:200], reason)
         return self._base + key
 
     @contextmanager
@@ -254,35 +246,45 @@ class LocalStore:
                 self._names.anchor(folder, partial(_no_link, key))
                 if create_only:
                     self._names.settle(folder)
-                with locked(str(self._private / "lock"), exclusive=if_match is not None):
-                    if if_match is not None:
-                        self._require(target, key, if_match)
-                    if create_only:
-                        self._disk.link(temporary, target)
-                    else:
-                        self._disk.replace(temporary, target)
+                self._move(temporary, target, key, create_only, if_match)
             except FileNotFoundError:
                 self._present()
                 continue  # a concurrent delete removed the empty folder
             except FileExistsError:
-                if not os.path.isdir(target):  # noqa: PTH112
-                    self._names.settle(folder)
-                    raise PreconditionFailed(f"{key!r} exists") from None
-                raise KeyUnsupported(f"{key!r} cannot be a file: a directory is there") from None
+                raise self._taken(key, target, folder) from None
             except IsADirectoryError:
-                raise KeyUnsupported(
-                    f"{key!r} cannot be a file: a directory with files is there"
-                ) from None
+                raise _no_file(key, "a directory with files is there") from None
             except NotADirectoryError:
-                raise KeyUnsupported(
-                    f"{key!r} cannot be a file: one of its folders is a file"
-                ) from None
-            try:
-                self._disk.sync_folder(folder)
-            except FileNotFoundError:  # deleted again, and its folder with it
-                self._present()
+                raise _no_file(key, "one of its folders is a file") from None
+            self._sync_folder(folder)
             return
         raise StoreUnavailable(f"{key!r}: its folder kept being removed")
+
+    def _sync_folder(self, folder: str) -> None:
+        try:
+            self._disk.sync_folder(folder)
+        except FileNotFoundError:  # deleted again, and its folder with it
+            self._present()
+
+    def _taken(self, key: str, target: str, folder: str) -> Exception:
+        if os.path.isdir(target):  # noqa: PTH112
+            return _no_file(key, "a directory is there")
+        self._names.settle(folder)
+        return PreconditionFailed(f"{key!r} exists")
+
+    def _move(
+        self, temporary: str, target: str, key: str, create_only: bool, if_match: str | None
+    ) -> None:
+        with self._locked(exclusive=if_match is not None):
+            if if_match is not None:
+                self._require(target, key, if_match)
+            if create_only:
+                self._disk.link(temporary, target)
+            else:
+                self._disk.replace(temporary, target)
+
+    def _locked(self, *, exclusive: bool) -> AbstractContextManager[None]:
+        return locked(str(self._private / "lock"), exclusive=exclusive)
 
     def _require(self, target: str, key: str, if_match: str) -> None:
         try:
@@ -300,7 +302,7 @@ class LocalStore:
         for key in keys:
             if unsupported(key) is not None:
                 continue
-            path, lock = self._base + key, locked(str(self._private / "lock"), exclusive=False)
+            path, lock = self._base + key, self._locked(exclusive=False)
             with (
                 explained(key),
                 lock,
@@ -346,3 +348,19 @@ def unsupported(key: str) -> str | None:
 def _no_link(key: str, folder: str) -> None:
     if os.path.islink(folder):  # noqa: PTH114
         raise KeyUnsupported(f"{key!r} cannot be a file: {folder} is a symbolic link")
+
+
+def _read_part(file: BinaryIO, byte_range: tuple[int, int]) -> bytes:
+    start, end = byte_range
+    file.seek(start)
+    return file.read(max(0, end - start))
+
+
+def _no_file(key: str, reason: str) -> KeyUnsupported:
+    return KeyUnsupported(f"{key!r} cannot be a file: {reason}")
+
+
+def _stored(body: bytes, etag: str, stat: os.stat_result) -> Stored:
+    return Stored(
+        body=body, etag=etag, size_bytes=stat.st_size, modified_us=stat.st_mtime_ns // 1000
+    )

@@ -74,62 +74,82 @@ def explained(what: str, *, conditional_write: bool = False) -> Iterator[None]:
     """Errors of the three clients as errors of a store, in one line without the request's body or
     any signature.
     """
-    from boto3.exceptions import Boto3Error
-    from botocore import exceptions as boto
-    from obstore import exceptions as fast
-    from urllib3 import exceptions as http
-
     try:
         yield
     except FileNotFoundError:
         raise _missing(what, conditional_write) from None
-    except boto.ClientError as error:
-        raise _refusal(error, what, conditional_write) from None
-    except Boto3Error as error:  # of `upload_file`, around the client's own
-        if isinstance(error.__context__, boto.ClientError):
-            raise _refusal(error.__context__, what, conditional_write) from None
-        raise StoreUnavailable(f"{what}: {_line(error)}") from None
-    except (
-        boto.NoCredentialsError,
-        boto.PartialCredentialsError,
-        boto.TokenRetrievalError,
-        boto.ProfileNotFound,
-    ) as error:
-        raise StoreDenied(
+    except Exception as error:
+        known = (
+            _of_boto3(error, what, conditional_write)
+            or _of_urllib3(error, what)
+            or _of_obstore(error, what, conditional_write)
+        )
+        if known is None:
+            raise
+        raise known from None
+
+
+def _of_boto3(error: Exception, what: str, conditional_write: bool) -> Exception | None:
+    from boto3.exceptions import Boto3Error
+    from botocore import exceptions as boto
+
+    # of `upload_file`: around the client's own
+    inner = error.__context__ if isinstance(error, Boto3Error) else error
+    if isinstance(inner, boto.ClientError):
+        return _refusal(inner, what, conditional_write)
+    if _is_about_credentials(error):
+        return StoreDenied(
             f"{what}: {_line(error)} (credentials are found the way boto3 finds them)"
-        ) from None
-    except (boto.InvalidRegionError, boto.ParamValidationError) as error:
-        raise SettingsError(f"{what}: {_line(error)}") from None
-    except ValueError as error:  # botocore: an endpoint that is no URL
-        raise SettingsError(f"{what}: {_line(error)}") from None
-    except (boto.BotoCoreError, http.HTTPError) as error:
-        raise StoreUnavailable(f"{what}: {_line(error)}") from None
-    except (fast.AlreadyExistsError, fast.PreconditionError) as error:
-        code, status = _found(error)
-        raise of_code(code, status or 412, what, conditional_write=conditional_write) from None
-    except (fast.PermissionDeniedError, fast.UnauthenticatedError) as error:
-        raise of_code(_found(error)[0] or "AccessDenied", 403, what, text=str(error)) from None
-    except fast.BaseError as error:
-        code, status = _found(error)
-        raise of_code(
-            code, status, what, text=str(error), conditional_write=conditional_write
-        ) from None
+        )
+    # botocore, of an endpoint that is no URL: a ValueError
+    if isinstance(error, boto.InvalidRegionError | boto.ParamValidationError | ValueError):
+        return SettingsError(f"{what}: {_line(error)}")
+    if isinstance(error, Boto3Error | boto.BotoCoreError):
+        return StoreUnavailable(f"{what}: {_line(error)}")
+    return None
+
+
+def _is_about_credentials(error: Exception) -> bool:
+    from botocore import exceptions as boto
+
+    return isinstance(
+        error,
+        boto.NoCredentialsError
+        | boto.PartialCredentialsError
+        | boto.TokenRetrievalError
+        | boto.ProfileNotFound,
+    )
+
+
+def _of_urllib3(error: Exception, what: str) -> Exception | None:
+    from urllib3 import exceptions as http
+
+    return (
+        StoreUnavailable(f"{what}: {_line(error)}") if isinstance(error, http.HTTPError) else None
+    )
+
+
+def _of_obstore(error: Exception, what: str, conditional_write: bool) -> Exception | None:
+    from obstore import exceptions as fast
+
+    if not isinstance(error, fast.BaseError):
+        return None
+    code, status = _found(error)
+    if isinstance(error, fast.AlreadyExistsError | fast.PreconditionError):
+        return of_code(code, status or 412, what, conditional_write=conditional_write)
+    if isinstance(error, fast.PermissionDeniedError | fast.UnauthenticatedError):
+        return of_code(code or "AccessDenied", 403, what, text=str(error))
+    return of_code(code, status, what, text=str(error), conditional_write=conditional_write)
 
 
 def _refusal(error: Any, what: str, conditional_write: bool) -> Exception:
     """Of botocore's ClientError."""
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    told, headers = (
-        error.response.get("Error", {}),
-        error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}),
-    )
-    region, storage = (
-        told.get("Region") or headers.get("x-amz-bucket-region"),
-        told.get("StorageClass"),
-    )
-    text = f"{told.get('Message', '')} {f'<Region>{region}</Region>' if region else ''}"
-    text += f"<StorageClass>{storage}</StorageClass>" if storage else ""
+    told = error.response.get("Error", {})
+    answer = error.response.get("ResponseMetadata", {})
+    code, status = str(told.get("Code", "")), int(answer.get("HTTPStatusCode", 0))
+    region = told.get("Region") or answer.get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    storage = told.get("StorageClass")
+    text = _as_body(told.get("Message", ""), region, storage)
     return of_code(code, status, what, text=text, conditional_write=conditional_write)
 
 
@@ -146,6 +166,12 @@ def code_in(body: str) -> str:
     return found[1] if found else ""
 
 
+def _as_body(message: str, region: str | None, storage: str | None) -> str:
+    """What was told, in the words of an answer's body."""
+    text = f"{message} {f'<Region>{region}</Region>' if region else ''}"
+    return text + (f"<StorageClass>{storage}</StorageClass>" if storage else "")
+
+
 def of_code(
     code: str, status: int, what: str, *, text: str = "", conditional_write: bool = False
 ) -> Exception:
@@ -155,15 +181,32 @@ def of_code(
         return StoreUnavailable(f"{what}: it is not known whether the upload in parts was finished")
     if code in ("InvalidRange", "416") or status == 416:
         return RangeEmpty(f"{what}: the object has no bytes in the range that was asked for")
-    if code in ("NoSuchKey", "NotFound", "404") or (status == 404 and code != "NoSuchBucket"):
+    if _is_absent(code, status):
         return _missing(what, conditional_write)
-    if code in _ELSEWHERE or status in (301, 307) or "incorrectly configured region" in text:
+    if _is_elsewhere(code, status, text):
         return _elsewhere(what, text)
     if code == "InvalidObjectState":
-        kind = _CLASS.search(text)
-        named = f" (S3 {kind[1]})" if kind else " (S3 Glacier)"
-        way = "have it restored (aws s3api restore-object), then  tidemill quarantine retry"
-        return ObjectArchived(f"{what!r} is archived{named} and cannot be read: {way}")
+        return _archived(what, text)
+    return _of_condition(code, status, what) or _of_request(code, status, what, text)
+
+
+def _is_absent(code: str, status: int) -> bool:
+    return code in ("NoSuchKey", "NotFound", "404") or (status == 404 and code != "NoSuchBucket")
+
+
+def _is_elsewhere(code: str, status: int, text: str) -> bool:
+    return code in _ELSEWHERE or status in (301, 307) or "incorrectly configured region" in text
+
+
+def _archived(what: str, text: str) -> ObjectArchived:
+    kind = _CLASS.search(text)
+    named = f" (S3 {kind[1]})" if kind else " (S3 Glacier)"
+    way = "have it restored (aws s3api restore-object), then  tidemill quarantine retry"
+    return ObjectArchived(f"{what!r} is archived{named} and cannot be read: {way}")
+
+
+def _of_condition(code: str, status: int, what: str) -> Exception | None:
+    """Of what must be true for the request to be carried out."""
     if code == "NoSuchBucket":
         return SettingsError(
             f"{what}: there is no such bucket: check --bucket, --region and --endpoint-url"
@@ -172,6 +215,10 @@ def of_code(
         return StoreUnavailable(f"{what!r}: another write was under way at the same time")
     if code in ("PreconditionFailed", "412") or status in (412, 304):
         return PreconditionFailed(f"{what!r} exists, or is at another version")
+    return None
+
+
+def _of_request(code: str, status: int, what: str, text: str) -> Exception:
     if code == "KeyTooLongError":
         return KeyUnsupported(f"{what[:80]!r} is too long for this store")
     if code in _DENIED or status in (401, 403):

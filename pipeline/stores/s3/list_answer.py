@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from functools import lru_cache
+from typing import Any
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 from pipeline.errors import StoreUnavailable
 from pipeline.model.listing import Head, Page, Stored
+from pipeline.stores.s3.errors import RangeEmpty
 
 _FLAT = r"(?:<([A-Za-z]\w*)>[^<>]*</\1>|<[A-Za-z]\w*/>)*"
 _HEAD = re.compile(
@@ -54,8 +56,13 @@ def token_within(body: bytes) -> str | None:
 def _any(body: bytes, cut: int) -> tuple[Page, str | None]:
     # expat neither loads external entities nor, today, lets inner ones grow
     root = ElementTree.fromstring(body)  # noqa: S314
-    space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
+    space = _namespace(root)
     return _entries(root, space, cut), _continuation(root, space)
+
+
+def _namespace(root: ElementTree.Element) -> str:
+    """What stands before the names of the elements."""
+    return root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
 
 
 def _entries(root: ElementTree.Element, space: str, cut: int) -> Page:
@@ -102,6 +109,21 @@ def _regular(body: bytes, cut: int) -> tuple[Page, str | None] | None:
     that looks like an object, and nothing may be left. (The parts are one flat list: a tuple for
     each object would keep the garbage collector busy.)
     """
+    parts = _parts(body)
+    if parts is None:
+        return None
+    around, rows = parts
+    root = ElementTree.fromstring(around)  # noqa: S314 - as in `_any`
+    space = _namespace(root)
+    columns = _columns(rows)
+    if columns is None:
+        return None
+    page = _page(columns, cut, _is_encoded(root, space))
+    return None if page is None else (page, _continuation(root, space))
+
+
+def _parts(body: bytes) -> tuple[str, str] | None:
+    """What stands around the objects, and the objects; None where that is not certain."""
     if not body.isascii():
         return None
     text = body.decode("ascii")
@@ -109,13 +131,7 @@ def _regular(body: bytes, cut: int) -> tuple[Page, str | None] | None:
     head, tail = text[:first], text[end:]
     if first < 0 or not _HEAD.fullmatch(head) or not _TAIL.fullmatch(tail):
         return None
-    root = ElementTree.fromstring(head + tail)  # noqa: S314 - as in `_any`
-    space = root.tag.partition("}")[0] + "}" if root.tag.startswith("{") else ""
-    columns = _columns(text[first:end])
-    if columns is None:
-        return None
-    page = _page(columns, cut, _is_encoded(root, space))
-    return None if page is None else (page, _continuation(root, space))
+    return head + tail, text[first:end]
 
 
 def _columns(rows: str) -> dict[str, list[str]] | None:
@@ -123,14 +139,21 @@ def _columns(rows: str) -> dict[str, list[str]] | None:
     sample = _ROW.match(rows)
     if sample is None:
         return None
-    names = tuple(name for name in _NAME.findall(sample[0])[1:] if not name.startswith("Checksum"))
-    if len(set(names)) != len(names) or not set(_NEEDED) <= set(names):
+    names = _element_names(sample[0])
+    if names is None:
         return None
     pattern, labels = _pattern(names, "<ETag>&quot;" in sample[0])
     parts, step = pattern.split(rows), len(labels) + 1
     if any(parts[::step]):
         return None
     return {label: parts[i::step] for i, label in enumerate(labels, 1)}
+
+
+def _element_names(row: str) -> tuple[str, ...] | None:
+    """Those within an object, but for its checksums; None where some are missing or repeated."""
+    names = tuple(name for name in _NAME.findall(row)[1:] if not name.startswith("Checksum"))
+    is_whole = len(set(names)) == len(names) and set(_NEEDED) <= set(names)
+    return names if is_whole else None
 
 
 @lru_cache(maxsize=16)
@@ -202,16 +225,28 @@ def as_head(key: str, etag: str | None, size: int, modified: datetime) -> Head:
 def as_stored(
     key: str, body: bytes, *, etag: str | None, size: int, modified: datetime, expected: int
 ) -> Stored:
-    if len(body) != expected:
-        raise StoreUnavailable(f"{key!r}: the store sent {len(body)} bytes of {expected}")
+    require_whole(key, body, expected)
     return Stored(
         body=body, etag=(etag or "").strip('"'), size_bytes=size, modified_us=microseconds(modified)
     )
 
 
+def require_whole(key: str, body: bytes, expected: int) -> None:
+    """Raises StoreUnavailable for an answer that was cut off."""
+    if len(body) != expected:
+        raise StoreUnavailable(f"{key!r}: the store sent {len(body)} bytes of {expected}")
+
+
 def span(start: int, end: int | None, size: int) -> int:
     """How many bytes [start, end) are of an object of that size; without an end, up to its own."""
     return max(0, (size if end is None else min(end, size)) - start)
+
+
+def exact_size(key: str, found: dict[str, Any], body: bytes, start: int) -> int:
+    """The object's size, from boto3's answer to a read. Raises RangeEmpty, StoreUnavailable."""
+    if not body and "ContentRange" not in found:  # SeaweedFS, of a key that ends with a slash
+        raise RangeEmpty(f"{key}: the object has no bytes in the range that was asked for")
+    return whole_size(key, found.get("ContentRange"), start)
 
 
 def whole_size(key: str, content_range: str | None, start: int) -> int:

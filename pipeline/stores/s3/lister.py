@@ -81,17 +81,11 @@ class _Walk:
         try:
             while more:
                 body = await self._answer()
-                early = token_within(body) if self._what.end is None else None
-                self._ahead = self._ask(early) if early else None
+                early = self._ask_ahead(body)
                 page, token = self._asker.read(body)
                 if early != token:
                     self._drop()
-                if token is not None and token == self._token:
-                    raise StoreUnavailable(
-                        f"{self._asker.url}: the listing does not go on: the service names the same"
-                        " next page twice"
-                    )
-                self._token = token
+                self._go_on(token)
                 more = token is not None
                 if not self._what.raw:
                     page, within = self._in_range(page)
@@ -111,6 +105,20 @@ class _Walk:
                 await asyncio.sleep(PAUSE_S * 2**self._failures)
                 self._failures += 1
                 self._token = self._ahead = None
+
+    def _ask_ahead(self, body: bytes) -> str | None:
+        """Ask for the page that an answer seems to name before that is read: the token of it."""
+        early = token_within(body) if self._what.end is None else None
+        self._ahead = self._ask(early) if early else None
+        return early
+
+    def _go_on(self, token: str | None) -> None:
+        if token is not None and token == self._token:
+            raise StoreUnavailable(
+                f"{self._asker.url}: the listing does not go on: the service names the same"
+                " next page twice"
+            )
+        self._token = token
 
     def _ask(self, token: str | None) -> asyncio.Future[bytes]:
         return self._asker.ask(self._what.prefix, self._last, self._what.size, token)
@@ -244,13 +252,7 @@ class S3Lister:
         rows: dict[str, tuple[str, int, int]] = {}
         async with aclosing(self.pages(prefix, "", PAGE_KEYS)) as pages:
             async for page in pages:
-                rows.update(
-                    zip(
-                        page.keys,
-                        zip(page.etags, page.sizes, page.modified_us, strict=True),
-                        strict=True,
-                    )
-                )
+                rows.update(_by_key(page))
         names = sorted((key for key in rows if key > start_after), key=str.encode)
         return (
             Page.of([(key, *rows[key]) for key in names[start : start + GROUP_KEYS]])
@@ -275,17 +277,7 @@ class S3Lister:
         self, prefix: str, start_after: str, split_at: Sequence[str]
     ) -> AsyncGenerator[Page, None]:
         """The pages of one range after the other, while those that follow are listed too."""
-        splits = sorted(
-            {
-                key
-                for key in split_at
-                if key.startswith(prefix) and key > start_after and key.isprintable()
-            }
-        )
-        ends = zip([start_after, *splits], [*splits, None], strict=True)
-        waiting = deque(
-            _Range(prefix=prefix, after=a, end=b, first=i == 0) for i, (a, b) in enumerate(ends)
-        )
+        waiting = deque(_split(prefix, start_after, split_at))
         running = deque[_Ahead]()
         try:
             while waiting or running:
@@ -298,3 +290,21 @@ class S3Lister:
             for ahead in running:
                 ahead.task.cancel()
             await asyncio.gather(*(ahead.task for ahead in running), return_exceptions=True)
+
+
+def _split(prefix: str, start_after: str, split_at: Sequence[str]) -> Iterator[_Range]:
+    splits = sorted(
+        {
+            key
+            for key in split_at
+            if key.startswith(prefix) and key > start_after and key.isprintable()
+        }
+    )
+    ends = zip([start_after, *splits], [*splits, None], strict=True)
+    for i, (after, end) in enumerate(ends):
+        yield _Range(prefix=prefix, after=after, end=end, first=i == 0)
+
+
+def _by_key(page: Page) -> Iterator[tuple[str, tuple[str, int, int]]]:
+    values = zip(page.etags, page.sizes, page.modified_us, strict=True)
+    return zip(page.keys, values, strict=True)

@@ -28,7 +28,7 @@ from pipeline.model.listing import Head, Page, Stored
 from pipeline.ports import Content, StoreTraits
 from pipeline.stores.s3.content import S3Content
 from pipeline.stores.s3.errors import RangeEmpty, explained, of_code
-from pipeline.stores.s3.list_answer import as_head, as_stored, span, whole_size
+from pipeline.stores.s3.list_answer import as_head, as_stored, exact_size, require_whole, span
 from pipeline.stores.s3.lister import S3Lister
 from pipeline.stores.s3.versions import old_version
 
@@ -50,7 +50,6 @@ class S3Store:
         self, bucket: str, prefix: str, *, endpoint_url: str | None, region: str | None
     ) -> None:
         import boto3
-        from botocore.config import Config
 
         self.url: str = f"s3://{bucket}/{prefix}"
         self.traits: StoreTraits = StoreTraits(
@@ -63,28 +62,30 @@ class S3Store:
         self._session = boto3.Session()
         self._region = region or self._session.region_name or "us-east-1"
         self._endpoint_url = endpoint_url
-        config = Config(
-            s3={"addressing_style": "path"} if endpoint_url else None,
-            signature_version="s3v4",
-            retries={"max_attempts": 6, "mode": "standard"},
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            max_pool_connections=CONCURRENT,
-        )
         with explained(self.url):
-            self._boto: Any = self._session.client(
-                "s3", endpoint_url=endpoint_url, region_name=self._region, config=config
-            )
-            once = config.merge(Config(retries={"total_max_attempts": 1, "mode": "standard"}))
-            self._boto_once: Any = self._session.client(
-                "s3", endpoint_url=endpoint_url, region_name=self._region, config=once
-            )
+            self._boto: Any = self._boto_client({"max_attempts": 6})
+            self._boto_once: Any = self._boto_client({"total_max_attempts": 1})
         self._lister = S3Lister(self._boto, bucket, prefix, endpoint_url)
         self._fast: Any = None
         self._fast_once: Any = None
         self._gate: asyncio.Semaphore | None = None
 
     # -- clients -----------------------------------------------------------------------------------
+
+    def _boto_client(self, retries: dict[str, Any]) -> Any:
+        from botocore.config import Config
+
+        config = Config(
+            s3={"addressing_style": "path"} if self._endpoint_url else None,
+            signature_version="s3v4",
+            retries={**retries, "mode": "standard"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            max_pool_connections=CONCURRENT,
+        )
+        return self._session.client(
+            "s3", endpoint_url=self._endpoint_url, region_name=self._region, config=config
+        )
 
     def _client(self, *, once: bool = False) -> Any:
         """The obstore client; the one that sends each request once for conditional writes."""
@@ -94,10 +95,7 @@ class S3Store:
             from obstore.auth.boto3 import Boto3CredentialProvider
             from obstore.store import S3Store as Fast
 
-            common: dict[str, Any] = {"region": self._region}
-            if self._endpoint_url is not None:
-                common |= {"endpoint": self._endpoint_url, "virtual_hosted_style_request": False}
-                common["client_options"] = {"allow_http": self._endpoint_url.startswith("http://")}
+            common = self._fast_options()
             with explained(self.url):
                 credentials = Boto3CredentialProvider(self._session)
                 retry = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
@@ -109,6 +107,13 @@ class S3Store:
                     self._bucket, credential_provider=credentials, retry_config=never, **common
                 )
         return self._fast_once if once else self._fast
+
+    def _fast_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"region": self._region}
+        if self._endpoint_url is not None:
+            options |= {"endpoint": self._endpoint_url, "virtual_hosted_style_request": False}
+            options["client_options"] = {"allow_http": self._endpoint_url.startswith("http://")}
+        return options
 
     def _limit(self) -> asyncio.Semaphore:
         if self._gate is None:
@@ -178,13 +183,18 @@ class S3Store:
         try:
             if _ODD.search(self._full(key)):
                 return await asyncio.to_thread(self._get_exact, key, if_match, start, end)
-            options = _reading(if_match, start, end)
-            async with self._limit():
-                with explained(key):
-                    result = await self._client().get_async(self._full(key), options=options)
-                    body = bytes(await result.bytes_async())
+            return await self._get_plain(key, if_match, start, end)
         except RangeEmpty:
             return self._nothing(await self.head(key), if_match, start, end)
+
+    async def _get_plain(
+        self, key: str, if_match: str | None, start: int, end: int | None
+    ) -> Stored:
+        options = _reading(if_match, start, end)
+        async with self._limit():
+            with explained(key):
+                result = await self._client().get_async(self._full(key), options=options)
+                body = bytes(await result.bytes_async())
         meta = result.meta
         self._answered(key, meta["e_tag"], if_match)
         etag, size, modified = meta["e_tag"], meta["size"], meta["last_modified"]
@@ -217,22 +227,25 @@ class S3Store:
             )
 
     def _get_exact(self, key: str, if_match: str | None, start: int, end: int | None) -> Stored:
-        parameters: dict[str, Any] = {"Bucket": self._bucket, "Key": self._full(key)}
-        if if_match is not None:
-            parameters["IfMatch"] = f'"{if_match}"'
+        parameters = self._reading_exact(key, if_match, start, end)
         with explained(key):
-            found = self._boto.get_object(
-                **parameters, Range=f"bytes={start}-{'' if end is None else end - 1}"
-            )
+            found = self._boto.get_object(**parameters)
             body = found["Body"].read()
         self._answered(key, found["ETag"], if_match)
-        if not body and "ContentRange" not in found:  # SeaweedFS, of a key that ends with a slash
-            raise RangeEmpty(f"{key}: the object has no bytes in the range that was asked for")
-        size = whole_size(key, found.get("ContentRange"), start)
+        size = exact_size(key, found, body, start)
         etag, modified = found["ETag"], found["LastModified"]
         return as_stored(
             key, body, etag=etag, size=size, modified=modified, expected=span(start, end, size)
         )
+
+    def _reading_exact(
+        self, key: str, if_match: str | None, start: int, end: int | None
+    ) -> dict[str, Any]:
+        parameters: dict[str, Any] = {"Bucket": self._bucket, "Key": self._full(key)}
+        if if_match is not None:
+            parameters["IfMatch"] = f'"{if_match}"'
+        parameters["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+        return parameters
 
     async def get_many(self, keys: Sequence[str]) -> Sequence[Stored | None]:
         return await asyncio.gather(*(_or_none(self.get(key)) for key in keys))
@@ -265,22 +278,21 @@ class S3Store:
         try:
             if _ODD.search(self._full(key)):
                 return self._get_exact(key, etag or None, start, end).body
-            with explained(key):
-                result = self._client().get(
-                    self._full(key), options=_reading(etag or None, start, end)
-                )
-                body = bytes(result.bytes())
+            body, meta = self._read_plain(key, etag or None, start, end)
         except PreconditionFailed:
             raise SourceChanged(f"{key!r} was overwritten after it was planned") from None
         except RangeEmpty:
             raise StoreUnavailable(f"{key!r}: the store has no bytes from {start} on") from None
-        self._answered(key, result.meta["e_tag"], etag or None)
-        if len(body) != span(start, end, result.meta["size"]):
-            raise StoreUnavailable(
-                f"{key!r}: the store sent {len(body)} bytes of"
-                f" {span(start, end, result.meta['size'])}"
-            )
+        self._answered(key, meta["e_tag"], etag or None)
+        require_whole(key, body, span(start, end, meta["size"]))
         return body
+
+    def _read_plain(
+        self, key: str, etag: str | None, start: int, end: int
+    ) -> tuple[bytes, dict[str, Any]]:
+        with explained(key):
+            result = self._client().get(self._full(key), options=_reading(etag, start, end))
+            return bytes(result.bytes()), result.meta
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -329,22 +341,28 @@ class S3Store:
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
             if _CONTROL.search(key):  # XML, in which many keys travel, cannot carry these
-                with explained(key):
-                    await asyncio.to_thread(
-                        self._boto.delete_object, Bucket=self._bucket, Key=self._full(key)
-                    )
+                await self._delete_alone(key)
         plain = [key for key in keys if not _CONTROL.search(key)]
         for start in range(0, len(plain), DELETE_MAX):
-            part = [{"Key": self._full(key)} for key in plain[start : start + DELETE_MAX]]
-            with explained(self.url):
-                answer = await asyncio.to_thread(
-                    self._boto.delete_objects,
-                    Bucket=self._bucket,
-                    Delete={"Objects": part, "Quiet": True},
-                )
-            for error in answer.get("Errors", ()):
-                if error.get("Code") != "NoSuchKey":
-                    raise of_code(error.get("Code", ""), 0, error.get("Key", self.url))
+            await self._delete_together(plain[start : start + DELETE_MAX])
+
+    async def _delete_alone(self, key: str) -> None:
+        with explained(key):
+            await asyncio.to_thread(
+                self._boto.delete_object, Bucket=self._bucket, Key=self._full(key)
+            )
+
+    async def _delete_together(self, keys: Sequence[str]) -> None:
+        part = [{"Key": self._full(key)} for key in keys]
+        with explained(self.url):
+            answer = await asyncio.to_thread(
+                self._boto.delete_objects,
+                Bucket=self._bucket,
+                Delete={"Objects": part, "Quiet": True},
+            )
+        for error in answer.get("Errors", ()):
+            if error.get("Code") != "NoSuchKey":
+                raise of_code(error.get("Code", ""), 0, error.get("Key", self.url))
 
     def _checked(self, key: str) -> str:
         full = self._full(key)

@@ -67,13 +67,36 @@ def _find(client: Any, bucket: str, full: str, key: str, etag: str) -> OldVersio
                 page = client.list_object_versions(Bucket=bucket, Prefix=full, **marker)
         except (StoreDenied, StoreUnavailable):
             return None  # no right to list versions, or a service without them
-        for found in page.get("Versions", ()):
-            if found["Key"] == full and found["ETag"].strip('"') == etag:
-                modified_us = microseconds(found["LastModified"])
-                head = Head(key=key, etag=etag, size_bytes=found["Size"], modified_us=modified_us)
-                return OldVersion(client, bucket, full, found["VersionId"], head)
-        following = page.get("NextKeyMarker", "")
-        if not page.get("IsTruncated") or following > full:
+        found = _version_in(page, full, etag)
+        if found is not None:
+            return OldVersion(client, bucket, full, found["VersionId"], _head(key, found))
+        following = _following(page, full)
+        if following is None:
             return None
-        marker = {"KeyMarker": following, "VersionIdMarker": page.get("NextVersionIdMarker", "")}
+        marker = following
     return None
+
+
+def _version_in(page: dict[str, Any], full: str, etag: str) -> dict[str, Any] | None:
+    for found in page.get("Versions", ()):
+        if found["Key"] == full and found["ETag"].strip('"') == etag:
+            version: dict[str, Any] = found
+            return version
+    return None
+
+
+def _following(page: dict[str, Any], full: str) -> dict[str, str] | None:
+    """Where the next page begins; None where no version of this key can be on it."""
+    key = page.get("NextKeyMarker", "")
+    if not page.get("IsTruncated") or key > full:
+        return None
+    return {"KeyMarker": key, "VersionIdMarker": page.get("NextVersionIdMarker", "")}
+
+
+def _head(key: str, found: dict[str, Any]) -> Head:
+    return Head(
+        key=key,
+        etag=found["ETag"].strip('"'),
+        size_bytes=found["Size"],
+        modified_us=microseconds(found["LastModified"]),
+    )
