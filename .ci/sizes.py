@@ -27,6 +27,7 @@ LONG_LINES = (
 LARGE = 260
 """No function may be larger, but for these."""
 EXCEPTIONS = {
+    "pipeline/declare/pipeline.py:Pipeline.__init__": "one attribute for each parameter",
     "sinks/values/contract.py:rules": "a table: a line for each type",
 }
 Function = ast.FunctionDef | ast.AsyncFunctionDef
