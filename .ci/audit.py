@@ -43,7 +43,7 @@ def ignored(text: str, today: datetime.date) -> set[str]:
 
 def verdict(report: dict, known: set[str]) -> tuple[list[str], int, int]:
     """Vulnerabilities in words, and how many packages were looked up and not looked up."""
-    told, asked, unasked = [], 0, 0
+    lines, asked, unasked = [], 0, 0
     for package in report["dependencies"]:
         if "skip_reason" in package:
             unasked += 1
@@ -51,13 +51,13 @@ def verdict(report: dict, known: set[str]) -> tuple[list[str], int, int]:
         asked += 1
         for found in package["vulns"]:
             if known.isdisjoint({found["id"], *found.get("aliases", ())}):
-                mend = (
-                    f", mended in {', '.join(found['fix_versions'])}"
+                fix = (
+                    f", fixed in {', '.join(found['fix_versions'])}"
                     if found.get("fix_versions")
                     else ""
                 )
-                told.append(f"{package['name']} {package['version']}: {found['id']}{mend}")
-    return told, asked, unasked
+                lines.append(f"{package['name']} {package['version']}: {found['id']}{fix}")
+    return lines, asked, unasked
 
 
 def main(locks: list[str]) -> int:
@@ -75,8 +75,8 @@ def main(locks: list[str]) -> int:
             f" ({type(error).__name__})"
         )
         return 0
-    told, asked, unasked = verdict(report, known)
-    for line in told:
+    lines, asked, unasked = verdict(report, known)
+    for line in lines:
         _say(f"audit: {line}", sys.stderr)
     if not asked:
         _say(
@@ -84,8 +84,8 @@ def main(locks: list[str]) -> int:
             " reached from here"
         )
     else:
-        _say(f"audit: {asked} packages looked up, {unasked} not, {len(told)} vulnerabilities")
-    return 1 if told else 0
+        _say(f"audit: {asked} packages looked up, {unasked} not, {len(lines)} vulnerabilities")
+    return 1 if lines else 0
 
 
 def _say(text: str, where: TextIO | None = None) -> None:

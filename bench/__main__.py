@@ -170,7 +170,7 @@ def malformed(count: int, repeats: int) -> Work:
             said = json.loads(run.output.splitlines()[0])
             assert (said["committed"], said["quarantined"]) == (count - 50, 50), said
     finally:
-        workloads.mend(root, count, 50)
+        workloads.fix(root, count, 50)
     return work
 
 

@@ -187,8 +187,8 @@ def measure_fan_out(files: int) -> None:
             for name in ("tick", "work_parse", "commit")
         }
         tidemill(environment, "audit", str(file))
-    told = ", ".join(f"{n} of {name}" for name, n in calls.items())
-    print(f"{files:,} files in {spent:.0f} s on this machine: {told}; audit clean")
+    each = ", ".join(f"{n} of {name}" for name, n in calls.items())
+    print(f"{files:,} files in {spent:.0f} s on this machine: {each}; audit clean")
 
 
 def tidemill(environment: dict[str, str], *arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""python -m bench.notices --files 50: seconds from an upload to its committed row, told by the
+"""python -m bench.notices --files 50: seconds from an upload to its committed row, as seen by the
 bucket's own notifications.
 
 moto serves S3 and SQS over HTTP in this process; `tidemill run --watch --queue` runs beside it. A
@@ -46,8 +46,10 @@ def main() -> None:
     arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"][
         "QueueArn"
     ]
-    told = {"QueueConfigurations": [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*"]}]}
-    s3.put_bucket_notification_configuration(Bucket="bench", NotificationConfiguration=told)
+    configuration = {"QueueConfigurations": [{"QueueArn": arn, "Events": ["s3:ObjectCreated:*"]}]}
+    s3.put_bucket_notification_configuration(
+        Bucket="bench", NotificationConfiguration=configuration
+    )
     with tempfile.TemporaryDirectory() as folder:
         flow = Path(folder) / "flow.py"
         flow.write_text(FLOW)

@@ -122,7 +122,7 @@ def break_some(root: Path, count: int, broken: int) -> None:
         (root / "raw" / name_of("logs", i)).write_bytes(log_file(i, broken=True))
 
 
-def mend(root: Path, count: int, broken: int) -> None:
+def fix(root: Path, count: int, broken: int) -> None:
     """Undo `break_some`."""
     for i in range(0, count, count // broken):
         (root / "raw" / name_of("logs", i)).write_bytes(log_file(i))

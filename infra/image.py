@@ -54,7 +54,7 @@ def _with_packages(
 
 
 def _with_file(image: modal.Image, deployment: Deployment) -> modal.Image:
-    """With FILE at its place in a container, and told where that is."""
+    """With FILE at its place in a container, which knows where that is."""
     file, colon, name = deployment.file.partition(":")
     root, names = package_of(Path(file))
     inside = f"{PROJECT}/{'/'.join((*names[:-1], Path(file).name))}{colon}{name}"

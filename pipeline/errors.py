@@ -16,7 +16,7 @@
     ├── SourceChanged        the object is no longer at the version that was planned
     ├── AttemptLost          this attempt gives no receipt: another one will (work/seams)
     ├── CommitConflict       another writer committed first: load, propose again
-    │   └── Outdated         what was known of the log is collected: load anew (commit_log/log)
+    │   └── Outdated         what was known of the log is collected: load again (commit_log/log)
     ├── CommitUnknown        the answer was lost and cannot be read back: never assume
     ├── StateInvalid         an object under the home prefix is corrupt, truncated or too new
     ├── StoreUnsafe          the store breaks a promise the protocol stands on: refuse to start
@@ -75,7 +75,7 @@ class ObjectArchived(StoreDenied, InputRejected):
 
 class SourceChanged(TidemillError):
     """A source object was overwritten or deleted after it was planned; a later pass
-    plans it anew.
+    plans it again.
     """
 
 

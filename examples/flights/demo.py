@@ -1,6 +1,6 @@
 """`make demo`: the main job from uploads to SQL, with the commands a user would type.
 
-Runs in ./demo-bucket, made anew.
+Runs in ./demo-bucket, made again.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def main() -> None:
     tidemill("quarantine", "list", PIPELINE, code=1)
 
     say(
-        "Now 95 more files arrive, one broken file is mended, one file is replaced by a shorter"
+        "Now 95 more files arrive, one broken file is fixed, one file is replaced by a shorter"
         " one, and two are deleted."
     )
     for name, text in files:
         upload(name, text.encode())
-    mended = BROKEN["2013/03/letter-for-digit.csv"].replace(b"14O0", b"1400")
-    upload("2013/03/letter-for-digit.csv", mended)
+    fixed = BROKEN["2013/03/letter-for-digit.csv"].replace(b"14O0", b"1400")
+    upload("2013/03/letter-for-digit.csv", fixed)
     shorter = UPLOADS / "2013/01/01-01-EWR.csv"
     upload("2013/01/01-01-EWR.csv", b"".join(shorter.read_bytes().splitlines(keepends=True)[:11]))
     for name in ("2013/01/01-02-JFK.csv", "2013/01/01-02-LGA.csv"):

@@ -12,7 +12,7 @@ When it is away, only what failed is tried again.
         only those run
 
 Files that succeeded are not called for again, whether the service, the file or this code was
-mended. (To run them all again after a change of the code there is `tidemill backfill --outdated`.)
+fixed. (To run them all again after a change of the code there is `tidemill backfill --outdated`.)
 The service's address is in the Modal secret `rates-service`, as RATES_URL; on a laptop, in the
 environment.
 """

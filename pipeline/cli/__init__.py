@@ -79,7 +79,7 @@ COMMANDS = {
     "deploy": ("pipeline.cli.setup.deploy", "Check FILE's pipelines and deploy them to Modal."),
     "doctor": (
         "pipeline.cli.setup.doctor",
-        "Say what is missing on this machine and account, and how to mend it.",
+        "Say what is missing on this machine and account, and how to fix it.",
     ),
 }
 
@@ -128,8 +128,8 @@ def cli() -> None:
 
     \b
     tidemill init flights                                  make a project to start from
-    tidemill run flights/pipeline.py --bucket ./bucket     process what is new
-    tidemill sql flights/pipeline.py "SELECT ..."          ask
+    tidemill run flights/flows.py --bucket ./bucket        process what is new
+    tidemill sql flights/flows.py "SELECT ..."             ask
     """
 
 
@@ -146,7 +146,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def speak_utf8() -> None:
-    """Text, names of files and output are UTF-8 whatever locale is set: begins anew in Python's
+    """Text, names of files and output are UTF-8 whatever locale is set: starts again in Python's
     UTF-8 mode where they are not.
     """
     spoken = {sys.getfilesystemencoding(), locale.getpreferredencoding(False)}

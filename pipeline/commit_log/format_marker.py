@@ -55,7 +55,7 @@ async def _create(store: Store, marker: Marker, key: str) -> None:
 
 async def _moved(store: Store, stored: Stored, wanted: Marker, key: str) -> bool:
     """Whether the source was moved just now: as long as nothing was ever committed, a misspelt one
-    may be mended.
+    may be fixed.
     """
     found = read_marker(stored.body, key)
     if found.source == wanted.source or (found.pipeline, found.output) != (
@@ -112,8 +112,8 @@ async def _refuse_remains(store: Store, marker: Marker, home: str, key: str) -> 
             except ObjectNotFound:
                 raise SettingsError(
                     f"{key} is missing, but {page.keys[0]} is there: the state of pipeline"
-                    f" {marker.pipeline} was deleted; bring {home} back from a backup, or, to begin"
-                    f" anew, delete both {home} and {marker.output}"
+                    f" {marker.pipeline} was deleted; bring {home} back from a backup, or, to start"
+                    f" over, delete both {home} and {marker.output}"
                 ) from None
             return  # another run is making the home right now
 

@@ -35,7 +35,7 @@ class Compaction:
     fanout: int
 
     async def run(self, changed: pa.Table, doomed: Collection[str]) -> None:
-        """Merge `changed` into `runs`, and write doomed ones anew under other names.
+        """Merge `changed` into `runs`, and rewrite doomed ones under other names.
 
         Raises RunGone, StateInvalid.
         """
@@ -49,9 +49,10 @@ class Compaction:
     async def _rewrite(self, run: Run) -> None:
         """The same rows under a new name, in the same place: level 0 is in order of age."""
         table = (await run_reader.tables(self.store, self.runs, [run], self.schema))[0]
-        anew = await self._write(table, run.level)
+        rewritten = await self._write(table, run.level)
         self._become(
-            [anew if other.key == run.key else other for other in self.runs.runs], {anew.key: table}
+            [rewritten if other.key == run.key else other for other in self.runs.runs],
+            {rewritten.key: table},
         )
 
     async def _add(self, changed: pa.Table) -> None:

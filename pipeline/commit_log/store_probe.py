@@ -138,7 +138,7 @@ async def _race(store: Store, key: str) -> bytes:
 async def _create_at_once(
     store: Store, key: str
 ) -> tuple[list[bool | StoreUnavailable], list[bytes]]:
-    """What each creator was told, and what those that succeeded wrote: one at the most."""
+    """What each creator was answered, and what those that succeeded wrote: one at the most."""
     bodies = [b"by %d" % number for number in range(CREATORS)]
     results = await asyncio.gather(*(_created(store, key, body) for body in bodies))
     winners = [body for body, won in zip(bodies, results, strict=True) if won is True]

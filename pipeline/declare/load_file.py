@@ -73,7 +73,7 @@ def _refuse_folder(target: str) -> None:
     """Raises SettingsError for a folder, and for nothing at all, where a file was meant."""
     if not target.strip():
         raise SettingsError(
-            "FILE is empty: give the file that declares the pipelines, like pipeline.py"
+            "FILE is empty: give the file that declares the pipelines, like flows.py"
         )
     if not set(target) <= {".", "/"} and not (is_path(target) and Path(target).is_dir()):
         return
@@ -82,7 +82,7 @@ def _refuse_folder(target: str) -> None:
         if Path(target).is_dir()
         else []
     )
-    named = f", like {found[0]}" if found else ", like pipeline.py"
+    named = f", like {found[0]}" if found else ", like flows.py"
     raise SettingsError(
         f"{target} is a directory: give the file in it that declares the pipelines{named}"
     )
@@ -114,7 +114,7 @@ def _import(target: str) -> ModuleType:
             if Path(target).is_file():
                 raise SettingsError(
                     f"{target} is no Python file: give one that declares the pipelines, like"
-                    " pipeline.py"
+                    " flows.py"
                 ) from None
             raise SettingsError(
                 f"{target!r} is neither a file (write {target}.py) nor a module that can be"

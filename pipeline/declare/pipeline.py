@@ -290,7 +290,7 @@ class Pipeline:
 
     def dimension(self, name: str, key: str) -> None:
         """Declare a table `name` for aggregates and queries to join: a CSV, JSON or Parquet file of
-        the bucket, told by its ending, or all files below a prefix that ends with `/`. When it
+        the bucket, known by its ending, or all files below a prefix that ends with `/`. When it
         changes, aggregates whose SQL names it are computed again.
         """
         label = f"pipeline {self.name}, dimension {name}"

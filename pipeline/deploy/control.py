@@ -1,4 +1,4 @@
-"""The composition root for rented containers: what the deployed functions do, without a word of
+"""The composition root for containers on Modal: what the deployed functions do, without a word of
 Modal's own.
 
 `Control` is for the few functions that commit: they reach the bucket by the S3 API.
@@ -82,7 +82,7 @@ def deployed_runtime(
     policy: Policy | None = None,
     usd: float | None = None,
 ) -> Runtime:
-    """The pipeline on a bucket, with rented workers and the pipeline's cost limits; `usd` is a
+    """The pipeline on a bucket, with workers on Modal and the pipeline's cost limits; `usd` is a
     further one for this run.
     """
     settings = pipeline.settings()
@@ -134,15 +134,15 @@ class Control:
 
     async def _pass(self, runtime: Runtime, request: Request) -> Next:
         report, state = await runtime.run(request=request)
-        told = self._next(runtime, state, report)
+        due = self._next(runtime, state, report)
         print(summary(runtime.label, report), flush=True)  # noqa: T201 - the function's log on Modal
         for one in runtime.filled(state.generations):
             if one.settings.generation:
                 await one.open()
                 report, state = await one.run(request=request)
-                told = first_of(told, self._next(one, state, report))
+                due = first_of(due, self._next(one, state, report))
                 print(summary(one.label, report), flush=True)  # noqa: T201
-        return told
+        return due
 
     def _next(self, runtime: Runtime, state: State, report: PassReport) -> Next:
         """Aggregates first: whoever brings them up to date publishes afterwards."""
@@ -155,12 +155,12 @@ class Control:
         """Commit the receipts of these tasks, in one append."""
 
         async def work(runtime: Runtime) -> Next:
-            told: Next = None
+            due: Next = None
             # tasks of two generations may have one name: each looks for its own receipts
             for one in await self._kept(runtime):
                 passing = await again_while_outdated(one, lambda p: p.settle(list(tasks)))
-                told = first_of(told, self._next(one, passing.state, passing.report))
-            return told
+                due = first_of(due, self._next(one, passing.state, passing.report))
+            return due
 
         return self._run(work)
 
@@ -261,7 +261,7 @@ def first_of(one: Next, other: Next) -> Next:
 async def again_while_outdated(
     runtime: Runtime, work: Callable[[Pass], Coroutine[Any, Any, object]]
 ) -> Pass:
-    """Do something with a fresh pass, and anew where the log was collected underneath."""
+    """Do something with a fresh pass, and again where the log was collected underneath."""
     for _ in range(_AGAIN_MAX):
         passing = Pass(runtime.context())
         try:
@@ -277,7 +277,7 @@ async def again_while_outdated(
 
 def summary(name: str, report: PassReport) -> str:
     """A pass in one line, for logs."""
-    told = (
+    text = (
         f"{name}: {report.listed} listed, {report.planned} planned, {report.committed} committed,"
         f" {report.rows} rows"
     )
@@ -290,5 +290,5 @@ def summary(name: str, report: PassReport) -> str:
         (report.over_budget, "held back: the cost limit is reached"),
         (report.left, "left for later"),
     ):
-        told += f", {n} {what}" if n else ""
-    return told + (", more next time: as many tasks are open as may be" if report.held_back else "")
+        text += f", {n} {what}" if n else ""
+    return text + (", more next time: as many tasks are open as may be" if report.held_back else "")

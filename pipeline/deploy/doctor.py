@@ -1,5 +1,5 @@
 """What a machine, an account and a bucket need before a pipeline runs or is deployed: each check
-says what it found, and on failure how to mend it. Checks of values are pure; those that ask Modal
+says what it found, and on failure how to fix it. Checks of values are pure; those that ask Modal
 wait a few seconds, and take silence for a warning.
 """
 
@@ -38,13 +38,13 @@ FIRES_SHOWN = 3
 
 
 def failed(checks: Iterable[Check]) -> bool:
-    """Whether anything must be mended."""
+    """Whether anything must be fixed."""
     return any(check.status == "FAIL" for check in checks)
 
 
 def unsafe(checks: Iterable[Check]) -> bool:
     """Whether the store is none to commit to."""
-    return any(check.status == "FAIL" and check.mend == ALTERNATIVE for check in checks)
+    return any(check.status == "FAIL" and check.fix == ALTERNATIVE for check in checks)
 
 
 # -- the account -----------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ async def account(secrets: Mapping[str, Sequence[str]]) -> list[Check]:
             "modal token",
             "FAIL",
             _line(error),
-            "mend or remove the file that MODAL_CONFIG_PATH or ~/.modal.toml names",
+            "fix or remove the file that MODAL_CONFIG_PATH or ~/.modal.toml names",
         )
     if token.status == "FAIL":
         return [token, *(_unasked(name) for name in secrets)]
@@ -96,11 +96,11 @@ def token_check(
 
 def _token_absent(where: str, absent: Sequence[str]) -> Check:
     """Of the token's two parts one or both."""
-    found, mend = "no token", "modal token new, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"
+    found, fix = "no token", "modal token new, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"
     if len(absent) == 1:
         found = f"{absent[0]} is missing"
-        mend = f"set MODAL_{absent[0].upper()} too, or run  modal token new"
-    return Check("modal token", "FAIL", f"{where}: {found}", mend)
+        fix = f"set MODAL_{absent[0].upper()} too, or run  modal token new"
+    return Check("modal token", "FAIL", f"{where}: {found}", fix)
 
 
 def _token() -> Check:
@@ -160,7 +160,7 @@ def _unasked(name: str) -> Check:
         f"modal secret {name}",
         "warn",
         "not checked: Modal cannot be asked",
-        "mend the Modal checks above first",
+        "fix the Modal checks above first",
     )
 
 
@@ -180,7 +180,7 @@ def declared(file: str, now: datetime) -> tuple[list[Check], list[Pipeline]]:
     try:
         pipelines = load_pipelines(file)
     except SettingsError as error:
-        return [Check("file", "FAIL", str(error), f"mend {file}")], []
+        return [Check("file", "FAIL", str(error), f"fix {file}")], []
     checks = []
     for p in pipelines:
         names = ", ".join(t.settings.name for t in p.transforms)
@@ -200,8 +200,8 @@ def schedule_checks(pipeline: Pipeline, now: datetime) -> list[Check]:
         **{f"backfill {b.name}": b.schedule for b in d.backfills},
     }
     if d.schedule is None and d.sweep is None:
-        mend = 'give it one before a deploy, like schedule="*/5 * * * *"'
-        return [Check(label, "warn", "none: deployed, it would run only when it is called", mend)]
+        fix = 'give it one before a deploy, like schedule="*/5 * * * *"'
+        return [Check(label, "warn", "none: deployed, it would run only when it is called", fix)]
     return [
         Check(name, "ok", fires(when, d.timezone, now))
         for name, when in named.items()
@@ -325,8 +325,8 @@ def reach_check(url: str, endpoint_url: str | None, *, local: bool) -> Check:
         )
     host = urlsplit(endpoint_url).hostname or "" if endpoint_url else ""
     if _is_private(host):
-        mend = "for Modal give an endpoint that is reachable from outside"
-        return Check("from modal", "warn", f"the endpoint {host} is on a private network", mend)
+        fix = "for Modal give an endpoint that is reachable from outside"
+        return Check("from modal", "warn", f"the endpoint {host} is on a private network", fix)
     return Check("from modal", "ok", f"{url} at {host or 'AWS'}")
 
 
@@ -335,15 +335,15 @@ def mount_check(name: str, source: str, outputs: Sequence[str]) -> Check:
     where rows are written.
     """
     label = f"mount {name}"
-    mend = 'choose prefixes that end with "/" and do not overlap, or access="api"'
+    fix = 'choose prefixes that end with "/" and do not overlap, or access="api"'
     for prefix in (source, *outputs):
         if not prefix.endswith("/"):
-            return Check(label, "FAIL", f"the prefix {prefix!r} does not end with '/'", mend)
+            return Check(label, "FAIL", f"the prefix {prefix!r} does not end with '/'", fix)
     try:
         for output in outputs:
             refuse_overlap(name, source, output)
     except SettingsError as error:
-        return Check(label, "FAIL", str(error), mend)
+        return Check(label, "FAIL", str(error), fix)
     return Check(label, "ok", f"{source} to read, {', '.join(outputs)} to write")
 
 
@@ -355,7 +355,7 @@ async def _tried(name: str, check: Callable[[], Awaitable[Check]]) -> Check:
 
 
 def _refused(name: str, error: TidemillError) -> Check:
-    mends = {
+    fixes = {
         StoreUnsafe: ALTERNATIVE,
         StoreDenied: (
             "check the credentials; python -m infra.iam_policy FILE s3://... prints what they must"
@@ -367,7 +367,7 @@ def _refused(name: str, error: TidemillError) -> Check:
     }
     text = " ".join(str(error).split()).removesuffix(f": {ALTERNATIVE}")
     return Check(
-        name, "FAIL", text, next(mend for kind, mend in mends.items() if isinstance(error, kind))
+        name, "FAIL", text, next(fix for kind, fix in fixes.items() if isinstance(error, kind))
     )
 
 

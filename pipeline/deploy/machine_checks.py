@@ -22,12 +22,12 @@ MODAL_PIN = ">=1.6,<1.7"
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One thing looked at. `mend` says what to do, wherever the status is not `ok`."""
+    """One thing looked at. `fix` says what to do, wherever the status is not `ok`."""
 
     check: str
     status: Literal["ok", "warn", "FAIL"]
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 # -- the machine -----------------------------------------------------------------------------------
@@ -58,11 +58,11 @@ def python_check(version: tuple[int, int, int]) -> Check:
 
 def client_check(version: str | None, pin: str) -> Check:
     """Modal's client: its wire format changes with each minor version, so only one is taken."""
-    mend = f"pip install 'modal{pin}'"
+    fix = f"pip install 'modal{pin}'"
     if version is None:
-        return Check("modal client", "FAIL", "not installed", mend)
+        return Check("modal client", "FAIL", "not installed", fix)
     if not SpecifierSet(pin).contains(version, prereleases=True):
-        return Check("modal client", "FAIL", f"{version} is outside {pin}", mend)
+        return Check("modal client", "FAIL", f"{version} is outside {pin}", fix)
     return Check("modal client", "ok", f"{version} ({pin})")
 
 
@@ -78,19 +78,19 @@ def modal_pin(requirements: Sequence[str]) -> str:
 
 def command_check(command: str | None, interpreter: str | None, executable: str) -> Check:
     """Whether `modal ...` in a shell runs in the environment that `tidemill ...` runs in."""
-    mend = f"activate this environment, or write  {executable} -m modal"
+    fix = f"activate this environment, or write  {executable} -m modal"
     if command is None:
-        return Check("modal command", "warn", "not on PATH", mend)
+        return Check("modal command", "warn", "not on PATH", fix)
     if interpreter is None:
         return Check(
-            "modal command", "warn", f"{command} does not say which Python it runs with", mend
+            "modal command", "warn", f"{command} does not say which Python it runs with", fix
         )
     if Path(interpreter).parent.resolve() != Path(executable).parent.resolve():
         return Check(
             "modal command",
             "warn",
             f"{command} runs with {interpreter}, tidemill with {executable}",
-            mend,
+            fix,
         )
     return Check("modal command", "ok", command)
 

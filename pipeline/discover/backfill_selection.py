@@ -11,7 +11,7 @@ from pipeline.model.settings import PipelineSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """See `discovery.Again`. prefix: of the whole key. since_us, until_us: bounds on the time of
+    """See `compare.Again`. prefix: of the whole key. since_us, until_us: bounds on the time of
     change, the later one excluded.
 
     transform: only objects that this transform takes. outdated: only those whose rows another

@@ -65,7 +65,7 @@ class Inventory:
         Raises SettingsError where it is none, of another bucket, or lacks a field that is needed.
         """
         where = f"{self._store.url}{self._manifest}"
-        source, self._format, schema, self._files = _told(await self._read_manifest(where), where)
+        source, self._format, schema, self._files = _parsed(await self._read_manifest(where), where)
         if source != self._bucket:
             raise SettingsError(
                 f"{where} is an inventory of bucket {source!r}, not of {self._bucket!r}"
@@ -229,13 +229,13 @@ def _csv(path: Path, columns: list[str]) -> Iterator[pa.Table]:
 _READERS = {"Parquet": _parquet, "ORC": _orc, "CSV": _csv}
 
 
-def _told(body: bytes, where: str) -> tuple[str, str, str, list[_File]]:
+def _parsed(body: bytes, where: str) -> tuple[str, str, str, list[_File]]:
     """The manifest's bucket, format, columns and files."""
     try:
-        told = json.loads(body)
-        file_format, schema = str(told["fileFormat"]), str(told["fileSchema"])
-        files = [_File(str(file["key"]), str(file["MD5checksum"])) for file in told["files"]]
-        return str(told["sourceBucket"]), file_format, schema, files
+        manifest = json.loads(body)
+        file_format, schema = str(manifest["fileFormat"]), str(manifest["fileSchema"])
+        files = [_File(str(file["key"]), str(file["MD5checksum"])) for file in manifest["files"]]
+        return str(manifest["sourceBucket"]), file_format, schema, files
     except (ValueError, KeyError, TypeError, RecursionError):
         raise SettingsError(
             f"{where} is no manifest of S3 Inventory: give the URL of its manifest.json"

@@ -93,7 +93,7 @@ class Aggregated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published(Event):
-    """A sink holds a newer commit now. rebuilt: it was given everything anew."""
+    """A sink holds a newer commit now. rebuilt: it was given everything again."""
 
     sink: str
     sequence: int

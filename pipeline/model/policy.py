@@ -19,7 +19,7 @@ class Policy:
     file_weight_bytes: int = 2048
     """What a file costs besides its bytes when tasks are sized."""
     attempt_budget_s: float = 30.0
-    """An attempt starts no further input after this long; the rest is planned anew."""
+    """An attempt starts no further input after this long; the rest is planned again."""
     lease_margin_s: float = 60.0
     """Added to an attempt's longest regular time to give its deadline."""
     losses_max: int = 20
@@ -37,7 +37,7 @@ class Policy:
     sends_max: int = 6
     """Times one log entry is sent while the store does not answer."""
     loads_max: int = 20
-    """Times a state is loaded anew because the log moved underneath."""
+    """Times a state is loaded again because the log moved underneath."""
     outstanding_sources_max: int = 20_000
     """Sources dispatched and not settled before listing goes on."""
     settle_sources_min: int = 4_000
@@ -67,7 +67,7 @@ class Policy:
     take. The rest is for new ones.
     """
     containers_max: int | None = None
-    """Where containers are rented: how many a transform gets that declares no `max_containers`.
+    """On Modal: how many a transform gets that declares no `max_containers`.
 
     None: the executor says.
     """
@@ -95,14 +95,12 @@ class Policy:
         )
 
     def containers(self, transform: TransformSettings) -> int:
-        """Containers that a transform may have at the same time, where they are rented."""
+        """Containers that a transform may have at the same time, on Modal."""
         return transform.resources.max_containers or self.containers_max or 1
 
 
 def deployed_policy() -> Policy:
-    """Bounds for detached work on rented containers (Modal: at most 2,000 inputs of a function may
-    be pending).
-    """
+    """Bounds for detached work on Modal (a function may have 2,000 pending inputs there)."""
     return Policy(
         lease_margin_s=180.0,
         open_tasks_max=1_000,

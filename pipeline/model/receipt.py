@@ -99,7 +99,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LossNote(Loss, frozen=True, kw_only=True):
-    """An attempt's own word that it cannot give a receipt: the loss, and what was lost.
+    """An attempt's own statement that it cannot give a receipt: the loss, and what was lost.
 
     Written under a name of its own for each attempt.
     """

@@ -1,6 +1,6 @@
 """Parsed settings: plain values that the core reads.
 
-`api.Pipeline` makes them from what the user wrote and checks them.
+`declare.Pipeline` makes them from what the user wrote and checks them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Priority:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """What a transform's containers get where machines are rented.
+    """What a transform's containers get on Modal.
 
     On one's own machine only `memory_mb` is enforced.
     """
@@ -67,7 +67,7 @@ class Resources:
 
     @property
     def memory_mb_deployed(self) -> int:
-        """Memory that is reserved, and paid for, where machines are rented."""
+        """Memory that is reserved, and paid for, on Modal."""
         return self.memory_mb or MEMORY_MB_DEFAULT
 
 

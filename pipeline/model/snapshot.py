@@ -85,4 +85,4 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     changes: Changes
     quarantine: dict[str, Quarantined]
     generation: int = 0
-    """Of the table (see `model.Generations`), where somebody said so."""
+    """Of the table (see `commit.Generations`), where somebody said so."""

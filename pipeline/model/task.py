@@ -108,7 +108,7 @@ class Task(msgspec.Struct, kw_only=True):
     leave room for others.
     """
     merges: list[str] = []
-    """A compaction: the outputs whose live rows are written anew, together.
+    """A compaction: the outputs whose live rows are rewritten, together.
 
     It has no transform and no inputs.
     """

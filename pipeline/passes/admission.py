@@ -248,7 +248,7 @@ class Admission:
         return self.is_spent or (most.files is not None and report.planned >= most.files)
 
     def backlog(self, now_ms: int, *, complete: bool) -> Backlog:
-        """What to leave word of.
+        """What to note.
 
         Objects that are processed once more have their rows: they are no backlog.
         """

@@ -32,12 +32,12 @@ SMALL_SHARE = 0.25
 than small ones.
 """
 DEAD_SHARE = 0.2
-"""Of an output's sources: with more of them superseded it is written anew, whatever its size."""
+"""Of an output's sources: with more of them superseded it is rewritten, whatever its size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which outputs are worth being written anew.
+    """Which outputs are worth rewriting.
 
     target_bytes: the size of file that is aimed at. few: merge even two small ones; otherwise only
     where as many of about one size have gathered as make it worth while. purge: also all that have

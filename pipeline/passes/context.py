@@ -48,7 +48,7 @@ class Aggregator(Protocol):
 
 
 class Rewriter(Protocol):
-    """Writes live rows of several outputs anew, together."""
+    """Rewrites live rows of several outputs, together."""
 
     async def rewrite(
         self, outputs: Mapping[str, Output], task: str, nonce: str, schema: str | None

@@ -112,7 +112,7 @@ def expected(report: PassReport, waiting: Iterable[Receipt]) -> PassReport:
 
 def _is_of_other_code(task: Task, settings: PipelineSettings) -> bool:
     """Whether its transform is not declared any more, or at another version: what is left of it is
-    planned anew.
+    planned again.
     """
     transform = settings.transform(task.transform)
     return transform is None or transform.version != task.version

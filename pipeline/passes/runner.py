@@ -151,8 +151,8 @@ class Pass:
             await self._settle_while_full()
 
     def _left_word(self, admission: Admission, request: Request, *, read_to_end: bool) -> Evidence:
-        """What is held and not committed yet, with word of what a listing of the pass's own left to
-        later ones.
+        """What is held and not committed yet, with a note of what the pass's
+        own listing left to later ones.
         """
         listed = request.names is None and request.listing is None and not request.growing
         self.report.complete = listed and read_to_end
@@ -267,7 +267,7 @@ class Pass:
     async def commit(self, evidence: Evidence) -> Commit | None:
         """Append what the evidence calls for, then dispatch.
 
-        Proposes anew whenever another writer was first.
+        Proposes again whenever another writer was first.
         """
         for _ in range(self.context.policy.proposals_max):
             await self.log.learn(self.state, needs_of(self.state, evidence))
@@ -351,8 +351,8 @@ class Pass:
             await write_checkpoint(self.log, self.state, self.context.ids)
 
     async def settle(self, tasks: Iterable[str] | None = None) -> None:
-        """Commit what receipts say, and nothing else; a pass makes good whatever this does not come
-        to.
+        """Commit what receipts say, and nothing else; a pass makes up for what this does not
+        come to.
         """
         await self.open()
         await self.gather(tasks)

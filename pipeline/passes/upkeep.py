@@ -25,7 +25,7 @@ async def keep_tidy(running: Pass) -> None:
 
 
 async def compact(running: Pass, *, few: bool = False, purge: bool = False) -> Merged:
-    """Merge small outputs into files of the declared size (see `merging.Wanted`).
+    """Merge small outputs into files of the declared size (see `compaction.Wanted`).
 
     Raises SettingsError for a wrong order_by.
     """

@@ -1,4 +1,4 @@
-"""What work costs on rented containers, before and while it is done.
+"""What work costs on containers on Modal, before and while it is done.
 
 Pure: prices and earlier receipts in, dollars out.
 """

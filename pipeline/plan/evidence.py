@@ -55,7 +55,7 @@ class ByTransform:
 
 
 @dataclass(frozen=True, slots=True)
-class Mended:
+class Repaired:
     """The table's columns as they are to be, where they are still what they were `before` (see
     `tables/schema_repair.py`).
     """
@@ -96,7 +96,7 @@ class Evidence:
     """Ledger runs that no checkpoint needs any more, as far as was known."""
     change: Change | None = None
     """Of generations: one to begin, publish, roll back or drop."""
-    mended: Mended | None = None
+    repaired: Repaired | None = None
     backlog: Backlog | None = None
     """What the listing left for later passes, once that is known."""
 

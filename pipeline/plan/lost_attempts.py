@@ -75,7 +75,7 @@ def _attempt_failed(draft: Draft, task: Task, loss: Loss) -> None:
     wanted = [i for i, key in enumerate(task.inputs.keys) if draft.state.is_wanted(key, task.id)]
     draft.decided.update(task.inputs.keys[i] for i in wanted)
     if transform is None or transform.version != task.version:
-        return  # the code is another by now: the next listing plans these objects anew
+        return  # the code is another by now: the next listing plans these objects again
     if alone or not transform.safe_to_rerun:
         for i in wanted:
             draft.quarantine_lost(task, i, loss)

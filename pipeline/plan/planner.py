@@ -86,9 +86,9 @@ class _Rules(Draft):
             self.decided.update(k for k in task.inputs.keys if self.state.is_wanted(k, task_id))
             self.commit.settle.append(Settled.of(receipt))
             self._replan_deferred(task, receipt)
-        mended = self.evidence.mended
-        if mended is not None and mended.before == self.schema:
-            self.schema = mended.after
+        repaired = self.evidence.repaired
+        if repaired is not None and repaired.before == self.schema:
+            self.schema = repaired.after
         if self.schema != self.state.schema:
             self.commit.schema = self.schema
 
@@ -246,7 +246,7 @@ class _Rules(Draft):
             self.commit.collected = [run for run in self.evidence.collected if run not in named]
 
     def remember_backlog(self) -> None:
-        """Leave word of what the listing left for later, unless that is known; the time alone is no
+        """Note what the listing left for later, unless that is known; the time alone is no
         news.
         """
         seen, known = self.evidence.backlog, self.state.backlog or Backlog()

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 
 class WarehouseAggregator:
-    """See `runner.Aggregator`. anew: compute everything from scratch, once."""
+    """See `context.Aggregator`. from_scratch: compute everything from scratch."""
 
-    def __init__(self, store: Store, settings: PipelineSettings, *, anew: bool = False) -> None:
+    def __init__(
+        self, store: Store, settings: PipelineSettings, *, from_scratch: bool = False
+    ) -> None:
         self._store = store
         self._settings = settings
-        self._anew = anew
+        self._from_scratch = from_scratch
         self._dimensions: Sequence[Dimension] = ()
 
     async def prepare(self) -> None:
@@ -45,7 +47,7 @@ class WarehouseAggregator:
         declarations.
         """
         wanted = self._definitions()
-        return is_behind(state, wanted) or (self._anew and state.schema is not None)
+        return is_behind(state, wanted) or (self._from_scratch and state.schema is not None)
 
     async def compute(self, snapshot: Snapshot, nonce: str) -> list[AggregateFile]:
         """Write all aggregates of this snapshot; those that need no change keep their file.
@@ -53,7 +55,7 @@ class WarehouseAggregator:
         Raises SettingsError for bad SQL.
         """
         aggregates = self._settings.aggregates
-        if self._anew:
+        if self._from_scratch:
             snapshot = _without_aggregates(snapshot)
         tables = self._tables(snapshot)
         wanted = self._definitions()
@@ -65,7 +67,7 @@ class WarehouseAggregator:
                 continue
             name, attempt = aggregate.name, (snapshot.sequence, nonce)
             files.append(await self._write(name, wanted[name], table, attempt))
-        self._anew = False
+        self._from_scratch = False
         return files
 
     def _tables(self, snapshot: Snapshot) -> dict[str, pa.Table | None]:

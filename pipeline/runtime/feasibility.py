@@ -1,4 +1,4 @@
-"""What cannot work, told before anything runs: names of columns that cannot come to exist, and
+"""What cannot work, said before anything runs: names of columns that cannot come to exist, and
 aggregates that cannot be computed.
 
 Where a table's columns are fixed (frozen or rescued, declared or committed) a name that is none of

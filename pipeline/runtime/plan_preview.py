@@ -20,7 +20,7 @@ from pipeline.state.usage import day_of
 
 
 class RouteCost(msgspec.Struct, kw_only=True):
-    """What a route would take on rented containers."""
+    """What a route would take on containers on Modal."""
 
     containers: int
     container_s: float
@@ -33,7 +33,7 @@ class RouteCost(msgspec.Struct, kw_only=True):
 
 
 class PlanCost(msgspec.Struct, kw_only=True):
-    """What a plan would take on rented containers, and what its limits allow.
+    """What a plan would take on containers on Modal, and what its limits allow.
 
     Transforms run side by side.
     """
@@ -73,7 +73,7 @@ class Plan(msgspec.Struct):
     unmatched: int = 0
     unmatched_sample: list[str] = []
     behind: dict[str, int] = {}
-    """Transform -> files whose rows other code made: a backfill would make them anew."""
+    """Transform -> files whose rows other code made: a backfill would make them again."""
     listing: str = ""
     """What a watching run, or the ticks between two sweeps, would list, and why."""
     cost: PlanCost | UnsetType = UNSET
@@ -84,7 +84,7 @@ class Plan(msgspec.Struct):
 async def preview(runtime: Runtime, now_ms: int, rates: Rates | None = None) -> Plan:
     """Compare the bucket with the state as a pass would at `now_ms`. Changes nothing.
 
-    With rates, also what it would cost to rent containers for it.
+    With rates, also what it would cost to use containers on Modal for it.
     """
     await runtime.store.check(runtime.settings.source)
     state = await runtime.log().load()

@@ -4,7 +4,7 @@ is missing is handed over.
 Nothing about sinks is in the pipeline's own state: a target's mark says what it holds. So
 publishing may be left out, repeated, or killed at any moment, and the next one goes on from what
 the target holds. Where the snapshot that a target holds cannot be read any more (the log was
-collected), or the change cannot be made as it is, the target gets everything anew in one
+collected), or the change cannot be made as it is, the target gets everything again in one
 transaction.
 """
 
@@ -42,7 +42,7 @@ from sinks.query.object_files import files_of
 from sinks.targets import Target
 
 TRIES = 8
-"""Times a change is computed anew because somebody else published meanwhile."""
+"""Times a change is computed from scratch because somebody else published meanwhile."""
 
 SnapshotAt = Callable[[int], Awaitable[Snapshot | None]]
 
@@ -92,7 +92,7 @@ class Publisher:
         return [await self.publish(name) for name in self._pipeline.sinks]
 
     async def publish(self, name: str, *, rebuild: bool = False) -> Published:
-        """Bring one sink up to date; with `rebuild`, all its rows anew.
+        """Bring one sink up to date; with `rebuild`, all its rows again.
 
         Raises SettingsError for a name that is not declared.
         """
@@ -209,7 +209,7 @@ class Publisher:
         return None
 
     async def _old(self, held: Mark | None, target: Mark) -> Snapshot | None:
-        """What the target holds, where that can be told."""
+        """What the target holds, where that can be known."""
         if held is None or held.generation != target.generation:
             return None
         return await self._snapshot_at(held.sequence)

@@ -3,7 +3,7 @@
 For the protocol that table is a prefix like any other.
 
 Below `<upstream>:` lies one object for each source of the upstream table: its rows at one commit.
-Its version is the attempt that made them, so a source whose rows are made anew, changed or deleted
+Its version is the attempt that made them, so a source whose rows are made again, changed or deleted
 is new, changed or gone for the stage as well. A listing is one state of the upstream's log, never
 half of a commit; all else goes to the bucket's own store.
 """
@@ -158,16 +158,16 @@ class TableStore:
         self._places[key, entry.output] = place
         return place
 
-    async def rows(self, key: str, etag: str, *, anew: bool = False) -> Content:
+    async def rows(self, key: str, etag: str, *, newest: bool = False) -> Content:
         """One source's rows at the version that was planned."""
-        log, state = await (self._newest() if anew else self._known())
+        log, state = await (self._newest() if newest else self._known())
         name = key.removeprefix(self.prefix)
         await log.look_up(state, [name])
         entry = state.entry(name)
         if entry is not None and entry.rows and entry.output == etag:
             return RowsContent(self._reader, await self._locate(log, state, key, entry))
-        if not anew:
-            return await self.rows(key, etag, anew=True)
+        if not newest:
+            return await self.rows(key, etag, newest=True)
         return RowsContent(self._reader, None, _outdated(key, entry))
 
     def open_content(self, key: str, etag: str, size_bytes: int) -> Content:
@@ -177,7 +177,7 @@ class TableStore:
         return RowsContent(
             self._reader,
             place,
-            None if place else SourceChanged(f"the rows of {key} were made anew"),
+            None if place else SourceChanged(f"the rows of {key} were made again"),
         )
 
     async def check(self, prefix: str = "") -> None:
@@ -214,7 +214,7 @@ class TableStore:
 
 
 class TableContents:
-    """See `worker.Contents`: rows of sources, at their planned versions."""
+    """See `seams.Contents`: rows of sources, at their planned versions."""
 
     mounted = False
 
@@ -285,4 +285,4 @@ def _outdated(key: str, entry: Entry | None) -> Exception:
     """Why the version that was planned cannot be read."""
     if entry is None or not entry.rows:
         return ObjectNotFound(f"{key} has no rows any more")
-    return SourceChanged(f"the rows of {key} were made anew")
+    return SourceChanged(f"the rows of {key} were made again")

@@ -1,4 +1,4 @@
-"""Columns whose names are words of SQL: where a statement fails at one, the way out is told."""
+"""Columns that are named like words of SQL, and what to write where a statement fails at one."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Stored as sorted runs (`pipeline.runs`), plus an overlay of what commits changed since
 (`state.State.overlay`). Rows with `output` null are tombstones: the key was deleted. Pure: what a
-commit needs to know is looked up before it is applied (`pipeline.log.Log.look_up`).
+commit needs to know is looked up before it is applied (`Log.look_up`).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Ledger:
             self._found[key] = entry if entry.output is not None else None
 
     def replace(self, runs: SortedRuns, changed: Mapping[str, Entry | None]) -> None:
-        """The runs were written anew with `changed` merged in."""
+        """The runs were rewritten with `changed` merged in."""
         self.runs = runs
         self._found.update((key, entry) for key, entry in changed.items() if key in self._found)
 

@@ -45,7 +45,7 @@ class Outputs(Mapping[str, Output]):
     # -- reading -----------------------------------------------------------------------------------
 
     def knows(self, output: str) -> bool:
-        """Whether its value can be told without another look at the runs."""
+        """Whether its value is known without another look at the runs."""
         return (
             output in self.changed
             or output in self._found
@@ -105,7 +105,7 @@ class Outputs(Mapping[str, Output]):
         self._whole = self._whole or whole
 
     def replace(self, runs: SortedRuns, *, changed: bool) -> None:
-        """The runs were written anew, with the changes merged in or without."""
+        """The runs were rewritten, with the changes merged in or without."""
         self._whole, self.runs = self.is_whole, runs
         if changed:
             self._found.update(self.changed)

@@ -93,7 +93,7 @@ class MountOutbox:
 
 
 class MountContents:
-    """See `worker.Contents`."""
+    """See `seams.Contents`."""
 
     mounted = True
 

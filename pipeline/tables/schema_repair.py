@@ -1,9 +1,9 @@
-"""Mending tables that an older version committed and no query can read: columns with fields that
+"""Fixing tables that an older version committed and no query can read: columns with fields that
 SQL cannot tell apart.
 
 What this version would have refused before the commit is refused now: the rows of the files that
 brought such a field are taken out, those files wait in quarantine, and what lay beside them is
-written anew. Nothing is lost: the files are in the bucket.
+rewritten. Nothing is lost: the files are in the bucket.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.model.receipt import MAIN_TABLE, OutputFile
 from pipeline.model.snapshot import dead_rows
 from pipeline.passes.compaction import Compactor, Wanted
 from pipeline.passes.runner import Pass
-from pipeline.plan.evidence import Evidence, Mended
+from pipeline.plan.evidence import Evidence, Repaired
 from pipeline.runtime.runtime import Runtime
 from pipeline.state.ledger import Entry
 from pipeline.state.state import State
@@ -54,7 +54,7 @@ class Damage:
 async def damage_of(runtime: Runtime) -> Damage:
     """Look at the table's columns, and at the files that are live.
 
-    Reads whole files only where something is wrong, or where an older version left no word of what
+    Reads whole files only where something is wrong, or where an older version did not note what
     integers and times reach.
     """
     log = runtime.log()
@@ -121,7 +121,7 @@ class _Seen:
         return healed.with_metadata(self._schema.metadata)
 
 
-async def mend(runtime: Runtime, damage: Damage) -> None:
+async def repair(runtime: Runtime, damage: Damage) -> None:
     """Commit what `damage_of` found.
 
     Raises CommitConflict where others changed the table meanwhile: look again.
@@ -133,7 +133,7 @@ async def mend(runtime: Runtime, damage: Damage) -> None:
     if state.sequence != damage.sequence or damage.after is None:
         raise CommitConflict(f"others committed to {runtime.settings.name} meanwhile: run it again")
     await passing.log.look_up(state, damage.sources)
-    await _commit(passing, _waiting(state, damage), Mended(damage.before, damage.after))
+    await _commit(passing, _waiting(state, damage), Repaired(damage.before, damage.after))
     if damage.outputs:
         await Compactor(passing, Wanted(target_bytes=runtime.settings.file_bytes)).rewrite(
             damage.outputs
@@ -146,11 +146,11 @@ def _waiting(state: State, damage: Damage) -> list[Quarantined]:
     return [_set_aside(key, entry, damage) for key, entry in entries if entry is not None]
 
 
-async def _commit(passing: Pass, waiting: list[Quarantined], mended: Mended) -> None:
+async def _commit(passing: Pass, waiting: list[Quarantined], repaired: Repaired) -> None:
     """First the rows go, with the columns; then their files are in quarantine."""
     state, gone = passing.state, [q.key for q in waiting]
     await passing.commit(
-        Evidence(base=state.sequence, runs_work=False, missing=gone, mended=mended)
+        Evidence(base=state.sequence, runs_work=False, missing=gone, repaired=repaired)
     )
     await passing.commit(Evidence(base=state.sequence, runs_work=False, unusable=waiting))
 

@@ -106,7 +106,7 @@ async def add_tables(
 ) -> None:
     """The pipeline's rows, dimensions and aggregates; only rows of `sources` where given.
 
-    What cannot be read is told to whoever asks for it.
+    What cannot be read is reported to whoever asks for it.
     """
     from pipeline.tables.schema_repair import refuse_damaged
 

@@ -136,10 +136,10 @@ def _mapped_and_resident() -> tuple[int, int]:
     """Bytes of private writable memory (what RLIMIT_DATA counts), and of all that is resident, in
     this process.
     """
-    told = dict(
+    values = dict(
         line.split(":", 1)
         for line in Path("/proc/self/status").read_text().splitlines()
         if ":" in line
     )
-    mapped, resident = (1024 * int(told[name].split()[0]) for name in ("VmData", "VmRSS"))
+    mapped, resident = (1024 * int(values[name].split()[0]) for name in ("VmData", "VmRSS"))
     return mapped, resident

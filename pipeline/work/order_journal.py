@@ -41,7 +41,7 @@ class OrderJournal:
     clock: Clock
     ids: Ids
     version: str | None = None
-    """The version of the transform's code here; None: not told, and not looked at."""
+    """The version of the transform's code here; None: not known, and not looked at."""
 
     async def begin(self, order: Order) -> Assignment | Answer:
         """The assignment under a new nonce, noted as begun; or why there is nothing to run."""
@@ -58,7 +58,7 @@ class OrderJournal:
 
     def _of_other_code(self, assignment: Assignment) -> Finished:
         """Rows must not be made by other code than they say: a pass that knows this code plans the
-        files anew.
+        files again.
         """
         task = assignment.task
         why = (

@@ -1,5 +1,5 @@
-"""A rented container's side: takes orders for one transform, runs the attempts, leaves receipts or
-notes in the bucket.
+"""The side of a container on Modal: takes orders for one transform, runs the attempts, leaves
+receipts or notes in the bucket.
 
 Functions run in a child process, as on one's own machine: a call beyond its time, or a crash, costs
 the file at hand and not the container. Classes keep their state in this process (a model on a GPU,

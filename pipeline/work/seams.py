@@ -95,7 +95,7 @@ class CodeBroken(SettingsError):
 
 
 class Calls(Protocol):
-    """Around each call of user code (see `usercode.UserCode`).
+    """Around each call of user code (see `user_code.UserCode`).
 
     `settled`: what an async result comes to.
     """

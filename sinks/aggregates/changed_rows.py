@@ -1,4 +1,4 @@
-"""Which rows came and went since the aggregates were committed, told from the snapshot. Pure."""
+"""Which rows came and went since the aggregates were committed, as the snapshot says. Pure."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ class AggregateRun:
         """SQL of the rows that count now and did not when the aggregates were committed, and of
         those that did and do not now.
 
-        None, None where that cannot be told from what is at hand: an output that was merged or
+        None, None where that is not known from what is at hand: an output that was merged or
         removed meanwhile.
         """
         snapshot, added = self._snapshot, self._snapshot.changes.added
@@ -253,7 +253,7 @@ class AggregateRun:
     def _incremental(
         self, warehouse: Warehouse, aggregate: AggregateSettings, statement: str, old: AggregateFile
     ) -> pa.Table:
-        """Touched groups anew, all others from the file before."""
+        """Touched groups from scratch, all others from the file before."""
         self._add_touched(warehouse, aggregate)
         self._add_old(warehouse, old)
         same = _same_group(f"o.{quoting.name(column)}" for column in aggregate.by)

@@ -5,7 +5,7 @@ Decided on DuckDB's parse tree. To the aggregate's SQL are added what a merge ne
 many rows and values went into each group. Those columns are stored in its file under names that
 begin with HIDDEN, and no reader sees them. Only one SELECT with GROUP BY over the `by` columns is
 merged, without HAVING, DISTINCT, joins and subqueries; of anything else the groups are computed
-anew.
+again.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ rows of its own.
 
 It is replaced whole, by a conditional write: whoever has it open keeps what it had. The files that
 it names stay as long as retention says after they are superseded, so a catalogue must be opened
-anew now and then.
+again now and then.
 """
 
 from __future__ import annotations

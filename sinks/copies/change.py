@@ -25,7 +25,7 @@ class Mark:
 class Change:
     """What is different between what the target holds and one snapshot.
 
-    Rows are told apart by `_task` and `_source_key`: such a pair is live in one output at most.
+    Rows are distinguished by `_task` and `_source_key`: such a pair is live in one output at most.
     """
 
     pipeline: str

@@ -90,7 +90,7 @@ class DeltaSink:
     async def _put_aggregate(
         self, table: DeltaTable | None, name: str, change: Change, rows: Rows
     ) -> bool:
-        """The whole aggregate anew, unless another publisher has brought it further than both this
+        """The whole aggregate again, unless another publisher has brought it further than both this
         change and its beginning.
         """
         held = _mark(table, change.pipeline) if table is not None else None

@@ -119,7 +119,7 @@ def _committed(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 class _File:
-    """See `tables.Database`."""
+    """See `sql_tables.Database`."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection

@@ -29,7 +29,7 @@ class SinkFailed(TidemillError):
 
 class Sink(Protocol):
     """One target. Raises SinkFailed where the target does not answer or refuses, SettingsError for
-    what a person must mend.
+    what a person must fix.
     """
 
     async def mark(self, pipeline: str) -> Mark | None:

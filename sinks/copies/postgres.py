@@ -109,7 +109,7 @@ class PostgresSink:
 
 
 class _Session:
-    """See `tables.Database`."""
+    """See `sql_tables.Database`."""
 
     def __init__(self, connection: psycopg.Connection[Any], schema: str) -> None:
         self._connection = connection

@@ -34,7 +34,7 @@ def large_file(
     """
     import pyarrow.parquet as pq
 
-    # pyarrow 23: pages of 20,000 rows unless told otherwise
+    # pyarrow 23: pages of 20,000 rows unless set
     paged = "max_rows_per_page" in signature(pq.ParquetWriter).parameters
     options: dict[str, Any] = {"max_rows_per_page": ROW_GROUP_ROWS} if paged else {}
     return pq.ParquetWriter(

@@ -1,4 +1,4 @@
-"""Writing live rows of many outputs anew: fewer and larger Parquet files, sorted, with statistics
+"""Rewriting the live rows of many outputs: fewer and larger Parquet files, sorted, with statistics
 that let queries skip.
 
 Rows keep their provenance, and are written in the table's schema as it is now. Memory is bounded by
@@ -40,7 +40,7 @@ _Place = tuple[str, _Partition]
 
 
 class ParquetRewriter:
-    """See `parts.Rewriter`. order_by: columns by which the rows of each file are sorted; what is
+    """See `context.Rewriter`. order_by: columns by which the rows of each file are sorted; what is
     empty comes last.
     """
 

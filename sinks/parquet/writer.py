@@ -41,7 +41,7 @@ FILE_BYTES = 128 * 2**20
 
 @dataclass(slots=True)
 class Result:
-    """See `pipeline.worker.Written`."""
+    """See `work.seams.Written`."""
 
     rows: dict[int, int] = field(default_factory=dict)
     rejected: dict[int, int] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Result:
 
 
 class AttemptWriter:
-    """See `pipeline.worker.Writer`.
+    """See `work.seams.Writer`.
 
     Memory is bounded by FILE_BYTES and CONVERT_BYTES, not by what the sources hold.
     """

@@ -272,7 +272,7 @@ def stored_type(kind: pa.DataType) -> pa.DataType | None:
     """The type in a Parquet file; None for a column that has no values at all yet.
 
     Parquet has no type for what is not known yet. Within lists and structs nulls are stored as
-    text; an object without a field as `true`, so that it is told from a missing one.
+    text; an object without a field as `true`, so that it differs from a missing one.
     """
     import pyarrow as pa
     import pyarrow.types as pt

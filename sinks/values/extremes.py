@@ -2,7 +2,7 @@
 in the schema of each commit.
 
 An integer of 64 bits is wide beyond 2**53, where not every integer is a float; a time in
-microseconds is wide outside of the years 1678 to 2261, of which alone nanoseconds can be told. A
+microseconds is wide outside of the years 1678 to 2261, the only ones that nanoseconds can reach. A
 column that has no wide values may still become one of floats, or of nanoseconds. Of tables older
 than this nothing is known, and their columns count as wide.
 """

@@ -46,7 +46,7 @@ bytes, and every query time.
 
 
 NOT_MEASURED = (
-    ": an older version left no word of how large its integers are (`tidemill schema repair` looks,"
+    ": an older version did not note how large its integers are (`tidemill schema repair` looks,"
     " once)"
 )
 

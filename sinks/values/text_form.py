@@ -2,7 +2,7 @@
 for it.
 
 A file's values are turned when it is written, when a query reads an older file, or when a
-compaction writes it anew: all three are this expression of DuckDB's, so that a value reads the same
+compaction rewrites it: all three are this expression of DuckDB's, so that a value reads the same
 whichever came first. Numbers have no `.0` and no trailing zeros (1, 1.0 and 1.00 are "1"); times
 are ISO with a space, instants end in +00; UUIDs are as ever; booleans are true and false.
 """

@@ -3,7 +3,7 @@ depth. Pure.
 
 What is not known yet is DuckDB's own type of nulls, which goes with any other: `sum` of such a
 column is null, not an error. An object of which no field is known yet is an empty map, so that it
-is told from a missing one.
+differs from a missing one.
 """
 
 from __future__ import annotations

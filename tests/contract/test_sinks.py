@@ -145,7 +145,7 @@ def test_a_rebuild_replaces_what_the_target_holds_whatever_that_is(
     assert not publish(world, target, "text").done
     assert publish(world, target, "text", rebuild=True).rebuilt
     assert_holds(world, kind, tag, "text")
-    publish(world, target, "first", rebuild=True)  # as after the bucket was begun anew
+    publish(world, target, "first", rebuild=True)  # as after the bucket was started over
     assert_holds(world, kind, tag, "first")
 
 

@@ -295,7 +295,7 @@ def test_hostile_keys_round_trip_or_are_refused(kind: str, key: str, tmp_path: P
 
     async def work() -> None:
         if kind in ("moto", "seaweed") and not survives(store, "k/" + key):
-            return  # the server itself refuses or changes this key: not ours to mend
+            return  # the server itself refuses or changes this key: not ours to fix
         try:
             await store.put("k/" + key, b"body", create_only=True)
         except KeyUnsupported as error:

@@ -1,7 +1,7 @@
 """python -m tests.data.make_state: makes tests/data/state-1, a small bucket in format 1 with
 something of everything.
 
-Kept as evidence of the format as it was: do not make it anew, make the next one beside it when the
+Kept as evidence of the format as it was: do not make it again, make the next one beside it when the
 format grows.
 """
 

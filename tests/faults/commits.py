@@ -37,7 +37,7 @@ class Found:
 
     chain: list[str]
     """Ids in the log, by number."""
-    told: list[str]
+    reported: list[str]
     """Ids that their writers took for committed."""
     whole: bool
     """Whether numbers are dense and each entry names its predecessor."""
@@ -52,7 +52,7 @@ class Found:
 
     @property
     def lost(self) -> int:
-        return len(set(self.told) - set(self.chain))
+        return len(set(self.reported) - set(self.chain))
 
     @property
     def doubled(self) -> int:
@@ -77,20 +77,20 @@ def contend(
             )
             for i, share in enumerate(shares)
         ]
-        told: list[str] = []
+        reported: list[str] = []
         writers: Counter[str] = Counter()
         for process in running:
             out, err = process.communicate()
             assert process.returncode == 0, err[-3000:]
             answer = json.loads(out)
-            told += answer.pop("told")
+            reported += answer.pop("reported")
             writers.update(answer)
     entries = asyncio.run(_entries(server, bucket))
     whole = [e.sequence for e in entries] == list(range(1, len(entries) + 1))
     whole = (
         whole and [e.previous for e in entries] == [None, *(e.id for e in entries)][: len(entries)]
     )
-    return Found([e.id for e in entries], told, whole, writers, proxy.counts, proxy.requests)
+    return Found([e.id for e in entries], reported, whole, writers, proxy.counts, proxy.requests)
 
 
 async def _entries(server: str, bucket: str) -> list[Commit]:

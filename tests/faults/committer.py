@@ -34,7 +34,7 @@ class Writer:
     def __init__(self, log: Log, name: str) -> None:
         self.log = log
         self.name = name
-        self.told: list[str] = []
+        self.reported: list[str] = []
         self.counts = {"unknown": 0, "unknown but committed": 0, "lost races": 0, "outages": 0}
         self.pending: set[str] = set()
         """Ids proposed for the entry at hand of which it is not known whether they are in the log.
@@ -57,7 +57,7 @@ class Writer:
             commit = self._commit(state, f"{self.name}-{i}-{attempt}")
             try:
                 if await self.log.append(state, commit):
-                    self.told.append(commit.id)
+                    self.reported.append(commit.id)
                     return state
                 self.counts["lost races"] += 1
                 self.pending.add("")  # another entry has the number: read it
@@ -74,7 +74,7 @@ class Writer:
             found = await self._patiently(lambda number=number: self._id_at(number))
             if found in self.pending:
                 self.counts["unknown but committed"] += 1
-                self.told.append(found)
+                self.reported.append(found)
                 return state, True
         return state, False
 
@@ -119,7 +119,7 @@ def main(endpoint: str, bucket: str, pipeline: str, name: str, count: str) -> No
             await store.close()
 
     asyncio.run(work())
-    print(json.dumps({"told": writer.told, **writer.counts}))
+    print(json.dumps({"reported": writer.reported, **writer.counts}))
 
 
 if __name__ == "__main__":

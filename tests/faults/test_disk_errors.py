@@ -48,7 +48,7 @@ def second(world: World) -> None:
 
 
 def try_to_run(world: World, disk: FaultyDisk) -> bool:
-    """A run meets the error, or mends its effect on the way, in the words of the store and in one
+    """A run meets the error, or fixes its effect on the way, in the words of the store and in one
     line. Whether it came so far.
     """
     try:

@@ -96,7 +96,7 @@ def test_a_deleted_home_is_no_new_beginning(project: Project) -> None:
     shutil.rmtree(project.root / "_tidemill")
     done = project.call("run", code=2)
     assert "the state of pipeline logs was deleted" in done.stderr
-    assert "bring _tidemill/logs/ back from a backup, or, to begin anew, delete both" in done.stderr
+    assert "bring _tidemill/logs/ back from a backup, or, to start over, delete both" in done.stderr
     shutil.rmtree(project.root / "tables")
     assert project.run()["committed"] == 3
     project.audit()

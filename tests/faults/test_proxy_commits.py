@@ -18,7 +18,7 @@ def test_no_commit_is_lost_or_doubled_whatever_the_network_does() -> None:
     assert found.writers["unknown"] > 0
     assert set(found.items.values()) == {1}
     assert len(found.chain) == 60
-    assert sorted(found.told) == sorted(found.chain), (
+    assert sorted(found.reported) == sorted(found.chain), (
         "what a writer takes for committed is, and nothing else"
     )
     assert found.whole

@@ -264,7 +264,7 @@ def test_the_doctor_names_a_service_that_cheats(
         bucket.project.environment |= {**away, "MODAL_SERVER_URL": "http://127.0.0.1:9"}
         checks = json.loads(bucket.project.call("doctor", "--json", code=2).stdout)
         [failed] = [check for check in checks if check["status"] == "FAIL"]
-        assert words in failed["found"] and "use a service that honours" in failed["mend"]
+        assert words in failed["found"] and "use a service that honours" in failed["fix"]
         assert bucket.keys() == ["deep/up/0"]
 
 

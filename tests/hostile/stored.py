@@ -72,14 +72,14 @@ def task() -> Any:
 
 
 def commits() -> list[Commit]:
-    told: dict[str, Any] = {
+    reported: dict[str, Any] = {
         "format": FORMAT_VERSION,
         "pipeline": "p",
         "generation": 0,
         "writer": "w",
         "written_ms": 5,
     }
-    first = Commit(sequence=1, id="one", previous=None, plan=[task()], **told)
+    first = Commit(sequence=1, id="one", previous=None, plan=[task()], **reported)
     r = receipt()
     settled = Settled(
         task=TASK,
@@ -99,13 +99,15 @@ def commits() -> list[Commit]:
         settle=[settled],
         quarantine=[aside],
         schema="abc",
-        **told,
+        **reported,
     )
     gone = Deleted(key="up/a", output=f"{TASK}.n")
     return [
         first,
         second,
-        Commit(sequence=3, id="three", previous="two", deleted=[gone], requeue=["up/z"], **told),
+        Commit(
+            sequence=3, id="three", previous="two", deleted=[gone], requeue=["up/z"], **reported
+        ),
     ]
 
 
@@ -245,7 +247,7 @@ def parsers() -> dict[str, Parser]:
     entry = Entry("e", 1, 2, 3, 0, "f", "v", 0, "o", 7)
     s3 = {"Records": [{"s3": {"bucket": {"name": "b"}, "object": {"key": "pre/a+b%2F"}}}]}
     bridge = {"detail": {"bucket": {"name": "b"}, "object": {"key": "pre/x"}}}
-    told = {
+    reported = {
         "name": "p",
         "source": "up/",
         "include": ["*.csv"],
@@ -300,7 +302,7 @@ def parsers() -> dict[str, Parser]:
             (b'{"task":"t","nonce":"n"}',),
         ),
         "notice": Parser(_notice, notices, ()),
-        "settings": Parser(_settings, (json.dumps(told).encode(),), ()),
+        "settings": Parser(_settings, (json.dumps(reported).encode(),), ()),
     }
 
 

@@ -235,10 +235,10 @@ def streamed(url: str, key: str, endpoint: str = "") -> tuple[int, int]:
     rose.
     """
     command = [sys.executable, "-c", STREAM, url, key, endpoint]
-    told = subprocess.run(
+    reported = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
-    return int(told[0]), int(told[1])
+    return int(reported[0]), int(reported[1])
 
 
 def sparse(path: Path, size: int) -> None:

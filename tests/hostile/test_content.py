@@ -223,18 +223,20 @@ def test_hostile_files_cost_themselves_and_nobody_else(
     with open(project.root / "up" / "sparse.bin", "wb") as sparse:
         sparse.truncate(2 * 2**30)
     report = project.run(code=1)
-    told = {
+    reported = {
         q["key"]: q["reason"]
         for q in json.loads(project.call("quarantine list", "--json", code=1).stdout)
     }
     expected = {f"up/{name}": words for name, (_, words) in made.items() if words is not None}
     expected["up/sparse.bin"] = "read() of 2,048 MB does not fit into 400 MB (memory_mb)"
-    assert set(told) == set(expected), {k: told.get(k) for k in set(told) ^ set(expected)}
+    assert set(reported) == set(expected), {
+        k: reported.get(k) for k in set(reported) ^ set(expected)
+    }
     for key, words in expected.items():
-        assert any(one in told[key] for one in words.split("|")), (key, told[key])
-        assert "\n" not in told[key]
+        assert any(one in reported[key] for one in words.split("|")), (key, reported[key])
+        assert "\n" not in reported[key]
         if words == "memory limit":
-            assert f"{MEMORY_MB} MB (memory_mb)" in told[key]
+            assert f"{MEMORY_MB} MB (memory_mb)" in reported[key]
     assert report["committed"] == len(made) + 1 - len(expected)
     assert list(scratch.iterdir()) == []
     # 24 levels take DuckDB nine seconds, 45 take it minutes

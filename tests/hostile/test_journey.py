@@ -120,8 +120,8 @@ def test_hostile_keys_end_in_the_table_or_in_quarantine_and_print_as_text(
     rows = made.sql("SELECT key, _source_key FROM logs")
     assert {row["_source_key"] for row in rows} == good
     assert all(row["key"] == row["_source_key"] for row in rows)
-    told = json.loads(made.call("quarantine list", "--json", code=1).stdout)
-    assert {one["key"] for one in told} == bad
+    reported = json.loads(made.call("quarantine list", "--json", code=1).stdout)
+    assert {one["key"] for one in reported} == bad
     for name, value in made.environment.items():
         monkeypatch.setenv(name, value)
     for command, *arguments in (

@@ -65,9 +65,9 @@ class Attempts:
                 held.append(bytearray(b"x") * 2**22)
         except MemoryError:
             del held
-        told = Path("/proc/self/status").read_text()
+        reported = Path("/proc/self/status").read_text()
         peak, shared = (
-            int(told.partition(name)[2].split()[0]) // 1024 for name in ("VmHWM:", "RssFile:")
+            int(reported.partition(name)[2].split()[0]) // 1024 for name in ("VmHWM:", "RssFile:")
         )
         return peak - shared
 

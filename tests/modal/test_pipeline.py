@@ -376,7 +376,7 @@ def test_small_tasks_share_a_batch_and_full_ones_do_not_wait(cloud: Cloud) -> No
 
 
 def test_code_runs_only_what_was_planned_for_it(cloud: Cloud) -> None:
-    """Orders that wait while new code is deployed are planned anew: rows say which code made them,
+    """Orders that wait while new code is deployed are planned again: rows say which code made them,
     and say the truth.
     """
     project = cloud.project(flow("api"))

@@ -166,10 +166,10 @@ class _Starter:
             assert self.process.stdout is not None
             self.process.stdin.write(json.dumps(settings) + "\n")
             self.process.stdin.flush()
-            told = self.process.stdout.readline()
-            if not told.strip():
+            reported = self.process.stdout.readline()
+            if not reported.strip():
                 raise OSError("what mounts file systems cannot even start: is libfuse3 installed?")
-            return int(told)
+            return int(reported)
 
 
 @cache

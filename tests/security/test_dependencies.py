@@ -48,8 +48,8 @@ def test_every_locked_package_has_one_version_and_hashes(name: str) -> None:
 
 def test_a_vulnerability_fails_unless_it_is_ignored_today() -> None:
     module, today = audit(), datetime.date(2026, 1, 2)
-    told = ["bad 2: PYSEC-1, mended in 3"]
-    assert module.verdict(REPORT, set()) == (told, 2, 1)
+    lines = ["bad 2: PYSEC-1, fixed in 3"]
+    assert module.verdict(REPORT, set()) == (lines, 2, 1)
     assert module.verdict(REPORT, {"CVE-1"}) == ([], 2, 1)
     assert module.ignored("# why\nCVE-1 until 2026-01-02 we never call it\n", today) == {"CVE-1"}
     assert module.ignored("CVE-1 until 2026-01-01 we never call it\n", today) == set()

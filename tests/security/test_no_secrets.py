@@ -153,8 +153,8 @@ class Denies:
 
         class Handler(BaseHTTPRequestHandler):
             def answer(self) -> None:
-                told = f"<StringToSign>{self.path} {self.headers}</StringToSign>"
-                said = f"<Code>SignatureDoesNotMatch</Code><Message>{told}</Message>{told}"
+                reported = f"<StringToSign>{self.path} {self.headers}</StringToSign>"
+                said = f"<Code>SignatureDoesNotMatch</Code><Message>{reported}</Message>{reported}"
                 body = f"<Error>{said}</Error>".encode()
                 self.send_response(403)
                 self.send_header("Content-Length", str(len(body)))

@@ -160,7 +160,7 @@ class Field:
         return executor.taken
 
     def work(self, assignments: Sequence[Assignment]) -> None:
-        """A rented container by the API: a stored order, the others as they are, and one again
+        """A container on Modal by the API: a stored order, the others as they are, and one again
         after its loss was noted.
         """
         order_runner = order_runner_for(self.deployment, self.pipelines[0], "parse")

@@ -87,17 +87,17 @@ class Ground:
             url=f"http://127.0.0.1:{self.server.getsockname()[1]}",
         )
 
-    def leaks(self, told: str, statement: str) -> list[str]:
+    def leaks(self, reported: str, statement: str) -> list[str]:
         """What a message says of files, settings and paths beyond the words of the statement
         itself.
         """
         words = self.filled(statement).replace('"', "'").split("'")
         for word in sorted((w for w in words if len(w) > 4), key=len, reverse=True):
-            told = told.replace(word, "").replace(word.lower(), "")
+            reported = reported.replace(word, "").replace(word.lower(), "")
         return [
             secret
             for secret in (SECRET, str(self.folder), "tidemill-sql-", "stored_secrets")
-            if secret in told
+            if secret in reported
         ]
 
     def untouched(self) -> bool:
@@ -248,8 +248,8 @@ def test_a_process_that_dies_is_told_in_one_line(ground: Ground, tmp_path: Path)
         "    w.Warehouse.open_query = lambda *a, **k: os.kill(os.getpid(), signal.SIGSEGV)\n"
     )
     done = ask(ground, GOOD, PYTHONPATH=f"{tmp_path}:{ground.project.env()['PYTHONPATH']}")
-    told = "tidemill: the query ended its process (SIGSEGV): ask in another way\n"
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
+    reported = "tidemill: the query ended its process (SIGSEGV): ask in another way\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", reported)
     assert ground.untouched()
     assert ask(ground, GOOD, "--format", "csv").stdout == "n\n2\n"
 

@@ -271,7 +271,7 @@ def _worker(world: World, store: StoreBox | object, contents: object, version: s
 
 
 async def execute(world: World, order: Order) -> None:
-    """One execution of an order in a rented container, which runs the code that was
+    """One execution of an order in a container on Modal, which runs the code that was
     deployed last.
     """
     version = world.version

@@ -212,16 +212,14 @@ async def publish(world: World) -> None:
         try:
             for name, output in change.vanished.items():
                 went |= set(await _pairs(world, name, output))
-        except ObjectNotFound:  # retention let go of what the sink still holds: everything anew
+        except ObjectNotFound:  # retention let go of what the sink still holds: everything again
             change, went = changes_between(None, new, {}, held), set()
         came: dict[Pair, str] = {}
         for name, output in change.added.items():
             came |= await _pairs(world, name, output)
         await Request("pause")
         if sink.publish(change, came, went - came.keys()):
-            world.kernel.stats[
-                "sink: built anew" if change.whole else "sink: brought up to date"
-            ] += 1
+            world.kernel.stats["sink: rebuilt" if change.whole else "sink: brought up to date"] += 1
             check_sink(world)
     except (TidemillError, Outdated) as error:
         world.oracle.no_corruption(error)

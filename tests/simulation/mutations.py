@@ -416,7 +416,7 @@ def merge_forgets_deaths() -> Any:
     return patch.object(table_files, "dead_rows", lambda name, output: [])
 
 
-@removes("a dead row of a merged output is told by the task that made it")
+@removes("a dead row of a merged output is named by the task that made it")
 def dead_by_own_task() -> Any:
     from . import doubles
 
@@ -453,7 +453,7 @@ def collect_kept_runs() -> Any:
     return patch.object(upkeep, "what_is_kept", what_is_kept)
 
 
-@removes("an object of a stage is another one when its rows were made anew")
+@removes("an object of a stage is another one when its rows were made again")
 def stage_by_key_alone() -> Any:
     from pipeline.runtime.table_source import TableStore
     from pipeline.state.ledger import Entry
@@ -530,7 +530,7 @@ PROVEN_REDUNDANT = {
     If a later attempt of the same task overwrites it, whoever reads the name finds one of the
     two, whole; either settles the task, the files of the other are orphans, and a settled task
     ignores both. If a mount publishes a cut-off receipt over a whole one, it is no receipt
-    (`wire.decode` refuses it), and the deadline gives the task another attempt. So nothing is
+    (`codec.decode` refuses it), and the deadline gives the task another attempt. So nothing is
     lost or doubled. The names keep the nonce because mounts cannot overwrite, and so that a whole
     receipt outlives a cut-off one.
     """

@@ -1,5 +1,5 @@
-"""Rented containers in the simulated world: orders run late, twice, or again after a death, through
-mounts without versions.
+"""Containers on Modal in the simulated world: orders run late, twice, or again after a death,
+through mounts without versions.
 """
 
 from __future__ import annotations

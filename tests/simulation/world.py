@@ -31,7 +31,7 @@ class World:
         self.duplicate, self.lose = rng.choice([0, 0.3]), rng.choice([0, 0.2])
         self.attached = rng.random() < 0.4
         self.rented = rng.random() < 0.5
-        """Whether detached work runs in rented containers, by orders; `mounted`: and through
+        """Whether detached work runs in containers on Modal, by orders; `mounted`: and through
         mounts.
         """
         self.mounted = rng.random() < 0.6

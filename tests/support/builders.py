@@ -42,7 +42,7 @@ def inputs_of(*names: str, **columns: list[Any]) -> Inputs:
 
 
 def task_of(id: str, inputs: Inputs, **options: Any) -> Task:
-    """An open task of transform `f` at version `v`, dispatched once, to rented containers."""
+    """An open task of transform `f` at version `v`, dispatched once, to containers on Modal."""
     plain: dict[str, Any] = {
         "transform": "f",
         "version": "v",
@@ -65,14 +65,14 @@ def receipt_of(task: Task, *problems: SourceProblem, **options: Any) -> Receipt:
         "bytes_read": 1,
         "rejected": [0] * n,
     }
-    told = {"rows": [0 if i in bad else 1 for i in range(n)], "problems": list(problems)}
+    reported = {"rows": [0 if i in bad else 1 for i in range(n)], "problems": list(problems)}
     return Receipt(
         **{
             "format": FORMAT_VERSION,
             "task": task.id,
             "version": task.version,
             **plain,
-            **told,
+            **reported,
             **options,
         }
     )

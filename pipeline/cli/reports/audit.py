@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.passes.audit import AuditReport
 
 
-@click.command("audit", epilog="Example:  tidemill audit pipeline.py --bucket ./bucket")
+@click.command("audit", epilog="Example:  tidemill audit flows.py --bucket ./bucket")
 @on_bucket
 def audit_command(target: Target) -> int:
     """Prove from the bucket that each object is in exactly one state, each output is whole, and no

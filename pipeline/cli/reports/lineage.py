@@ -26,7 +26,7 @@ NEAREST_MAX = 20_000
 
 
 @click.command(
-    "lineage", epilog="Example:  tidemill lineage pipeline.py uploads/a.csv --bucket ./bucket"
+    "lineage", epilog="Example:  tidemill lineage flows.py uploads/a.csv --bucket ./bucket"
 )
 @on_bucket
 @click.argument("key")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.runtime.runtime import Runtime
 
 
-@click.command("plan", epilog="Example:  tidemill plan pipeline.py --bucket ./bucket")
+@click.command("plan", epilog="Example:  tidemill plan flows.py --bucket ./bucket")
 @on_bucket
 @click.option(
     "--engine",
@@ -111,10 +111,10 @@ def _show_listing(plan: Plan) -> None:
 
 def _show_outdated(target: Target, behind: Mapping[str, int]) -> None:
     for transform, n in behind.items():
-        anew = pasted(target, "backfill", options="--outdated")
+        command = pasted(target, "backfill", options="--outdated")
         click.echo(
             f"  {transform}: the rows of {count(n, 'file')} were made by other code; to make them"
-            f" anew:  {anew}"
+            f" again:  {command}"
         )
 
 

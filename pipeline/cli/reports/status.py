@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FAILURES_SHOWN = 5
 
 
-@click.command("status", epilog="Example:  tidemill status pipeline.py --bucket ./bucket --json")
+@click.command("status", epilog="Example:  tidemill status flows.py --bucket ./bucket --json")
 @on_bucket
 @click.option(
     "--commits",

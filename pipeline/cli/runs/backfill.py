@@ -34,7 +34,7 @@ Uploads = Literal["both", "live", "new"]
 @click.command(
     "backfill",
     epilog=(
-        "Example:  tidemill backfill pipeline.py --since yesterday --until today --bucket ./bucket"
+        "Example:  tidemill backfill flows.py --since yesterday --until today --bucket ./bucket"
     ),
 )
 @on_bucket

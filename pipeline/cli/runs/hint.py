@@ -14,7 +14,7 @@ from pipeline.wording import printable
 
 @click.command(
     "hint",
-    epilog="Example:  tidemill hint pipeline.py up/a.csv s3://bucket/up/b.csv --bucket s3://bucket",
+    epilog="Example:  tidemill hint flows.py up/a.csv s3://bucket/up/b.csv --bucket s3://bucket",
 )
 @on_bucket
 @on_engine

@@ -27,7 +27,7 @@ POLL_MAX_S = 5.0
 
 
 @click.group(
-    "jobs", epilog="Example:  tidemill jobs wait pipeline.py job-0123456789abcdef --bucket ./bucket"
+    "jobs", epilog="Example:  tidemill jobs wait flows.py job-0123456789abcdef --bucket ./bucket"
 )
 def jobs_command() -> None:
     """Show, wait for, cancel or list what was submitted.
@@ -66,8 +66,8 @@ def _show(target: Target, record: Job, found: Sequence[Outcome]) -> int:
 
 def _summed(found: Sequence[Outcome]) -> str:
     states = Counter(one.status for one in found)
-    told = ", ".join(f"{n:,} {status}" for status, n in sorted(states.items()))
-    return f"{told}; {count(sum(one.rows for one in found), 'row')}"
+    each = ", ".join(f"{n:,} {status}" for status, n in sorted(states.items()))
+    return f"{each}; {count(sum(one.rows for one in found), 'row')}"
 
 
 def _show_files(found: Sequence[Outcome]) -> None:
@@ -81,7 +81,7 @@ def _show_files(found: Sequence[Outcome]) -> None:
 
 
 @jobs_command.command(
-    "show", epilog="Example:  tidemill jobs show pipeline.py job-0123456789abcdef --bucket ./bucket"
+    "show", epilog="Example:  tidemill jobs show flows.py job-0123456789abcdef --bucket ./bucket"
 )
 @on_bucket
 @click.argument("job")
@@ -94,7 +94,7 @@ def show_command(target: Target, job: str) -> int:
 
 
 @jobs_command.command(
-    "wait", epilog="Example:  tidemill jobs wait pipeline.py job-0123456789abcdef --bucket ./bucket"
+    "wait", epilog="Example:  tidemill jobs wait flows.py job-0123456789abcdef --bucket ./bucket"
 )
 @on_bucket
 @click.argument("job")
@@ -126,15 +126,15 @@ def _waited(
     """Look again and again, until every file has ended or the time is up."""
     from pipeline.runtime import jobs
 
-    pause_s, told = POLL_S, -1
+    pause_s, shown_before = POLL_S, -1
     while True:
         found = wait(jobs.outcomes(opened, record))
         left = _left(found)
         if not left or time.monotonic() > until:
             return record, found
-        if left != told and not target.as_json:
+        if left != shown_before and not target.as_json:
             _tell_ended(record, found)
-        told = left
+        shown_before = left
         time.sleep(pause_s)
         pause_s = min(pause_s * 1.5, POLL_MAX_S)
         record = wait(jobs.read(opened, record.id)) or record
@@ -151,7 +151,7 @@ def _left(found: Sequence[Outcome]) -> int:
 
 @jobs_command.command(
     "cancel",
-    epilog="Example:  tidemill jobs cancel pipeline.py job-0123456789abcdef --bucket ./bucket",
+    epilog="Example:  tidemill jobs cancel flows.py job-0123456789abcdef --bucket ./bucket",
 )
 @on_bucket
 @click.argument("job")
@@ -177,7 +177,7 @@ def cancel_command(target: Target, job: str) -> int:
     return 0
 
 
-@jobs_command.command("list", epilog="Example:  tidemill jobs list pipeline.py --bucket ./bucket")
+@jobs_command.command("list", epilog="Example:  tidemill jobs list flows.py --bucket ./bucket")
 @on_bucket
 @click.option(
     "--last", type=click.IntRange(1, 10_000), default=20, show_default=True, help="jobs to show"

@@ -24,9 +24,7 @@ LISTED_MAX = 100
 KINDS = ("failed", "lost", "key", "cancelled")
 
 
-@click.group(
-    "quarantine", epilog="Example:  tidemill quarantine list pipeline.py --bucket ./bucket"
-)
+@click.group("quarantine", epilog="Example:  tidemill quarantine list flows.py --bucket ./bucket")
 def quarantine_command() -> None:
     """List, show, retry or replay files that failed.
 
@@ -68,7 +66,7 @@ async def _found(target: Target) -> tuple[list[Entry], set[str]]:
 
 @quarantine_command.command(
     "list",
-    epilog="Example:  tidemill quarantine list pipeline.py --kind lost --files --bucket ./bucket",
+    epilog="Example:  tidemill quarantine list flows.py --kind lost --files --bucket ./bucket",
 )
 @on_bucket
 @_by_reason
@@ -145,7 +143,7 @@ def _example(group: Group) -> str:
 
 
 @quarantine_command.command(
-    "show", epilog="Example:  tidemill quarantine show pipeline.py uploads/a.csv --bucket ./bucket"
+    "show", epilog="Example:  tidemill quarantine show flows.py uploads/a.csv --bucket ./bucket"
 )
 @on_bucket
 @click.argument("key")
@@ -187,7 +185,7 @@ def _again(found: Entry) -> str:
 
 
 @quarantine_command.command(
-    "retry", epilog="Example:  tidemill quarantine retry pipeline.py --kind lost --bucket ./bucket"
+    "retry", epilog="Example:  tidemill quarantine retry flows.py --kind lost --bucket ./bucket"
 )
 @on_bucket
 @click.argument("names", metavar="[KEY]...", nargs=-1)

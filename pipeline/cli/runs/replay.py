@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 NEIGHBOURS = 500
 
 
-@click.command(
-    "replay", epilog="Example:  tidemill quarantine replay pipeline.py uploads/a.csv --pdb"
-)
+@click.command("replay", epilog="Example:  tidemill quarantine replay flows.py uploads/a.csv --pdb")
 @on_bucket
 @click.argument("key")
 @click.option("--pdb", "debugger", is_flag=True, help="stop in the debugger where your code fails")

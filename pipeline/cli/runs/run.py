@@ -25,7 +25,7 @@ from pipeline.stores import open_store
 from pipeline.stores.s3.address import s3_address
 
 
-@click.command("run", epilog="Example:  tidemill run pipeline.py --bucket ./bucket --watch")
+@click.command("run", epilog="Example:  tidemill run flows.py --bucket ./bucket --watch")
 @on_bucket
 @on_engine
 @on_limits

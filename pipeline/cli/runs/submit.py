@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "submit",
-    epilog="Example:  tidemill submit pipeline.py uploads/a.pdf uploads/b.pdf --bucket ./bucket",
+    epilog="Example:  tidemill submit flows.py uploads/a.pdf uploads/b.pdf --bucket ./bucket",
 )
 @on_bucket
 @click.argument("names", metavar="KEY...", nargs=-1, required=True)

@@ -21,7 +21,7 @@ from pipeline.runtime import feasibility
 
 @click.command(
     "deploy",
-    epilog="Example:  tidemill deploy pipeline.py --bucket s3://my-bucket --secret my-bucket-keys",
+    epilog="Example:  tidemill deploy flows.py --bucket s3://my-bucket --secret my-bucket-keys",
 )
 @on_bucket
 @click.option(

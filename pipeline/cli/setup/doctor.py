@@ -1,5 +1,5 @@
 """`tidemill doctor`: what is missing on this machine, in the Modal account and in the bucket, and
-how to mend it.
+how to fix it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.runtime.bucket import Bucket
 
 
-@click.command("doctor", epilog="Example:  tidemill doctor pipeline.py --bucket s3://bucket/prefix")
+@click.command("doctor", epilog="Example:  tidemill doctor flows.py --bucket s3://bucket/prefix")
 @click.argument("file", required=False)
 @bucket_options
 def doctor_command(file: str | None, bucket: Bucket | None, as_json: bool) -> int:
@@ -48,10 +48,9 @@ def doctor_command(file: str | None, bucket: Bucket | None, as_json: bool) -> in
 
 
 def _line(check: Check) -> str:
-    mend = f"; to mend it: {check.mend}" if check.mend else ""
+    fix = f"; to fix it: {check.fix}" if check.fix else ""
     return (
-        f"{check.status:4}  {wording.printable(check.check)}:"
-        f" {wording.printable(check.found)}{mend}"
+        f"{check.status:4}  {wording.printable(check.check)}: {wording.printable(check.found)}{fix}"
     )
 
 

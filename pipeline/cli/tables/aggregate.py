@@ -46,7 +46,7 @@ class Checked:
 
 
 @click.command(
-    "aggregate", epilog="Example:  tidemill aggregate pipeline.py --check --bucket ./bucket"
+    "aggregate", epilog="Example:  tidemill aggregate flows.py --check --bucket ./bucket"
 )
 @on_bucket
 @click.option("--full", is_flag=True, help="compute everything from scratch")
@@ -65,17 +65,17 @@ def aggregate_command(target: Target, full: bool, check: bool) -> int:
         raise click.UsageError("--check changes nothing, so it goes without --full")
     for pipeline in target.pipelines:
         feasibility.declared(pipeline).require()
-    told = [one for p in target.pipelines for one in _done(target, p, full=full, check=check)]
+    reports = [one for p in target.pipelines for one in _done(target, p, full=full, check=check)]
     if target.as_json:
-        as_json(told)
+        as_json(reports)
     else:
-        for one in told:
+        for one in reports:
             click.echo(_line(one))
-    return EXIT_PROBLEMS if any(one.get("differing") for one in told) else 0
+    return EXIT_PROBLEMS if any(one.get("differing") for one in reports) else 0
 
 
 def _done(target: Target, pipeline: Pipeline, *, full: bool, check: bool) -> list[dict[str, Any]]:
-    """What is to be told: of each aggregate that was checked, or of how many were computed."""
+    """What is reported: of each aggregate that was checked, or of how many were computed."""
     root = root_runtime(target, pipeline)
     if check:
         return [{"pipeline": pipeline.name, **_plain(one)} for one in wait(_check(root))]
@@ -114,7 +114,7 @@ async def _bring(root: Runtime, full: bool) -> int:
     passing = Pass(
         replace(
             opened.context(),
-            aggregator=WarehouseAggregator(opened.store, opened.settings, anew=full),
+            aggregator=WarehouseAggregator(opened.store, opened.settings, from_scratch=full),
         )
     )
     await passing.open()

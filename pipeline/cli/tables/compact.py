@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from pipeline.passes.compaction import Merged
 
 
-@click.command("compact", epilog="Example:  tidemill compact pipeline.py --bucket ./bucket")
+@click.command("compact", epilog="Example:  tidemill compact flows.py --bucket ./bucket")
 @on_bucket
 @click.option(
     "--purge",
     is_flag=True,
-    help="write anew whatever has rows that do not count any more, also large files",
+    help="rewrite whatever has rows that do not count any more, also large files",
 )
 def compact_command(target: Target, purge: bool) -> int:
     """Merge small Parquet files into few large ones (file_mb, 128 by default), sorted by order_by,
@@ -30,16 +30,16 @@ def compact_command(target: Target, purge: bool) -> int:
     retention, for readers; then vacuum deletes them. Long runs, and `maintain` on Modal, compact by
     themselves.
     """
-    told = []
+    reports = []
     for p in target.pipelines:
         done = _compacted(target, p, purge)
         if target.as_json:
             names = ("outputs", "files_before", "bytes_before", "files", "size_bytes", "outdone")
-            told.append({"pipeline": p.name, **{name: getattr(done, name) for name in names}})
+            reports.append({"pipeline": p.name, **{name: getattr(done, name) for name in names}})
         else:
             _show(p.name, done)
     if target.as_json:
-        as_json(told)
+        as_json(reports)
     return 0
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sinks.query.table_diff import AggregateDiff, Diff
 
 
-@click.command("diff", epilog="Example:  tidemill diff pipeline.py live new --bucket ./bucket")
+@click.command("diff", epilog="Example:  tidemill diff flows.py live new --bucket ./bucket")
 @on_bucket
 @click.argument("before", default="live")
 @click.argument("after", default="new")

@@ -14,7 +14,7 @@ from pipeline.tracebacks import visible
 from pipeline.wording import count
 
 
-@click.command("files", epilog="Example:  tidemill files pipeline.py --bucket ./bucket")
+@click.command("files", epilog="Example:  tidemill files flows.py --bucket ./bucket")
 @on_bucket
 def files_command(target: Target) -> int:
     """The live Parquet files of FILE's tables, one a line, as paths or URLs.

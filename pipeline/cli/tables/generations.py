@@ -18,7 +18,7 @@ from pipeline.state.generations import Change
 HEADINGS = ("generation", "state", "begun (UTC)", "files", "rows", "quarantined", "at commit")
 
 
-@click.command("generations", epilog="Example:  tidemill generations pipeline.py --bucket ./bucket")
+@click.command("generations", epilog="Example:  tidemill generations flows.py --bucket ./bucket")
 @on_bucket
 @click.option("--drop", "number", type=click.IntRange(0), help="let this one go, with its files")
 def generations_command(target: Target, number: int | None) -> int:
@@ -26,18 +26,18 @@ def generations_command(target: Target, number: int | None) -> int:
     back to.
     """
     pipelines = [target.only()] if number is not None else target.pipelines
-    told = []
+    reports = []
     for pipeline in pipelines:
         root = root_runtime(target, pipeline)
         if number is not None:
             wait(_drop(root, number))
         found = wait(_listed(root))
         if target.as_json:
-            told.append({"pipeline": pipeline.name, "generations": found})
+            reports.append({"pipeline": pipeline.name, "generations": found})
         else:
             _show(pipeline.name, found)
     if target.as_json:
-        as_json(told)
+        as_json(reports)
     return 0
 
 

@@ -19,7 +19,7 @@ from pipeline.state.generations import Change
 from pipeline.wording import count, printable
 
 
-@click.command("publish", epilog="Example:  tidemill publish pipeline.py --bucket ./bucket")
+@click.command("publish", epilog="Example:  tidemill publish flows.py --bucket ./bucket")
 @on_bucket
 @click.option(
     "--force", is_flag=True, help="also where files are missing in it, or failed that have rows now"

@@ -182,7 +182,7 @@ def _csv_lines(kinds: Sequence[Kind], batch: pa.RecordBatch, null: str) -> str:
 
 
 def _fields(values: list[str | None], null: str) -> list[str]:
-    """As CSV has them. Text that says the same as `null` is in quotes, and so is told from it."""
+    """As CSV has them. Text that says the same as `null` is in quotes: it differs."""
     some = [value for value in values if value is not None]
     if null in some or _SPECIAL.search("".join(some)):
         values = [value if value is None else _quoted(value, null) for value in values]

@@ -8,7 +8,7 @@ from pipeline.cli.options import Target, on_bucket, root_runtime
 from pipeline.cli.tables.publish import swapped
 
 
-@click.command("rollback", epilog="Example:  tidemill rollback pipeline.py --bucket ./bucket")
+@click.command("rollback", epilog="Example:  tidemill rollback flows.py --bucket ./bucket")
 @on_bucket
 def rollback_command(target: Target) -> int:
     """Let readers see the generation again that was live before the last publish.

@@ -21,16 +21,14 @@ if TYPE_CHECKING:
     from sinks.parquet.schema_history import Change, History
 
 
-@click.group("schema", epilog="Example:  tidemill schema show pipeline.py --bucket ./bucket")
+@click.group("schema", epilog="Example:  tidemill schema show flows.py --bucket ./bucket")
 def schema_command() -> None:
     """Show a table's columns, the rules and checks they are under, and which commit
     changed them.
     """
 
 
-@schema_command.command(
-    "show", epilog="Example:  tidemill schema show pipeline.py --bucket ./bucket"
-)
+@schema_command.command("show", epilog="Example:  tidemill schema show flows.py --bucket ./bucket")
 @on_bucket
 def show_command(target: Target) -> int:
     """Columns with their types and the commit they came with, the schema mode, and the checks with
@@ -67,7 +65,7 @@ def _show_checks(checks: list[dict[str, Any]]) -> None:
 
 
 @schema_command.command(
-    "history", epilog="Example:  tidemill schema history pipeline.py --bucket ./bucket"
+    "history", epilog="Example:  tidemill schema history flows.py --bucket ./bucket"
 )
 @on_bucket
 def history_command(target: Target) -> int:
@@ -94,17 +92,17 @@ def _show_history(report: dict[str, Any]) -> None:
 
 
 @schema_command.command(
-    "repair", epilog="Example:  tidemill schema repair pipeline.py --bucket ./bucket --dry-run"
+    "repair", epilog="Example:  tidemill schema repair flows.py --bucket ./bucket --dry-run"
 )
 @on_bucket
 @click.option("--dry-run", is_flag=True, help="say what is wrong, change nothing")
 def repair_command(target: Target, dry_run: bool) -> int:
-    """Mend a table that no query can read: an older version let in fields that SQL cannot tell
+    """Fix a table that no query can read: an older version let in fields that SQL cannot tell
     apart, such as name and Name.
 
     The rows of the files that brought such a field go out of the table, those files wait in
-    quarantine, and Parquet files that had it are written anew. Reads all files once where an older
-    version left no word of what their integers and times reach.
+    quarantine, and Parquet files that had it are rewritten. Reads all files once where an older
+    version did not note what their integers and times reach.
     """
     reports: list[dict[str, Any]] = []
     for p in target.pipelines:
@@ -121,13 +119,13 @@ def repair_command(target: Target, dry_run: bool) -> int:
 
 def _repaired(target: Target, pipeline: Pipeline, dry_run: bool) -> Damage:
     """What was wrong."""
-    from pipeline.tables.schema_repair import damage_of, mend
+    from pipeline.tables.schema_repair import damage_of, repair
 
     opened = wait(root_runtime(target, pipeline).live())
     wait(opened.store.check(opened.settings.source))
     found = wait(damage_of(opened))
     if found and not dry_run:
-        wait(mend(opened, found))
+        wait(repair(opened, found))
     return found
 
 

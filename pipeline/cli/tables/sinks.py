@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.runtime.publish import Published
 
 
-@click.command("sinks", epilog="Example:  tidemill sinks pipeline.py --bucket ./bucket --publish")
+@click.command("sinks", epilog="Example:  tidemill sinks flows.py --bucket ./bucket --publish")
 @on_bucket
 @click.option("--publish", is_flag=True, help="bring them up to date now")
 @click.option(
@@ -81,5 +81,5 @@ def _state(one: Published) -> str:
     if one.problem:
         return "failed"
     if one.done:
-        return "built anew" if one.rebuilt else "brought up to date"
+        return "rebuilt" if one.rebuilt else "brought up to date"
     return "behind" if one.is_behind else "up to date"

@@ -58,7 +58,7 @@ class Asked:
     "sql",
     cls=SqlCommand,
     epilog=(
-        'Example:  tidemill sql pipeline.py "SELECT carrier, count(*) FROM flights GROUP BY 1"'
+        'Example:  tidemill sql flows.py "SELECT carrier, count(*) FROM flights GROUP BY 1"'
         " --format csv"
     ),
 )

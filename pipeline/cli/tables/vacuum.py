@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.runtime.runtime import Runtime
 
 
-@click.command("vacuum", epilog="Example:  tidemill vacuum pipeline.py --bucket ./bucket --dry-run")
+@click.command("vacuum", epilog="Example:  tidemill vacuum flows.py --bucket ./bucket --dry-run")
 @on_bucket
 @click.option("--dry-run", is_flag=True, help="say what would go, delete nothing")
 def vacuum_command(target: Target, dry_run: bool) -> int:
@@ -23,16 +23,16 @@ def vacuum_command(target: Target, dry_run: bool) -> int:
     covered log entries.
     """
     every = [one for p in target.pipelines for one in wait(root_runtime(target, p).kept())]
-    told = []
+    reports = []
     for opened in every:
         done = _vacuumed(opened, dry_run)
         if target.as_json:
-            told.append(_as_plain(opened, done, dry_run))
+            reports.append(_as_plain(opened, done, dry_run))
         else:
             verb = "would delete" if dry_run else "deleted"
             click.echo(f"{opened.label}: {verb} {_summed(done)}")
     if target.as_json:
-        as_json(told)
+        as_json(reports)
     return 0
 
 

@@ -23,7 +23,7 @@ def has_ended(owner: str, *, seen_from: str) -> bool:
         return False
     _, _, boot, space, pid, since, _ = theirs
     if boot != mine[2]:
-        return True  # this machine was started anew since
+        return True  # this machine was restarted since
     if space != mine[3] or not pid.isdigit():
         return False  # another container: its processes cannot be seen from here
     return int(pid) == os.getpid() or started(int(pid)) != since
@@ -49,8 +49,8 @@ def started(pid: int) -> str:
     stat = Path(f"/proc/{pid}/stat")
     if stat.parent.parent.joinpath("self").exists():
         try:
-            told = stat.read_text().rpartition(")")[2].split()
-            return "" if told[0] in "ZX" else told[19]
+            fields = stat.read_text().rpartition(")")[2].split()
+            return "" if fields[0] in "ZX" else fields[19]
         except OSError:
             return ""
     import psutil

@@ -93,9 +93,9 @@ def bury() -> None:
 
 def children() -> list[int]:
     """Direct children of this process, dead ones that were not waited for included."""
-    told = Path(f"/proc/self/task/{os.getpid()}/children")
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")
     try:
-        return [int(word) for word in told.read_text().split()]
+        return [int(word) for word in listed.read_text().split()]
     except OSError:
         import psutil
 

@@ -137,7 +137,7 @@ class Presence:
         elif self._identity != here:
             raise StoreUnavailable(
                 f"another directory is at {self._root} than before (moved, or unmounted?): bring"
-                " that one back, or run anew"
+                " that one back, or run again"
             )
 
 

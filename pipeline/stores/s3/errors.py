@@ -144,12 +144,12 @@ def _of_obstore(error: Exception, what: str, conditional_write: bool) -> Excepti
 
 def _refusal(error: Any, what: str, conditional_write: bool) -> Exception:
     """Of botocore's ClientError."""
-    told = error.response.get("Error", {})
+    detail = error.response.get("Error", {})
     answer = error.response.get("ResponseMetadata", {})
-    code, status = str(told.get("Code", "")), int(answer.get("HTTPStatusCode", 0))
-    region = told.get("Region") or answer.get("HTTPHeaders", {}).get("x-amz-bucket-region")
-    storage = told.get("StorageClass")
-    text = _as_body(told.get("Message", ""), region, storage)
+    code, status = str(detail.get("Code", "")), int(answer.get("HTTPStatusCode", 0))
+    region = detail.get("Region") or answer.get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    storage = detail.get("StorageClass")
+    text = _as_body(detail.get("Message", ""), region, storage)
     return of_code(code, status, what, text=text, conditional_write=conditional_write)
 
 
@@ -167,7 +167,7 @@ def code_in(body: str) -> str:
 
 
 def _as_body(message: str, region: str | None, storage: str | None) -> str:
-    """What was told, in the words of an answer's body."""
+    """What was answered, in the words of an answer's body."""
     text = f"{message} {f'<Region>{region}</Region>' if region else ''}"
     return text + (f"<StorageClass>{storage}</StorageClass>" if storage else "")
 

@@ -194,7 +194,7 @@ def _page(columns: dict[str, list[str]], cut: int, encoded: bool) -> Page | None
 
 
 def _decoded(keys: list[str]) -> list[str]:
-    """All at once where that can be told apart again: what was encoded holds no line break, what is
+    """All at once where that can be split again: what was encoded holds no line break, what is
     decoded may.
     """
     together = "\n".join(keys)

@@ -51,7 +51,7 @@ def test_the_newest_go_first_and_status_says_what_waits(tmp_path: Path) -> None:
     assert project.run()["committed"] == 3
 
 
-def told(folder: Path, *arguments: str) -> str:
+def reported(folder: Path, *arguments: str) -> str:
     file = folder / "flow.py"
     file.write_text(
         'from pipeline import Pipeline\np = Pipeline("p", source="up/")\n@p.transform\ndef f(obj):'
@@ -94,7 +94,7 @@ def told(folder: Path, *arguments: str) -> str:
 def test_a_limit_or_an_order_that_makes_no_sense_is_refused(
     tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    assert message in told(tmp_path, *arguments)
+    assert message in reported(tmp_path, *arguments)
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_sql_is_read_only_and_sandboxed(
     monkeypatch.chdir(project.folder)
     (project.folder / "flow.csv").write_text("a\n1\n")
     before = everything(project.folder)
-    told = refused(
+    reported = refused(
         capsys,
         "sql",
         str(project.file),
@@ -172,7 +172,7 @@ def test_sql_is_read_only_and_sandboxed(
         "--bucket",
         str(project.root),
     )
-    assert words in told
+    assert words in reported
     assert everything(project.folder) == before
 
 

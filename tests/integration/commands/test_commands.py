@@ -487,7 +487,7 @@ def test_an_empty_source_is_said_to_be_empty(tmp_path: Path) -> None:
     assert "did you mean 'uploads/flights/'?" in ran
     assert "did you mean 'uploads/flights/'?" in project.call("plan").stdout
     project.write(plain().replace('"up/"', '"uploads/flights/"'))
-    # a source may be mended until there is a commit
+    # a source may be fixed until there is a commit
     assert "there is no object" not in project.call("run").stderr
     project.write(plain())
     assert "change it back" in project.call("run", code=2).stderr
@@ -499,9 +499,9 @@ def test_an_empty_source_is_said_to_be_empty(tmp_path: Path) -> None:
 def test_keys_that_do_not_exist_are_told(tmp_path: Path) -> None:
     project = Project(tmp_path, plain())
     project.upload("monday.jsonl", lines({"v": 1}))
-    told = project.call("hint", "up/mondy.jsonl", code=1).stderr
-    assert "there is no object 'up/mondy.jsonl'" in told
-    assert "did you mean 'up/monday.jsonl'?" in told
+    reported = project.call("hint", "up/mondy.jsonl", code=1).stderr
+    assert "there is no object 'up/mondy.jsonl'" in reported
+    assert "did you mean 'up/monday.jsonl'?" in reported
     both = project.call("hint", "up/mondy.jsonl", "up/monday.jsonl")
     assert "there is no object 'up/mondy.jsonl'" in both.stderr
     assert "1 file committed" in both.stdout

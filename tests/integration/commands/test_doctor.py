@@ -1,4 +1,4 @@
-"""`tidemill doctor`: each check finds what is wrong, says it in one line, and how to mend it."""
+"""`tidemill doctor`: each check finds what is wrong, says it in one line, and how to fix it."""
 
 from __future__ import annotations
 
@@ -130,9 +130,9 @@ def project(tmp_path: Path, source: str = SCHEDULED, **environment: str) -> Proj
 
 def checks(p: Project, *arguments: str, code: int) -> dict[str, dict[str, str]]:
     found = json.loads(p.call("doctor", "--json", *arguments, code=code).stdout)
-    assert all(check.keys() == {"check", "status", "found", "mend"} for check in found)
-    assert all("\n" not in check["found"] + check["mend"] for check in found)
-    assert all((check["status"] == "ok") == (check["mend"] == "") for check in found)
+    assert all(check.keys() == {"check", "status", "found", "fix"} for check in found)
+    assert all("\n" not in check["found"] + check["fix"] for check in found)
+    assert all((check["status"] == "ok") == (check["fix"] == "") for check in found)
     assert len({check["check"] for check in found}) == len(found)
     return {check["check"]: check for check in found}
 
@@ -146,7 +146,7 @@ def test_a_machine_without_a_token_is_told_how_to_get_one(tmp_path: Path) -> Non
     assert {line[:6] for line in lines} <= {"ok    ", "warn  ", "FAIL  "}
     [failed] = [line for line in lines if line.startswith("FAIL")]
     assert failed.startswith(
-        "FAIL  modal token: profile default: no token; to mend it: modal token new"
+        "FAIL  modal token: profile default: no token; to fix it: modal token new"
     )
     assert f"ok    python: {sys.version_info.major}.{sys.version_info.minor}" in lines[0]
     assert any(
@@ -193,12 +193,12 @@ def test_the_token_works_and_a_missing_secret_is_found(tmp_path: Path) -> None:
         "check": "modal account",
         "status": "ok",
         "found": "workspace acme",
-        "mend": "",
+        "fix": "",
     }
     assert found["modal secret hf"]["status"] == "ok"
     assert found["modal secret db"]["status"] == "FAIL"
     assert found["modal secret db"]["found"] == "does not exist, but logs.parse uses it"
-    assert found["modal secret db"]["mend"] == "modal secret create db KEY=VALUE"
+    assert found["modal secret db"]["fix"] == "modal secret create db KEY=VALUE"
 
 
 def test_a_token_that_is_refused(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ VERSIONS = [
 @pytest.mark.parametrize(("version", "status"), VERSIONS)
 def test_modals_client_has_the_pinned_minor_version(version: str | None, status: str) -> None:
     check = machine_checks.client_check(version, ">=1.6,<1.7")
-    assert (check.status, check.mend) == (
+    assert (check.status, check.fix) == (
         status,
         "" if status == "ok" else "pip install 'modal>=1.6,<1.7'",
     )
@@ -319,7 +319,7 @@ def test_a_modal_command_of_another_environment() -> None:
     assert (here.status, other.status) == ("ok", "warn")
     assert other.found == "/usr/bin/modal runs with /usr/bin/python3, tidemill with /v/bin/python"
     assert (
-        machine_checks.command_check(None, None, "/v/bin/python").mend
+        machine_checks.command_check(None, None, "/v/bin/python").fix
         == "activate this environment, or write  /v/bin/python -m modal"
     )
 
@@ -327,7 +327,7 @@ def test_a_modal_command_of_another_environment() -> None:
 def test_half_a_token() -> None:
     check = doctor.token_check("work", {"token_id": "ak-1"}, {})
     assert (check.status, check.found) == ("FAIL", "profile work: token_secret is missing")
-    assert check.mend.startswith("set MODAL_TOKEN_SECRET too")
+    assert check.fix.startswith("set MODAL_TOKEN_SECRET too")
     assert doctor.token_check(
         "work", {"token_id": "ak-1", "token_secret": "as-1"}, {}
     ).found.endswith("from the configuration file")
@@ -409,7 +409,7 @@ def test_a_store_that_ignores_conditions_is_unsafe() -> None:
     last = looked(Forgetful())[-1]
     assert (last.check, last.status) == ("write _tidemill/p/", "FAIL")
     assert "told 8 of 8 writers" in last.found
-    assert "Google Cloud Storage" in last.mend
+    assert "Google Cloud Storage" in last.fix
 
 
 @pytest.mark.parametrize(
@@ -418,7 +418,7 @@ def test_a_store_that_ignores_conditions_is_unsafe() -> None:
 def test_a_store_that_cannot_be_written(error: Exception, word: str) -> None:
     [listed, written] = looked(Failing(error))
     assert (listed.status, written.status, written.found) == ("ok", "FAIL", "no")
-    assert word in written.mend
+    assert word in written.fix
 
 
 @pytest.mark.parametrize(

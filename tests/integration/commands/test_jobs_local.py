@@ -284,7 +284,7 @@ def test_a_file_that_changes_while_its_job_runs_is_superseded(project: Jobs, gat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (["elsewhere/a.jsonl"], "is below no source"),
         (["up/a.jsonl", "elsewhere/a.jsonl"], "is not below 'up/'"),
@@ -297,12 +297,12 @@ def test_a_file_that_changes_while_its_job_runs_is_superseded(project: Jobs, gat
     ],
 )
 def test_a_submission_that_cannot_work_is_refused_in_one_line_and_leaves_nothing(
-    project: Jobs, arguments: list[str], told: str
+    project: Jobs, arguments: list[str], reported: str
 ) -> None:
     project.write(TWO_TRANSFORMS)
     project.rows("a.jsonl", 1)
     refused = project.call("submit", *arguments, code=2)
-    assert told in refused.stderr
+    assert reported in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert project.call("jobs list").stdout == "no jobs\n"
 
@@ -324,7 +324,7 @@ def test_a_job_that_there_is_not_is_said_to_be_none(project: Jobs, command: str,
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (["job-x"], "there is no job 'job-x'"),
         (["job-x", "--watch"], "neither --watch nor --limit"),
@@ -332,10 +332,10 @@ def test_a_job_that_there_is_not_is_said_to_be_none(project: Jobs, command: str,
     ],
 )
 def test_a_run_of_a_job_that_makes_no_sense_is_refused(
-    project: Jobs, arguments: list[str], told: str
+    project: Jobs, arguments: list[str], reported: str
 ) -> None:
     refused = project.call("run", "--job", *arguments, code=2)
-    assert told in refused.stderr
+    assert reported in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 
@@ -443,7 +443,7 @@ def test_outdated_files_are_done_once(grown: Jobs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (["--since", "blah"], "'blah' is no time"),
         (["--since", "999999999d"], "is no time"),
@@ -461,10 +461,10 @@ def test_outdated_files_are_done_once(grown: Jobs) -> None:
     ids=" ".join,
 )
 def test_a_backfill_that_makes_no_sense_is_refused_in_one_line(
-    project: Jobs, arguments: list[str], told: str
+    project: Jobs, arguments: list[str], reported: str
 ) -> None:
     refused = project.call("backfill", *arguments, code=2)
-    assert told in refused.stderr
+    assert reported in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 
@@ -501,14 +501,14 @@ def test_a_job_that_nobody_planned_can_be_taken_up_or_cancelled(project: Jobs) -
 def test_again_means_files_in_quarantine_too(project: Jobs) -> None:
     project.upload("bad.jsonl", "not json\n")
     project.run(code=1)
-    project.write(LOGS.replace("json.loads(line)", '{"kind": "mended", "v": 1}'))
+    project.write(LOGS.replace("json.loads(line)", '{"kind": "fixed", "v": 1}'))
     assert (
         project.wait(project.submit("up/bad.jsonl"), code=1)["up/bad.jsonl"]["status"] == "failed"
     )
     assert (
         project.wait(project.submit("up/bad.jsonl", "--again"))["up/bad.jsonl"]["status"] == "done"
     )
-    assert project.totals() == {"mended": 1}
+    assert project.totals() == {"fixed": 1}
     project.audit()
 
 

@@ -209,7 +209,7 @@ def test_what_is_in_progress_again_is_not_counted_as_quarantined(here: Here) -> 
     killed.wait()
     status = json.loads(here("status", "--json")[0])[0]
     if not status["sources"]["in progress"]:
-        return  # it was quicker, and is in quarantine anew
+        return  # it was quicker, and is in quarantine again
     assert (status["sources"]["quarantined"], status["failures"]) == (0, [])
     assert here("quarantine list")[0] == "nothing is quarantined\n1 more file in progress again\n"
     assert "is in progress again" in here("quarantine retry", "up/bad", code=2)[1]
@@ -260,11 +260,11 @@ def test_a_changed_source_leaves_quarantine_by_itself(
     for name, value in project.environment.items():
         monkeypatch.setenv(name, value)
     here = Here(project, capfd)
-    for name in ("mended", "worse", "deleted", "same"):
+    for name in ("fixed", "worse", "deleted", "same"):
         change(name, "no json\n")
     change("good", lines({"kind": "a", "v": 1}))
 
-    def told() -> dict[str, str]:
+    def reported() -> dict[str, str]:
         """Key to reason, if status and list say the same."""
         listed = {
             e["key"]: e["reason"] for e in json.loads(here("quarantine list", "--json", code=1)[0])
@@ -276,14 +276,14 @@ def test_a_changed_source_leaves_quarantine_by_itself(
 
     no_json = "JSONDecodeError: Expecting value: line 1 column 1 (char 0)"
     assert project.run(code=1)["quarantined"] == 4
-    assert told() == {f"up/{name}": no_json for name in ("mended", "worse", "deleted", "same")}
+    assert reported() == {f"up/{name}": no_json for name in ("fixed", "worse", "deleted", "same")}
 
-    change("mended", lines({"kind": "a", "v": 2}))
+    change("fixed", lines({"kind": "a", "v": 2}))
     change("worse", '{"kind": "a", "v": "text"}\n')
     change("deleted", None)
     report = project.run(code=1)
     assert (report["committed"], report["quarantined"], report["deleted"]) == (1, 1, 1)
-    after = told()
+    after = reported()
     assert after.keys() == {"up/worse", "up/same"}
     assert after["up/same"] == no_json
     rows = json.loads(here("sql", "SELECT key, reason FROM quarantine", "--format", "json")[0])

@@ -171,6 +171,6 @@ def test_columns_that_no_table_can_have_are_refused_before_anything_runs(
     project.upload("a", "x")
     for command in ("run", "plan"):
         assert f"pipeline logs, {'partition' if more else 'schema=: '}" in (
-            told := project.call(command, code=2).stderr
+            reported := project.call(command, code=2).stderr
         )
-        assert said in told
+        assert said in reported

@@ -86,14 +86,14 @@ class Cloud:
                 {"key": key, "size": len(body), "MD5checksum": hashlib.md5(body).hexdigest()}  # noqa: S324
             )
         schema = CSV_FIELDS if kind == "CSV" else "struct<bucket:string,key:string>"
-        told = {
+        reported = {
             "sourceBucket": self.name,
             "version": "2016-11-30",
             "fileFormat": kind,
             "fileSchema": schema,
             "files": named,
         }
-        self.put(self.manifest.split("/", 3)[3], json.dumps(told | changes).encode())
+        self.put(self.manifest.split("/", 3)[3], json.dumps(reported | changes).encode())
 
     def run(self, *options: str, code: int = 0) -> dict[str, Any]:
         return self.project.run("--inventory", self.manifest, *options, code=code)
@@ -108,12 +108,12 @@ def as_csv(rows: list[tuple[Any, ...]]) -> bytes:
             return value.strftime("%Y-%m-%dT%H:%M:%S.000Z")
         return str(value).lower() if isinstance(value, bool) else str(value)
 
-    told = [
+    reported = [
         ",".join(f'"{quote_plus(v, safe="/") if i == 1 else text(v)}"' for i, v in enumerate(row))
         + "\n"
         for row in rows
     ]
-    return gzip.compress("".join(told).encode())
+    return gzip.compress("".join(reported).encode())
 
 
 def table(rows: list[tuple[Any, ...]]) -> pa.Table:

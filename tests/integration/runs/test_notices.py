@@ -54,14 +54,14 @@ class Cloud:
 
     def notify(self) -> None:
         """From now on the bucket tells the queue what happens in it."""
-        told = [
+        reported = [
             {
                 "QueueArn": self.arn(self.queue),
                 "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"],
             }
         ]
         self.s3.put_bucket_notification_configuration(
-            Bucket=self.name, NotificationConfiguration={"QueueConfigurations": told}
+            Bucket=self.name, NotificationConfiguration={"QueueConfigurations": reported}
         )
 
     def upload(self, key: str, *rows: dict[str, Any]) -> None:

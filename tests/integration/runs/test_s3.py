@@ -127,6 +127,6 @@ def test_generations_compaction_and_stages_on_s3(tmp_path: Path) -> None:
     assert project.call("diff", "previous", "live", "--json", code=None).returncode == 2, (
         "two pipelines: say which"
     )
-    told = json.loads(project.call_on(logs, "diff", "previous", "live", "--json").stdout)[0]
-    assert told["columns_added"] == {"new": "BIGINT"}
-    assert told["changed"] == 0
+    reported = json.loads(project.call_on(logs, "diff", "previous", "live", "--json").stdout)[0]
+    assert reported["columns_added"] == {"new": "BIGINT"}
+    assert reported["changed"] == 0

@@ -87,10 +87,10 @@ def test_a_listing_that_is_none_is_refused(tmp_path: Path) -> None:
     assert "listing='sometimes' is not one of" in done.stderr
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_with_a_queue_every_listing_is_whole(told: bool) -> None:
+@pytest.mark.parametrize("reported", [False, True])
+def test_with_a_queue_every_listing_is_whole(reported: bool) -> None:
     """It is what makes lost notices good, wherever their keys lie."""
-    queue: Any = object() if told else None
+    queue: Any = object() if reported else None
     nothing: Any = None
     passes = Passes([], nothing, nothing, watching=Watching(notices=queue))
     settings = pipeline_settings(listing="growing")
@@ -100,4 +100,4 @@ def test_with_a_queue_every_listing_is_whole(told: bool) -> None:
     passes.whole_due_s["p"] = math.inf
     runtime = SimpleNamespace(settings=settings, label="p", pipeline=SimpleNamespace(upstream=None))
     request = passes._request(runtime)  # type: ignore[arg-type]
-    assert (request is not None and request.growing) is not told
+    assert (request is not None and request.growing) is not reported

@@ -70,7 +70,7 @@ def test_compaction_changes_files_and_no_row(worn: Project) -> None:
     done = json.loads(worn.call("compact", "--json").stdout)[0]
     few = live_files(worn)
     assert done["files_before"] > done["files"]
-    assert not set(few) & set(many), "files are written anew, under other names"
+    assert not set(few) & set(many), "files are rewritten, under other names"
     assert sorted(key.split("/")[-2] for key in few) == [
         "month=01",
         "month=02",
@@ -104,8 +104,8 @@ def test_what_changes_after_a_compaction_follows(worn: Project) -> None:
     assert sum(pq.read_metadata(worn.root / key).num_rows for key in live_files(worn)) == 3
     worn.audit()
     key = live_files(worn)[0]
-    told = json.loads(worn.call("lineage", key, "--json").stdout)[0]
-    assert told["sources"] == ["up/a0", "up/a2", "up/b"]
+    reported = json.loads(worn.call("lineage", key, "--json").stdout)[0]
+    assert reported["sources"] == ["up/a0", "up/a2", "up/b"]
     assert json.loads(worn.call("lineage", "up/b", "--json").stdout)[0]["outputs"] == live_files(
         worn
     )

@@ -1,4 +1,4 @@
-"""A table that no query could read is named, and mended by one command.
+"""A table that no query could read is named, and fixed by one command.
 
 tests/data/state-2 was made by the version of 2026-11-27. Its files: a and b are good (b has an
 empty list and an empty object); c has person.Name beside a's person.name; d has Host and host in
@@ -58,9 +58,9 @@ def test_every_command_that_reads_the_rows_says_which_column_and_which_files(
 
 
 def test_one_command_mends_it_and_only_the_files_at_fault_are_set_aside(project: Project) -> None:
-    [told] = json.loads(project.call("schema repair", "--dry-run", "--json").stdout)
-    assert told["files"] == ["up/c", "up/d", "up/f"]
-    assert set(told["fields"]) == {"person.Name", "items[].host", "p.a\0b"}
+    [reported] = json.loads(project.call("schema repair", "--dry-run", "--json").stdout)
+    assert reported["files"] == ["up/c", "up/d", "up/f"]
+    assert set(reported["fields"]) == {"person.Name", "items[].host", "p.a\0b"}
     assert project.finish("sql", str(project.file), "SELECT 1 FROM t").returncode == 2, (
         "a dry run changes nothing"
     )

@@ -110,10 +110,10 @@ def test_a_failure_below_is_one_sources_and_lineage_goes_through(project: Projec
     )[0]
     assert replayed["status"] == "failed"
     assert "a bad word" in replayed["reason"]
-    told = json.loads(project.call("lineage", "words:docs:up/a.txt", "--json").stdout)[0]
-    assert told["pipeline"] == "lengths"
-    assert told["from"]["pipeline"] == "words"
-    assert told["from"]["from"]["source"] == "up/a.txt"
+    reported = json.loads(project.call("lineage", "words:docs:up/a.txt", "--json").stdout)[0]
+    assert reported["pipeline"] == "lengths"
+    assert reported["from"]["pipeline"] == "words"
+    assert reported["from"]["from"]["source"] == "up/a.txt"
     below = json.loads(project.call("lineage", "up/a.txt", "--json").stdout)[0]
     assert below["stages"] == ["docs:up/a.txt", "words:docs:up/a.txt"]
     project.upload("b.txt", "a good one\n")

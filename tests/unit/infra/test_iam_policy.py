@@ -81,11 +81,11 @@ def test_the_command(tmp_path: Path) -> None:
         "s3:GetObject",
     }
     wrong = call("s3://b", "--role", "raeder")
-    told = (
+    reported = (
         "tidemill: there is no role 'raeder'; did you mean 'reader'?; there are reader, worker,"
         " committer and operator\n"
     )
-    assert (wrong.returncode, wrong.stdout, wrong.stderr) == (2, "", told)
+    assert (wrong.returncode, wrong.stdout, wrong.stderr) == (2, "", reported)
     assert (call("s3://b", "reader").returncode, call("s3://b", "--role").returncode) == (2, 2)
     refused = call("file:///x")
     assert (refused.returncode, refused.stderr) == (

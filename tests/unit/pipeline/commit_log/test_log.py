@@ -136,7 +136,7 @@ def test_an_entry_recreated_below_the_floor_did_not_happen() -> None:
         )
         assert (await store.get(keys.log_entry(log.home, 4))).body, "and the entry is there again"
         assert stalled.sequence == 3
-        assert not await log.catch_up(stalled), "only loading anew helps"
+        assert not await log.catch_up(stalled), "only loading again helps"
         assert await log.catch_up(reader)
         assert reader.id == "others3"
 

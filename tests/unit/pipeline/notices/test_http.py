@@ -190,11 +190,11 @@ class Server:
     """Calls the application as an ASGI server does."""
 
     def __init__(self, hinted: Callable[[list[str]], int] | None = None, prefix: str = "") -> None:
-        self.told: list[list[str]] = []
+        self.reported: list[list[str]] = []
         self.application = hint_application(hinted or self._hinted, bucket=BUCKET, prefix=prefix)
 
     def _hinted(self, keys: list[str]) -> int:
-        self.told.append(keys)
+        self.reported.append(keys)
         return sum(key.startswith("up/") for key in keys)
 
     def call(self, scope: dict[str, Any], received: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -230,14 +230,14 @@ def test_a_notice_is_accepted_and_its_keys_are_told() -> None:
         json.dumps(s3("team/up/a", "team/elsewhere/b", "other/c")).encode()
     )
     assert (status, answer) == (202, {"accepted": 1})
-    assert server.told == [["up/a", "elsewhere/b"]]
+    assert server.reported == [["up/a", "elsewhere/b"]]
 
 
 def test_a_body_may_come_in_parts() -> None:
     body = json.dumps({"keys": ["up/ä"]}, ensure_ascii=False).encode()
     server = Server()
     assert server.request(*(body[i : i + 1] for i in range(len(body))))[0] == 202
-    assert server.told == [["up/ä"]]
+    assert server.reported == [["up/ä"]]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_body_may_come_in_parts() -> None:
 def test_a_notice_of_nothing_is_accepted_and_nobody_is_told(notice: Any) -> None:
     server = Server()
     assert server.request(json.dumps(notice).encode()) == (202, {"accepted": 0})
-    assert server.told == []
+    assert server.reported == []
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_a_notice_of_nothing_is_accepted_and_nobody_is_told(notice: Any) -> None
 def test_what_is_no_notice_is_refused_with_a_line_that_says_what_is(body: bytes) -> None:
     server = Server()
     status, answer = server.request(body)
-    assert (status, server.told) == (400, [])
+    assert (status, server.reported) == (400, [])
     assert '{"keys": ["..."]}' in answer["error"]
 
 
@@ -263,7 +263,7 @@ def test_what_is_no_notice_is_refused_with_a_line_that_says_what_is(body: bytes)
 def test_other_methods_are_refused(method: str) -> None:
     server = Server()
     status, answer = server.request(b'{"keys": ["up/a"]}', method=method)
-    assert (status, server.told) == (405, [])
+    assert (status, server.reported) == (405, [])
     assert "POST" in answer["error"]
 
 
@@ -272,7 +272,7 @@ def test_a_huge_body_is_refused_without_reading_it_all() -> None:
     part = b" " * 64 * 1024
     assert server.request(*[part] * 100)[0] == 400
     assert len(server.unread) >= 90
-    assert server.told == []
+    assert server.reported == []
 
 
 def test_a_body_of_just_the_largest_size_is_taken() -> None:
@@ -288,7 +288,7 @@ def test_a_body_whose_sender_leaves_is_no_notice() -> None:
         {"type": "http.disconnect"},
     ]
     server.call({"type": "http", "method": "POST"}, received)
-    assert server.told == []
+    assert server.reported == []
 
 
 def test_the_server_may_start_and_stop_it_and_ask_for_what_it_does_not_speak() -> None:

@@ -457,7 +457,7 @@ def test_on_one_machine_a_backfill_begins_with_what_is_new() -> None:
     run(work())
 
 
-# -- what is left word of --------------------------------------------------------------------------
+# -- what is noted --------------------------------------------------------------------------
 
 
 def test_the_state_says_what_waits_until_nothing_does() -> None:

@@ -1,4 +1,4 @@
-"""What a commit says about tasks that run detached in rented containers: they queue, begin late,
+"""What a commit says about tasks that run detached in containers on Modal: they queue, begin late,
 get lost, are cancelled.
 """
 
@@ -282,7 +282,7 @@ def test_a_loss_without_a_dispatch_counts_for_the_attempt_it_names() -> None:
 
 
 def test_a_receipt_whose_types_contradict_the_table_is_not_believed_again_and_again() -> None:
-    """It stays in the bucket: every pass finds it, also once the files have run anew and left a
+    """It stays in the bucket: every pass finds it, also once the files have run again and left a
     better one.
     """
 

@@ -129,9 +129,9 @@ class Place:
         self.store = MemoryStore()
         self.clock = Clock()
         self.attempts: Any = attempts or Works()
-        self.told: list[list[str]] = []
+        self.reported: list[list[str]] = []
         journal = OrderJournal("p", StoreBox(self.store), self.clock, Serial())
-        self.order_runner = OrderRunner(journal, self.attempts, self.told.append)
+        self.order_runner = OrderRunner(journal, self.attempts, self.reported.append)
 
     def run(self, *texts: str | Order | Assignment) -> list[Answer]:
         texts = tuple(order_for(t, HOME)[0] if isinstance(t, Assignment) else t for t in texts)
@@ -331,7 +331,9 @@ def place_on(store: MemoryStore) -> Place:
     made = Place()
     made.store = store
     made.order_runner = OrderRunner(
-        OrderJournal("p", StoreBox(store), made.clock, Serial()), made.attempts, made.told.append
+        OrderJournal("p", StoreBox(store), made.clock, Serial()),
+        made.attempts,
+        made.reported.append,
     )
     return made
 
@@ -397,7 +399,7 @@ def test_orders_in_one_call_do_not_affect_each_other(place: Place) -> None:
         True,
     ]
     assert place.attempts.calls == [3], "those that can run, run together"
-    assert place.told == [[keys.task_id(4, 0), keys.task_id(6, 0)]]
+    assert place.reported == [[keys.task_id(4, 0), keys.task_id(6, 0)]]
 
 
 def _noted(number: int) -> LossNote:
@@ -418,7 +420,7 @@ def test_only_receipts_that_nobody_waits_for_are_told(place: Place) -> None:
     place.attempts.how = lambda a: lost(a) if a.task.id == keys.task_id(2, 0) else done(a)
     awaited, _ = order_for(assignment(3), HOME, awaited=True)
     place.run(assignment(1), assignment(2), awaited)
-    assert place.told == [[keys.task_id(1, 0)]]
+    assert place.reported == [[keys.task_id(1, 0)]]
 
 
 @pytest.mark.parametrize("awaited", [True, False])
@@ -427,7 +429,7 @@ def test_nothing_is_told_where_there_is_no_receipt_or_somebody_waits(
 ) -> None:
     place.attempts.how = done if awaited else lost
     place.run(order_for(assignment(1), HOME, awaited=awaited)[0])
-    assert place.told == []
+    assert place.reported == []
 
 
 def test_that_telling_fails_does_not_matter(place: Place) -> None:
@@ -616,7 +618,7 @@ def test_code_that_cannot_be_loaded_ends_the_child_and_is_told_innocently() -> N
         for a in place.run(assignment(1), assignment(2))
     ] == [(True, True)] * 2
     assert attempts._executor is None
-    assert loss_of(place.run(assignment(3))[0]).innocent, "and the next order tries anew"
+    assert loss_of(place.run(assignment(3))[0]).innocent, "and the next order tries again"
 
 
 def test_an_interrupted_bench_leaves_no_child_behind() -> None:

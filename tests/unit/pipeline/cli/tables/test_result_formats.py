@@ -296,7 +296,7 @@ class _Digits(Decimal):
 @settings(max_examples=200, deadline=None)
 @given(VALUES, st.sampled_from(["", "NULL", "-", "1"]))
 def test_csv_has_the_value(warehouse: Warehouse, value: Value, null: str) -> None:
-    """Nested values are JSON, and NULL is told from every text by quotes."""
+    """Nested values are JSON, and NULL differs from every text by quotes."""
     body = printed(warehouse, f"SELECT {value.sql} AS x, 1 AS y", "csv", null).decode()
     head, row = csv.reader(io.StringIO(body, newline=""))
     assert (head, row[1]) == (["x", "y"], "1")
