@@ -85,6 +85,8 @@ COMMANDS = {
 
 EXIT_PROBLEMS = 1
 EXIT_BAD_INPUT = 2
+ALONE = "alone"
+"""What a command's context carries where the process is its own."""
 
 
 class LazyCommands(click.Group):
@@ -186,13 +188,19 @@ def invoke(args: list[str] | None = None, *, alone: bool = False) -> int:
         return _report(error)
 
 
+def owns_process() -> bool:
+    """Whether the command has the process to itself, and may change and fork it (see `invoke`)."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.obj == ALONE
+
+
 def _run(arguments: list[str], alone: bool) -> int:
     """What the command returns, if it is an exit code."""
     result = cli.main(
         args=arguments,
         standalone_mode=False,
         prog_name="tidemill",
-        obj="alone" if alone else None,
+        obj=ALONE if alone else None,
     )
     return result if isinstance(result, int) else 0
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pipeline.cli import owns_process
 from pipeline.errors import SettingsError
 from pipeline.model.commit import Generation, Generations
 from pipeline.model.settings import Priority
@@ -193,7 +194,7 @@ def _local_engine(target: Target, workers: int | None) -> LocalEngine:
     from pipeline.runtime.engines import LocalEngine
 
     local = LocalEngine(target.file, target.pipelines, target.bucket, workers)
-    if click.get_current_context().obj == "alone":
+    if owns_process():
         local.take_temporary_files()
     return local
 
@@ -327,16 +328,6 @@ def _number_of(generation: str, named: Mapping[str, int | None]) -> int | None:
     if generation in named:
         return named[generation]
     return int(generation) if generation.isdigit() else None
-
-
-def generation_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Which generation a command looks at, as `generation`."""
-    return click.option(
-        "--generation",
-        default="live",
-        show_default=True,
-        help="of the table: a number, live, previous, or new (being filled)",
-    )(command)
 
 
 def root_runtime(target: Target, pipeline: Pipeline, *, runs_user_code: bool = False) -> Runtime:

@@ -21,6 +21,7 @@ from pipeline.errors import (
     StoreUnavailable,
 )
 from pipeline.model import keys
+from pipeline.model.backoff import backoff
 from pipeline.model.commit import Commit
 from pipeline.model.listing import Stored
 from pipeline.model.policy import Policy
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _BATCH_MAX = 64
+SEND_AGAIN_S = 0.1
+"""Before the second try of a commit; twice as long before each further one."""
+SEND_AGAIN_MAX_S = 2.0
 T = TypeVar("T")
 
 
@@ -118,9 +122,10 @@ class Log:
     async def _send(self, key: str, body: bytes, commit_id: str) -> int | None:
         """Put the entry; the store's time of it, or None if another entry is there."""
         why = ""
+        waits_s = backoff(SEND_AGAIN_S, SEND_AGAIN_MAX_S)
         for attempt in range(self.policy.sends_max):
             if attempt:
-                await self._clock.sleep(min(0.05 * 2**attempt, 2.0))
+                await self._clock.sleep(next(waits_s))
             try:
                 await self._put_once(key, body)
                 return await self._read_back(key, commit_id)

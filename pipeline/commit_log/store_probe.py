@@ -11,9 +11,10 @@ followed by a write, the usual mistake, does not get through.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
@@ -25,6 +26,7 @@ from pipeline.errors import (
     StoreUnavailable,
     StoreUnsafe,
 )
+from pipeline.model.backoff import backoff
 from pipeline.model.listing import Page
 from pipeline.ports import Store
 
@@ -119,7 +121,7 @@ async def _prove_etags(store: Store, key: str, body: bytes) -> None:
 async def _race(store: Store, key: str) -> bytes:
     """Several creators of one key at once, of which one may succeed: what it wrote."""
     why = StoreUnavailable("")
-    for attempt in range(TRIES_MAX):
+    for wait_s in _waits_s():
         results, winners = await _create_at_once(store, key)
         try:
             found = (await _answered(lambda: store.get(key))).body
@@ -128,7 +130,7 @@ async def _race(store: Store, key: str) -> bytes:
             if problem is not None:
                 raise problem from None
             why = next(won for won in results if isinstance(won, StoreUnavailable))
-            await asyncio.sleep(PAUSE_S * 2**attempt)
+            await asyncio.sleep(wait_s)
             continue
         _refuse_another(store, winners, found)
         return found
@@ -203,7 +205,7 @@ async def _seen(store: Store, key: str, body: bytes, what: str) -> str:
 async def _swap(store: Store, key: str, etag: str, body: bytes) -> None:
     """Overwrite at the version that is there, though answers may be lost."""
     why = StoreUnavailable("")
-    for attempt in range(TRIES_MAX):
+    for wait_s in _waits_s():
         try:
             await store.put(key, body, if_match=etag)
         except PreconditionFailed:
@@ -216,7 +218,7 @@ async def _swap(store: Store, key: str, etag: str, body: bytes) -> None:
             ) from None
         except StoreUnavailable as error:
             why = error
-            await asyncio.sleep(PAUSE_S * 2**attempt)
+            await asyncio.sleep(wait_s)
             continue
         return
     raise why
@@ -270,13 +272,18 @@ async def _in_pages(store: Paged, prefix: str) -> list[str]:
 # -- answers ---------------------------------------------------------------------------------------
 
 
+def _waits_s() -> Iterator[float]:
+    """How long to wait after each try."""
+    return islice(backoff(PAUSE_S), TRIES_MAX)
+
+
 async def _answered(ask: Callable[[], Awaitable[T]]) -> T:
     """What the store answers, asked again where it does not: for requests that may be repeated."""
-    for attempt in range(TRIES_MAX - 1):
+    for wait_s in islice(_waits_s(), TRIES_MAX - 1):
         try:
             return await ask()
         except StoreUnavailable:
-            await asyncio.sleep(PAUSE_S * 2**attempt)
+            await asyncio.sleep(wait_s)
     return await ask()
 
 

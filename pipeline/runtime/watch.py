@@ -17,6 +17,7 @@ from pipeline.discover.listing import grown
 from pipeline.discover.request import Request
 from pipeline.errors import CommitConflict, CommitUnknown, ObjectNotFound, StoreUnavailable
 from pipeline.executors.local.spawner import SpawnerGone
+from pipeline.model.backoff import backoff
 from pipeline.model.events import (
     AnyEvent,
     ColumnsChanged,
@@ -86,7 +87,7 @@ class Passes:
 
     Make the engine before anything in this process starts a thread.
 
-    work: what to do with each pipeline in place of passes until nothing is new. fills_anew: it
+    work: what to do with each pipeline in place of passes until nothing is new. fills_empty: it
     fills a table that has no columns yet. named: keys to look up in place of a listing, once;
     those that are no objects are said.
     """
@@ -102,7 +103,7 @@ class Passes:
         request: Request | None = None,
         usd: float | None = None,
         work: Work | None = None,
-        fills_anew: bool = False,
+        fills_empty: bool = False,
         named: Sequence[str] | None = None,
     ) -> None:
         self.pipelines = pipelines
@@ -120,7 +121,7 @@ class Passes:
         """
         self._runs = work is None
         self._work = work or self._run
-        self._fills_anew = fills_anew
+        self._fills_empty = fills_empty
         self._named = named
         self._noticed = Notices(keys=list(named)) if named is not None else None
         """What the next turn looks up; None for a full listing."""
@@ -161,9 +162,10 @@ class Passes:
         return self.outcome
 
     def stop(self) -> None:
-        """End soon: what is under way is left to the next run. To be called in the event loop."""
+        """End soon, and leave what is under way to the next run. For the event loop's thread."""
         self._stopped.set()
-        if self._main is not None:
+        # cancelled by itself, a task would end so after all, closing the engine included
+        if self._main is not None and self._main is not asyncio.current_task():
             self._main.cancel()
 
     # -- before anything runs ----------------------------------------------------------------------
@@ -173,7 +175,7 @@ class Passes:
         if not foresight.is_needed(runtime):
             return
         state = State(runtime.settings.name)  # of a new generation: nothing is committed there
-        if not self._fills_anew:
+        if not self._fills_empty:
             state = await runtime.log().load()
             if self._runs:
                 self.states[runtime.label] = state
@@ -207,26 +209,28 @@ class Passes:
     async def _loop(self, runtimes: Sequence[Runtime]) -> None:
         interval_s = self.watching.interval_s if self.watching is not None else 0.0
         queue = self.watching.notices if self.watching is not None else None
-        backoff_s = interval_s
+        patience = partial(backoff, interval_s, WATCH_BACKOFF_MAX_S)
+        waits_s = patience()
         if self.watching is not None:
             self.listener(WatchBegan())
         while True:
+            pause_s = interval_s
             try:
                 await self._turn(runtimes)
                 if queue is not None and not self._stopped.is_set():
                     await self._next_notices(queue)
-                    backoff_s = interval_s
+                    waits_s = patience()
                     continue
-                backoff_s = interval_s
+                waits_s = patience()
             except _LATER as error:
                 if self.watching is None or isinstance(error, SpawnerGone):
                     raise
-                self.listener(Retrying(reason=str(error), after_s=backoff_s))
-                backoff_s = min(2 * backoff_s, WATCH_BACKOFF_MAX_S)
+                pause_s = next(waits_s)
+                self.listener(Retrying(reason=str(error), after_s=pause_s))
             if self.watching is None or self._stopped.is_set():
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopped.wait(), backoff_s)
+                await asyncio.wait_for(self._stopped.wait(), pause_s)
             # Python 3.11's wait_for swallows a cancellation that comes with the event
             if self._stopped.is_set():
                 return

@@ -119,7 +119,7 @@ def backfill_command(  # noqa: PLR0917
     else:
         chosen.check(target)
         work = partial(_process_again, chosen=chosen, limits=limits, quiet=target.as_json)
-    return asyncio.run(shown(target, engine, work=work, usd=limits.usd, fills_anew=new_generation))
+    return asyncio.run(shown(target, engine, work=work, usd=limits.usd, fills_empty=new_generation))
 
 
 @dataclass(frozen=True, slots=True)

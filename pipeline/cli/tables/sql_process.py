@@ -19,8 +19,7 @@ import time
 from types import FrameType
 from typing import NoReturn
 
-import click
-
+from pipeline.cli import owns_process
 from pipeline.errors import SettingsError
 from sinks.query.query_limits import Limits, Stopwatch, too_long
 
@@ -77,8 +76,7 @@ def confine(*, timeout_s: float, memory_mb: int) -> Here | int:
 
 
 def _may_fork() -> bool:
-    context = click.get_current_context(silent=True)
-    return context is not None and context.obj == "alone" and threading.active_count() <= 1
+    return owns_process() and threading.active_count() <= 1
 
 
 class _Watched:

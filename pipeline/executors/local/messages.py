@@ -5,7 +5,6 @@ pickle crosses a process.
 from __future__ import annotations
 
 import struct
-from typing import Protocol
 
 import msgspec
 
@@ -49,12 +48,6 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """The worker ends after this answer, and another takes its place."""
     broken: Loss | None = None
     """Why the worker cannot work at all."""
-
-
-class Attempts(Protocol):
-    """What runs inside a worker process; made there by the executor's entry point."""
-
-    def run(self, assignment: Assignment, starting: object) -> Receipt: ...
 
 
 def pack(message: Job | Answer) -> bytes:

@@ -19,6 +19,7 @@ from operator import lt
 from typing import Any
 
 from pipeline.errors import SettingsError, StoreUnavailable
+from pipeline.model.backoff import backoff
 from pipeline.model.listing import Page
 from pipeline.stores.s3.errors import UNREACHED
 from pipeline.stores.s3.list_answer import token_within
@@ -33,6 +34,12 @@ RESUMES = 4
 """How often in a row a listing goes on after a page that did not come."""
 PAUSE_S = 1.0
 """Before the first of these times; then twice as long, and so on."""
+
+
+def _waits_s() -> Iterator[float]:
+    """How long to wait before each of these times."""
+    return islice(backoff(PAUSE_S), RESUMES)
+
 
 _Pages = list[Page]  # inside the class, `list` is the method
 
@@ -71,7 +78,7 @@ class _Walk:
         self._what = what
         self._last = what.after
         self._token: str | None = None
-        self._failures = RESUMES if what.first or what.raw else 0
+        self._waits_s: Iterator[float] = iter(()) if what.first or what.raw else _waits_s()
         self._ahead: asyncio.Future[bytes] | None = None
         """The request for the page after the one that is being read."""
 
@@ -100,10 +107,10 @@ class _Walk:
             try:
                 return await (self._ahead or self._ask(self._token))
             except StoreUnavailable:
-                if self._failures == RESUMES:
+                wait_s = next(self._waits_s, None)
+                if wait_s is None:
                     raise
-                await asyncio.sleep(PAUSE_S * 2**self._failures)
-                self._failures += 1
+                await asyncio.sleep(wait_s)
                 self._token = self._ahead = None
 
     def _ask_ahead(self, body: bytes) -> str | None:
@@ -133,7 +140,7 @@ class _Walk:
             return page, True
         if keys[0] <= self._last or not all(map(lt, keys, islice(keys, 1, None))):
             raise _OutOfOrder
-        self._last, self._failures = keys[-1], 0
+        self._last, self._waits_s = keys[-1], _waits_s()
         if end is None or keys[-1] < end:
             return page, True
         return page.slice(0, bisect_right(keys, end)), False
