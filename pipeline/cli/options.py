@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import re
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pipeline.cli import owns_process
+from pipeline.cli.parameter_types import Size
 from pipeline.errors import SettingsError
 from pipeline.model.commit import Generation, Generations
 from pipeline.model.settings import Priority
@@ -197,33 +197,6 @@ def _local_engine(target: Target, workers: int | None) -> LocalEngine:
     if owns_process():
         local.take_temporary_files()
     return local
-
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\Z", re.IGNORECASE)
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-
-
-class Size(click.ParamType[int]):
-    """A number of bytes: `500MB`, `2GiB`, `1.5 GB`, `4096`."""
-
-    name = "size"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """The bytes; at least one."""
-        if isinstance(value, int):
-            return value
-        found = _SIZE.match(str(value).strip())
-        base = 1024 if found is not None and found[3] else 1000
-        n = (
-            int(float(found[1]) * base ** _POWERS[(found[2] or "").lower()])
-            if found is not None
-            else 0
-        )
-        if n < 1:
-            self.fail(f"{value!r} is no size: write 500MB, 2GiB or a number of bytes", param, ctx)
-        return n
 
 
 _LIMIT_OPTIONS = _in_order(

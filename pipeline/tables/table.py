@@ -18,7 +18,7 @@ from pipeline.runtime.bucket import Bucket
 from pipeline.runtime.runtime import Runtime
 from pipeline.sql import quoting
 from pipeline.state.state import State
-from pipeline.tables.moments import When, when
+from pipeline.tables.points_in_time import When, when
 from pipeline.tables.time_travel import state_at
 from pipeline.tables.views import add_tables
 from sinks.query.object_files import files_of

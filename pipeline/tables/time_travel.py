@@ -20,7 +20,7 @@ from pipeline.model.listing import Stored
 from pipeline.runtime.runtime import Runtime
 from pipeline.state import codec
 from pipeline.state.state import State
-from pipeline.tables.moments import Numbered, When
+from pipeline.tables.points_in_time import Numbered, When
 
 
 async def state_at(

@@ -16,7 +16,7 @@ from pipeline.runtime.runtime import Runtime
 from pipeline.sql.connection import UTC
 from pipeline.state import codec
 from pipeline.state.state import State
-from pipeline.tables.moments import When
+from pipeline.tables.points_in_time import When
 from pipeline.tables.time_travel import state_at
 from sinks.aggregates.compute import definitions
 from sinks.parquet.promised_columns import promised

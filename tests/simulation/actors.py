@@ -34,7 +34,7 @@ from pipeline.work.worker import Code, Worker
 from . import downstream
 from .doubles import SimExecutor, SimWriter, user_code
 from .kernel import Request, SimClock
-from .rented import MountBox, MountedContents, StoreBox
+from .modal_workers import MountBox, MountedContents, StoreBox
 from .scene import SOURCE
 
 if TYPE_CHECKING:

@@ -61,9 +61,9 @@ class SimExecutor:
 
     def __init__(self, world: World, *, attached: bool, version: str) -> None:
         self.world, self.attached, self.version = world, attached, version
-        self.rented = world.rented and not attached
-        self.owner = "modal:app" if self.rented else world.kernel.nonce()
-        self.detached = self.rented
+        self.on_modal = world.on_modal and not attached
+        self.owner = "modal:app" if self.on_modal else world.kernel.nonce()
+        self.detached = self.on_modal
         self.parallelism = 2
         self.running: dict[str, tuple[Process, Assignment]] = {}
         self.ended: list[Finished] = []
@@ -105,7 +105,7 @@ class SimExecutor:
         """Right about dead runners, and now and then wrong about living ones: that must be
         harmless.
         """
-        if self.rented:
+        if self.on_modal:
             return False
         process = self.world.owners.get(owner)
         dead = process is None or not process.alive

@@ -30,7 +30,7 @@ class World:
         self.store.stale_listings = rng.random() < 0.25
         self.duplicate, self.lose = rng.choice([0, 0.3]), rng.choice([0, 0.2])
         self.attached = rng.random() < 0.4
-        self.rented = rng.random() < 0.5
+        self.on_modal = rng.random() < 0.5
         """Whether detached work runs in containers on Modal, by orders; `mounted`: and through
         mounts.
         """
@@ -127,7 +127,7 @@ class World:
             assignment, version = self.waiting.pop(0)
             if faults and rng.random() < self.lose:
                 continue
-            if self.rented:
+            if self.on_modal:
                 order, _ = order_for(assignment, keys.home("p"))
                 for _ in range(1 + (faults and rng.random() < self.duplicate)):
                     self.kernel.start("worker", actors.execute(self, order))

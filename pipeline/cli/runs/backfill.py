@@ -13,6 +13,7 @@ from typing import Literal
 import click
 
 from pipeline.cli.options import Target, on_bucket, on_engine, on_limits
+from pipeline.cli.parameter_types import Moment
 from pipeline.cli.runs.passes import shown
 from pipeline.discover.backfill_selection import Selection
 from pipeline.discover.request import Limits, Request
@@ -26,7 +27,6 @@ from pipeline.runtime.engines import Engine
 from pipeline.runtime.runtime import Runtime
 from pipeline.state.generations import Change
 from pipeline.state.state import State
-from pipeline.tables.moments import Moment
 
 Uploads = Literal["both", "live", "new"]
 

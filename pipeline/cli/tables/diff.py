@@ -11,10 +11,10 @@ import click
 
 from pipeline.cli import EXIT_PROBLEMS
 from pipeline.cli.options import Target, chosen, on_bucket, root_runtime, wait
+from pipeline.cli.parameter_types import At
 from pipeline.cli.render import as_json, table
 from pipeline.runtime.runtime import Runtime
 from pipeline.state.state import State
-from pipeline.tables.moments import At
 from pipeline.wording import count, printable
 
 if TYPE_CHECKING:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.options import Target, on_bucket, runtime, wait
+from pipeline.cli.parameter_types import At
 from pipeline.cli.render import as_json
 from pipeline.cli.tables.result_formats import FORMATS, carrier, cut_off, refuse_terminal, writer
 from pipeline.cli.tables.sql_process import Here, confine
 from pipeline.errors import ObjectNotFound, SettingsError
 from pipeline.model import keys
-from pipeline.tables.moments import At, When
+from pipeline.tables.points_in_time import When
 from sinks.query.query_limits import half_of_memory_mb
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import cli
-from pipeline.cli.options import Size, priority_of
+from pipeline.cli.options import priority_of
+from pipeline.cli.parameter_types import Size
 from pipeline.declare.pipeline import Pipeline
 from pipeline.deploy.control import deployed_runtime
 from pipeline.errors import SettingsError

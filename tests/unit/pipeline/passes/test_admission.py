@@ -370,7 +370,7 @@ def test_what_somebody_else_did_with_held_files_is_not_done_again(
 
 # -- a backfill and new files ----------------------------------------------------------------------
 
-RENTED = Policy(task_files_max=1, open_tasks_max=8, containers_max=10)
+ON_MODAL = Policy(task_files_max=1, open_tasks_max=8, containers_max=10)
 
 
 async def processed(*names: str) -> Bucket:
@@ -386,12 +386,12 @@ def test_a_backfill_leaves_room_for_what_other_passes_find() -> None:
             Workers(),
             Workers(),
         )
-        report, state = await passed(store, backfill, RENTED, again=everything)
+        report, state = await passed(store, backfill, ON_MODAL, again=everything)
         assert (report.planned, report.left, report.held_back) == (6, 14, True)
         assert state.backlog is None, "files that have rows are no backlog"
         for i in range(5):
             await store.upload(f"new{i}")
-        report, state = await passed(store, tick, RENTED)
+        report, state = await passed(store, tick, ON_MODAL)
         assert (tick.names, report.left, report.held_back) == (["new0", "new1"], 2, True)
         assert state.backlog is not None
         assert (state.backlog.files, state.backlog.complete) == (2, False), (
@@ -408,7 +408,7 @@ def test_new_files_that_a_backfill_finds_have_room_too(priority: Priority) -> No
     async def work() -> None:
         store, workers = await processed(*(f"{i:02}" for i in range(20))), Workers()
         await store.upload("zz")
-        await passed(store, workers, RENTED, again=everything, priority=priority)
+        await passed(store, workers, ON_MODAL, again=everything, priority=priority)
         assert len(workers.names) == 7
         assert "zz" in workers.names
 
@@ -421,7 +421,7 @@ def test_new_files_of_the_same_page_go_before_a_backfill() -> None:
         for i in range(5):
             await store.upload(f"new{i}")
         store._page_keys = 1000
-        await passed(store, workers, RENTED, again=everything)
+        await passed(store, workers, ON_MODAL, again=everything)
         assert workers.names == ["new0", "new1", "new2", "new3", "new4", "00", "01", "02"]
 
     run(work())
@@ -430,13 +430,13 @@ def test_new_files_of_the_same_page_go_before_a_backfill() -> None:
 def test_new_files_may_take_all_the_room_and_what_is_named_waits_for_no_share() -> None:
     async def work() -> None:
         store, workers = await filled(*(f"{i:02}" for i in range(20))), Workers()
-        await passed(store, workers, RENTED)
+        await passed(store, workers, ON_MODAL)
         assert len(workers.names) == 8
 
         store = await processed(*(f"{i:02}" for i in range(20)))
-        await passed(store, Workers(), RENTED, again=everything)
+        await passed(store, Workers(), ON_MODAL, again=everything)
         named = Workers()
-        await passed(store, named, RENTED, again=everything, names=["up/18", "up/19"])
+        await passed(store, named, ON_MODAL, again=everything, names=["up/18", "up/19"])
         assert named.names == ["18", "19"]
 
     run(work())
@@ -492,12 +492,12 @@ def test_what_costs_too_much_is_left_and_the_newest_go() -> None:
         for i in range(6):
             await store.upload(str(i), modified_us=i)
         declared = pipeline_settings(TransformSettings(name="g", version="v", match=("**",)))
-        prices = Prices(declared, RENTED)
+        prices = Prices(declared, ON_MODAL)
         one = 0.2 * prices.usd_per_s(declared.transforms[0])
         report, state = await passed(
             store,
             workers,
-            RENTED,
+            ON_MODAL,
             priority=NEWEST,
             budget=Budget(CostLimits(run_usd=2.5 * one), prices),
         )

@@ -1,4 +1,4 @@
-"""Moments and commits as people write them."""
+"""Points in time as people write them: commits, and times."""
 
 from __future__ import annotations
 
@@ -6,34 +6,9 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-import click
-
 _AGO = re.compile(r"(\d+)\s*([mhdw])\Z")
 _NUMBERED = re.compile(r"g(\d{1,9}):(\d{1,19})\Z", re.ASCII)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-class Moment(click.ParamType[datetime]):
-    """A moment: `yesterday`, `36h` or `7d` ago, `2026-11-23` or `2026-11-23T08:00` (UTC unless it
-    says otherwise).
-    """
-
-    name = "time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime:
-        """The moment, with a time zone."""
-        if isinstance(value, datetime):
-            return value
-        found = moment(str(value), datetime.now(UTC))
-        if found is None:
-            self.fail(
-                f"{value!r} is no time: write 36h, 7d, yesterday, 2026-11-23 or 2026-11-23T08:00",
-                param,
-                ctx,
-            )
-        return found
 
 
 def moment(text: str, now: datetime) -> datetime | None:
@@ -63,21 +38,6 @@ class Numbered(NamedTuple):
 
 When = int | Numbered | datetime
 """A commit, or a moment."""
-
-
-class At(click.ParamType["When"]):
-    """A commit's number, with its generation where the table has several (`g1:7`), or a moment."""
-
-    name = "commit or time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> When:
-        """The commit, or the moment with a time zone."""
-        if isinstance(value, int | datetime | Numbered):
-            return value
-        found = when(str(value), datetime.now(UTC))
-        return Moment().convert(value, param, ctx) if found is None else found
 
 
 def when(text: str, now: datetime) -> When | None:
