@@ -210,7 +210,7 @@ class Answer:
     def __init__(self, asked: Asked, here: Here) -> None:
         self._asked, self._here = asked, here
         self._write = writer(asked.form, asked.null)
-        self.begun = False
+        self.begun: bool = False
         self.broken: Mapping[str, str] = {}
 
     def attempt(self, runtimes: Sequence[Runtime]) -> None:
@@ -246,7 +246,7 @@ class Answer:
             first = next(result, None)
             here.query_ended()
             self.begun = True
-            self._write(result, _told(here, first, result))
+            self._write(result, _timed(here, first, result))
 
 
 @contextmanager
@@ -270,7 +270,7 @@ def _hinted(warehouse: Warehouse, statement: str) -> Iterator[None]:
         ) from None
 
 
-def _told(
+def _timed(
     here: Here, first: pa.RecordBatch | None, rest: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
     """The batches; the time counts while one is waited for, and not while somebody reads what was
