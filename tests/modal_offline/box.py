@@ -114,7 +114,7 @@ class Boxes:
             for file in self._world.mounts.get(mount_id, []):
                 path = root / file.filename.lstrip("/")
                 path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self._world.folder / "files" / file.sha256_hex, path)
+                _place(self._world.folder / "files" / file.sha256_hex, path)
                 path.chmod(file.mode & 0o7777 or 0o644)
                 if path.suffix == ".py":
                     self._compile(file.sha256_hex, path)
@@ -132,7 +132,7 @@ class Boxes:
         if compiled.exists():
             beside = Path(importlib.util.cache_from_source(str(path)))
             beside.parent.mkdir(exist_ok=True)
-            shutil.copyfile(compiled, beside)
+            _place(compiled, beside)
 
     def _link_volumes(self, definition: api_pb2.Function) -> None:
         """Link each volume at its mount path; two stand-ins cannot share a path."""
@@ -202,6 +202,12 @@ class Boxes:
         for secret_id in definition.secret_ids:
             variables |= self._world.secret(secret_id)
         return variables
+
+
+def _place(blob: Path, path: Path) -> None:
+    """Like a copy, and a tenth of its time: nothing writes into its own source."""
+    path.unlink(missing_ok=True)
+    path.hardlink_to(blob)
 
 
 def _made(folder: Path) -> Path:

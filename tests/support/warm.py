@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -198,7 +199,14 @@ def containers() -> Template | None:
     """
     if not POSSIBLE:
         return None
-    return Template(*LIBRARIES, "modal._container_entrypoint", MODAL_CONFIG_PATH=os.devnull)
+    used = (
+        "boto3.s3.transfer",
+        "msgspec",
+        "obstore.auth.boto3",
+        "packaging.requirements",
+        "modal._container_entrypoint",
+    )
+    return Template(*LIBRARIES, *used, MODAL_CONFIG_PATH=os.devnull)
 
 
 # --- the template
@@ -290,6 +298,8 @@ def _main() -> None:
         importlib.import_module(module)
     sys.modules.pop("modal._container_entrypoint", None)  # it is to run as __main__
     installed = [path for path in sys.path if path not in added]
+    gc.collect()
+    gc.freeze()  # no collection in a fork looks at, and so copies, what all of them share
     with socket.socket(fileno=int(control)) as asked:
         order, streams = _serve(asked)
     _become(order, streams, installed)

@@ -217,8 +217,9 @@ def test_a_configuration_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_file_that_does_not_load_is_one_failed_check(tmp_path: Path) -> None:
-    p = project(tmp_path, "import no_such_module_at_all", **TOKEN)
-    found = checks(p, code=1)
+    with fake_modal() as url:
+        p = project(tmp_path, "import no_such_module_at_all", **TOKEN, MODAL_SERVER_URL=url)
+        found = checks(p, code=1)
     assert "ModuleNotFoundError" in found["file"]["found"]
     assert found["write _tidemill/"]["status"] == "ok"  # the bucket is looked at all the same
 
@@ -232,7 +233,8 @@ def test_a_file_that_does_not_load_is_one_failed_check(tmp_path: Path) -> None:
     ],
 )
 def test_a_bucket_that_is_none(bucket: str, words: str, tmp_path: Path) -> None:
-    found = checks(project(tmp_path, **TOKEN), "--bucket", bucket, code=2)
+    with fake_modal() as url:
+        found = checks(project(tmp_path, **TOKEN, MODAL_SERVER_URL=url), "--bucket", bucket, code=2)
     assert [check["check"] for check in found.values() if check["status"] == "FAIL"] in (
         ["bucket"],
         ["list up/"],
@@ -244,18 +246,19 @@ def test_a_bucket_on_s3_is_listed_written_and_cleaned(tmp_path: Path) -> None:
     url, name = moto_url(), f"doctor-{secrets.token_hex(4)}"
     client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
     client.create_bucket(Bucket=name)
-    p = project(tmp_path, **TOKEN, **KEYS, AWS_ENDPOINT_URL=url)
-    found = checks(p, "--bucket", f"s3://{name}/deep", code=0)
-    assert found["list up/"]["found"] == f"no objects yet in s3://{name}/deep/"
-    assert (
-        found["write _tidemill/logs/"]["found"]
-        == "conditional writes and reads are honoured, and seen at once"
-    )
-    assert found["clock"]["status"] == found["mount logs"]["status"] == "ok"
-    assert found["from modal"]["found"] == "the endpoint 127.0.0.1 is on a private network"
-    assert client.list_objects_v2(Bucket=name)["KeyCount"] == 0
-    missing = checks(p, "--bucket", "s3://no-such-bucket-at-all", code=1)
-    assert "there is no bucket 'no-such-bucket-at-all'" in missing["list up/"]["found"]
+    with fake_modal() as modal:
+        p = project(tmp_path, **TOKEN, **KEYS, AWS_ENDPOINT_URL=url, MODAL_SERVER_URL=modal)
+        found = checks(p, "--bucket", f"s3://{name}/deep", code=0)
+        assert found["list up/"]["found"] == f"no objects yet in s3://{name}/deep/"
+        assert (
+            found["write _tidemill/logs/"]["found"]
+            == "conditional writes and reads are honoured, and seen at once"
+        )
+        assert found["clock"]["status"] == found["mount logs"]["status"] == "ok"
+        assert found["from modal"]["found"] == "the endpoint 127.0.0.1 is on a private network"
+        assert client.list_objects_v2(Bucket=name)["KeyCount"] == 0
+        missing = checks(p, "--bucket", "s3://no-such-bucket-at-all", code=1)
+        assert "there is no bucket 'no-such-bucket-at-all'" in missing["list up/"]["found"]
 
 
 # -- single checks ---------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def test_of_a_table_of_which_nothing_is_known_all_values_count_as_large() -> Non
     with pytest.raises(
         InputRejected,
         match=(
-            r"column 'l\[\]' is double, but in table t it is int64: an older version left no word"
+            r"column 'l\[\]' is double, but in table t it is int64: an older version did not note"
         ),
     ):
         unify(old, with_wide(new, NONE_WIDE), widen="float", table="t")
