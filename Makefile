@@ -53,7 +53,7 @@ quick: .venv/ready
 	$(BIN)/python -m pytest -n 2 -m "not slow" tests/unit
 
 test: check
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 simulate: .venv/ready
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST)

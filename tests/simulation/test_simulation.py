@@ -16,7 +16,7 @@ from . import explore, longevity
 from .__main__ import history
 from .mutations import ALL, DIRECTED, PROVEN_REDUNDANT, applied
 
-SEEDS = 500
+SEEDS = 300
 PARTS = 5
 
 CAUGHT = {
