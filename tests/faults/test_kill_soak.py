@@ -9,7 +9,7 @@ import pytest
 from tests.soak.__main__ import soak
 
 
-@pytest.mark.parametrize(("store", "actions"), [("file", 25), ("s3", 15)])
+@pytest.mark.parametrize(("store", "actions"), [("file", 25), ("s3", 25)])
 def test_kills_and_stops_lose_and_double_nothing(store: str, actions: int) -> None:
     figures = soak(store, seed=5, seconds=None, actions=actions, pause_s=0.25, server="seaweedfs")
     assert figures["problems"] == []
